@@ -1,0 +1,45 @@
+"""Click on an object, get its mask at once: InterFormer (Huang et al., ICCV 2023) for napari, scripts and the shell.
+
+The public names are loaded on first use, so that ``import napari_interformer`` costs milliseconds and loads
+neither torch nor napari.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from napari_interformer.checkpoint import load_model as load_model
+    from napari_interformer.checkpoint import save_model as save_model
+    from napari_interformer.encoding import encode as encode
+    from napari_interformer.features import Features as Features
+    from napari_interformer.prompts import Click as Click
+    from napari_interformer.session import Session as Session
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Click": "napari_interformer.prompts",
+    "Features": "napari_interformer.features",
+    "Session": "napari_interformer.session",
+    "encode": "napari_interformer.encoding",
+    "load_model": "napari_interformer.checkpoint",
+    "save_model": "napari_interformer.checkpoint",
+}
+
+__all__ = ["Click", "Features", "Session", "__version__", "encode", "load_model", "save_model"]
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its module on first use (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value  # the next use finds it without coming here
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names beside what is loaded already."""
+    return sorted(set(globals()) | set(__all__))
