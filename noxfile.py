@@ -116,7 +116,9 @@ def wheel(session: nox.Session) -> None:
     """Build the wheel, install it alone in a fresh environment, check what is in it and segment an image."""
     folder = Path(session.create_tmp()).resolve()
     shutil.rmtree(folder / "dist", ignore_errors=True)
-    session.run("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder / "dist"), ".")
+    session.run(
+        "python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder / "dist"), "."
+    )
     (built,) = (folder / "dist").glob("napari_interformer-*.whl")
     size = built.stat().st_size
     session.log(f"{built.name}: {size / 1e6:.1f} MB")
@@ -138,7 +140,9 @@ def provide_virtual_display(session: nox.Session) -> None:
     if not sys.platform.startswith("linux"):
         return
     debian = shutil.which("dpkg-query") is not None
-    missing = [package for package, library in DISPLAY_LIBRARIES.items() if not there(package, library, debian)]
+    missing = [
+        package for package, library in DISPLAY_LIBRARIES.items() if not there(package, library, debian)
+    ]
     if not shutil.which("Xvfb"):
         missing.insert(0, "xvfb")
     if not missing:
@@ -147,10 +151,14 @@ def provide_virtual_display(session: nox.Session) -> None:
         quiet = {"DEBIAN_FRONTEND": "noninteractive"}
         session.run("apt-get", "-qq", "update", external=True, env=quiet)
         session.run(
-            *("apt-get", "-qq", "install", "-y", "--no-install-recommends", *missing), external=True, env=quiet
+            *("apt-get", "-qq", "install", "-y", "--no-install-recommends", *missing),
+            external=True,
+            env=quiet,
         )
     elif missing == ["xvfb"] and os.environ.get("DISPLAY"):
-        session.warn("Xvfb is not installed: the window's tests will open on your screen; leave the mouse alone.")
+        session.warn(
+            "Xvfb is not installed: the window's tests will open on your screen; leave the mouse alone."
+        )
     elif debian:
         session.error(f"The window's tests need system libraries: sudo apt-get install {' '.join(missing)}")
     else:

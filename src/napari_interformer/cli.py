@@ -1,0 +1,627 @@
+"""The command line: options go in, one call into the library follows, a sentence comes out.
+
+Only this module prints. Results go to standard output; progress and errors go to standard error. Exit codes: 0 done,
+1 it could not be done, 2 the command was misspelt, 130 interrupted. Heavy imports stand inside the commands,
+so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import typing
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from napari_interformer import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from napari_interformer.image import Planes
+    from napari_interformer.session import Session
+    from napari_interformer.train import Progress
+
+NAME = "napari-interformer"
+CLICK = "[T,][Z,]Y,X[,-]"
+
+# A click as typed: where it is, and whether it belongs to the object.
+Typed = tuple[tuple[int, ...], bool]
+
+
+# ------------------------------------------------------------------------------------------ what people type
+
+
+def click_of(text: str) -> Typed:
+    """Read ``Y,X``, ``Z,Y,X`` or ``T,Z,Y,X``, with ``,-`` at the end for "not part of the object"."""
+    parts = [part.strip() for part in text.split(",")]
+    positive = parts[-1] != "-"
+    if parts[-1] in ("+", "-"):
+        parts.pop()
+    if len(parts) < 2 or not all(re.fullmatch(r"-?\d+", part) for part in parts):
+        raise click.BadParameter(
+            f"a click is {CLICK} in whole pixels, ,- if it is off the object; got {text!r}."
+        )
+    return tuple(int(part) for part in parts), positive
+
+
+def object_of(text: str) -> list[Typed]:
+    """Read the clicks of one object, with blanks between them."""
+    if not text.strip():
+        raise click.BadParameter("an object takes at least one click; got none.")
+    return [click_of(one) for one in text.split()]
+
+
+def numbers_of(kind: Callable[[str], Any], wanted: int | None = None) -> Callable[[Any], tuple[Any, ...]]:
+    """Return a reader of numbers with commas between them."""
+
+    def read(value: Any) -> tuple[Any, ...]:
+        if isinstance(value, tuple):  # a default
+            return value
+        try:
+            numbers = tuple(kind(part) for part in value.split(","))
+        except ValueError:
+            raise click.BadParameter(f"numbers with commas between them are wanted; got {value!r}.") from None
+        if wanted is not None and len(numbers) != wanted:
+            raise click.BadParameter(f"{wanted} numbers are wanted; got {len(numbers)} in {value!r}.")
+        return numbers
+
+    return read
+
+
+def contrast_of(text: str) -> str | tuple[float, ...]:
+    """Read a rule's name, or the pixel values to show as black and white."""
+    return text if text in ("auto", "volume", "plane") else numbers_of(float, 2)(text)
+
+
+class ConfigCommand(click.Command):
+    """A command whose options are the fields of a dataclass: names, types, defaults and help stand there alone.
+
+    Parameters
+    ----------
+    config : callable
+        Returns the dataclass; called when the options are needed, since it may load torch.
+    """
+
+    def __init__(self, *args: Any, config: Callable[[], type], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.config = config
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the command's own options, then one for each field."""
+        *own, help_option = super().get_params(ctx)
+        return [*own, *options_of(self.config()), help_option]
+
+
+def options_of(config: type) -> list[click.Parameter]:
+    """Return an option for each field of a dataclass; the help is its docstring's ``Attributes``."""
+    hints = typing.get_type_hints(config)
+    told = dict(
+        re.findall(r"^ {4}(\w[\w, ]*) : [^\n]*\n((?: {8}[^\n]+\n)+)", config.__doc__ or "", re.MULTILINE)
+    )
+    text = {name.strip(): textwrap.dedent(help) for names, help in told.items() for name in names.split(",")}
+    options: list[click.Parameter] = []
+    for field in dataclasses.fields(config):
+        flag = "--" + field.name.replace("_", "-")
+        if hints[field.name] is bool:
+            flag += f"/--no-{flag[2:]}"
+        options.append(
+            click.Option(
+                [flag],
+                **_kind(hints[field.name]),
+                default=field.default,
+                show_default=_shown(field.default),
+                help=" ".join(text.get(field.name, "").split()),
+            )
+        )
+    return options
+
+
+def _kind(hint: Any) -> dict[str, Any]:
+    kind, *rest = typing.get_args(hint) or (hint,)
+    if typing.get_origin(hint) is not tuple:
+        return {"type": kind}
+    if Ellipsis in rest:
+        return {"type": numbers_of(kind), "metavar": "N,N,..."}
+    return {"type": numbers_of(kind, 1 + len(rest)), "metavar": ",".join("N" * (1 + len(rest)))}
+
+
+def _shown(default: Any) -> str | bool:
+    return ",".join(map(str, default)) if isinstance(default, tuple) else default is not None
+
+
+FILE = click.Path(path_type=Path)
+
+
+def image_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say how to read an image and with what to encode it."""
+    for option in (
+        click.option(
+            "--device",
+            default="auto",
+            show_default=True,
+            help="auto, cuda, cuda:1, mps or cpu; for encoding.",
+        ),
+        click.option(
+            "--contrast",
+            type=contrast_of,
+            metavar="RULE|LOW,HIGH",
+            default="auto",
+            show_default=True,
+            help="Stretch of pixel values: auto, by percentiles of the volume or of each plane, or by two values.",
+        ),
+        click.option(
+            "--channels",
+            type=numbers_of(int),
+            metavar="N[,N[,N]]",
+            help="Up to three channels by number: red, green, blue.",
+        ),
+        click.option("--channel-axis", type=int, help="Which axis of the image holds channels."),
+        click.option(
+            "--model",
+            "-m",
+            help="A model's name, a .safetensors file, or a .pth of the reference.  [default: the one in the package]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+# ------------------------------------------------------------------------------------------ commands
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
+@click.version_option(__version__, prog_name=NAME)
+@click.option("--debug", is_flag=True, help="Log what is done, and show an error's traceback.")
+def app(debug: bool) -> None:
+    """Click on an object, get its mask: encode an image once, then every click is answered at once."""
+    import logging
+
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(name)s: %(message)s")
+
+
+@app.command()
+@click.argument("image", type=FILE)
+@click.option("-o", "--output", type=FILE, help="Where to keep the features.  [default: IMAGE.features.zarr]")
+@click.option("--tile", help='Pixels encoded at a time, or "whole".  [default: as in training]')
+@click.option("--halo", type=int, help="How far tiles overlap, in pixels.  [default: an eighth of a tile]")
+@image_options
+def encode(
+    image: Path,
+    output: Path | None,
+    tile: str | None,
+    halo: int | None,
+    model: str | None,
+    device: str,
+    channel_axis: int | None,
+    channels: tuple[int, ...] | None,
+    contrast: str | tuple[float, float],
+) -> None:
+    """Encode IMAGE ahead of time; clicks on it then need no GPU.
+
+    Interrupted, it keeps what is done, and the same command goes on from there. What is ready can be used meanwhile.
+    """
+    import time
+
+    import napari_interformer as ni
+    from napari_interformer.image import Planes
+
+    output = output or image.with_name(f"{image.name}.features.zarr")
+    planes = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast)
+    network = ni.load_model(model)
+    began = time.monotonic()
+    with bar("encoding", "tile") as progress:
+        features = ni.encode(
+            planes,
+            network,
+            store=output,
+            device=device,
+            tile=int(tile) if tile and tile.isdigit() else tile,
+            halo=halo,
+            progress=progress,
+        )
+    megapixels = len(planes) * planes.size[0] * planes.size[1] / 1e6
+    seconds = time.monotonic() - began
+    click.echo(
+        f"{count(len(planes), 'plane')} of {planes.size[0]} x {planes.size[1]} pixels, {megapixels:.1f} megapixels, "
+        f"encoded in {seconds:.1f} s: {output}"
+    )
+    del features
+
+
+@app.command()
+@click.argument("image", type=FILE)
+@click.option(
+    "--click",
+    "clicks",
+    type=click_of,
+    metavar=CLICK,
+    multiple=True,
+    help="A click on the object, or off it with ,- at the end.  [repeat it]",
+)
+@click.option(
+    "--object",
+    "objects",
+    type=object_of,
+    metavar='"CLICK ..."',
+    multiple=True,
+    help='All clicks of one object: "120,88 140,95,-".  [repeat it]',
+)
+@click.option("--prompts", type=FILE, help="Clicks saved from the window or by Session.save_prompts (JSON).")
+@click.option("-o", "--output", type=FILE, required=True, help="The label image to write (TIFF).")
+@click.option("--overlay", type=FILE, help="A picture of the result to look at (PNG).")
+@click.option(
+    "--propagate", is_flag=True, help="Carry each object through the neighbouring planes of the stack."
+)
+@click.option(
+    "--features", type=FILE, help="Where `encode` left the features; what is missing there is added."
+)
+@image_options
+def segment(
+    image: Path,
+    clicks: tuple[Typed, ...],
+    objects: tuple[list[Typed], ...],
+    prompts: Path | None,
+    output: Path,
+    overlay: Path | None,
+    propagate: bool,
+    features: Path | None,
+    model: str | None,
+    device: str,
+    channel_axis: int | None,
+    channels: tuple[int, ...] | None,
+    contrast: str | tuple[float, float],
+) -> None:
+    """Segment what is clicked in IMAGE and write a label image.
+
+    \b
+    napari-interformer segment cells.tif --click 120,88 --click 140,95,- -o labels.tif
+    napari-interformer segment stack.tif --object "3,120,88 3,140,95,-" --object 5,40,200 -o labels.tif
+    """  # noqa: D301 - click's mark for lines that are not to be wrapped
+    everything = [*([list(clicks)] if clicks else []), *objects]
+    if not everything and prompts is None:
+        raise click.UsageError("segment takes clicks; give --click, --object or --prompts.")
+    for path in (output, overlay):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise FileNotFoundError(
+                f"There is no folder {path.parent} to write {path.name} to; make it first."
+            )
+
+    import napari_interformer as ni
+    from napari_interformer.image import Planes, write_labels
+
+    planes = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast)
+    for position, _ in (one for clicks_of_one in everything for one in clicks_of_one):
+        check_inside(position, planes)
+    network = ni.load_model(model)
+    needed = (
+        None if propagate or prompts else sorted({position[:-2] for one in everything for position, _ in one})
+    )
+    with bar("encoding", "tile") as progress:
+        encoded = ni.encode(planes, network, store=features, device=device, planes=needed, progress=progress)
+    session = ni.Session(encoded, network)
+    if prompts is not None:
+        session.load_prompts(prompts)
+    for one in everything:
+        for position, positive in one:
+            session.click(position, positive)
+        if propagate:
+            with bar("carrying on", "plane") as progress:
+                session.propagate(progress=progress)
+        session.commit()
+    write_labels(output, session.labels, axes=planes.axes, scale=planes.scale, unit=planes.unit)
+    report(session)
+    click.echo(f"labels: {output}")
+    if overlay is not None:
+        shown = everything[0][0][0][:-2] if everything else busiest(session)
+        picture(overlay, planes, session, shown, [typed for one in everything for typed in one])
+        click.echo(f"picture: {overlay}")
+
+
+def _train_config() -> type:
+    from napari_interformer.train import TrainConfig
+
+    return TrainConfig
+
+
+@app.command(cls=ConfigCommand, config=_train_config)
+@click.argument("folder", type=FILE)
+@click.option("-o", "--output", type=FILE, required=True, help="The model to write (.safetensors).")
+def train(folder: Path, output: Path, **settings: Any) -> None:
+    """Train a model from FOLDER of images and label images (TIFF or PNG, matched by name).
+
+    FOLDER holds images/ and labels/ with equal file names; a label image has 0 for the background and a number for
+    each object. Killed or interrupted, the same command goes on where it stood.
+
+    \b
+    several GPUs: torchrun --nproc-per-node 4 -m napari_interformer.cli train FOLDER -o model.safetensors
+    """  # noqa: D301 - click's mark for lines that are not to be wrapped
+    from napari_interformer.train import TrainConfig
+    from napari_interformer.train import train as run
+
+    with stderr_bar("training", "step") as line:
+
+        def told(now: Progress) -> None:
+            line.total = now.steps
+            line.set_postfix_str(
+                f"loss {now.loss:.4f}, IoU {now.first_iou:.3f} -> {now.last_iou:.3f}, {duration(now.seconds_left)} left"
+            )
+            line.update(now.step - line.n)
+
+        saved = run(folder, output, TrainConfig(**settings), progress=told)
+    if first_process():
+        click.echo(f"model: {saved}")
+
+
+@app.command()
+@click.argument("source", type=FILE)
+@click.argument("output", type=FILE)
+def convert(source: Path, output: Path) -> None:
+    """Turn a checkpoint of the reference (SOURCE, .pth) into OUTPUT (.safetensors) and say what was found."""
+    from napari_interformer.checkpoint import build, read_checkpoint, save_model
+
+    if not source.is_file():
+        raise FileNotFoundError(f"convert takes a checkpoint; there is no file {source}.")
+    if output.suffix != ".safetensors":
+        raise click.BadParameter(
+            f"the model is written as .safetensors; got {output.name!r}.", param_hint="OUTPUT"
+        )
+    found = read_checkpoint(source)
+    model = build(found)  # strict: every tensor is there and of the right shape
+    click.echo(str(found))
+    save_model(model, output, found.notes)
+    click.echo(f"model: {output} ({output.stat().st_size / 1e6:.1f} MB)")
+
+
+@app.command()
+@click.option("--headless", is_flag=True, help="Do the job without a window, even where there is a display.")
+@click.option(
+    "-o",
+    "--output",
+    type=FILE,
+    default=Path("interformer-demo"),
+    show_default=True,
+    help="Folder for the headless results.",
+)
+def demo(headless: bool, output: Path) -> None:
+    """Open napari with a sample ready to click; without a display, do the same job headless."""
+    reason = "as asked" if headless else why_no_window()
+    if reason is None:
+        open_window()
+        return
+    click.echo(f"No window ({reason}): the same job without one.")
+    headless_demo(output)
+
+
+# ------------------------------------------------------------------------------------------ the demo
+
+
+def why_no_window() -> str | None:
+    """Return why napari cannot open a window here, or None if it can."""
+    import importlib.util
+
+    if importlib.util.find_spec("napari") is None:
+        return "napari is not installed; pip install 'napari-interformer[all]' brings it"
+    on_linux = sys.platform.startswith("linux")
+    if on_linux and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return "there is no display"
+    # Qt ends the whole process when a system library is missing, so another process tries first.
+    probe = "from qtpy.QtWidgets import QApplication; QApplication([])"
+    if subprocess.run([sys.executable, "-c", probe], capture_output=True, check=False).returncode:
+        return "Qt could not open the display"
+    return None
+
+
+def open_window() -> None:
+    """Open napari with the 2-D sample and the plugin's panel; return when the window is closed."""
+    import napari  # noqa: TID251 - the demo is the window
+
+    viewer = napari.Viewer(title="napari-interformer demo")
+    viewer.open_sample(NAME, "cells")
+    viewer.window.add_plugin_dock_widget(NAME)
+    click.echo("Press Encode, then click on a cell. T switches to negative clicks, C commits the object.")
+    napari.run()
+
+
+def headless_demo(folder: Path, objects: int = 12, clicks: int = 3) -> None:
+    """Segment some cells of the sample with simulated clicks, and leave the labels and a picture in `folder`."""
+    import time
+
+    import numpy as np
+
+    import napari_interformer as ni
+    from napari_interformer.image import Planes, write_labels
+    from napari_interformer.samples import cells
+    from napari_interformer.simulate import iou, next_click
+
+    folder.mkdir(parents=True, exist_ok=True)
+    image, truth = cells()
+    planes = Planes.of(image)
+    model = ni.load_model()
+    began = time.perf_counter()
+    with bar("encoding", "tile") as progress:
+        features = ni.encode(planes, model, progress=progress)
+    click.echo(f"encoded {planes.size[0]} x {planes.size[1]} pixels in {time.perf_counter() - began:.2f} s")
+
+    session = ni.Session(features, model)
+    numbers, sizes = np.unique(truth[truth > 0], return_counts=True)
+    chosen = sorted(int(n) for n in numbers[np.argsort(sizes)[::-1][:objects]])
+    typed: list[Typed] = []
+    scores, seconds = [], []
+    for number in chosen:
+        target = truth == number
+        for _ in range(clicks):
+            step = next_click(session.mask, target)
+            if step is None:
+                break
+            y, x, positive = step
+            began = time.perf_counter()
+            session.click((y, x), positive)
+            seconds.append(time.perf_counter() - began)
+            typed.append(((y, x), positive))
+        scores.append(iou(session.mask, target))
+        session.commit()
+    write_labels(
+        folder / "labels.tif", session.labels, axes=planes.axes, scale=planes.scale, unit=planes.unit
+    )
+    picture(folder / "overlay.png", planes, session, (), typed)
+    click.echo(
+        f"{count(len(chosen), 'cell')}, at most {clicks} clicks each: IoU {np.mean(scores):.3f} on average, "
+        f"{min(scores):.3f} at worst; {1000 * np.median(seconds):.0f} ms a click"
+    )
+    click.echo(f"labels: {folder / 'labels.tif'}")
+    click.echo(f"picture: {folder / 'overlay.png'}")
+
+
+# ------------------------------------------------------------------------------------------ what is printed
+
+
+def report(session: Session) -> None:
+    """Print how many pixels each new object has."""
+    import numpy as np
+
+    numbers, sizes = np.unique(np.asarray(session.labels), return_counts=True)
+    for number, size in zip(numbers, sizes, strict=True):
+        if number:
+            click.echo(f"object {number}: {size} pixels")
+
+
+def busiest(session: Session) -> tuple[int, ...]:
+    """Return the plane with the most labelled pixels."""
+    import numpy as np
+
+    labels = np.asarray(session.labels)
+    sizes = np.count_nonzero(labels, axis=(-2, -1))
+    return tuple(int(i) for i in np.unravel_index(int(np.argmax(sizes)), labels.shape[:-2]))
+
+
+def picture(
+    path: Path, planes: Planes, session: Session, plane: tuple[int, ...], clicks: Sequence[Typed]
+) -> None:
+    """Write a PNG of one plane: the image, the labels in colour with their outlines, the clicks in green and red."""
+    import numpy as np
+    from skimage.draw import disk
+    from skimage.io import imsave
+    from skimage.segmentation import find_boundaries
+
+    labels: NDArray[np.integer[Any]] = np.asarray(session.labels[plane])
+    drawn = planes.read(plane)
+    colours = np.array(
+        [[230, 159, 0], [86, 180, 233], [240, 228, 66], [0, 114, 178], [213, 94, 0], [204, 121, 167]]
+    )
+    inside = labels > 0
+    tint = colours[labels % len(colours)]
+    drawn[inside] = 0.75 * drawn[inside] + 0.25 * tint[inside]
+    outline = find_boundaries(labels, mode="inner")
+    drawn[outline] = tint[outline]
+    radius = max(2.0, min(planes.size) / 250)
+    for position, positive in clicks:
+        if position[:-2] == plane:
+            drawn[disk(position[-2:], radius + 1, shape=planes.size)] = 255
+            drawn[disk(position[-2:], radius, shape=planes.size)] = (
+                (0, 160, 60) if positive else (220, 30, 30)
+            )
+    imsave(path, np.clip(drawn, 0, 255).astype(np.uint8), check_contrast=False)
+
+
+def check_inside(position: Sequence[int], planes: Planes) -> None:
+    """Refuse a click that is off the image before minutes of encoding."""
+    shape = planes.shape
+    if len(position) != len(shape):
+        raise ValueError(
+            f"A click on {planes.axes} data takes {len(shape)} numbers; got {','.join(map(str, position))}."
+        )
+    if not all(0 <= p < n for p, n in zip(position, shape, strict=True)):
+        size = " x ".join(map(str, shape))
+        raise ValueError(
+            f"A click must lie in the image of {size} ({planes.axes}); got {','.join(map(str, position))}."
+        )
+
+
+def count(number: int, noun: str) -> str:
+    """Return "1 plane", "2 planes"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time to wait as people say it."""
+    if not seconds < 1e7:
+        return "unknown time"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
+
+
+def first_process() -> bool:
+    """Tell whether this process speaks: under torchrun, one of many does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def stderr_bar(title: str, unit: str) -> Iterator[Any]:
+    """Show a bar on standard error for as long as something goes on."""
+    from tqdm import tqdm
+
+    with tqdm(
+        desc=title, unit=unit, file=sys.stderr, dynamic_ncols=True, total=0, disable=not first_process()
+    ) as line:
+        yield line
+
+
+@contextmanager
+def bar(title: str, unit: str) -> Iterator[Callable[[Any], None]]:
+    """Turn a bar into the plain callable that the library reports to (`done` and `total`)."""
+    with stderr_bar(title, unit) as line:
+
+        def told(now: Any) -> None:
+            line.total = now.total
+            line.update(now.done - line.n)
+
+        yield told
+
+
+# ------------------------------------------------------------------------------------------ the way out
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; every error becomes one sentence and an exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app.main(args=arguments, prog_name=NAME, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo(f"{NAME}: interrupted; what was finished is kept.", err=True)
+        sys.exit(130)
+    except Exception as error:
+        if "--debug" in arguments:
+            raise
+        click.echo(f"{NAME}: {sentence(error)}", err=True)
+        sys.exit(1)
+
+
+def sentence(error: Exception) -> str:
+    """Say what went wrong in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name} is not installed; pip install 'napari-interformer[all,train]' brings it."
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    if isinstance(error, (ValueError, TypeError, OSError, LookupError)) and text:
+        return " ".join(text.split())
+    return f"{type(error).__name__}: {' '.join(text.split())}; run it with --debug before the command to see where."
+
+
+if __name__ == "__main__":
+    main()
