@@ -1,0 +1,219 @@
+"""The command line as a person types it: right use, and one sentence with an exit code for wrong use."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from napari_interformer import cli
+
+
+def run(*arguments: object) -> int:
+    """Run the command line in this process and return its exit code."""
+    try:
+        cli.main([str(a) for a in arguments])
+    except SystemExit as end:
+        assert isinstance(end.code, int)
+        return end.code
+    return 0
+
+
+@pytest.fixture
+def cell(tmp_path: Path) -> tuple[Path, tuple[int, int], np.ndarray]:
+    """Return an image file, a pixel deep inside one of its cells, and that cell's mask."""
+    from napari_interformer.samples import cells
+    from napari_interformer.simulate import next_click
+
+    image, truth = cells((256, 256), seed=3)
+    tifffile.imwrite(tmp_path / "cells.tif", image)
+    target = truth == np.argmax(np.bincount(truth[truth > 0]))
+    y, x, _ = next_click(np.zeros_like(target), target)
+    return tmp_path / "cells.tif", (y, x), target
+
+
+def test_help_lists_the_six_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    told = capsys.readouterr().out
+    assert all(name in told for name in ("encode", "segment", "train", "benchmark", "convert", "demo"))
+
+
+@pytest.mark.parametrize("command", ["encode", "segment", "train", "benchmark", "convert", "demo"])
+def test_each_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(command, "--help") == 0
+    told = capsys.readouterr().out
+    assert "Usage" in told and "\n  " in told
+
+
+def test_train_help_has_a_sentence_for_each_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    from dataclasses import fields
+
+    from napari_interformer.train import TrainConfig
+
+    assert run("train", "--help") == 0
+    told = capsys.readouterr().out
+    for field in fields(TrainConfig):
+        flag = "--" + field.name.replace("_", "-")
+        assert re.search(rf"{flag}\b.*\n?\s+\w+", told), flag
+        options = {option.name: option for option in cli.options_of(TrainConfig)}
+        assert options[field.name].help, f"TrainConfig's docstring says nothing about {field.name}"
+        assert options[field.name].default == field.default
+
+
+def test_segment_writes_labels_and_a_picture(
+    cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, (y, x), target = cell
+    labels, overlay = tmp_path / "labels.tif", tmp_path / "overlay.png"
+    assert run("segment", path, "--click", f"{y},{x}", "-o", labels, "--overlay", overlay) == 0
+    got = tifffile.imread(labels)
+    assert got.shape == target.shape
+    assert got[y, x] == 1
+    assert overlay.stat().st_size > 1000
+    told = capsys.readouterr().out
+    assert f"object 1: {np.count_nonzero(got)} pixels" in told and str(labels) in told
+
+
+def test_segment_takes_several_objects_and_negative_clicks(tmp_path: Path) -> None:
+    from napari_interformer.samples import nuclei_stack
+
+    image, truth = nuclei_stack((6, 128, 128), seed=1)
+    tifffile.imwrite(tmp_path / "stack.tif", image, metadata={"axes": "ZYX"})
+    first, second = (
+        "3," + ",".join(map(str, np.argwhere(truth[3] == n)[0])) for n in np.unique(truth[3])[1:3]
+    )
+    code = run(
+        *("segment", tmp_path / "stack.tif", "--object", f"{first} 3,0,0,-", "--object", second),
+        *("-o", tmp_path / "labels.tif", "--features", tmp_path / "stack.zarr"),
+    )
+    assert code == 0
+    got = tifffile.imread(tmp_path / "labels.tif")
+    assert got.shape == image.shape
+    assert set(np.unique(got)) <= {0, 1, 2} and got.max() == 2
+    assert not got[[0, 1, 2, 4, 5]].any(), "other planes were not asked for"
+
+
+def test_encode_then_segment_from_the_store(cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, (y, x), _ = cell
+    assert run("encode", path, "-o", tmp_path / "kept.zarr") == 0
+    assert "encoded in" in capsys.readouterr().out
+    for store in ("kept.zarr", "new.zarr"):
+        labels = tmp_path / f"{store}.tif"
+        code = run("segment", path, "--click", f"{y},{x}", "--features", tmp_path / store, "-o", labels)
+        assert code == 0
+    kept, new = (tifffile.imread(tmp_path / f"{store}.zarr.tif") for store in ("kept", "new"))
+    np.testing.assert_array_equal(kept, new)
+
+
+def test_convert_says_what_it_found(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from napari_interformer import load_model
+
+    assert run("convert", shared / "parity" / "square.pth", tmp_path / "model.safetensors") == 0
+    told = capsys.readouterr().out
+    config = json.loads((shared / "parity" / "square.json").read_text())
+    assert "million parameters" in told and "prefix" in told
+    assert load_model(tmp_path / "model.safetensors").config.window > 0
+    assert config
+
+
+def test_demo_runs_headless_and_says_where_the_picture_lies(tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    command = [sys.executable, "-m", "napari_interformer.cli", "demo", "-o", "out"]
+    if not sys.platform.startswith("linux"):
+        command.append("--headless")
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    mean = re.search(r"IoU ([\d.]+) on average", done.stdout)
+    assert mean is not None and float(mean[1]) > 0.75, done.stdout
+    picture = re.search(r"picture: (\S+)", done.stdout)
+    assert picture is not None and (tmp_path / picture[1]).stat().st_size > 10_000
+    assert (tmp_path / "out" / "labels.tif").exists()
+
+
+# One line each: what is wrong, the arguments, the exit code, and a word that the sentence must have.
+WRONG = {
+    "no such image": (["segment", "nothing.tif", "--click", "1,1", "-o", "l.tif"], 1, "nothing.tif"),
+    "cut TIFF": (["segment", "cut.tif", "--click", "1,1", "-o", "l.tif"], 1, "cut.tif"),
+    "text as image": (["segment", "text.tif", "--click", "1,1", "-o", "l.tif"], 1, "text.tif"),
+    "click outside": (["segment", "ok.tif", "--click", "64,3", "-o", "l.tif"], 1, "64 x 96"),
+    "click with three numbers": (["segment", "ok.tif", "--click", "0,6,3", "-o", "l.tif"], 1, "2 numbers"),
+    "click that is no number": (["segment", "ok.tif", "--click", "a,3", "-o", "l.tif"], 2, "--click"),
+    "no clicks": (["segment", "ok.tif", "-o", "l.tif"], 2, "--click"),
+    "no folder to write to": (["segment", "ok.tif", "--click", "1,1", "-o", "no/l.tif"], 1, "folder"),
+    "no such model": (["segment", "ok.tif", "--click", "1,1", "-o", "l.tif", "-m", "nope"], 1, "nope"),
+    "text as model": (
+        ["segment", "ok.tif", "--click", "1,1", "-o", "l.tif", "-m", "text.tif"],
+        1,
+        "text.tif",
+    ),
+    "no such device": (["encode", "ok.tif", "--device", "abacus"], 1, "abacus"),
+    "no such channel": (["encode", "ok.tif", "--channels", "5"], 1, "channel"),
+    "no such command": (["segmnet"], 2, "segmnet"),
+    "no such option": (["encode", "ok.tif", "--hurry"], 2, "--hurry"),
+    "no checkpoint": (["convert", "text.tif", "m.safetensors"], 1, "text.tif"),
+    "no checkpoint there": (["convert", "nothing.pth", "m.safetensors"], 1, "nothing.pth"),
+    "converted into what": (["convert", "text.tif", "m.pth"], 2, "safetensors"),
+    "no data to train on": (["train", "nowhere", "-o", "m.safetensors"], 1, "nowhere"),
+    "no such preset": (["train", ".", "-o", "m.safetensors", "--preset", "huge"], 1, "huge"),
+    "crop sizes that are no numbers": (
+        ["train", ".", "-o", "m.safetensors", "--crop-sizes", "a"],
+        2,
+        "crop-sizes",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_use_ends_with_one_sentence(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments, code, word = WRONG[name]
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    tifffile.imwrite("ok.tif", rng.integers(0, 255, (64, 96), dtype=np.uint8))
+    Path("cut.tif").write_bytes(Path("ok.tif").read_bytes()[:2000])
+    Path("text.tif").write_text("this is not an image\n")
+    before = {path.name for path in tmp_path.iterdir()}
+    assert run(*arguments) == code
+    told = capsys.readouterr().err
+    lines = [line for line in told.splitlines() if line and "encoding" not in line]
+    assert word in told and "Traceback" not in told
+    if code == 1:
+        assert len(lines) == 1 and lines[0].startswith("napari-interformer: "), told
+    assert {path.name for path in tmp_path.iterdir()} == before, "nothing may be left behind"
+
+
+def test_cuda_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    tifffile.imwrite(tmp_path / "ok.tif", np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
+    assert run("encode", tmp_path / "ok.tif", "--device", "cuda") == 1
+    assert "cuda" in capsys.readouterr().err.lower()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1,2", ((1, 2), True)),
+        ("3,1,2,+", ((3, 1, 2), True)),
+        ("3,1,2,-", ((3, 1, 2), False)),
+        (" 0, 3, 1 , 2 ,-", ((0, 3, 1, 2), False)),
+    ],
+)
+def test_clicks_are_read_as_typed(text: str, expected: object) -> None:
+    assert cli.click_of(text) == expected
+
+
+def test_durations_read_as_people_say_them() -> None:
+    assert cli.duration(61) == "1 min 01 s"
+    assert cli.duration(3 * 3600 + 120) == "3 h 02 min"
+    assert cli.duration(float("inf")) == "unknown time"

@@ -1,0 +1,75 @@
+"""What the documentation shows works: its Python runs, its commands exist, its pictures are there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from napari_interformer import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """Return the code blocks of one language in a page."""
+    return re.findall(
+        rf"^```{language}\b[^\n]*\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+
+
+@pytest.mark.parametrize("page", ["console.md"])
+def test_python_runs_as_shown(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = blocks(ROOT / "docs" / page, "python")
+    assert len(code) >= 5
+    names: dict[str, object] = {}
+    for number, block in enumerate(code, 1):
+        exec(compile(block, f"{page}, block {number}", "exec"), names)
+
+
+def commands() -> list[str]:
+    """Return every napari-interformer command line that the pages show."""
+    found = []
+    for page in PAGES:
+        for block in blocks(page, "(?:bash|console|sh)"):
+            whole = block.replace("\\\n", " ")
+            found += [
+                line.lstrip("$ ")
+                for line in whole.splitlines()
+                if line.lstrip("$ ").startswith("napari-interformer ")
+            ]
+    return sorted(set(found))
+
+
+def test_pages_show_commands() -> None:
+    assert {shlex.split(line)[1] for line in commands()} >= {
+        "encode",
+        "segment",
+        "train",
+        "benchmark",
+        "convert",
+        "demo",
+    }
+
+
+@pytest.mark.parametrize("line", commands())
+def test_command_lines_are_understood(line: str) -> None:
+    _, name, *arguments = shlex.split(line, comments=True)
+    command = cli.app.get_command(click.Context(cli.app), name)
+    assert command is not None
+    command.make_context(
+        name, arguments
+    )  # raises a UsageError where an option does not exist or takes another value
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pictures_are_there_and_small(page: Path) -> None:
+    for name in re.findall(r"!\[[^\]]*\]\(([^)\s]+)", page.read_text("utf-8")):
+        picture = page.parent / name
+        assert picture.is_file(), f"{page.name} shows {name}, which is not there"
+        assert picture.stat().st_size < 400_000, f"{name} is too large for a page"

@@ -1,0 +1,69 @@
+"""The house's plan holds: nothing left of layers.py knows of napari or Qt, and importing the package costs little."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import napari_interformer as ni
+
+PACKAGE = Path(ni.__file__).parent
+NAPARI_SIDE = {"layers", "widget"}
+WITHOUT_WINDOW = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in NAPARI_SIDE)
+QT = {"qtpy", "PyQt5", "PyQt6", "PySide2", "PySide6", "superqt"}
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Run a statement in a fresh interpreter and return the top-level names of all that it loaded."""
+    told = f"{statement}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"
+    run = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return set(run.stdout.split())
+
+
+@pytest.mark.parametrize("room", WITHOUT_WINDOW)
+def test_room_loads_neither_napari_nor_qt(room: str) -> None:
+    name = "napari_interformer" if room == "__init__" else f"napari_interformer.{room}"
+    assert not loaded_by(f"import {name}") & (QT | {"napari", "magicgui", "vispy"})
+
+
+def test_layers_load_no_qt() -> None:
+    assert not loaded_by("import napari_interformer.layers") & QT
+
+
+def test_package_import_loads_neither_torch_nor_napari_nor_numpy() -> None:
+    assert not loaded_by("import napari_interformer") & {"torch", "napari", "zarr", "skimage", "numpy"}
+
+
+def test_command_line_help_loads_no_torch() -> None:
+    statement = (
+        "import contextlib, io\nfrom napari_interformer.cli import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n    main(['--help'])"
+    )
+    assert "torch" not in loaded_by(statement)
+
+
+def test_public_names_load_on_first_use() -> None:
+    for name in ni.__all__:
+        assert getattr(ni, name) is not None
+        assert name in dir(ni)
+
+
+def test_unknown_name_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(AttributeError, match="load_model"):
+        ni.no_such_name  # noqa: B018 - looking it up is the test
+
+
+def test_root_manifest_is_the_packages() -> None:
+    root = Path(__file__).resolve().parents[1] / "napari.yaml"
+    assert root.read_bytes() == (PACKAGE / "napari.yaml").read_bytes()
+
+
+def test_every_name_in_the_manifest_can_be_imported() -> None:
+    from npe2 import PluginManifest
+
+    manifest = PluginManifest.from_file(PACKAGE / "napari.yaml")
+    manifest.validate_imports()
