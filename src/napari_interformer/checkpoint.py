@@ -1,0 +1,264 @@
+"""Model files: safetensors that carry their configuration, and the reference's own checkpoints.
+
+Nothing here ever runs code from a file: safetensors hold tensors and text, and a foreign `.pth` is
+read with `weights_only=True`, which refuses everything else.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import re
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from napari_interformer.model import InterFormer, InterFormerConfig, resolve_device
+
+log = logging.getLogger(__name__)
+
+BUNDLED = Path(__file__).parent / "weights"
+DEFAULT = "default"
+
+# Where the reference's names differ from ours.
+_RENAME = (
+    (re.compile(r"^module\."), ""),
+    (re.compile(r"\.ffn\.layers\.0\.0\."), ".mlp.0."),
+    (re.compile(r"\.ffn\.layers\.1\."), ".mlp.2."),
+    (re.compile(r"\.patch_embed\.projection\."), ".patch_embed."),
+)
+_DERIVED = "relative_position_index"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a model file holds: sizes, tensors and notes on where they come from."""
+
+    config: InterFormerConfig
+    tensors: dict[str, Tensor]
+    notes: dict[str, str]
+
+    def __str__(self) -> str:
+        """Say what was found, a line each."""
+        size = self.config
+        count = sum(t.numel() for name, t in self.tensors.items() if ".running_" not in name)
+        lines = [
+            f"ViT: {size.layers} layers, width {size.embed_dim}, {size.heads} heads, window {size.window}",
+            f"I-MSA: depths {size.depths}, {size.coarse_depths} of them coarse, heads {size.imsa_heads}",
+            f"features: {size.channels} channels; head: {size.head_width} channels",
+            f"{len(self.tensors)} tensors, {count / 1e6:.2f} million parameters",
+        ]
+        return "\n".join([*lines, *(f"{name}: {value}" for name, value in self.notes.items())])
+
+
+def user_models() -> Path:
+    """Return the folder in which a user's own models lie."""
+    return Path(platformdirs.user_data_dir("napari-interformer")) / "models"
+
+
+def models() -> dict[str, Path]:
+    """Return the models that `load_model` knows by name: bundled ones and the user's own."""
+    found = {path.stem: path for path in sorted(BUNDLED.glob("*.safetensors"))}
+    return found | {path.stem: path for path in sorted(user_models().glob("*.safetensors"))}
+
+
+def load_model(source: str | Path | None = None, device: str | torch.device = "cpu") -> InterFormer:
+    """Load a model, ready to use.
+
+    Parameters
+    ----------
+    source : str or Path, optional
+        A name (see `models`), a `.safetensors` file of this package, or a `.pth` of the reference. None is the
+        default model that comes with the package.
+    device : str
+        Where to put it: "cpu", "cuda", "mps" or "auto".
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file or name.
+    ValueError
+        If the file is not a checkpoint, is cut short, holds code or misses tensors.
+    """
+    target = resolve_device(device)
+    names = models()
+    path = Path(names.get(str(source or DEFAULT), source or DEFAULT))
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"load_model takes a model's name ({', '.join(names) or 'none is installed'}) or a path to a .safetensors "
+            f"or .pth file; got {str(source or DEFAULT)!r}, which is neither."
+        )
+    return build(read_checkpoint(path)).to(target)
+
+
+def build(checkpoint: Checkpoint) -> InterFormer:
+    """Make the model of a checkpoint, in evaluation mode.
+
+    Raises
+    ------
+    ValueError
+        If tensors are missing, left over or of another shape than the configuration asks for.
+    """
+    with torch.device("meta"):
+        model = InterFormer(checkpoint.config)
+    expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    got = {name: tuple(t.shape) for name, t in checkpoint.tensors.items()}
+    if expected != got:
+        wrong = {
+            "missing": sorted(expected.keys() - got.keys()),
+            "left over": sorted(got.keys() - expected.keys()),
+            "of another shape": sorted(n for n in expected.keys() & got.keys() if expected[n] != got[n]),
+        }
+        told = "; ".join(f"{len(names)} {what} ({names[0]}, ...)" for what, names in wrong.items() if names)
+        raise ValueError(f"An InterFormer of these sizes takes {len(expected)} tensors; got {told}.")
+    # Weights may lie in half precision in the file; counters stay whole numbers.
+    full = {name: t.float() if t.is_floating_point() else t for name, t in checkpoint.tensors.items()}
+    model.load_state_dict(full, assign=True)
+    return model.eval()
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a model file of either kind without building the model.
+
+    Raises
+    ------
+    ValueError
+        If it is not a checkpoint, is cut short, or holds more than tensors and plain values.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        head = file.read(16)
+    # safetensors begins with the length of its JSON header, then the header.
+    if head[8:9] == b"{":
+        return _read_safetensors(path)
+    return _read_reference(path)
+
+
+def save_model(model: InterFormer, path: str | Path, notes: Mapping[str, str] | None = None) -> Path:
+    """Write a model as safetensors, whole or not at all.
+
+    Parameters
+    ----------
+    model : InterFormer
+        Saved in half precision, which changes no mask that we could measure and halves the file.
+    path : str or Path
+        The file; replaced if it exists.
+    notes : dict of str, optional
+        Where the weights come from; shown when the file is read.
+    """
+    path = Path(path)
+    tensors = {
+        name: (t.half() if t.is_floating_point() else t).detach().cpu().contiguous()
+        for name, t in model.state_dict().items()
+    }
+    metadata = {"config": json.dumps(asdict(model.config)), "notes": json.dumps(dict(notes or {}))}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
+        whole = Path(folder) / path.name
+        safetensors.torch.save_file(tensors, whole, metadata=metadata)
+        os.replace(whole, path)
+    return path
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path.name} is not a whole safetensors file ({error}); copy or download it again.") from None
+    if "config" not in metadata:
+        raise ValueError(
+            f"{path.name} is a safetensors file without an InterFormer's configuration; give one that this package wrote "
+            "(napari-interformer convert or train)."
+        )
+    known = {field.name for field in fields(InterFormerConfig)}
+    config = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in json.loads(metadata["config"]).items()
+    }
+    if unknown := sorted(config.keys() - known):
+        raise ValueError(f"{path.name} was written by a newer version (it sets {', '.join(unknown)}); update the package.")
+    return Checkpoint(InterFormerConfig(**config), tensors, json.loads(metadata.get("notes", "{}")))
+
+
+def _read_reference(path: Path) -> Checkpoint:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        unsafe = "Weights only load failed" in str(error) and "Unsupported" in str(error)
+        reason = "holds more than tensors (it may run code)" if unsafe else "is not a PyTorch checkpoint, or is damaged"
+        raise ValueError(f"{path.name} {reason}, so it was not loaded; ask for a file with weights only.") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, UnicodeDecodeError, zipfile.BadZipFile):
+        raise ValueError(f"{path.name} is not a PyTorch checkpoint, or is cut short; copy or download it again.") from None
+    state = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping) or not state or not all(isinstance(t, Tensor) for t in state.values()):
+        raise ValueError(f"{path.name} holds no state_dict of tensors; give a checkpoint of the InterFormer reference.")
+    tensors = {}
+    for name, tensor in state.items():
+        for pattern, replacement in _RENAME:
+            name = pattern.sub(replacement, name)
+        if not name.endswith(_DERIVED):
+            tensors[name] = tensor
+    try:
+        config = infer_config(tensors)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path.name} is not an InterFormer checkpoint, or is incomplete: {error} is missing.") from None
+    meta = content.get("meta")
+    notes = {"source": path.name, "prefix": "module." if any(n.startswith("module.") for n in state) else "none"}
+    if isinstance(meta, Mapping):
+        notes |= {f"meta.{key}": str(meta[key]) for key in ("mmseg_version", "iter", "epoch") if key in meta}
+    return Checkpoint(config, tensors, notes)
+
+
+def infer_config(tensors: Mapping[str, Any]) -> InterFormerConfig:
+    """Read a reference model's sizes off its tensors' shapes.
+
+    The click radius and the zoom-in numbers leave no trace in the tensors: the paper's are assumed.
+
+    Raises
+    ------
+    KeyError
+        If a tensor that tells a size is missing.
+    """
+    def count(pattern: str) -> int:
+        found = {int(match[1]) for name in tensors if (match := re.match(pattern, name))}
+        if not found:
+            raise ValueError(pattern.replace("\\", "").split("(")[0].lstrip("^") + "*")
+        return max(found) + 1
+
+    embed_dim, _, patch_size, _ = tensors["backbone.patch_embed.weight"].shape
+    grid = round((tensors["backbone.pos_embed"].shape[1] - 1) ** 0.5)
+    window = grid * patch_size
+    coarse = [count(rf"^neck\.stages\.{i}\.blocks\.(\d+)\.") for i in range(4)]
+    refine = [
+        len({m[1] for n in tensors if (m := re.match(rf"^neck\.refine_stages\.{i}\.blocks\.(\d+)\.", n))})
+        for i in range(4)
+    ]
+    first = [f"neck.stages.{i}.blocks.0.mlp.0.weight" for i in range(4)]
+    channels = tuple(tensors[name].shape[1] for name in first)
+    return InterFormerConfig(
+        window=window,
+        patch_size=patch_size,
+        embed_dim=embed_dim,
+        layers=count(r"^backbone\.layers\.(\d+)\."),
+        heads=tensors["backbone.layers.0.attn.relative_position_bias_table"].shape[1],
+        mlp_ratio=tensors["backbone.layers.0.mlp.0.weight"].shape[0] // embed_dim,
+        channels=channels,
+        depths=tuple(c + r for c, r in zip(coarse, refine, strict=True)),
+        coarse_depths=tuple(coarse),
+        imsa_mlp_ratios=tuple(tensors[n].shape[0] // c for n, c in zip(first, channels, strict=True)),
+        head_width=tensors["decode_head.conv_seg.weight"].shape[1],
+        zoom_min_size=window // 2,
+    )

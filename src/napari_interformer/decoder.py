@@ -1,0 +1,300 @@
+"""The light half: what is known of an object, and the image's features, become a mask.
+
+Enters: the four feature maps and the reference label. Leaves: two logits per pixel. I-MSA is the paper's
+interactive multi-head self-attention (Huang et al., ICCV 2023, section 3.4), the head is UPerNet's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# How much shorter each stage's four pooled copies of the keys are, at the training size.
+POOL_RATIOS = ((12, 16, 20, 24), (6, 8, 10, 12), (3, 4, 5, 6), (1, 2, 3, 4))
+PSP_SCALES = (1, 2, 3, 6)
+STATES = 5
+
+Region = tuple[int, int, int, int]  # left, top, right, bottom in pixels, multiples of 32
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Whatever of decoding depends on the image alone, for one window.
+
+    Attributes
+    ----------
+    finest : Tensor
+        The finest map, (B, C_0, H / s_0, W / s_0).
+    memory : tuple of (Tensor, Tensor)
+        Keys and values of each stage's first block, (B, heads, M_i, C_i / heads).
+    """
+
+    finest: Tensor
+    memory: tuple[tuple[Tensor, Tensor], ...]
+
+    def repeat(self, times: int) -> Prepared:
+        """Return the same for `times` objects of each image, image by image."""
+        return Prepared(
+            self.finest.repeat_interleave(times, 0),
+            tuple(
+                (key.repeat_interleave(times, 0), value.repeat_interleave(times, 0)) for key, value in self.memory
+            ),
+        )
+
+
+def pooled_length(length: int, ratio: int, train_length: int) -> int:
+    """Return to how many cells an axis of `length` is pooled (round half to even, as in the reference)."""
+    if ratio == 1:
+        return length
+    return round(length / round(length / min(train_length / ratio, length)))
+
+
+class PoolingAttention(nn.Module):
+    """Attention of all positions to four max-pooled copies of another map."""
+
+    def __init__(self, dim: int, heads: int, ratios: tuple[int, ...], train_length: int) -> None:
+        super().__init__()
+        self.heads, self.ratios, self.train_length = heads, ratios, train_length
+        self.query_proj = nn.Linear(dim, dim)
+        self.key_value_proj = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.dconvs = nn.ModuleList(nn.Conv2d(dim, dim, 3, 1, 1, groups=dim) for _ in ratios)
+
+    def keys(self, kv: Tensor) -> tuple[Tensor, Tensor]:
+        """Pool (B, C, H, W) into keys and values, each (B, heads, M, C / heads)."""
+        batch, dim, height, width = kv.shape
+        pooled = []
+        for ratio, dconv in zip(self.ratios, self.dconvs, strict=True):
+            size = tuple(pooled_length(n, ratio, self.train_length) for n in (height, width))
+            cells = kv if size == (height, width) else F.adaptive_max_pool2d(kv, size)
+            pooled.append((cells + dconv(cells)).flatten(2))
+        tokens = self.norm(torch.cat(pooled, dim=2).transpose(1, 2))  # (B, M, C)
+        pair = self.key_value_proj(tokens).view(batch, -1, 2, self.heads, dim // self.heads)
+        key, value = pair.permute(2, 0, 3, 1, 4)
+        return key, value
+
+    def forward(self, x: Tensor, memory: tuple[Tensor, Tensor]) -> Tensor:
+        """Attend from `x` (B, C, H, W) to `memory`."""
+        batch, dim, height, width = x.shape
+        query = self.query_proj(x.flatten(2).transpose(1, 2))  # (B, H * W, C)
+        query = query.view(batch, height * width, self.heads, dim // self.heads).transpose(1, 2)
+        out = F.scaled_dot_product_attention(query, *memory).transpose(1, 2).reshape(batch, height * width, dim)
+        return self.proj(out).transpose(1, 2).reshape(batch, dim, height, width)  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Pooling attention and a convolutional MLP, both residual."""
+
+    def __init__(self, dim: int, heads: int, ratios: tuple[int, ...], train_length: int, mlp_ratio: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(1, dim)
+        self.norm_kv = nn.GroupNorm(1, dim)
+        self.attn = PoolingAttention(dim, heads, ratios, train_length)
+        self.norm2 = nn.GroupNorm(1, dim)
+        wide = mlp_ratio * dim
+        self.mlp = nn.Sequential(
+            nn.Conv2d(dim, wide, 1),
+            nn.Hardswish(),
+            nn.Conv2d(wide, wide, 3, 1, 1, groups=wide),
+            nn.Hardswish(),
+            nn.Conv2d(wide, dim, 1),
+        )
+
+    def keys(self, kv: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values of (B, C, H, W)."""
+        return self.attn.keys(self.norm_kv(kv))
+
+    def forward(self, x: Tensor, memory: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Attend from `x` (B, C, H, W) to `memory`, or to itself."""
+        x = x + self.attn(self.norm1(x), self.keys(x) if memory is None else memory)
+        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+
+
+class PatchMerging(nn.Module):
+    """3x3 stride-2 merging to the next stage's channels."""
+
+    def __init__(self, dim: int, outputs: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(9 * dim)
+        self.reduction = nn.Linear(9 * dim, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Halve (B, C, H, W) to (B, D, H / 2, W / 2)."""
+        patches = F.unfold(x, 3, padding=1, stride=2).transpose(1, 2)  # (B, H / 2 * W / 2, 9 * C)
+        out = self.reduction(self.norm(patches)).transpose(1, 2)
+        return out.unflatten(2, (-(-x.shape[2] // 2), -(-x.shape[3] // 2)))  # type: ignore[no-any-return]
+
+
+class Stage(nn.Module):
+    """Blocks of one stride; the last stage has no merging."""
+
+    def __init__(self, blocks: list[Block], downsample: PatchMerging | None = None) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        if downsample is not None:
+            self.downsample = downsample
+
+
+class IMSA(nn.Module):
+    """Interactive multi-head self-attention: maps and reference label to four levels.
+
+    Parameters
+    ----------
+    channels, heads, mlp_ratios : tuple of int
+        One per stage.
+    depths : tuple of int
+        Blocks per stage; the first `coarse_depths` see the whole window, the rest only the region.
+    strides : tuple of int
+        Pixels per cell and axis of each stage.
+    window : int
+        Training size in pixels; fixes how far keys are pooled.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: tuple[int, int, int, int],
+        depths: tuple[int, int, int, int],
+        coarse_depths: tuple[int, int, int, int],
+        heads: tuple[int, int, int, int],
+        mlp_ratios: tuple[int, int, int, int],
+        strides: tuple[int, int, int, int],
+        window: int,
+    ) -> None:
+        super().__init__()
+        self.strides = strides
+        self.patch_embed = nn.Parameter(torch.zeros(STATES, channels[0]))
+        self.stages, self.refine_stages = nn.ModuleList(), nn.ModuleList()
+        for i, dim in enumerate(channels):
+            blocks = [
+                Block(dim, heads[i], POOL_RATIOS[i], window // strides[i], mlp_ratios[i]) for _ in range(depths[i])
+            ]
+            merging = PatchMerging(dim, channels[i + 1]) if i + 1 < len(channels) else None
+            self.stages.append(Stage(blocks[: coarse_depths[i]], merging))
+            self.refine_stages.append(Stage(blocks[coarse_depths[i] :]))
+            setattr(self, f"norm{i}", nn.GroupNorm(1, dim))
+
+    def prepare(self, maps: list[Tensor]) -> Prepared:
+        """Compute what the clicks do not change: keys and values of each stage's first block."""
+        # The encoder leaves channels-last maps; PyTorch 2.13's CPU backward pass crashes on the mixture.
+        maps = [level.contiguous() for level in maps]
+        memory = tuple(stage.blocks[0].keys(level) for stage, level in zip(self.stages, maps, strict=True))
+        return Prepared(maps[0], memory)
+
+    def forward(self, prepared: Prepared, reference: Tensor, roi: Region | None) -> list[Tensor]:
+        """Return four levels (B, C_i, H / s_i, W / s_i); `reference` is (B, H, W) uint8."""
+        x = prepared.finest + self.embed(reference, prepared.finest)
+        levels = []
+        for i, (stage, refine) in enumerate(zip(self.stages, self.refine_stages, strict=True)):
+            for j, block in enumerate(stage.blocks):
+                x = block(x, prepared.memory[i] if j == 0 else None)
+            level = _refine(x, refine.blocks, roi, self.strides[i])
+            levels.append(getattr(self, f"norm{i}")(level))
+            if i + 1 < len(self.stages):
+                x = stage.downsample(x)
+        return levels
+
+    def embed(self, reference: Tensor, like: Tensor) -> Tensor:
+        """Embed (B, H, W) uint8 states at the finest stride: (B, C, H / s, W / s).
+
+        The method resizes the full-size embedding bilinearly without corner alignment; for an even stride that
+        is the mean of the four middle pixels of each cell, so the embedding is looked up there alone.
+        """
+        stride = self.strides[0]
+        middle = slice(stride // 2 - 1, stride // 2 + 1)
+        cells = reference.unflatten(1, (-1, stride))[:, :, middle].unflatten(3, (-1, stride))[..., middle]
+        cells = cells.permute(0, 1, 3, 2, 4).flatten(3)  # (B, H / s, W / s, 4)
+        vectors = F.embedding(cells.int(), self.patch_embed)  # (B, H / s, W / s, 4, C)
+        return vectors.mean(3).permute(0, 3, 1, 2).to(like.dtype)
+
+
+def _refine(x: Tensor, blocks: nn.ModuleList, roi: Region | None, stride: int) -> Tensor:
+    if len(blocks) == 0:
+        return x
+    left, top, right, bottom = (0, 0, x.shape[3], x.shape[2]) if roi is None else (n // stride for n in roi)
+    crop = x[:, :, top:bottom, left:right]
+    for block in blocks:
+        crop = block(crop)
+    pasted = x.clone()
+    pasted[:, :, top:bottom, left:right] = crop
+    return pasted
+
+
+class ConvModule(nn.Module):
+    """Convolution without bias, batch norm, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+        self.bn = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keep the size (B, C, H, W)."""
+        return F.relu(self.bn(self.conv(x)))
+
+
+class Head(nn.Module):
+    """UPerNet: four levels to logits.
+
+    Parameters
+    ----------
+    channels : tuple of int
+        Channels of the levels.
+    width : int
+        Channels inside the head.
+    parts : int
+        Logits per cell and axis of the finest level: 1 in the paper; more are predicted from the same
+        vector (sub-pixel convolution).
+    """
+
+    def __init__(self, channels: tuple[int, int, int, int], width: int, parts: int) -> None:
+        super().__init__()
+        self.parts = parts
+        self.psp_modules = nn.ModuleList(
+            nn.Sequential(nn.AdaptiveAvgPool2d(scale), ConvModule(channels[3], width, 1)) for scale in PSP_SCALES
+        )
+        self.bottleneck = ConvModule(channels[3] + len(PSP_SCALES) * width, width, 3)
+        self.lateral_convs = nn.ModuleList(ConvModule(dim, width, 1) for dim in channels[:3])
+        self.fpn_convs = nn.ModuleList(ConvModule(width, width, 3) for _ in channels[:3])
+        self.fpn_bottleneck = ConvModule(4 * width, width, 3)
+        self.dropout = nn.Dropout2d(0.1)
+        self.conv_seg = nn.Conv2d(width, 2 * self.parts**2, 1)
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        """Return (B, 2, parts * h, parts * w), h and w those of the finest level."""
+        top = levels[3]
+        context = [_resize(module(top), top) for module in self.psp_modules]
+        pyramid = [conv(level) for conv, level in zip(self.lateral_convs, levels[:3], strict=True)]
+        pyramid.append(self.bottleneck(torch.cat([top, *context], dim=1)))
+        for i in (2, 1, 0):
+            pyramid[i] = pyramid[i] + _resize(pyramid[i + 1], pyramid[i])
+        fine = [conv(level) for conv, level in zip(self.fpn_convs, pyramid[:3], strict=True)]
+        fine = [_resize(level, fine[0]) for level in [*fine, pyramid[3]]]
+        out = self.conv_seg(self.dropout(self.fpn_bottleneck(torch.cat(fine, dim=1))))
+        return out if self.parts == 1 else F.pixel_shuffle(out, self.parts)
+
+
+class AuxiliaryHead(nn.Module):
+    """A second opinion on the third level, for training only."""
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([ConvModule(dim, width, 3)])
+        self.conv_seg = nn.Conv2d(width, 2, 1)
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        """Return (B, 2, H / s_2, W / s_2)."""
+        return self.conv_seg(self.convs[0](levels[2]))  # type: ignore[no-any-return]
+
+
+def _resize(x: Tensor, like: Tensor) -> Tensor:
+    return resize(x, (like.shape[2], like.shape[3]))
+
+
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize (B, C, H, W) bilinearly, corners not aligned."""
+    return x if x.shape[2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)

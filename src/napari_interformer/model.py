@@ -1,0 +1,322 @@
+"""InterFormer in one piece: pixels to features once, features and clicks to a mask in real time.
+
+Here the parts are put together, the presets stand, and NumPy meets torch (`encode_pixels`,
+`decode_logits`); nothing else in the package converts between the two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from napari_interformer.decoder import IMSA, AuxiliaryHead, Head, Prepared, Region, resize
+from napari_interformer.encoder import Encoder, strides_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+# ImageNet's, in 0..255, RGB.
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+DIVISOR = 32  # height and width are padded to multiples of this
+
+
+@dataclass(frozen=True)
+class InterFormerConfig:
+    """Sizes of an InterFormer and the numbers its clicks were trained with.
+
+    Attributes
+    ----------
+    window : int
+        Training size in pixels: the tile that is encoded at a time.
+    click_window : int
+        Least side in pixels of the window decoded around an object; it grows with the object.
+    patch_size, embed_dim, layers, heads, mlp_ratio : int
+        The ViT.
+    detail : tuple of int
+        Widths of the convolutional stem: first layer, finest stride, second; empty for none, as in the paper.
+    drop_path : float
+        Stochastic depth while training.
+    channels : tuple of int
+        Channels of the four feature maps, finest first.
+    depths, coarse_depths : tuple of int
+        I-MSA blocks per stage, and how many of them see the whole window; the rest refine a region.
+    imsa_heads, imsa_mlp_ratios : tuple of int
+        Per stage.
+    head_width : int
+        Channels of the UPerNet head.
+    logit_parts : int
+        Logits per cell and axis of the finest map: 1 as in the paper, or more.
+    inner_radius, outer_radius : int
+        How far a click makes pixels sure, and how much farther possible, in pixels.
+    zoom_expansion : float
+        How much the box of what is known is grown to make the region of the refine blocks.
+    zoom_min_size : int
+        Least side of that region in pixels.
+    """
+
+    window: int = 512
+    click_window: int = 512
+    patch_size: int = 16
+    embed_dim: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_ratio: int = 4
+    detail: tuple[int, ...] = ()
+    drop_path: float = 0.1
+    channels: tuple[int, int, int, int] = (32, 64, 128, 256)
+    depths: tuple[int, int, int, int] = (1, 1, 2, 1)
+    coarse_depths: tuple[int, int, int, int] = (1, 1, 2, 1)
+    imsa_heads: tuple[int, int, int, int] = (1, 2, 4, 8)
+    imsa_mlp_ratios: tuple[int, int, int, int] = (8, 8, 4, 4)
+    head_width: int = 64
+    logit_parts: int = 1
+    inner_radius: int = 5
+    outer_radius: int = 0
+    zoom_expansion: float = 1.4
+    zoom_min_size: int = 256
+
+    @property
+    def strides(self) -> tuple[int, int, int, int]:
+        """Strides of the four feature maps in pixels."""
+        return strides_of(self.patch_size)
+
+
+PRESETS = {
+    # The paper's two models (its names: Tiny is the bigger one).
+    "light": InterFormerConfig(),
+    "tiny": InterFormerConfig(embed_dim=1024, layers=24, heads=16, depths=(2, 2, 6, 3), coarse_depths=(1, 1, 2, 1)),
+    # The bundled one: small enough for a wheel, with a stem for objects smaller than a patch.
+    "small": InterFormerConfig(
+        window=256,
+        click_window=128,
+        patch_size=8,
+        embed_dim=192,
+        layers=6,
+        heads=6,
+        detail=(16, 32, 64),
+        channels=(16, 32, 64, 128),
+        imsa_mlp_ratios=(4, 4, 4, 4),
+        head_width=32,
+        inner_radius=2,
+        zoom_min_size=128,
+    ),
+}
+
+
+class InterFormer(nn.Module):
+    """The network: `encode` an image once, `decode` every click.
+
+    Parameters
+    ----------
+    config : InterFormerConfig
+        Sizes. Weights are random; `checkpoint.load_model` gives trained ones.
+    """
+
+    def __init__(self, config: InterFormerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = Encoder(
+            grid=config.window // config.patch_size,
+            patch_size=config.patch_size,
+            dim=config.embed_dim,
+            depth=config.layers,
+            heads=config.heads,
+            mlp_ratio=config.mlp_ratio,
+            channels=config.channels,
+            detail=config.detail,
+            drop_path=config.drop_path,
+        )
+        self.neck = IMSA(
+            channels=config.channels,
+            depths=config.depths,
+            coarse_depths=config.coarse_depths,
+            heads=config.imsa_heads,
+            mlp_ratios=config.imsa_mlp_ratios,
+            strides=config.strides,
+            window=config.window,
+        )
+        self.decode_head = Head(config.channels, config.head_width, config.logit_parts)
+        self.auxiliary_head = AuxiliaryHead(config.channels[2], config.head_width)
+        self._fingerprint: str | None = None
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """Encode a batch.
+
+        Parameters
+        ----------
+        x : (B, 3, H, W) float32
+            RGB, normalised (see `normalise`) and padded to multiples of 32.
+
+        Returns
+        -------
+        list of Tensor
+            Four maps (B, C_i, H / s_i, W / s_i); strides 4, 8, 16, 32 for 16-pixel patches.
+        """
+        return self.backbone(x)  # type: ignore[no-any-return]
+
+    def prepare(self, maps: Sequence[Tensor] | Prepared) -> Prepared:
+        """Compute whatever of decoding depends on the image alone; `decode` takes maps or this."""
+        return maps if isinstance(maps, Prepared) else self.neck.prepare(list(maps))
+
+    def decode(
+        self, maps: Sequence[Tensor] | Prepared, reference: Tensor, roi: Region | None = None
+    ) -> Tensor:
+        """Turn features and what is known into logits.
+
+        Parameters
+        ----------
+        maps : four tensors or Prepared
+            From `encode` or `prepare`.
+        reference : (B, H, W) uint8
+            States of the reference label.
+        roi : (left, top, right, bottom), optional
+            Multiples of 32: the refine blocks work in here alone. Everywhere if None.
+
+        Returns
+        -------
+        Tensor
+            (B, 2, H, W): background and foreground.
+        """
+        logits, _ = self.decode_levels(maps, reference, roi)
+        return resize(logits, (reference.shape[1], reference.shape[2]))
+
+    def decode_levels(
+        self, maps: Sequence[Tensor] | Prepared, reference: Tensor, roi: Region | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the head's logits at their own stride, and the levels (the auxiliary head's input)."""
+        levels = self.neck(self.prepare(maps), reference, roi)
+        return self.decode_head(levels), levels
+
+    @property
+    def channels(self) -> tuple[int, int, int, int]:
+        """Channels of the four feature maps."""
+        return self.config.channels
+
+    @property
+    def strides(self) -> tuple[int, int, int, int]:
+        """Strides of the four feature maps in pixels."""
+        return self.config.strides
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.backbone.cls_token.device
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of configuration and encoder: equal for models whose features can stand for each other."""
+        if self._fingerprint is None:
+            digest = hashlib.sha256(repr(sorted(asdict(self.config).items())).encode())
+            for name, tensor in sorted(self.backbone.state_dict().items()):
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation; weights that may change lose their fingerprint."""
+        self._fingerprint = None
+        return super().train(mode)
+
+    @torch.inference_mode()
+    def encode_pixels(self, pixels: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Encode pixels as they come from `image.Planes`.
+
+        Parameters
+        ----------
+        pixels : (B, Y, X, 3) float32
+            RGB in 0..255; any size.
+
+        Returns
+        -------
+        list of (B, C_i, Yp / s_i, Xp / s_i) float32
+            Yp, Xp are Y, X rounded up to multiples of 32.
+        """
+        x = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device).permute(0, 3, 1, 2)
+        half = self.device.type == "cuda"
+        with torch.autocast(self.device.type, torch.float16, enabled=half):
+            maps = self.encode(normalise(x))
+        return [level.float().cpu().numpy() for level in maps]
+
+    @torch.inference_mode()
+    def prepare_maps(self, maps: Sequence[NDArray[np.float32]]) -> Prepared:
+        """Prepare one window's maps, (C_i, h / s_i, w / s_i) each, for any number of clicks."""
+        return self.prepare([torch.from_numpy(np.ascontiguousarray(m))[None].to(self.device) for m in maps])
+
+    @torch.inference_mode()
+    def decode_logits(
+        self,
+        maps: Sequence[NDArray[np.float32]] | Prepared,
+        reference: NDArray[np.uint8],
+        roi: Region | None = None,
+    ) -> NDArray[np.float32]:
+        """Decode one window.
+
+        Parameters
+        ----------
+        maps : four arrays or Prepared
+            (C_i, h / s_i, w / s_i) float32 each, or what `prepare_maps` made of them.
+        reference : (h, w) uint8
+            States; h and w multiples of 32.
+        roi : Box, optional
+            As in `decode`.
+
+        Returns
+        -------
+        (h, w) float32
+            Foreground minus background logit; the mask is where it is positive.
+        """
+        prepared = maps if isinstance(maps, Prepared) else self.prepare_maps(maps)
+        states = torch.from_numpy(np.ascontiguousarray(reference))[None].to(self.device)
+        logits = self.decode(prepared, states, roi)[0]
+        return (logits[1] - logits[0]).float().cpu().numpy()  # type: ignore[no-any-return]
+
+
+def normalise(x: Tensor) -> Tensor:
+    """Subtract the mean, divide by the standard deviation, pad right and bottom with zeros to 32.
+
+    `x` is (B, 3, H, W) RGB in 0..255.
+    """
+    mean = torch.tensor(MEAN, device=x.device).view(3, 1, 1)
+    std = torch.tensor(STD, device=x.device).view(3, 1, 1)
+    height, width = x.shape[2:]
+    return F.pad((x - mean) / std, (0, -width % DIVISOR, 0, -height % DIVISOR))
+
+
+def resolve_device(name: str | torch.device = "auto") -> torch.device:
+    """Return the device of that name; "auto" takes the strongest there is.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or the device asked for is not on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device takes auto, cpu, cuda, cuda:N or mps; got {name!r}.") from None
+    found = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if device.type not in found:
+        raise ValueError(f"device takes auto, cpu, cuda, cuda:N or mps; got {name!r}.")
+    if (device.index or 0) >= found[device.type]:
+        raise ValueError(
+            f"{device.type.upper()} was asked for ({str(name)!r}), but PyTorch finds {found[device.type] or 'no'} such "
+            'device here; choose device="auto" or "cpu", or install a PyTorch build for it.'
+        )
+    return device
+
+
+__all__ = ["MEAN", "PRESETS", "STD", "InterFormer", "InterFormerConfig", "normalise", "resolve_device"]

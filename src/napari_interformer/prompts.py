@@ -1,0 +1,261 @@
+"""What the user said, and what follows for every pixel: clicks, boxes and the reference label.
+
+Plain values and pure functions over NumPy arrays. The reference label is the five-state map of
+InterFormer (Huang et al., ICCV 2023, section 3.3): what is known so far about each pixel.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    Reference = NDArray[np.uint8]
+    BoolMask = NDArray[np.bool_]
+
+
+class State(IntEnum):
+    """The five states of the reference label."""
+
+    BACKGROUND = 0
+    POSSIBLE_BACKGROUND = 1
+    UNKNOWN = 2
+    POSSIBLE_FOREGROUND = 3
+    FOREGROUND = 4
+
+
+class Box(NamedTuple):
+    """A half-open rectangle of pixels, in the reference's order: columns first."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @classmethod
+    def of(cls, shape: tuple[int, int]) -> Box:
+        """Return the box that covers a whole plane of `shape` (Y, X)."""
+        return cls(0, 0, shape[1], shape[0])
+
+    @classmethod
+    def around(cls, mask: BoolMask) -> Box:
+        """Return the smallest box that holds every True pixel of `mask` (Y, X); empty where there is none."""
+        rows = np.flatnonzero(mask.any(axis=1))
+        if rows.size == 0:
+            return cls(0, 0, 0, 0)
+        columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(axis=0))
+        return cls(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+
+    @property
+    def height(self) -> int:
+        """Rows covered."""
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        """Columns covered."""
+        return self.right - self.left
+
+    @property
+    def empty(self) -> bool:
+        """Whether no pixel is covered."""
+        return self.height <= 0 or self.width <= 0
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Row and column slices for indexing a plane."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+    def holds(self, other: Box) -> bool:
+        """Whether `other` lies inside this box (an empty one always does)."""
+        return other.empty or self.union(other) == self
+
+    def union(self, other: Box) -> Box:
+        """Return the smallest box that holds both; an empty box adds nothing."""
+        if self.empty or other.empty:
+            return other if self.empty else self
+        return Box(
+            min(self.left, other.left),
+            min(self.top, other.top),
+            max(self.right, other.right),
+            max(self.bottom, other.bottom),
+        )
+
+    def intersect(self, other: Box) -> Box:
+        """Return the pixels that both cover; may be empty."""
+        return Box(
+            max(self.left, other.left),
+            max(self.top, other.top),
+            min(self.right, other.right),
+            min(self.bottom, other.bottom),
+        )
+
+    def shift(self, rows: int, columns: int) -> Box:
+        """Return the box moved by `rows` and `columns` pixels."""
+        return Box(self.left + columns, self.top + rows, self.right + columns, self.bottom + rows)
+
+
+@dataclass(frozen=True)
+class Click:
+    """One click: which plane (leading indices), which pixel, and whether it belongs to the object."""
+
+    plane: tuple[int, ...]
+    y: int
+    x: int
+    positive: bool = True
+
+    @classmethod
+    def at(cls, position: Sequence[int], positive: bool = True) -> Click:
+        """Build a click from a position such as (y, x) or (z, y, x) in data pixels."""
+        *plane, y, x = (int(round(float(value))) for value in position)
+        return cls(tuple(plane), y, x, bool(positive))
+
+    @property
+    def position(self) -> tuple[int, ...]:
+        """Plane, row and column in one tuple."""
+        return (*self.plane, self.y, self.x)
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """An object that is there already on one plane: a good guess to start from, not a certainty.
+
+    `mask` is bool, the size of `box`; pixels of the plane outside `box` are not part of the object.
+    """
+
+    plane: tuple[int, ...]
+    box: Box
+    mask: BoolMask
+
+
+Prompt = Click | Mask
+
+
+def cut(array: NDArray[Any], box: Box, window: Box, fill: Any) -> NDArray[Any]:
+    """Return what `window` shows of an array that covers `box`, with `fill` beyond it."""
+    if box == window:
+        return array
+    out = np.full((window.height, window.width), fill, array.dtype)
+    both = box.intersect(window)
+    if not both.empty:
+        out[both.shift(-window.top, -window.left).slices] = array[both.shift(-box.top, -box.left).slices]
+    return out
+
+
+def paste(array: NDArray[Any], box: Box, onto: NDArray[Any], whole: Box) -> NDArray[Any]:
+    """Return `onto`, which covers `whole`, with an array that covers `box` put in."""
+    out = onto.copy()
+    out[box.shift(-whole.top, -whole.left).slices] = array
+    return out
+
+
+def blank(shape: tuple[int, int]) -> Reference:
+    """Return a reference label of `shape` (Y, X) on which nothing is known."""
+    return np.full(shape, State.UNKNOWN, np.uint8)
+
+
+def draw_click(
+    reference: Reference, y: int, x: int, positive: bool, inner_radius: float, outer_radius: float = 0
+) -> Reference:
+    """Return `reference` with a click drawn in.
+
+    Parameters
+    ----------
+    reference : (Y, X) uint8
+        The states before the click.
+    y, x : int
+        The click, relative to `reference`; the disk may reach over its border.
+    positive : bool
+        Whether the pixel belongs to the object.
+    inner_radius : float
+        Pixels at most this far away (Euclidean) become sure.
+    outer_radius : float
+        A ring this much wider becomes possible; rings of both signs cancel to unknown.
+    """
+    reach = math.floor(inner_radius + outer_radius)
+    box = Box(x - reach, y - reach, x + reach + 1, y + reach + 1).intersect(Box.of(_shape(reference)))
+    drawn = reference.copy()
+    if box.empty:
+        return drawn
+    rows, columns = np.ogrid[box.top : box.bottom, box.left : box.right]
+    distance = (rows - y) ** 2 + (columns - x) ** 2
+    states = drawn[box.slices]
+    if outer_radius > 0:
+        ring = distance <= (inner_radius + outer_radius) ** 2
+        mine, theirs = (
+            (State.POSSIBLE_FOREGROUND, State.POSSIBLE_BACKGROUND)
+            if positive
+            else (State.POSSIBLE_BACKGROUND, State.POSSIBLE_FOREGROUND)
+        )
+        unknown, opposed = ring & (states == State.UNKNOWN), ring & (states == theirs)
+        states[unknown] = mine
+        states[opposed] = State.UNKNOWN
+    states[distance <= inner_radius**2] = State.FOREGROUND if positive else State.BACKGROUND
+    return drawn
+
+
+# One row per prediction (background, foreground), one column per state.
+_FOLD = np.array(
+    [
+        [State.BACKGROUND, State.POSSIBLE_BACKGROUND, State.POSSIBLE_BACKGROUND, State.UNKNOWN, State.FOREGROUND],
+        [State.BACKGROUND, State.UNKNOWN, State.POSSIBLE_FOREGROUND, State.POSSIBLE_FOREGROUND, State.FOREGROUND],
+    ],
+    np.uint8,
+)
+
+
+def fold(reference: Reference, mask: BoolMask) -> Reference:
+    """Return `reference` after a prediction: states move one step towards `mask`; sure ones stay.
+
+    A pixel on which two predictions disagree goes back to unknown. Both arrays are (Y, X).
+    """
+    return np.take(_FOLD.ravel(), reference + np.uint8(len(State)) * mask)
+
+
+def sure(reference: Reference) -> BoolMask:
+    """Return where a click has settled the pixel, either way."""
+    return (reference == State.FOREGROUND) | (reference == State.BACKGROUND)
+
+
+def region(known: BoolMask, *, expansion: float, min_size: int, divisor: int = 32) -> Box:
+    """Return the zoom-in region around what is known of an object (section 3.4 of the paper).
+
+    The box of `known` (last mask or any sure pixel), grown by `expansion` about its centre, at least
+    `min_size` pixels a side, clipped to the array, then snapped outward to multiples of `divisor`.
+
+    Parameters
+    ----------
+    known : (Y, X) bool
+        Y and X multiples of `divisor`.
+    expansion, min_size, divisor
+        See above; lengths in pixels.
+    """
+    box = Box.around(known)
+    height, width = known.shape
+    if box.empty:
+        return Box.of((height, width))
+    top, bottom = _grow(box.top, box.bottom, height, expansion, min_size, divisor)
+    left, right = _grow(box.left, box.right, width, expansion, min_size, divisor)
+    return Box(left, top, right, bottom)
+
+
+def _grow(
+    start: int, stop: int, length: int, expansion: float, min_size: int, divisor: int
+) -> tuple[int, int]:
+    # Python's round, half to even, as in the reference.
+    centre, half = (start + stop) / 2, max((stop - start) * expansion, min_size) / 2
+    start, stop = max(0, round(centre - half)), min(length, round(centre + half))
+    return start // divisor * divisor, min(length, -(-stop // divisor) * divisor)
+
+
+def _shape(plane: NDArray[np.generic]) -> tuple[int, int]:
+    height, width = plane.shape
+    return height, width

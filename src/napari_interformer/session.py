@@ -1,0 +1,665 @@
+"""The one place with annotation state: the current object's clicks, its mask, and the label image.
+
+The points are the truth. A mask is a pure function of the features and the ordered prompts: `compute` does that
+function (no state changes; a worker thread may call it), `adopt` takes its result over. Undo is a pop.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from napari_interformer.prompts import Box, Click, Mask, Prompt, blank, cut, draw_click, fold, paste, region, sure
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from napari_interformer.features import Features
+    from napari_interformer.model import InterFormerConfig
+    from napari_interformer.prompts import BoolMask, Reference
+
+Plane = tuple[int, ...]
+SNAP = 32  # windows begin and end on multiples of this, as tiles and regions do
+# A window grows with its object up to this many training windows a side; beyond, only the part around the newest
+# click is decoded again.
+LARGEST_WINDOW = 4
+
+
+class Decoder(Protocol):
+    """What a session needs of a model."""
+
+    @property
+    def config(self) -> InterFormerConfig:
+        """Click radius, window and region sizes."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Which features it can decode."""
+
+    def prepare_maps(self, maps: Sequence[NDArray[np.float32]]) -> Any:
+        """Compute what no click changes in a window."""
+
+    def decode_logits(self, maps: Any, reference: Reference, roi: Box | None = None) -> NDArray[np.float32]:
+        """Return foreground minus background logits of a window."""
+
+
+class LabelArray(Protocol):
+    """A label image: NumPy, memory-mapped, zarr or a napari layer behind `layers.LayerLabels`."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __getitem__(self, key: Any, /) -> Any:
+        """Read a box."""
+
+    def __setitem__(self, key: Any, value: Any, /) -> None:
+        """Write a box."""
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What is known of the object on one plane after one prompt.
+
+    `reference` (uint8 states) and `mask` (bool) cover `box`; outside it nothing is known and nothing is masked.
+    """
+
+    prompt: Prompt
+    box: Box
+    reference: Reference
+    mask: BoolMask
+
+
+Steps = tuple[Step, ...]
+
+
+@dataclass(eq=False)
+class _Patch:
+    """What an object covers in the label image: the labels under it, and what was written over them."""
+
+    box: Box
+    under: NDArray[Any]
+    written: NDArray[Any]
+
+
+class Session:
+    """Annotate one image or stack, object by object.
+
+    Parameters
+    ----------
+    features : Features
+        From `encode` or `Features.open`; planes may still be missing.
+    model : InterFormer
+        The model that made the features.
+    labels : integer array, optional
+        A label image of the features' shape to go on with, written in place; new and empty (int32) if None.
+    overwrite : bool
+        Whether the object may take pixels of other objects; by default they are protected.
+    live : bool
+        Paint the current object into `labels` after every change (what the window does) instead of on `commit`.
+
+    Raises
+    ------
+    ValueError
+        If the model is not the one that made the features, or `labels` has another shape or no integer dtype.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        model: Decoder,
+        labels: LabelArray | None = None,
+        *,
+        overwrite: bool = False,
+        live: bool = False,
+    ) -> None:
+        if features.model_fingerprint != model.fingerprint:
+            raise ValueError(
+                "Session takes the model that made the features; got another one: load that model, or encode the image again "
+                "with this one."
+            )
+        shape = tuple(features.shape)
+        if labels is None:
+            labels = np.zeros(shape, np.int32)
+        if tuple(labels.shape) != shape:
+            raise ValueError(
+                f"labels takes an array of the image's shape {shape}; got {tuple(labels.shape)}: choose the label image that "
+                "belongs to this image, or None for a new one."
+            )
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(f"labels takes an integer array; got {labels.dtype}: convert it with astype('int32').")
+        self.features, self.model, self.labels = features, model, labels
+        self.overwrite, self.live = overwrite, live
+        self.objects: dict[int, tuple[Prompt, ...]] = {}
+        self._steps: Steps = ()
+        self._past: list[Steps] = []
+        self._future: list[Steps] = []
+        self._patches: dict[Plane, _Patch] = {}
+        self._prepared: OrderedDict[tuple[Plane, Box], Any] = OrderedDict()
+        self._lock = threading.Lock()
+        self._highest = self._highest_label()
+        self.label = self._highest + 1
+
+    # ------------------------------------------------------------------------------------ reading
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """All prompts of the current object, in order."""
+        return tuple(step.prompt for step in self._steps)
+
+    @property
+    def clicks(self) -> tuple[Click, ...]:
+        """The current object's clicks, in order."""
+        return tuple(prompt for prompt in self.prompts if isinstance(prompt, Click))
+
+    @property
+    def masks(self) -> tuple[Mask, ...]:
+        """The masks the current object started from (`edit`) or was given (`propagate`)."""
+        return tuple(prompt for prompt in self.prompts if isinstance(prompt, Mask))
+
+    @property
+    def planes(self) -> tuple[Plane, ...]:
+        """The planes on which the current object has prompts, in C order."""
+        return tuple(sorted({step.prompt.plane for step in self._steps}))
+
+    @property
+    def mask(self) -> BoolMask:
+        """The current object: bool, the shape of the image or stack (made anew at every read)."""
+        whole = np.zeros(self.features.shape, bool)
+        for plane in self.planes:
+            box, mask = self.plane_mask(plane)
+            whole[(*plane, *box.slices)] = mask
+        return whole
+
+    def plane_mask(self, plane: Plane = ()) -> tuple[Box, BoolMask]:
+        """Return the current object on one plane: a box, and a bool mask of that box's size.
+
+        The box is empty where the object has no prompt on the plane.
+        """
+        step = _last(self._steps, plane)
+        return (Box(0, 0, 0, 0), np.zeros((0, 0), bool)) if step is None else self._clip(step)
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether `undo` would change anything."""
+        return bool(self._past)
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether `redo` would change anything."""
+        return bool(self._future)
+
+    # ------------------------------------------------------------------------------------ prompts
+
+    def click(self, position: Sequence[int], positive: bool = True) -> BoolMask:
+        """Click at (y, x), or (z, y, x) in a stack.
+
+        Parameters
+        ----------
+        position : sequence of int
+            Data pixels, one number per axis of the image.
+        positive : bool
+            Whether the pixel belongs to the object.
+
+        Returns
+        -------
+        (Y, X) bool
+            The object on that plane.
+
+        Raises
+        ------
+        ValueError
+            If the click lies outside the image or on a pixel without a value; nothing changes.
+        NotEncodedError
+            If that part of the image is not encoded yet; nothing changes.
+        """
+        click = Click.at(position, positive)
+        self.set_prompts((*self.prompts, click))
+        mask = np.zeros(self.features.size, bool)
+        box, part = self.plane_mask(click.plane)
+        mask[box.slices] = part
+        return mask
+
+    def remove(self, index: int) -> None:
+        """Take back click number `index` (of `clicks`); the others are replayed."""
+        self.set_clicks([click for i, click in enumerate(self.clicks) if i != range(len(self.clicks))[index]])
+
+    def move(self, index: int, position: Sequence[int]) -> None:
+        """Put click number `index` elsewhere; the others are replayed."""
+        old = self.clicks[index]
+        self.set_clicks([Click.at(position, old.positive) if click is old else click for click in self.clicks])
+
+    def flip(self, index: int) -> None:
+        """Turn click number `index` from positive to negative or back; the others are replayed."""
+        old = self.clicks[index]
+        turned = Click(old.plane, old.y, old.x, not old.positive)
+        self.set_clicks([turned if click is old else click for click in self.clicks])
+
+    def set_clicks(self, clicks: Iterable[Click]) -> list[tuple[Plane, Box]]:
+        """Make these the object's clicks, after the masks it has; return what changed (see `adopt`)."""
+        return self.set_prompts((*self.masks, *clicks))
+
+    def set_prompts(self, prompts: Iterable[Prompt]) -> list[tuple[Plane, Box]]:
+        """Make these the object's prompts; return what changed (see `adopt`)."""
+        return self.adopt(self.compute(tuple(prompts)))
+
+    def compute(self, prompts: Sequence[Prompt]) -> Steps:
+        """Answer a list of prompts without changing anything; safe to call from a worker thread.
+
+        On each plane, the steps of the prompts that are the same as now are reused, the rest is decoded.
+
+        Parameters
+        ----------
+        prompts : sequence of Click or Mask
+            In order.
+
+        Returns
+        -------
+        tuple of Step
+            For `adopt`.
+
+        Raises
+        ------
+        ValueError, NotEncodedError
+            As for `click`.
+        """
+        known: dict[Plane, list[Step]] = {}
+        for step in self._steps:
+            known.setdefault(step.prompt.plane, []).append(step)
+        steps: list[Step] = []
+        latest: dict[Plane, Step] = {}
+        for prompt in prompts:
+            self._check(prompt)
+            rest = known.get(prompt.plane, [])
+            if rest and rest[0].prompt == prompt:
+                step = rest.pop(0)
+            else:
+                rest.clear()  # everything after the first difference on this plane is another story
+                step = self._answer(latest.get(prompt.plane), prompt)
+            latest[prompt.plane] = step
+            steps.append(step)
+        return tuple(steps)
+
+    def adopt(self, steps: Steps) -> list[tuple[Plane, Box]]:
+        """Take over what `compute` returned, as one step that `undo` takes back.
+
+        Returns
+        -------
+        list of (plane, Box)
+            Where the object changed, for whoever shows it.
+        """
+        if len(steps) == len(self._steps) and all(a is b for a, b in zip(steps, self._steps, strict=True)):
+            return []
+        self._past.append(self._steps)
+        self._future.clear()
+        return self._show(steps)
+
+    def undo(self) -> bool:
+        """Take back the last change of prompts, exactly; return whether there was one."""
+        if not self._past:
+            return False
+        self._future.append(self._steps)
+        self._show(self._past.pop())
+        return True
+
+    def redo(self) -> bool:
+        """Make the last change that was taken back again; return whether there was one."""
+        if not self._future:
+            return False
+        self._past.append(self._steps)
+        self._show(self._future.pop())
+        return True
+
+    def propagate(
+        self,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> list[tuple[Plane, Box]]:
+        """Carry the object from the planes with clicks through their neighbours (see `volume.carry`).
+
+        One step for `undo`. Returns what changed.
+        """
+        from napari_interformer.volume import carry  # volume builds on sessions
+
+        return self.adopt(carry(self, progress=progress, cancelled=cancelled))
+
+    # ------------------------------------------------------------------------------------ objects
+
+    def commit(self) -> int:
+        """Write the object into `labels` and start the next one.
+
+        Returns
+        -------
+        int
+            The object's label.
+
+        Raises
+        ------
+        ValueError
+            If no pixel is masked; nothing changes.
+        """
+        if not any(self.plane_mask(plane)[1].any() for plane in self.planes):
+            raise ValueError("commit takes an object with at least one pixel; got an empty mask: click on the object first.")
+        label = self.label
+        if not self.live:
+            self._paint(self._steps)
+        self.objects[label] = self.prompts
+        self._patches.clear()
+        self._forget()
+        return label
+
+    def clear(self) -> list[tuple[Plane, Box]]:
+        """Drop the current object's prompts and start anew; an object being edited is put back as it was."""
+        changed = [(plane, patch.box) for plane, patch in self._patches.items()]
+        for plane, patch in self._patches.items():
+            self._write(plane, patch, patch.under)
+        self._patches.clear()
+        self._forget()
+        return changed
+
+    def edit(self, label: int, plane: Plane | None = None) -> None:
+        """Go on with an object of `labels` from its mask, on all planes or on one.
+
+        Parameters
+        ----------
+        label : int
+            The object; commit writes it back under the same label.
+        plane : tuple of int, optional
+            Take only this plane's part.
+
+        Raises
+        ------
+        ValueError
+            If there is no such object, or the current one has prompts that are not committed.
+        """
+        if self._steps:
+            raise ValueError(
+                f"edit takes a session without a current object; object {self.label} has prompts: commit or clear it first."
+            )
+        planes = list(np.ndindex(*self.features.leading)) if plane is None else [tuple(plane)]
+        masks = []
+        for index in planes if label > 0 else []:
+            here = np.asarray(self.labels[index or ...]) == label
+            box = Box.around(here)
+            if not box.empty:
+                masks.append(Mask(index, box, here[box.slices]))
+        if not masks:
+            raise ValueError(f"edit takes a label that is in the label image; got {label}, which has no pixel there.")
+        self.label = label
+        self._show(self.compute(masks))  # the start, not a change: undo does not go behind it
+
+    def _forget(self) -> None:
+        self._steps, self._past, self._future = (), [], []
+        self._highest = max(self._highest, self.label)
+        self.label = self._highest + 1
+
+    # ------------------------------------------------------------------------------------ on disk
+
+    def save_prompts(self, path: str | Path) -> Path:
+        """Write every object's prompts as JSON: committed ones and the current one, in order."""
+        path = Path(path)
+        content = {
+            "format": 1,
+            "image": self.features.image_fingerprint,
+            "model": self.features.model_fingerprint,
+            "objects": [{"label": label, "prompts": list(map(_to_json, p))} for label, p in self.objects.items()],
+            "current": {"label": self.label, "prompts": list(map(_to_json, self.prompts))},
+        }
+        path.write_text(json.dumps(content), encoding="utf-8")
+        return path
+
+    def load_prompts(self, path: str | Path) -> None:
+        """Replay a file of `save_prompts`: commit its objects, and go on with its current one.
+
+        Raises
+        ------
+        ValueError
+            If the file is something else, belongs to another image, or the session is not fresh.
+        """
+        path = Path(path)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            image = content["image"]
+            stories = [(int(entry["label"]), tuple(map(_from_json, entry["prompts"]))) for entry in content["objects"]]
+            current = tuple(map(_from_json, content["current"]["prompts"]))
+        except (ValueError, KeyError, TypeError, UnicodeDecodeError):
+            raise ValueError(f"load_prompts takes a file of save_prompts; {path.name} is something else or damaged.") from None
+        if image != self.features.image_fingerprint:
+            raise ValueError(f"{path.name} belongs to another image; open the image its prompts were given on.")
+        if self._steps:
+            raise ValueError("load_prompts takes a session without a current object; commit or clear it first.")
+        computed = [(label, self.compute(prompts)) for label, prompts in stories]
+        latest = self.compute(current)
+        for label, steps in computed:
+            self.label = label
+            self.adopt(steps)
+            self.commit()
+        if latest:
+            self.adopt(latest)
+
+    # ------------------------------------------------------------------------------------ decoding
+
+    def _check(self, prompt: Prompt) -> None:
+        leading, size = tuple(self.features.leading), self.features.size
+        inside = len(prompt.plane) == len(leading) and all(
+            0 <= i < n for i, n in zip(prompt.plane, leading, strict=True)
+        )
+        if isinstance(prompt, Mask):
+            if not inside or not Box.of(size).holds(prompt.box):
+                raise ValueError(f"A mask takes a plane and box inside the image {self.features.shape}; got {prompt.box}.")
+            return
+        if not inside or not (0 <= prompt.y < size[0] and 0 <= prompt.x < size[1]):
+            raise ValueError(
+                f"A click takes a position inside the image of shape {tuple(self.features.shape)}; got {prompt.position}: "
+                "click on the image."
+            )
+        if not self.features.valid(prompt.plane, prompt.y, prompt.x):
+            raise ValueError(f"A click takes a pixel with a value; the image is NaN at {prompt.position}: click elsewhere.")
+
+    def _answer(self, previous: Step | None, prompt: Prompt) -> Step:
+        """Return the step after `previous` (None at the start of a plane)."""
+        if isinstance(prompt, Mask):
+            window = self._window(prompt.box, None)
+            mask = cut(prompt.mask, prompt.box, window, False)
+            return Step(prompt, window, fold(blank(mask.shape), mask), mask)
+        radius = self.model.config.inner_radius
+        known = Box(prompt.x - radius, prompt.y - radius, prompt.x + radius + 1, prompt.y + radius + 1)
+        known = known.intersect(Box.of(self._padded))
+        if previous is not None:
+            seen = Box.around(previous.mask | sure(previous.reference))
+            known = known.union(seen.shift(previous.box.top, previous.box.left) if not seen.empty else seen)
+        window = self._window(known, None if previous is None else previous.box)
+        if not window.holds(known):  # too large to decode at once: renew what lies around the click
+            window = self._window(Box(prompt.x, prompt.y, prompt.x + 1, prompt.y + 1), None, LARGEST_WINDOW)
+        while True:
+            step = self._decode(previous, prompt, window)
+            wider = self._wider(window, step.mask if step.box == window else None)
+            if wider == window:
+                return step
+            window = wider
+
+    def _decode(self, previous: Step | None, click: Click, window: Box) -> Step:
+        config = self.model.config
+        reference = blank((window.height, window.width))
+        before = np.zeros((window.height, window.width), bool)
+        if previous is not None:
+            reference = cut(previous.reference, previous.box, window, reference[0, 0])
+            before = cut(previous.mask, previous.box, window, False)
+        y, x = click.y - window.top, click.x - window.left
+        reference = draw_click(reference, y, x, click.positive, config.inner_radius, config.outer_radius)
+        roi = None
+        if previous is not None:
+            roi = region(before | sure(reference), expansion=config.zoom_expansion, min_size=config.zoom_min_size)
+        logits = self.model.decode_logits(self._prepare(click.plane, window), reference, roi)
+        mask = logits > 0
+        mask[y, x] = click.positive  # whatever the network thinks, the user has the last word
+        reference = fold(reference, mask)
+        if previous is None or window.holds(previous.box) or not _outside(previous, window):
+            return Step(click, window, reference, mask)
+        # What lies beyond the window stays as it was.
+        whole = window.union(previous.box)
+        reference = paste(reference, window, cut(previous.reference, previous.box, whole, blank((1, 1))[0, 0]), whole)
+        mask = paste(mask, window, cut(previous.mask, previous.box, whole, False), whole)
+        return Step(click, whole, reference, mask)
+
+    @property
+    def _padded(self) -> tuple[int, int]:
+        height, width = self.features.size
+        return -(-height // SNAP) * SNAP, -(-width // SNAP) * SNAP
+
+    def _window(self, known: Box, previous: Box | None, least: int = 1) -> Box:
+        """Return the window in which to decode an object of which `known` is known.
+
+        The previous one serves as long as it leaves room around the object, so that nothing is prepared twice.
+        """
+        config = self.model.config
+        limit = LARGEST_WINDOW * config.window
+        room = (config.zoom_expansion - 1) / 4
+        margin_y, margin_x = round(known.height * room), round(known.width * room)
+        roomy = Box(known.left - margin_x, known.top - margin_y, known.right + margin_x, known.bottom + margin_y)
+        if previous is not None and previous.holds(roomy.intersect(Box.of(self._padded))):
+            return previous
+        spans = []
+        for start, stop, length in (
+            (known.left, known.right, self._padded[1]),
+            (known.top, known.bottom, self._padded[0]),
+        ):
+            side = max(config.click_window * least, (stop - start) * config.zoom_expansion)
+            side = min(-(-int(side) // SNAP) * SNAP, limit, length)
+            first = round(((start + stop) / 2 - side / 2) / SNAP) * SNAP
+            first = min(max(first, 0), length - side)
+            spans.append((first, first + side))
+        (left, right), (top, bottom) = spans
+        return Box(left, top, right, bottom)
+
+    def _wider(self, window: Box, mask: BoolMask | None) -> Box:
+        """Return a window twice as large on each side that the mask runs into; the same if it runs into none."""
+        if mask is None or max(window.height, window.width) * 2 > LARGEST_WINDOW * self.model.config.window:
+            return window
+        height, width = self._padded
+        return Box(
+            max(0, window.left - window.width // SNAP * SNAP) if mask[:, 0].any() else window.left,
+            max(0, window.top - window.height // SNAP * SNAP) if mask[0].any() else window.top,
+            min(width, window.right + window.width // SNAP * SNAP) if mask[:, -1].any() else window.right,
+            min(height, window.bottom + window.height // SNAP * SNAP) if mask[-1].any() else window.bottom,
+        )
+
+    def _prepare(self, plane: Plane, window: Box) -> Any:
+        key = (plane, window)
+        with self._lock:
+            if key in self._prepared:
+                self._prepared.move_to_end(key)
+                return self._prepared[key]
+        prepared = self.model.prepare_maps(self.features.window(plane, window))
+        with self._lock:
+            self._prepared[key] = prepared
+            while len(self._prepared) > 4:
+                self._prepared.popitem(last=False)
+        return prepared
+
+    def _clip(self, step: Step) -> tuple[Box, BoolMask]:
+        """Return a step's mask without the padding."""
+        box = step.box.intersect(Box.of(self.features.size))
+        return box, step.mask[: box.height, : box.width]
+
+    # ------------------------------------------------------------------------------------ painting
+
+    def _show(self, steps: Steps) -> list[tuple[Plane, Box]]:
+        """Make `steps` current; return where masks may have changed."""
+        changed: dict[Plane, Box] = {}
+        for side in (self._steps, steps):
+            other = steps if side is self._steps else self._steps
+            for plane in {step.prompt.plane for step in side}:
+                step = _last(side, plane)
+                if step is not None and step is not _last(other, plane):
+                    changed[plane] = changed.get(plane, Box(0, 0, 0, 0)).union(self._clip(step)[0])
+        if self.live:
+            self._paint(steps, changed.keys())
+        self._steps = steps
+        return list(changed.items())
+
+    def _paint(self, steps: Steps, planes: Iterable[Plane] | None = None) -> None:
+        """Write the object as `steps` have it into the labels, touching only its own boxes."""
+        if self.label > np.iinfo(self.labels.dtype).max:
+            raise ValueError(
+                f"labels of dtype {self.labels.dtype} hold no label {self.label}; use a wider dtype, such as int32."
+            )
+        for plane in planes if planes is not None else {step.prompt.plane for step in steps}:
+            step = _last(steps, plane)
+            box, mask = (Box(0, 0, 0, 0), np.zeros((0, 0), bool)) if step is None else self._clip(step)
+            patch = self._patch(plane, box)
+            base = np.where(patch.under == self.label, 0, patch.under)
+            free = np.ones_like(base, bool) if self.overwrite else base == 0
+            painted = np.where(cut(mask, box, patch.box, False) & free, self.label, base).astype(patch.under.dtype)
+            # An object of which nothing is left to show is as it was before its first prompt.
+            self._write(plane, patch, patch.under if step is None else painted)
+
+    def _patch(self, plane: Plane, box: Box) -> _Patch:
+        """Return what lies under the object on this plane, at least where `box` is."""
+        patch = self._patches.get(plane)
+        if patch is None:
+            under = np.array(self.labels[(*plane, *box.slices)])
+            patch = _Patch(box, under, under.copy())
+        else:
+            # What somebody else painted since (napari's brush) is theirs.
+            now = np.asarray(self.labels[(*plane, *patch.box.slices)])
+            patch.under = np.where(now == patch.written, patch.under, now)
+            patch.written = np.array(now)
+            if not patch.box.holds(box):
+                whole = patch.box.union(box)
+                now = np.array(self.labels[(*plane, *whole.slices)])
+                patch = _Patch(whole, paste(patch.under, patch.box, now.copy(), whole), now)
+        self._patches[plane] = patch
+        return patch
+
+    def _write(self, plane: Plane, patch: _Patch, values: NDArray[Any]) -> None:
+        different = Box.around(values != patch.written)
+        if different.empty:
+            return
+        target = different.shift(patch.box.top, patch.box.left)
+        self.labels[(*plane, *target.slices)] = values[different.slices]
+        patch.written = values.copy()
+
+    def _highest_label(self) -> int:
+        highest = 0
+        for plane in np.ndindex(*self.features.leading):  # plane by plane: the array may be larger than memory
+            highest = max(highest, int(np.max(self.labels[plane or ...], initial=0)))
+        return highest
+
+
+def _last(steps: Steps, plane: Plane) -> Step | None:
+    return next((step for step in reversed(steps) if step.prompt.plane == plane), None)
+
+
+def _outside(step: Step, window: Box) -> bool:
+    """Whether anything of a step's mask lies outside `window`."""
+    kept = step.mask.copy()
+    inner = window.intersect(step.box)
+    if not inner.empty:
+        kept[inner.shift(-step.box.top, -step.box.left).slices] = False
+    return bool(kept.any())
+
+
+def _to_json(prompt: Prompt) -> dict[str, Any]:
+    if isinstance(prompt, Click):
+        return {"click": list(prompt.position), "positive": prompt.positive}
+    bits = zlib.compress(np.packbits(prompt.mask).tobytes())
+    return {"mask": base64.b64encode(bits).decode(), "plane": list(prompt.plane), "box": list(prompt.box)}
+
+
+def _from_json(entry: dict[str, Any]) -> Prompt:
+    if "click" in entry:
+        return Click.at(entry["click"], entry["positive"])
+    box = Box(*map(int, entry["box"]))
+    bits = np.frombuffer(zlib.decompress(base64.b64decode(entry["mask"])), np.uint8)
+    mask = np.unpackbits(bits, count=box.height * box.width).astype(bool).reshape(box.height, box.width)
+    return Mask(tuple(map(int, entry["plane"])), box, mask)

@@ -1,0 +1,80 @@
+"""The simulated user: given a mask and the truth, where is the next click?
+
+Serves training and benchmark alike (Huang et al., ICCV 2023, sections 4.1 and 4.2). NumPy and SciPy only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.ndimage import distance_transform_edt
+
+from napari_interformer.prompts import Box
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# While training, a click falls anywhere deeper than the deepest point's depth over this.
+DEPTH_RATIO = 1.7
+
+
+def next_click(
+    mask: NDArray[np.bool_],
+    target: NDArray[np.bool_],
+    *,
+    ignore: NDArray[np.bool_] | None = None,
+    rng: np.random.Generator | None = None,
+) -> tuple[int, int, bool] | None:
+    """Click into the deeper of the two error regions.
+
+    Parameters
+    ----------
+    mask, target : (Y, X) bool
+        What was predicted and what is true.
+    ignore : (Y, X) bool, optional
+        Pixels on which no error counts.
+    rng : numpy.random.Generator, optional
+        If given, a random pixel among the deep ones (training); otherwise the deepest (evaluation).
+
+    Returns
+    -------
+    (y, x, positive) or None
+        Positive where the object was missed; None where mask and target agree.
+    """
+    missed, wrong = target & ~mask, mask & ~target
+    if ignore is not None:
+        missed, wrong = missed & ~ignore, wrong & ~ignore
+    missed_box, missed_depth = depth(missed)
+    wrong_box, wrong_depth = depth(wrong)
+    deepest = max(missed_depth.max(initial=0), wrong_depth.max(initial=0))
+    if deepest == 0:
+        return None
+    positive = bool(missed_depth.max(initial=0) >= wrong_depth.max(initial=0))
+    box, depths = (missed_box, missed_depth) if positive else (wrong_box, wrong_depth)
+    if rng is None:
+        chosen = int(np.argmax(depths))
+    else:
+        chosen = int(rng.choice(np.flatnonzero(depths > deepest / DEPTH_RATIO)))
+    y, x = divmod(chosen, depths.shape[1])
+    return box.top + y, box.left + x, positive
+
+
+def depth(region: NDArray[np.bool_]) -> tuple[Box, NDArray[np.float64]]:
+    """Return each pixel's distance to the nearest one outside `region`; borders count as outside.
+
+    Only the region's own box is transformed, which is what makes this cheap; it is returned with the depths.
+    """
+    box = Box.around(region)
+    if box.empty:
+        return box, np.zeros((0, 0))
+    padded = np.pad(region[box.slices], 1)
+    return box, distance_transform_edt(padded)[1:-1, 1:-1]
+
+
+def iou(mask: NDArray[np.bool_], target: NDArray[np.bool_], ignore: NDArray[np.bool_] | None = None) -> float:
+    """Return intersection over union of two (Y, X) masks, 1 where both are empty."""
+    if ignore is not None:
+        mask, target = mask & ~ignore, target & ~ignore
+    union = int(np.count_nonzero(mask | target))
+    return int(np.count_nonzero(mask & target)) / union if union else 1.0

@@ -1,0 +1,612 @@
+"""Training, read from top to bottom: crops, simulated clicks, one loss, one loop.
+
+Follows the paper's recipe (Huang et al., ICCV 2023, section 4.1) with one addition: a crop of microscopy holds
+dozens of objects, so one encoding teaches many of them at once, each in a window of its own.
+
+    python -m napari_interformer.cli train FOLDER -o model.safetensors        one device
+    torchrun --nproc-per-node 4 -m napari_interformer.cli train FOLDER ...    several GPUs
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter, zoom
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from napari_interformer import datasets, samples
+from napari_interformer.checkpoint import save_model
+from napari_interformer.decoder import resize
+from napari_interformer.image import percentiles, stretch
+from napari_interformer.model import PRESETS, InterFormer, InterFormerConfig, normalise, resolve_device
+from napari_interformer.prompts import Box, blank, draw_click, fold
+from napari_interformer.simulate import iou, next_click
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that shapes a training run.
+
+    Attributes
+    ----------
+    preset : str
+        Sizes of the network, one of `model.PRESETS`.
+    dataset : str
+        Layout of the folder, one of `datasets.DATASETS`.
+    validation : float
+        Share of the images, by kind, that is never trained on.
+    synthetic : float
+        Share of the crops that are synthetic images of `samples.py`.
+    synthetic_images : int
+        How many synthetic images are made (once, at the start).
+    steps : int
+        Optimiser steps.
+    minutes : float
+        Stop after this long even if steps are left (the learning rate follows whichever comes first); 0 for no limit.
+    crop_sizes : tuple of int
+        Sides of the square crops in pixels; each step takes one of them.
+    pixels_per_step : int
+        Pixels encoded per step and device: the batch is this over the crop's area.
+    windows_per_step : int
+        Objects per step and device, at the smallest decoding window.
+    zoom : tuple of float
+        Range of the random magnification, log-uniform.
+    lr, weight_decay : float
+        AdamW.
+    layer_decay : float
+        Learning rate of each ViT layer relative to the next (0.65 for Light, 0.75 for Tiny when fine-tuning).
+    warmup : int
+        Steps of linear warm-up.
+    average : float
+        Decay of the running average of the weights, which is what is saved.
+    clicks : float
+        P(n further clicks) is proportional to this to the power n.
+    max_clicks : int
+        Most further clicks.
+    auxiliary : float
+        Weight of the auxiliary head's loss.
+    dice : float
+        Weight of the Dice loss, which the paper does not have: an object of a few pixels counts as much as a large one.
+    dense : float
+        Weight of a loss on the encoder alone: foreground and borders of all objects of a crop, read off the finest map
+        (not in the paper; for folders in which every object is labelled, else set it to 0).
+    precision : str
+        "bf16", "fp32" or "auto": bf16 on CUDA.
+    device : str
+        "auto", "cpu", "cuda" or "mps".
+    workers : int
+        Processes that make crops; 0 for none.
+    seed : int
+        Seed of the split, the synthetic images, the crops and the clicks.
+    save_minutes : float
+        How often the state is saved for resuming.
+    """
+
+    preset: str = "small"
+    dataset: str = "folder"
+    validation: float = 0.2
+    synthetic: float = 0.0
+    synthetic_images: int = 600
+    steps: int = 10_000
+    minutes: float = 0.0
+    crop_sizes: tuple[int, ...] = (128, 128, 256)
+    pixels_per_step: int = 4 * 128 * 128
+    windows_per_step: int = 32
+    zoom: tuple[float, float] = (0.5, 2.0)
+    lr: float = 8e-4
+    weight_decay: float = 0.05
+    layer_decay: float = 1.0
+    warmup: int = 100
+    average: float = 0.998
+    clicks: float = 0.6
+    max_clicks: int = 20
+    auxiliary: float = 0.4
+    dice: float = 1.0
+    dense: float = 1.0
+    precision: str = "auto"
+    device: str = "auto"
+    workers: int = 1
+    seed: int = 0
+    save_minutes: float = 5.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands; `losses` and `ious` are averages since the last report."""
+
+    step: int
+    steps: int
+    loss: float
+    first_iou: float
+    last_iou: float
+    seconds_left: float
+
+
+# ---------------------------------------------------------------------------------------------- crops
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image to crop from: pixels (Y, X) or (Y, X, 3) as stored, labels (Y, X)."""
+
+    pixels: NDArray[np.generic]
+    labels: NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's crops and objects.
+
+    Attributes
+    ----------
+    pixels : (B, 3, S, S) float32
+        RGB in 0..255.
+    dense : (B, 2, S, S) float32
+        Where there is any object, and where one ends.
+    images : (N,) int
+        Which crop each object lies in.
+    boxes : list of Box
+        The window of each object, all of one size.
+    targets : (N, w, w) bool
+        The object within its window.
+    seed : int
+        For the clicks.
+    """
+
+    pixels: Tensor
+    dense: Tensor
+    images: NDArray[np.int64]
+    boxes: list[Box]
+    targets: NDArray[np.bool_]
+    seed: int
+
+
+class Batches(Dataset[Batch]):
+    """Step number to batch, the same whenever it is asked for: a resumed run goes on as if nothing had happened."""
+
+    def __init__(
+        self, real: Sequence[Picture], synthetic: Sequence[Picture], config: TrainConfig, model: InterFormerConfig, rank: int
+    ) -> None:
+        self.real, self.synthetic, self.config, self.model, self.rank = real, synthetic, config, model, rank
+
+    def __len__(self) -> int:
+        """Return the number of steps."""
+        return self.config.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        """Make the batch of a step."""
+        config = self.config
+        rng = np.random.default_rng([config.seed, self.rank, step])
+        size = int(rng.choice(config.crop_sizes))
+        window = min(size, self.model.click_window)
+        if rng.random() < 0.5 and window >= 2 * 64:
+            window //= 2  # what a window sees must not depend on its size alone
+        elif rng.random() < 0.25:
+            window = size
+        count = max(1, config.pixels_per_step // size**2)
+        smallest = min(self.model.click_window, *config.crop_sizes) // 2
+        per_image = max(1, config.windows_per_step * smallest**2 // (window**2 * count))
+        pixels, dense, images, boxes, targets = [], [], [], [], []
+        while len(pixels) < count:
+            pool = self.synthetic if rng.random() < config.synthetic and self.synthetic else self.real
+            crop, labels = crop_picture(pool[rng.integers(len(pool))], size, config.zoom, rng)
+            found = choose_objects(labels, per_image, rng)
+            if len(found) == 0:
+                continue
+            for label in found:
+                target = labels == label
+                box = place_window(Box.around(target), window, size, rng)
+                boxes.append(box)
+                targets.append(target[box.slices])
+                images.append(len(pixels))
+            pixels.append(crop)
+            dense.append(np.stack([labels > 0, borders(labels)]))
+        stack = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
+        return Batch(stack, torch.from_numpy(np.stack(dense)).float(), np.array(images), boxes, np.stack(targets), int(rng.integers(2**31)))
+
+
+def crop_picture(
+    picture: Picture, size: int, magnification: tuple[float, float], rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
+    """Cut a random, magnified, flipped and recoloured square.
+
+    Returns pixels (size, size, 3) in 0..255 and labels (size, size); what lies beyond the image is black.
+    """
+    factor = math.exp(rng.uniform(*np.log(magnification)))
+    pixels, labels = picture.pixels, picture.labels
+    need = max(1, round(size / factor))
+    top, left = (int(rng.integers(0, max(n - need, 0) + 1)) for n in labels.shape)
+    pixels = recolour(pixels[top : top + need, left : left + need], picture.pixels, rng)
+    labels = labels[top : top + need, left : left + need]
+    scale = size / need
+    if scale < 1:  # no aliasing
+        pixels = gaussian_filter(pixels, (0.4 / scale, 0.4 / scale, 0))
+    if need != size:
+        pixels = np.asarray(zoom(pixels, (scale, scale, 1), order=1, grid_mode=True, mode="nearest"), np.float32)
+        labels = np.asarray(zoom(labels, scale, order=0, grid_mode=True, mode="nearest"))
+    turns, flipped = int(rng.integers(4)), rng.random() < 0.5
+    pixels, labels = np.rot90(pixels, turns), np.rot90(labels, turns)
+    if flipped:
+        pixels, labels = pixels[:, ::-1], labels[:, ::-1]
+    missing = [(0, max(0, size - n)) for n in labels.shape]
+    pixels, labels = np.pad(pixels, [*missing, (0, 0)]), np.pad(labels, missing)
+    return np.ascontiguousarray(pixels[:size, :size], np.float32), labels[:size, :size]
+
+
+def recolour(
+    pixels: NDArray[np.generic], whole: NDArray[np.generic], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Stretch, invert, bend and disturb intensities: (Y, X[, 3]) of any dtype to (Y, X, 3) in 0..255."""
+    if pixels.ndim == 2 or rng.random() < 0.3:
+        low, high = percentiles(whole, rng.uniform(0, 2), rng.uniform(98.5, 100))
+    else:
+        low, high = 0.0, 255.0
+    out = np.atleast_3d(stretch(pixels, low, high)) / 255
+    if out.shape[2] == 3 and rng.random() < 0.3:
+        out = np.repeat(out @ rng.dirichlet(np.ones(3))[:, None], 3, axis=2)
+    if out.shape[2] == 1:
+        out = np.repeat(out, 3, axis=2)
+    elif rng.random() < 0.5:
+        out = out[..., rng.permutation(3)] if rng.random() < 0.3 else out * rng.uniform(0.8, 1.2, 3)
+    if rng.random() < 0.2:
+        out = 1 - out
+    out = np.clip(out, 0, 1) ** math.exp(rng.uniform(-0.6, 0.6))
+    out = out * rng.uniform(0.7, 1.2) + rng.uniform(-0.05, 0.1)
+    if rng.random() < 0.3:
+        out = out + rng.normal(0, rng.uniform(0, 0.08), out.shape)
+    if rng.random() < 0.2:
+        out = gaussian_filter(out, (*[rng.uniform(0.3, 1.2)] * 2, 0))
+    return np.asarray(np.clip(out, 0, 1) * 255, np.float32)
+
+
+def borders(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Return the pixels (Y, X) with a neighbour below or to the right, or above or to the left, of another label."""
+    edge = np.zeros(labels.shape, bool)
+    below, right = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
+    edge[1:] |= below
+    edge[:-1] |= below
+    edge[:, 1:] |= right
+    edge[:, :-1] |= right
+    return edge
+
+
+def choose_objects(
+    labels: NDArray[np.integer], count: int, rng: np.random.Generator, *, smallest: int = 12
+) -> NDArray[np.integer]:
+    """Return up to `count` labels of objects with at least `smallest` pixels in the crop."""
+    names, areas = np.unique(labels, return_counts=True)
+    names = names[(names > 0) & (areas >= smallest)]
+    return rng.permutation(names)[:count]
+
+
+def place_window(box: Box, window: int, size: int, rng: np.random.Generator) -> Box:
+    """Put a window over an object, anywhere that keeps most of it inside, on the grid of 32 pixels."""
+    def start(low: int, high: int) -> int:
+        reach = max(0, (window - (high - low)) // 2)
+        centre = (low + high) / 2 + rng.uniform(-reach, reach)
+        return min(max(0, round((centre - window / 2) / 32) * 32), size - window)
+
+    left, top = start(box.left, box.right), start(box.top, box.bottom)
+    return Box(left, top, left + window, top + window)
+
+
+# --------------------------------------------------------------------------------------- one step
+
+
+class Step(nn.Module):
+    """Batch to loss, with the clicks simulated on the way. A module so that several GPUs can share it."""
+
+    def __init__(self, model: InterFormer, config: TrainConfig) -> None:
+        super().__init__()
+        self.model, self.config = model, config
+        stride = model.strides[0]
+        self.dense_head = nn.Sequential(nn.Conv2d(model.channels[0], 2 * stride**2, 1), nn.PixelShuffle(stride))
+
+    def forward(self, batch: Batch) -> tuple[Tensor, float, float]:
+        """Return the loss, and the mean IoU after the first and before the last decoding."""
+        model, config = self.model, self.config
+        rng = np.random.default_rng(batch.seed)
+        maps = model.encode(normalise(batch.pixels))
+        dense = self.dense_head(maps[0])
+        maps = [
+            torch.stack([level[image][(slice(None), *cells(box, stride))] for image, box in zip(batch.images, batch.boxes, strict=True)])
+            for level, stride in zip(maps, model.strides, strict=True)
+        ]
+        further = int(rng.choice(config.max_clicks + 1, p=click_chances(config)))
+        with torch.no_grad(), evaluating(model):
+            references, ious = simulate(model, [level.detach() for level in maps], batch.targets, further, rng)
+        logits, levels = model.decode_levels(maps, references)
+        second = model.auxiliary_head(levels)
+        targets = torch.from_numpy(batch.targets).to(logits.device)
+        loss = normalised_focal_loss(logits, targets) + config.auxiliary * normalised_focal_loss(second, targets)
+        loss = loss + config.dice * dice_loss(logits, targets)
+        loss = loss + config.dense * F.binary_cross_entropy_with_logits(dense.float(), batch.dense)
+        masks = foreground(logits.detach(), targets.shape[1:]) > 0
+        return loss, ious[0] if ious else mean_iou(masks, batch.targets), mean_iou(masks, batch.targets)
+
+
+def simulate(
+    model: InterFormer, maps: list[Tensor], targets: NDArray[np.bool_], further: int, rng: np.random.Generator
+) -> tuple[Tensor, list[float]]:
+    """Click `further` times into the errors of the model's own masks.
+
+    Parameters
+    ----------
+    model : InterFormer
+        In evaluation mode.
+    maps : list of (N, C_i, w / s_i, w / s_i)
+        Each object's window.
+    targets : (N, w, w) bool
+        The objects.
+    further : int
+        Clicks after the first.
+    rng : numpy.random.Generator
+        Where exactly.
+
+    Returns
+    -------
+    references : (N, w, w) uint8
+        The reference labels with one click more than was decoded.
+    ious : list of float
+        Mean IoU after each click that was decoded.
+    """
+    inner, outer = model.config.inner_radius, model.config.outer_radius
+    size = targets.shape[1:]
+    masks = np.zeros_like(targets)
+    references = [blank(size) for _ in targets]
+    device, ious = maps[0].device, []
+    prepared = model.prepare(maps) if further else None
+    for n in range(further + 1):
+        for i, target in enumerate(targets):
+            # The first click is at the deepest point, later ones somewhere deep (as the method has it).
+            click = next_click(masks[i], target, rng=rng if n else None)
+            if click is not None:
+                references[i] = draw_click(references[i], *click, inner, outer)
+        states = torch.from_numpy(np.stack(references)).to(device)
+        if n == further or prepared is None:
+            break
+        masks = (foreground(model.decode_levels(prepared, states)[0], size) > 0).cpu().numpy()
+        ious.append(mean_iou(masks, targets))
+        references = [fold(reference, mask) for reference, mask in zip(references, masks, strict=True)]
+    return states, ious
+
+
+def normalised_focal_loss(logits: Tensor, targets: Tensor, alpha: float = 0.5, gamma: float = 2.0) -> Tensor:
+    """Return the focal loss whose weights are rescaled, image by image, to sum to the pixel count.
+
+    `logits` are (N, 2, h, w) at any stride, `targets` (N, H, W) bool.
+    """
+    difference = foreground(logits, targets.shape[1:])
+    log_chance = F.logsigmoid(torch.where(targets, difference, -difference))
+    weight = (1 - log_chance.exp()) ** gamma
+    with torch.no_grad():
+        scale = weight[0].numel() / weight.sum((1, 2), keepdim=True).clamp_min(1e-6)
+    return -(alpha * scale * weight * log_chance).mean()
+
+
+def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return one minus the soft Dice overlap, averaged over objects; shapes as above."""
+    chance = foreground(logits, targets.shape[1:]).sigmoid()
+    overlap, total = (chance * targets).sum((1, 2)), chance.sum((1, 2)) + targets.sum((1, 2))
+    return (1 - (2 * overlap + 1) / (total + 1)).mean()
+
+
+def foreground(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Return foreground minus background at full size: (N, 2, h, w) to (N, H, W) float32."""
+    full = resize(logits.float(), (size[0], size[1]))
+    return full[:, 1] - full[:, 0]
+
+
+def cells(box: Box, stride: int) -> tuple[slice, slice]:
+    """Return the cells of a map of that stride which a box of pixels covers."""
+    return slice(box.top // stride, box.bottom // stride), slice(box.left // stride, box.right // stride)
+
+
+def click_chances(config: TrainConfig) -> NDArray[np.float64]:
+    """Return P(n further clicks), n = 0 .. max_clicks."""
+    chances = config.clicks ** np.arange(config.max_clicks + 1)
+    return np.asarray(chances / chances.sum())
+
+
+def mean_iou(masks: Tensor | NDArray[np.bool_], targets: NDArray[np.bool_]) -> float:
+    """Return the mean IoU of two stacks of masks."""
+    masks = masks.cpu().numpy() if isinstance(masks, Tensor) else masks
+    return float(np.mean([iou(mask, target) for mask, target in zip(masks, targets, strict=True)]))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode for a while."""
+    was = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was)
+
+
+# --------------------------------------------------------------------------------------- the loop
+
+
+def train(
+    folder: str | Path,
+    output: str | Path,
+    config: TrainConfig | None = None,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Path:
+    """Train a model from a folder of images and label images.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Images and labels, in the layout `config.dataset`; they are held in memory.
+    output : str or Path
+        The model, `.safetensors`. Beside it, `<name>.state.pt` holds what resuming needs: the same call goes on
+        from there, and the file goes when the run has ended.
+    config : TrainConfig, optional
+        Defaults if None.
+    progress, cancelled : callable, optional
+        Told about progress; asked after each step whether to stop (the state is saved).
+
+    Returns
+    -------
+    Path
+        The model's file.
+    """
+    config = config or TrainConfig()
+    if config.preset not in PRESETS:
+        raise ValueError(f"preset takes one of {', '.join(PRESETS)}; got {config.preset!r}.")
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = resolve_device(config.device)
+    if world > 1:
+        torch.distributed.init_process_group()
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+    output = Path(output)
+    state_path = output.with_suffix(".state.pt")
+
+    torch.manual_seed(config.seed)
+    model = initialise(InterFormer(PRESETS[config.preset])).to(device).train()
+    average = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.average), use_buffers=True
+    )
+    step_module = Step(model, config).to(device)
+    optimizer = torch.optim.AdamW(parameter_groups(step_module, model.config.layers, config), lr=config.lr, betas=(0.9, 0.999))
+    start, spent = 0, 0.0
+    if state_path.exists():
+        state = torch.load(state_path, map_location=device, weights_only=True)
+        step_module.load_state_dict(state["step_module"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        start, spent = state["step"], state["seconds"]
+        log.info("going on from step %d of %s", start, state_path.name)
+
+    pictures = training_pictures(folder, config)
+    synthetic = synthetic_pictures(config) if config.synthetic else []
+    log.info("%d images, %d synthetic ones", len(pictures), len(synthetic))
+    batches = Batches(pictures, synthetic, config, model.config, rank)
+    loader = DataLoader(
+        torch.utils.data.Subset(batches, range(start, config.steps)),
+        batch_size=None,
+        num_workers=config.workers,
+        multiprocessing_context="fork" if config.workers else None,
+    )
+    shared = nn.parallel.DistributedDataParallel(step_module) if world > 1 else step_module
+
+    def save_state(step: int, seconds: float) -> None:
+        if rank == 0:
+            whole = state_path.with_suffix(".tmp")
+            parts = {"step_module": step_module, "average": average, "optimizer": optimizer}
+            state = {name: part.state_dict() for name, part in parts.items()}
+            torch.save(state | {"step": step, "seconds": seconds}, whole)
+            os.replace(whole, state_path)
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    began = saved = time.monotonic()
+    recent: list[tuple[float, float, float]] = []
+    step = start
+    for batch in loader:
+        seconds = spent + time.monotonic() - began
+        done = max(step / config.steps, seconds / (60 * config.minutes) if config.minutes else 0)
+        if done >= 1 or (cancelled is not None and cancelled()):
+            break
+        rate = min(1, (step + 1) / config.warmup) * (1 - done)
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * group["scale"] * rate
+        moved = {name: getattr(batch, name).to(device, non_blocking=True) for name in ("pixels", "dense")}
+        batch = dataclasses.replace(batch, **moved)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            loss, first, last = shared(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(step_module.parameters(), 1.0)
+        optimizer.step()
+        average.update_parameters(model)
+        step += 1
+        recent.append((float(loss.detach()), first, last))
+        if step % 20 == 0 and progress is not None and rank == 0:
+            seconds = spent + time.monotonic() - began
+            means = np.mean(recent, axis=0)
+            progress(Progress(step, config.steps, *map(float, means), seconds / done * (1 - done) if done else math.inf))
+            recent.clear()
+        if time.monotonic() - saved > 60 * config.save_minutes:
+            saved = time.monotonic()
+            save_state(step, spent + saved - began)
+    seconds = spent + time.monotonic() - began
+    if cancelled is not None and cancelled():
+        save_state(step, seconds)
+    elif rank == 0:
+        trained = average.module.eval()
+        notes = {"trained": f"{step} steps, {seconds / 3600:.2f} h on {device.type}", "config": repr(config)}
+        save_model(trained, output, notes)
+        state_path.unlink(missing_ok=True)
+    if world > 1:
+        torch.distributed.destroy_process_group()
+    return output
+
+
+def training_pictures(folder: str | Path, config: TrainConfig) -> list[Picture]:
+    """Return the images of the training split."""
+    reader = datasets.DATASETS.get(config.dataset)
+    if reader is None:
+        raise ValueError(f"dataset takes one of {', '.join(datasets.DATASETS)}; got {config.dataset!r}.")
+    everything = list(reader(Path(folder)))
+    chosen, _ = datasets.split(everything, fraction=config.validation, seed=config.seed)
+    return [Picture(sample.image, sample.labels) for sample in chosen]
+
+
+def synthetic_pictures(config: TrainConfig) -> list[Picture]:
+    """Return synthetic images, the same for the same seed."""
+    rng = np.random.default_rng(config.seed)
+    size = max(config.crop_sizes)
+    return [Picture(*samples.synthetic(rng, (size, size))) for _ in range(config.synthetic_images)]
+
+
+def parameter_groups(module: nn.Module, layers: int, config: TrainConfig) -> list[dict[str, object]]:
+    """Return AdamW's groups: layer-wise rates for the ViT, no decay for norms, biases, embeddings."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        parts = name.removeprefix("model.").split(".")
+        depth = layers + 1  # everything after the ViT learns at the full rate
+        if parts[:2] == ["backbone", "layers"]:
+            depth = int(parts[2]) + 1
+        elif parts[0] == "backbone" and parts[1] in ("cls_token", "pos_embed", "patch_embed"):
+            depth = 0
+        plain = parameter.ndim > 1 and not name.endswith(("pos_embed", "cls_token", "bias_table", "neck.patch_embed"))
+        key = (config.layer_decay ** (layers + 1 - depth), config.weight_decay if plain else 0.0)
+        groups.setdefault(key, []).append(parameter)
+    return [{"params": params, "scale": scale, "weight_decay": decay} for (scale, decay), params in groups.items()]
+
+
+def initialise(model: InterFormer) -> InterFormer:
+    """Set a fresh model's weights: truncated normal for linear layers and embeddings, zero for biases."""
+    for name, parameter in model.named_parameters():
+        if name.endswith(("pos_embed", "cls_token", "neck.patch_embed")):
+            nn.init.trunc_normal_(parameter, std=0.02 if "backbone" in name else 0.5)
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=min(0.05, module.in_features**-0.5))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return model
