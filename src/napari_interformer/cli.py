@@ -312,6 +312,8 @@ def segment(
     session = ni.Session(encoded, network)
     if prompts is not None:
         session.load_prompts(prompts)
+        if session.prompts:
+            session.commit()
     for one in everything:
         for position, positive in one:
             session.click(position, positive)
@@ -323,8 +325,7 @@ def segment(
     report(session)
     click.echo(f"labels: {output}")
     if overlay is not None:
-        shown = everything[0][0][0][:-2] if everything else busiest(session)
-        picture(overlay, planes, session, shown, [typed for one in everything for typed in one])
+        picture(overlay, planes, session, everything[0][0][0][:-2] if everything else busiest(session))
         click.echo(f"picture: {overlay}")
 
 
@@ -456,7 +457,6 @@ def headless_demo(folder: Path, objects: int = 12, clicks: int = 3) -> None:
     session = ni.Session(features, model)
     numbers, sizes = np.unique(truth[truth > 0], return_counts=True)
     chosen = sorted(int(n) for n in numbers[np.argsort(sizes)[::-1][:objects]])
-    typed: list[Typed] = []
     scores, seconds = [], []
     for number in chosen:
         target = truth == number
@@ -468,13 +468,12 @@ def headless_demo(folder: Path, objects: int = 12, clicks: int = 3) -> None:
             began = time.perf_counter()
             session.click((y, x), positive)
             seconds.append(time.perf_counter() - began)
-            typed.append(((y, x), positive))
         scores.append(iou(session.mask, target))
         session.commit()
     write_labels(
         folder / "labels.tif", session.labels, axes=planes.axes, scale=planes.scale, unit=planes.unit
     )
-    picture(folder / "overlay.png", planes, session, (), typed)
+    picture(folder / "overlay.png", planes, session, ())
     click.echo(
         f"{count(len(chosen), 'cell')}, at most {clicks} clicks each: IoU {np.mean(scores):.3f} on average, "
         f"{min(scores):.3f} at worst; {1000 * np.median(seconds):.0f} ms a click"
@@ -505,14 +504,14 @@ def busiest(session: Session) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(int(np.argmax(sizes)), labels.shape[:-2]))
 
 
-def picture(
-    path: Path, planes: Planes, session: Session, plane: tuple[int, ...], clicks: Sequence[Typed]
-) -> None:
+def picture(path: Path, planes: Planes, session: Session, plane: tuple[int, ...]) -> None:
     """Write a PNG of one plane: the image, the labels in colour with their outlines, the clicks in green and red."""
     import numpy as np
     from skimage.draw import disk
     from skimage.io import imsave
     from skimage.segmentation import find_boundaries
+
+    from napari_interformer.prompts import Click
 
     labels: NDArray[np.integer[Any]] = np.asarray(session.labels[plane])
     drawn = planes.read(plane)
@@ -525,11 +524,11 @@ def picture(
     outline = find_boundaries(labels, mode="inner")
     drawn[outline] = tint[outline]
     radius = max(2.0, min(planes.size) / 250)
-    for position, positive in clicks:
-        if position[:-2] == plane:
-            drawn[disk(position[-2:], radius + 1, shape=planes.size)] = 255
-            drawn[disk(position[-2:], radius, shape=planes.size)] = (
-                (0, 160, 60) if positive else (220, 30, 30)
+    for prompt in (prompt for prompts in session.objects.values() for prompt in prompts):
+        if isinstance(prompt, Click) and prompt.plane == plane:
+            drawn[disk((prompt.y, prompt.x), radius + 1, shape=planes.size)] = 255
+            drawn[disk((prompt.y, prompt.x), radius, shape=planes.size)] = (
+                (0, 160, 60) if prompt.positive else (220, 30, 30)
             )
     imsave(path, np.clip(drawn, 0, 255).astype(np.uint8), check_contrast=False)
 
