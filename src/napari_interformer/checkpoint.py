@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
 import safetensors
@@ -25,6 +25,9 @@ import torch
 from torch import Tensor
 
 from napari_interformer.model import InterFormer, InterFormerConfig, resolve_device
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 log = logging.getLogger(__name__)
 
@@ -175,21 +178,25 @@ def _read_safetensors(path: Path) -> Checkpoint:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path.name} is not a whole safetensors file ({error}); copy or download it again.") from None
+        raise ValueError(
+            f"{path.name} is not a whole safetensors file ({error}); copy or download it again."
+        ) from None
     if "config" not in metadata:
         raise ValueError(
-            f"{path.name} is a safetensors file without an InterFormer's configuration; give one that this package wrote "
-            "(napari-interformer convert or train)."
+            f"{path.name} is a safetensors file without an InterFormer's configuration; give one that this package "
+            "wrote (napari-interformer convert or train)."
         )
     known = {field.name for field in fields(InterFormerConfig)}
-    config = {
+    config: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in json.loads(metadata["config"]).items()
     }
     if unknown := sorted(config.keys() - known):
-        raise ValueError(f"{path.name} was written by a newer version (it sets {', '.join(unknown)}); update the package.")
+        raise ValueError(
+            f"{path.name} was written by a newer version (it sets {', '.join(unknown)}); update the package."
+        )
     return Checkpoint(InterFormerConfig(**config), tensors, json.loads(metadata.get("notes", "{}")))
 
 
@@ -198,13 +205,23 @@ def _read_reference(path: Path) -> Checkpoint:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         unsafe = "Weights only load failed" in str(error) and "Unsupported" in str(error)
-        reason = "holds more than tensors (it may run code)" if unsafe else "is not a PyTorch checkpoint, or is damaged"
-        raise ValueError(f"{path.name} {reason}, so it was not loaded; ask for a file with weights only.") from None
+        reason = (
+            "holds more than tensors (it may run code)"
+            if unsafe
+            else "is not a PyTorch checkpoint, or is damaged"
+        )
+        raise ValueError(
+            f"{path.name} {reason}, so it was not loaded; ask for a file with weights only."
+        ) from None
     except (RuntimeError, EOFError, ValueError, KeyError, UnicodeDecodeError, zipfile.BadZipFile):
-        raise ValueError(f"{path.name} is not a PyTorch checkpoint, or is cut short; copy or download it again.") from None
+        raise ValueError(
+            f"{path.name} is not a PyTorch checkpoint, or is cut short; copy or download it again."
+        ) from None
     state = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not state or not all(isinstance(t, Tensor) for t in state.values()):
-        raise ValueError(f"{path.name} holds no state_dict of tensors; give a checkpoint of the InterFormer reference.")
+        raise ValueError(
+            f"{path.name} holds no state_dict of tensors; give a checkpoint of the InterFormer reference."
+        )
     tensors = {}
     for name, tensor in state.items():
         for pattern, replacement in _RENAME:
@@ -214,9 +231,14 @@ def _read_reference(path: Path) -> Checkpoint:
     try:
         config = infer_config(tensors)
     except (KeyError, ValueError) as error:
-        raise ValueError(f"{path.name} is not an InterFormer checkpoint, or is incomplete: {error} is missing.") from None
+        raise ValueError(
+            f"{path.name} is not an InterFormer checkpoint, or is incomplete: {error} is missing."
+        ) from None
     meta = content.get("meta")
-    notes = {"source": path.name, "prefix": "module." if any(n.startswith("module.") for n in state) else "none"}
+    notes = {
+        "source": path.name,
+        "prefix": "module." if any(n.startswith("module.") for n in state) else "none",
+    }
     if isinstance(meta, Mapping):
         notes |= {f"meta.{key}": str(meta[key]) for key in ("mmseg_version", "iter", "epoch") if key in meta}
     return Checkpoint(config, tensors, notes)
@@ -232,33 +254,33 @@ def infer_config(tensors: Mapping[str, Any]) -> InterFormerConfig:
     KeyError
         If a tensor that tells a size is missing.
     """
-    def count(pattern: str) -> int:
-        found = {int(match[1]) for name in tensors if (match := re.match(pattern, name))}
-        if not found:
-            raise ValueError(pattern.replace("\\", "").split("(")[0].lstrip("^") + "*")
-        return max(found) + 1
+
+    def count(prefix: str) -> int:
+        return len({name[len(prefix) :].split(".")[0] for name in tensors if name.startswith(prefix)})
 
     embed_dim, _, patch_size, _ = tensors["backbone.patch_embed.weight"].shape
     grid = round((tensors["backbone.pos_embed"].shape[1] - 1) ** 0.5)
     window = grid * patch_size
-    coarse = [count(rf"^neck\.stages\.{i}\.blocks\.(\d+)\.") for i in range(4)]
-    refine = [
-        len({m[1] for n in tensors if (m := re.match(rf"^neck\.refine_stages\.{i}\.blocks\.(\d+)\.", n))})
-        for i in range(4)
-    ]
-    first = [f"neck.stages.{i}.blocks.0.mlp.0.weight" for i in range(4)]
-    channels = tuple(tensors[name].shape[1] for name in first)
+    coarse = [count(f"neck.stages.{i}.blocks.") for i in range(4)]
+    refine = [count(f"neck.refine_stages.{i}.blocks.") for i in range(4)]
+    first = [tensors[f"neck.stages.{i}.blocks.0.mlp.0.weight"].shape for i in range(4)]
     return InterFormerConfig(
         window=window,
+        click_window=window,
         patch_size=patch_size,
         embed_dim=embed_dim,
-        layers=count(r"^backbone\.layers\.(\d+)\."),
+        layers=count("backbone.layers."),
         heads=tensors["backbone.layers.0.attn.relative_position_bias_table"].shape[1],
         mlp_ratio=tensors["backbone.layers.0.mlp.0.weight"].shape[0] // embed_dim,
-        channels=channels,
-        depths=tuple(c + r for c, r in zip(coarse, refine, strict=True)),
-        coarse_depths=tuple(coarse),
-        imsa_mlp_ratios=tuple(tensors[n].shape[0] // c for n, c in zip(first, channels, strict=True)),
+        channels=_four(dim for _, dim, *_ in first),
+        depths=_four(c + r for c, r in zip(coarse, refine, strict=True)),
+        coarse_depths=_four(coarse),
+        imsa_mlp_ratios=_four(wide // dim for wide, dim, *_ in first),
         head_width=tensors["decode_head.conv_seg.weight"].shape[1],
         zoom_min_size=window // 2,
     )
+
+
+def _four(values: Iterable[int]) -> tuple[int, int, int, int]:
+    first, second, third, fourth = values
+    return first, second, third, fourth

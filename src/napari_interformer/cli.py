@@ -16,7 +16,7 @@ import textwrap
 import typing
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from napari_interformer.features import Features
     from napari_interformer.image import Planes
+    from napari_interformer.model import InterFormer
     from napari_interformer.session import Session
     from napari_interformer.train import Progress
 
@@ -82,6 +84,15 @@ def numbers_of(kind: Callable[[str], Any], wanted: int | None = None) -> Callabl
 def contrast_of(text: str) -> str | tuple[float, ...]:
     """Read a rule's name, or the pixel values to show as black and white."""
     return text if text in ("auto", "volume", "plane") else numbers_of(float, 2)(text)
+
+
+def tile_of(text: str) -> int | Literal["whole"]:
+    """Read a tile's side in pixels, or "whole"."""
+    if text == "whole":
+        return "whole"
+    if not text.isdigit():
+        raise click.BadParameter(f'a number of pixels or "whole" is wanted; got {text!r}.')
+    return int(text)
 
 
 class ConfigCommand(click.Command):
@@ -199,7 +210,7 @@ def app(debug: bool) -> None:
 def encode(
     image: Path,
     output: Path | None,
-    tile: str | None,
+    tile: int | Literal["whole"] | None,
     halo: int | None,
     model: str | None,
     device: str,
@@ -220,15 +231,15 @@ def encode(
     planes = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast)
     network = ni.load_model(model)
     began = time.monotonic()
-    with bar("encoding", "tile") as progress:
-        features = ni.encode(
+    with bar("encoding", "tile") as line:
+        ni.encode(
             planes,
             network,
             store=output,
             device=device,
-            tile=int(tile) if tile and tile.isdigit() else tile,
+            tile=tile,
             halo=halo,
-            progress=progress,
+            progress=lambda now: show(line, now.done, now.total),
         )
     megapixels = len(planes) * planes.size[0] * planes.size[1] / 1e6
     seconds = time.monotonic() - began
@@ -236,7 +247,6 @@ def encode(
         f"{count(len(planes), 'plane')} of {planes.size[0]} x {planes.size[1]} pixels, {megapixels:.1f} megapixels, "
         f"encoded in {seconds:.1f} s: {output}"
     )
-    del features
 
 
 @app.command()
@@ -307,8 +317,7 @@ def segment(
     needed = (
         None if propagate or prompts else sorted({position[:-2] for one in everything for position, _ in one})
     )
-    with bar("encoding", "tile") as progress:
-        encoded = ni.encode(planes, network, store=features, device=device, planes=needed, progress=progress)
+    encoded = encode_planes(planes, network, needed, store=features, device=device)
     session = ni.Session(encoded, network)
     if prompts is not None:
         session.load_prompts(prompts)
@@ -318,8 +327,8 @@ def segment(
         for position, positive in one:
             session.click(position, positive)
         if propagate:
-            with bar("carrying on", "plane") as progress:
-                session.propagate(progress=progress)
+            with bar("propagating", "plane") as line:
+                session.propagate(progress=lambda done, total: show(line, done, total))
         session.commit()
     write_labels(output, session.labels, axes=planes.axes, scale=planes.scale, unit=planes.unit)
     report(session)
@@ -347,17 +356,17 @@ def train(folder: Path, output: Path, **settings: Any) -> None:
     \b
     several GPUs: torchrun --nproc-per-node 4 -m napari_interformer.cli train FOLDER -o model.safetensors
     """  # noqa: D301 - click's mark for lines that are not to be wrapped
+    check_folder(folder)
     from napari_interformer.train import TrainConfig
     from napari_interformer.train import train as run
 
-    with stderr_bar("training", "step") as line:
+    with bar("training", "step") as line:
 
         def told(now: Progress) -> None:
-            line.total = now.steps
             line.set_postfix_str(
                 f"loss {now.loss:.4f}, IoU {now.first_iou:.3f} -> {now.last_iou:.3f}, {duration(now.seconds_left)} left"
             )
-            line.update(now.step - line.n)
+            show(line, now.step, now.steps)
 
         saved = run(folder, output, TrainConfig(**settings), progress=told)
     if first_process():
@@ -450,8 +459,7 @@ def headless_demo(folder: Path, objects: int = 12, clicks: int = 3) -> None:
     planes = Planes.of(image)
     model = ni.load_model()
     began = time.perf_counter()
-    with bar("encoding", "tile") as progress:
-        features = ni.encode(planes, model, progress=progress)
+    features = encode_planes(planes, model, [()])
     click.echo(f"encoded {planes.size[0]} x {planes.size[1]} pixels in {time.perf_counter() - began:.2f} s")
 
     session = ni.Session(features, model)
@@ -533,6 +541,36 @@ def picture(path: Path, planes: Planes, session: Session, plane: tuple[int, ...]
     imsave(path, np.clip(drawn, 0, 255).astype(np.uint8), check_contrast=False)
 
 
+def encode_planes(
+    planes: Planes,
+    model: InterFormer,
+    needed: Sequence[tuple[int, ...]] | None,
+    *,
+    store: Path | None = None,
+    device: str = "auto",
+) -> Features:
+    """Encode the planes that clicks need, and no others; all if None."""
+    from napari_interformer.encoding import encode_tiles, room_for
+
+    features = room_for(planes, model, store=store)
+    needed = list(planes.plane_indices() if needed is None else needed)
+
+    def waiting() -> Iterator[tuple[int, ...]]:
+        return (plane for plane in needed if not features.ready(plane))
+
+    begun = list(waiting())
+    if not begun:
+        return features
+    with bar("encoding", "tile") as line:
+        for done, _ in enumerate(
+            encode_tiles(planes, features, model, device=device, first=lambda: next(waiting(), None)), 1
+        ):
+            show(line, done, len(begun) * len(features.tiles))
+            if next(waiting(), None) is None:
+                break
+    return features
+
+
 def check_inside(position: Sequence[int], planes: Planes) -> None:
     """Refuse a click that is off the image before minutes of encoding."""
     shape = planes.shape
@@ -544,6 +582,14 @@ def check_inside(position: Sequence[int], planes: Planes) -> None:
         size = " x ".join(map(str, shape))
         raise ValueError(
             f"A click must lie in the image of {size} ({planes.axes}); got {','.join(map(str, position))}."
+        )
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a data set that is not there before anything heavy is loaded."""
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"A data set is a folder with images/ and labels/; there is no folder {folder}."
         )
 
 
@@ -567,8 +613,8 @@ def first_process() -> bool:
 
 
 @contextmanager
-def stderr_bar(title: str, unit: str) -> Iterator[Any]:
-    """Show a bar on standard error for as long as something goes on."""
+def bar(title: str, unit: str) -> Iterator[Any]:
+    """Show a bar on standard error for as long as something goes on; `show` moves it."""
     from tqdm import tqdm
 
     with tqdm(
@@ -577,16 +623,10 @@ def stderr_bar(title: str, unit: str) -> Iterator[Any]:
         yield line
 
 
-@contextmanager
-def bar(title: str, unit: str) -> Iterator[Callable[[Any], None]]:
-    """Turn a bar into the plain callable that the library reports to (`done` and `total`)."""
-    with stderr_bar(title, unit) as line:
-
-        def told(now: Any) -> None:
-            line.total = now.total
-            line.update(now.done - line.n)
-
-        yield told
+def show(line: Any, done: int, total: int) -> None:
+    """Move a bar."""
+    line.total = total
+    line.update(done - line.n)
 
 
 # ------------------------------------------------------------------------------------------ the way out

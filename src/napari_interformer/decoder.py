@@ -7,10 +7,14 @@ interactive multi-head self-attention (Huang et al., ICCV 2023, section 3.4), th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # How much shorter each stage's four pooled copies of the keys are, at the training size.
 POOL_RATIOS = ((12, 16, 20, 24), (6, 8, 10, 12), (3, 4, 5, 6), (1, 2, 3, 4))
@@ -40,7 +44,8 @@ class Prepared:
         return Prepared(
             self.finest.repeat_interleave(times, 0),
             tuple(
-                (key.repeat_interleave(times, 0), value.repeat_interleave(times, 0)) for key, value in self.memory
+                (key.repeat_interleave(times, 0), value.repeat_interleave(times, 0))
+                for key, value in self.memory
             ),
         )
 
@@ -82,14 +87,18 @@ class PoolingAttention(nn.Module):
         batch, dim, height, width = x.shape
         query = self.query_proj(x.flatten(2).transpose(1, 2))  # (B, H * W, C)
         query = query.view(batch, height * width, self.heads, dim // self.heads).transpose(1, 2)
-        out = F.scaled_dot_product_attention(query, *memory).transpose(1, 2).reshape(batch, height * width, dim)
+        out = (
+            F.scaled_dot_product_attention(query, *memory).transpose(1, 2).reshape(batch, height * width, dim)
+        )
         return self.proj(out).transpose(1, 2).reshape(batch, dim, height, width)  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
     """Pooling attention and a convolutional MLP, both residual."""
 
-    def __init__(self, dim: int, heads: int, ratios: tuple[int, ...], train_length: int, mlp_ratio: int) -> None:
+    def __init__(
+        self, dim: int, heads: int, ratios: tuple[int, ...], train_length: int, mlp_ratio: int
+    ) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(1, dim)
         self.norm_kv = nn.GroupNorm(1, dim)
@@ -126,17 +135,28 @@ class PatchMerging(nn.Module):
         """Halve (B, C, H, W) to (B, D, H / 2, W / 2)."""
         patches = F.unfold(x, 3, padding=1, stride=2).transpose(1, 2)  # (B, H / 2 * W / 2, 9 * C)
         out = self.reduction(self.norm(patches)).transpose(1, 2)
-        return out.unflatten(2, (-(-x.shape[2] // 2), -(-x.shape[3] // 2)))  # type: ignore[no-any-return]
+        return out.reshape(*out.shape[:2], -(-x.shape[2] // 2), -(-x.shape[3] // 2))  # type: ignore[no-any-return]
 
 
 class Stage(nn.Module):
-    """Blocks of one stride; the last stage has no merging."""
+    """Blocks of one stride; the last stage, and refine stages, have no merging."""
 
     def __init__(self, blocks: list[Block], downsample: PatchMerging | None = None) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         if downsample is not None:
             self.downsample = downsample
+
+    def keys(self, level: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values of the first block, which attends to `level` (B, C, H, W)."""
+        return cast("Block", self.blocks[0]).keys(level)
+
+    def forward(self, x: Tensor, memory: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Run the blocks on (B, C, H, W): the first attends to `memory` if there is one, the rest to themselves."""
+        for block in self.blocks:
+            x = block(x, memory)
+            memory = None
+        return x
 
 
 class IMSA(nn.Module):
@@ -171,7 +191,8 @@ class IMSA(nn.Module):
         self.stages, self.refine_stages = nn.ModuleList(), nn.ModuleList()
         for i, dim in enumerate(channels):
             blocks = [
-                Block(dim, heads[i], POOL_RATIOS[i], window // strides[i], mlp_ratios[i]) for _ in range(depths[i])
+                Block(dim, heads[i], POOL_RATIOS[i], window // strides[i], mlp_ratios[i])
+                for _ in range(depths[i])
             ]
             merging = PatchMerging(dim, channels[i + 1]) if i + 1 < len(channels) else None
             self.stages.append(Stage(blocks[: coarse_depths[i]], merging))
@@ -182,18 +203,17 @@ class IMSA(nn.Module):
         """Compute what the clicks do not change: keys and values of each stage's first block."""
         # The encoder leaves channels-last maps; PyTorch 2.13's CPU backward pass crashes on the mixture.
         maps = [level.contiguous() for level in maps]
-        memory = tuple(stage.blocks[0].keys(level) for stage, level in zip(self.stages, maps, strict=True))
-        return Prepared(maps[0], memory)
+        stages = cast("list[Stage]", list(self.stages))
+        return Prepared(maps[0], tuple(stage.keys(level) for stage, level in zip(stages, maps, strict=True)))
 
     def forward(self, prepared: Prepared, reference: Tensor, roi: Region | None) -> list[Tensor]:
         """Return four levels (B, C_i, H / s_i, W / s_i); `reference` is (B, H, W) uint8."""
         x = prepared.finest + self.embed(reference, prepared.finest)
         levels = []
-        for i, (stage, refine) in enumerate(zip(self.stages, self.refine_stages, strict=True)):
-            for j, block in enumerate(stage.blocks):
-                x = block(x, prepared.memory[i] if j == 0 else None)
-            level = _refine(x, refine.blocks, roi, self.strides[i])
-            levels.append(getattr(self, f"norm{i}")(level))
+        for i, stage in enumerate(cast("list[Stage]", list(self.stages))):
+            x = stage(x, prepared.memory[i])
+            level = _refine(x, cast("Stage", self.refine_stages[i]), roi, self.strides[i])
+            levels.append(self.get_submodule(f"norm{i}")(level))
             if i + 1 < len(self.stages):
                 x = stage.downsample(x)
         return levels
@@ -205,22 +225,24 @@ class IMSA(nn.Module):
         is the mean of the four middle pixels of each cell, so the embedding is looked up there alone.
         """
         stride = self.strides[0]
+        batch, height, width = reference.shape
         middle = slice(stride // 2 - 1, stride // 2 + 1)
-        cells = reference.unflatten(1, (-1, stride))[:, :, middle].unflatten(3, (-1, stride))[..., middle]
+        cells = reference.view(batch, height // stride, stride, width // stride, stride)[
+            :, :, middle, :, middle
+        ]
         cells = cells.permute(0, 1, 3, 2, 4).flatten(3)  # (B, H / s, W / s, 4)
         vectors = F.embedding(cells.int(), self.patch_embed)  # (B, H / s, W / s, 4, C)
         return vectors.mean(3).permute(0, 3, 1, 2).to(like.dtype)
 
 
-def _refine(x: Tensor, blocks: nn.ModuleList, roi: Region | None, stride: int) -> Tensor:
-    if len(blocks) == 0:
+def _refine(x: Tensor, stage: Stage, roi: Region | None, stride: int) -> Tensor:
+    if len(stage.blocks) == 0:
         return x
-    left, top, right, bottom = (0, 0, x.shape[3], x.shape[2]) if roi is None else (n // stride for n in roi)
-    crop = x[:, :, top:bottom, left:right]
-    for block in blocks:
-        crop = block(crop)
+    if roi is None:
+        return stage(x)  # type: ignore[no-any-return]
+    left, top, right, bottom = (n // stride for n in roi)
     pasted = x.clone()
-    pasted[:, :, top:bottom, left:right] = crop
+    pasted[:, :, top:bottom, left:right] = stage(x[:, :, top:bottom, left:right])
     return pasted
 
 
@@ -255,7 +277,8 @@ class Head(nn.Module):
         super().__init__()
         self.parts = parts
         self.psp_modules = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(scale), ConvModule(channels[3], width, 1)) for scale in PSP_SCALES
+            nn.Sequential(nn.AdaptiveAvgPool2d(scale), ConvModule(channels[3], width, 1))
+            for scale in PSP_SCALES
         )
         self.bottleneck = ConvModule(channels[3] + len(PSP_SCALES) * width, width, 3)
         self.lateral_convs = nn.ModuleList(ConvModule(dim, width, 1) for dim in channels[:3])

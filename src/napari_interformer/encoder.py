@@ -9,10 +9,14 @@ section 3.2), and optionally a convolutional stem that keeps the fine detail a 1
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def strides_of(patch_size: int) -> tuple[int, int, int, int]:
@@ -207,7 +211,9 @@ class Encoder(nn.Module):
             tokens = tokens + fine[2]
         batch, dim, height, width = tokens.shape
         tokens = tokens.flatten(2).transpose(1, 2)  # (B, N, C)
-        tokens = torch.cat([self.cls_token.expand(batch, -1, -1), tokens], dim=1) + self._positions(height, width)
+        tokens = torch.cat([self.cls_token.expand(batch, -1, -1), tokens], dim=1) + self._positions(
+            height, width
+        )
         index = relative_position_index(height, width, self.grid).to(x.device)
         for layer in self.layers:
             tokens = layer(tokens, index)
@@ -221,7 +227,7 @@ class Encoder(nn.Module):
         """Return the position embedding (1, 1 + height * width, C) for a grid of another size."""
         if (height, width) == (self.grid, self.grid):
             return self.pos_embed
-        plane = self.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (self.grid, self.grid))
+        plane = self.pos_embed[:, 1:].transpose(1, 2).reshape(1, -1, self.grid, self.grid)
         plane = F.interpolate(plane, size=(height, width), mode="nearest")
         return torch.cat([self.pos_embed[:, :1], plane.flatten(2).transpose(1, 2)], dim=1)
 

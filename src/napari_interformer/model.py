@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from napari_interformer.decoder import IMSA, AuxiliaryHead, Head, Prepared, Region, resize
+from napari_interformer.decoder import IMSA, AuxiliaryHead, Head, Prepared, resize
 from napari_interformer.encoder import Encoder, strides_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+    from torch import Tensor
+
+    from napari_interformer.decoder import Region
 
 # ImageNet's, in 0..255, RGB.
 MEAN = (123.675, 116.28, 103.53)
@@ -93,7 +96,9 @@ class InterFormerConfig:
 PRESETS = {
     # The paper's two models (its names: Tiny is the bigger one).
     "light": InterFormerConfig(),
-    "tiny": InterFormerConfig(embed_dim=1024, layers=24, heads=16, depths=(2, 2, 6, 3), coarse_depths=(1, 1, 2, 1)),
+    "tiny": InterFormerConfig(
+        embed_dim=1024, layers=24, heads=16, depths=(2, 2, 6, 3), coarse_depths=(1, 1, 2, 1)
+    ),
     # The bundled one: small enough for a wheel, with a stem for objects smaller than a patch.
     "small": InterFormerConfig(
         window=256,
@@ -278,7 +283,7 @@ class InterFormer(nn.Module):
         prepared = maps if isinstance(maps, Prepared) else self.prepare_maps(maps)
         states = torch.from_numpy(np.ascontiguousarray(reference))[None].to(self.device)
         logits = self.decode(prepared, states, roi)[0]
-        return (logits[1] - logits[0]).float().cpu().numpy()  # type: ignore[no-any-return]
+        return (logits[1] - logits[0]).float().cpu().numpy()
 
 
 def normalise(x: Tensor) -> Tensor:

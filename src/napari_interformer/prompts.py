@@ -115,7 +115,7 @@ class Click:
     @classmethod
     def at(cls, position: Sequence[int], positive: bool = True) -> Click:
         """Build a click from a position such as (y, x) or (z, y, x) in data pixels."""
-        *plane, y, x = (int(round(float(value))) for value in position)
+        *plane, y, x = (round(float(value)) for value in position)
         return cls(tuple(plane), y, x, bool(positive))
 
     @property
@@ -205,8 +205,20 @@ def draw_click(
 # One row per prediction (background, foreground), one column per state.
 _FOLD = np.array(
     [
-        [State.BACKGROUND, State.POSSIBLE_BACKGROUND, State.POSSIBLE_BACKGROUND, State.UNKNOWN, State.FOREGROUND],
-        [State.BACKGROUND, State.UNKNOWN, State.POSSIBLE_FOREGROUND, State.POSSIBLE_FOREGROUND, State.FOREGROUND],
+        [
+            State.BACKGROUND,
+            State.POSSIBLE_BACKGROUND,
+            State.POSSIBLE_BACKGROUND,
+            State.UNKNOWN,
+            State.FOREGROUND,
+        ],
+        [
+            State.BACKGROUND,
+            State.UNKNOWN,
+            State.POSSIBLE_FOREGROUND,
+            State.POSSIBLE_FOREGROUND,
+            State.FOREGROUND,
+        ],
     ],
     np.uint8,
 )
@@ -222,7 +234,7 @@ def fold(reference: Reference, mask: BoolMask) -> Reference:
 
 def sure(reference: Reference) -> BoolMask:
     """Return where a click has settled the pixel, either way."""
-    return (reference == State.FOREGROUND) | (reference == State.BACKGROUND)
+    return np.asarray((reference == State.FOREGROUND) | (reference == State.BACKGROUND))
 
 
 def region(known: BoolMask, *, expansion: float, min_size: int, divisor: int = 32) -> Box:

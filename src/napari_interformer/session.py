@@ -11,21 +11,37 @@ import json
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from napari_interformer.prompts import Box, Click, Mask, Prompt, blank, cut, draw_click, fold, paste, region, sure
+from napari_interformer.prompts import (
+    Box,
+    Click,
+    Mask,
+    blank,
+    cut,
+    draw_click,
+    fold,
+    paste,
+    region,
+    sure,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
     from numpy.typing import NDArray
 
     from napari_interformer.features import Features
     from napari_interformer.model import InterFormerConfig
-    from napari_interformer.prompts import BoolMask, Reference
+    from napari_interformer.prompts import (
+        BoolMask,
+        Prompt,
+        Reference,
+    )
 
 Plane = tuple[int, ...]
 SNAP = 32  # windows begin and end on multiples of this, as tiles and regions do
@@ -123,20 +139,22 @@ class Session:
     ) -> None:
         if features.model_fingerprint != model.fingerprint:
             raise ValueError(
-                "Session takes the model that made the features; got another one: load that model, or encode the image again "
-                "with this one."
+                "Session takes the model that made the features; got another one: load that model, or encode the "
+                "image again with this one."
             )
         shape = tuple(features.shape)
-        if labels is None:
-            labels = np.zeros(shape, np.int32)
-        if tuple(labels.shape) != shape:
+        target: Any = np.zeros(shape, np.int32) if labels is None else labels
+        if tuple(target.shape) != shape:
             raise ValueError(
-                f"labels takes an array of the image's shape {shape}; got {tuple(labels.shape)}: choose the label image that "
-                "belongs to this image, or None for a new one."
+                f"labels takes an array of the image's shape {shape}; got {tuple(target.shape)}: choose the label image "
+                "that belongs to this image, or None for a new one."
             )
-        if not np.issubdtype(labels.dtype, np.integer):
-            raise ValueError(f"labels takes an integer array; got {labels.dtype}: convert it with astype('int32').")
-        self.features, self.model, self.labels = features, model, labels
+        if not np.issubdtype(target.dtype, np.integer):
+            raise ValueError(
+                f"labels takes an integer array; got {target.dtype}: convert it with astype('int32')."
+            )
+        self.features, self.model = features, model
+        self.labels: LabelArray = target
         self.overwrite, self.live = overwrite, live
         self.objects: dict[int, tuple[Prompt, ...]] = {}
         self._steps: Steps = ()
@@ -176,7 +194,7 @@ class Session:
         whole = np.zeros(self.features.shape, bool)
         for plane in self.planes:
             box, mask = self.plane_mask(plane)
-            whole[(*plane, *box.slices)] = mask
+            whole[plane][box.slices] = mask
         return whole
 
     def plane_mask(self, plane: Plane = ()) -> tuple[Box, BoolMask]:
@@ -235,7 +253,9 @@ class Session:
     def move(self, index: int, position: Sequence[int]) -> None:
         """Put click number `index` elsewhere; the others are replayed."""
         old = self.clicks[index]
-        self.set_clicks([Click.at(position, old.positive) if click is old else click for click in self.clicks])
+        self.set_clicks(
+            [Click.at(position, old.positive) if click is old else click for click in self.clicks]
+        )
 
     def flip(self, index: int) -> None:
         """Turn click number `index` from positive to negative or back; the others are replayed."""
@@ -348,7 +368,9 @@ class Session:
             If no pixel is masked; nothing changes.
         """
         if not any(self.plane_mask(plane)[1].any() for plane in self.planes):
-            raise ValueError("commit takes an object with at least one pixel; got an empty mask: click on the object first.")
+            raise ValueError(
+                "commit takes an object with at least one pixel; got an empty mask: click on the object first."
+            )
         label = self.label
         if not self.live:
             self._paint(self._steps)
@@ -383,7 +405,8 @@ class Session:
         """
         if self._steps:
             raise ValueError(
-                f"edit takes a session without a current object; object {self.label} has prompts: commit or clear it first."
+                f"edit takes a session without a current object; object {self.label} has prompts: commit or clear it "
+                "first."
             )
         planes = list(np.ndindex(*self.features.leading)) if plane is None else [tuple(plane)]
         masks = []
@@ -393,7 +416,9 @@ class Session:
             if not box.empty:
                 masks.append(Mask(index, box, here[box.slices]))
         if not masks:
-            raise ValueError(f"edit takes a label that is in the label image; got {label}, which has no pixel there.")
+            raise ValueError(
+                f"edit takes a label that is in the label image; got {label}, which has no pixel there."
+            )
         self.label = label
         self._show(self.compute(masks))  # the start, not a change: undo does not go behind it
 
@@ -411,7 +436,9 @@ class Session:
             "format": 1,
             "image": self.features.image_fingerprint,
             "model": self.features.model_fingerprint,
-            "objects": [{"label": label, "prompts": list(map(_to_json, p))} for label, p in self.objects.items()],
+            "objects": [
+                {"label": label, "prompts": list(map(_to_json, p))} for label, p in self.objects.items()
+            ],
             "current": {"label": self.label, "prompts": list(map(_to_json, self.prompts))},
         }
         path.write_text(json.dumps(content), encoding="utf-8")
@@ -429,14 +456,23 @@ class Session:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             image = content["image"]
-            stories = [(int(entry["label"]), tuple(map(_from_json, entry["prompts"]))) for entry in content["objects"]]
+            stories = [
+                (int(entry["label"]), tuple(map(_from_json, entry["prompts"])))
+                for entry in content["objects"]
+            ]
             current = tuple(map(_from_json, content["current"]["prompts"]))
         except (ValueError, KeyError, TypeError, UnicodeDecodeError):
-            raise ValueError(f"load_prompts takes a file of save_prompts; {path.name} is something else or damaged.") from None
+            raise ValueError(
+                f"load_prompts takes a file of save_prompts; {path.name} is something else or damaged."
+            ) from None
         if image != self.features.image_fingerprint:
-            raise ValueError(f"{path.name} belongs to another image; open the image its prompts were given on.")
+            raise ValueError(
+                f"{path.name} belongs to another image; open the image its prompts were given on."
+            )
         if self._steps:
-            raise ValueError("load_prompts takes a session without a current object; commit or clear it first.")
+            raise ValueError(
+                "load_prompts takes a session without a current object; commit or clear it first."
+            )
         computed = [(label, self.compute(prompts)) for label, prompts in stories]
         latest = self.compute(current)
         for label, steps in computed:
@@ -455,15 +491,19 @@ class Session:
         )
         if isinstance(prompt, Mask):
             if not inside or not Box.of(size).holds(prompt.box):
-                raise ValueError(f"A mask takes a plane and box inside the image {self.features.shape}; got {prompt.box}.")
+                raise ValueError(
+                    f"A mask takes a plane and box inside the image {self.features.shape}; got {prompt.box}."
+                )
             return
         if not inside or not (0 <= prompt.y < size[0] and 0 <= prompt.x < size[1]):
             raise ValueError(
-                f"A click takes a position inside the image of shape {tuple(self.features.shape)}; got {prompt.position}: "
-                "click on the image."
+                f"A click takes a position inside the image of shape {tuple(self.features.shape)}; got "
+                f"{prompt.position}: click on the image."
             )
         if not self.features.valid(prompt.plane, prompt.y, prompt.x):
-            raise ValueError(f"A click takes a pixel with a value; the image is NaN at {prompt.position}: click elsewhere.")
+            raise ValueError(
+                f"A click takes a pixel with a value; the image is NaN at {prompt.position}: click elsewhere."
+            )
 
     def _answer(self, previous: Step | None, prompt: Prompt) -> Step:
         """Return the step after `previous` (None at the start of a plane)."""
@@ -498,7 +538,9 @@ class Session:
         reference = draw_click(reference, y, x, click.positive, config.inner_radius, config.outer_radius)
         roi = None
         if previous is not None:
-            roi = region(before | sure(reference), expansion=config.zoom_expansion, min_size=config.zoom_min_size)
+            roi = region(
+                before | sure(reference), expansion=config.zoom_expansion, min_size=config.zoom_min_size
+            )
         logits = self.model.decode_logits(self._prepare(click.plane, window), reference, roi)
         mask = logits > 0
         mask[y, x] = click.positive  # whatever the network thinks, the user has the last word
@@ -507,7 +549,9 @@ class Session:
             return Step(click, window, reference, mask)
         # What lies beyond the window stays as it was.
         whole = window.union(previous.box)
-        reference = paste(reference, window, cut(previous.reference, previous.box, whole, blank((1, 1))[0, 0]), whole)
+        reference = paste(
+            reference, window, cut(previous.reference, previous.box, whole, blank((1, 1))[0, 0]), whole
+        )
         mask = paste(mask, window, cut(previous.mask, previous.box, whole, False), whole)
         return Step(click, whole, reference, mask)
 
@@ -525,7 +569,9 @@ class Session:
         limit = LARGEST_WINDOW * config.window
         room = (config.zoom_expansion - 1) / 4
         margin_y, margin_x = round(known.height * room), round(known.width * room)
-        roomy = Box(known.left - margin_x, known.top - margin_y, known.right + margin_x, known.bottom + margin_y)
+        roomy = Box(
+            known.left - margin_x, known.top - margin_y, known.right + margin_x, known.bottom + margin_y
+        )
         if previous is not None and previous.holds(roomy.intersect(Box.of(self._padded))):
             return previous
         spans = []
@@ -599,7 +645,9 @@ class Session:
             patch = self._patch(plane, box)
             base = np.where(patch.under == self.label, 0, patch.under)
             free = np.ones_like(base, bool) if self.overwrite else base == 0
-            painted = np.where(cut(mask, box, patch.box, False) & free, self.label, base).astype(patch.under.dtype)
+            painted = np.where(cut(mask, box, patch.box, False) & free, self.label, base).astype(
+                patch.under.dtype
+            )
             # An object of which nothing is left to show is as it was before its first prompt.
             self._write(plane, patch, patch.under if step is None else painted)
 
@@ -631,7 +679,9 @@ class Session:
 
     def _highest_label(self) -> int:
         highest = 0
-        for plane in np.ndindex(*self.features.leading):  # plane by plane: the array may be larger than memory
+        for plane in np.ndindex(
+            *self.features.leading
+        ):  # plane by plane: the array may be larger than memory
             highest = max(highest, int(np.max(self.labels[plane or ...], initial=0)))
         return highest
 

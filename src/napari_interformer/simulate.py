@@ -1,4 +1,4 @@
-"""The simulated user: given a mask and the truth, where is the next click?
+"""The simulated user, who is given a mask and the truth and says where the next click goes.
 
 Serves training and benchmark alike (Huang et al., ICCV 2023, sections 4.1 and 4.2). NumPy and SciPy only.
 """

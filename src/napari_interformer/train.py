@@ -14,7 +14,6 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +30,16 @@ from napari_interformer import datasets, samples
 from napari_interformer.checkpoint import save_model
 from napari_interformer.decoder import resize
 from napari_interformer.image import percentiles, stretch
-from napari_interformer.model import PRESETS, InterFormer, InterFormerConfig, normalise, resolve_device
+from napari_interformer.model import PRESETS, InterFormer, normalise, resolve_device
 from napari_interformer.prompts import Box, blank, draw_click, fold
 from napari_interformer.simulate import iou, next_click
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from numpy.typing import NDArray
+
+    from napari_interformer.model import InterFormerConfig
 
 log = logging.getLogger(__name__)
 
@@ -109,9 +112,9 @@ class TrainConfig:
     minutes: float = 0.0
     crop_sizes: tuple[int, ...] = (128, 128, 256)
     pixels_per_step: int = 4 * 128 * 128
-    windows_per_step: int = 32
-    zoom: tuple[float, float] = (0.5, 2.0)
-    lr: float = 8e-4
+    windows_per_step: int = 64
+    zoom: tuple[float, float] = (0.7, 2.0)
+    lr: float = 1e-3
     weight_decay: float = 0.05
     layer_decay: float = 1.0
     warmup: int = 100
@@ -183,7 +186,12 @@ class Batches(Dataset[Batch]):
     """Step number to batch, the same whenever it is asked for: a resumed run goes on as if nothing had happened."""
 
     def __init__(
-        self, real: Sequence[Picture], synthetic: Sequence[Picture], config: TrainConfig, model: InterFormerConfig, rank: int
+        self,
+        real: Sequence[Picture],
+        synthetic: Sequence[Picture],
+        config: TrainConfig,
+        model: InterFormerConfig,
+        rank: int,
     ) -> None:
         self.real, self.synthetic, self.config, self.model, self.rank = real, synthetic, config, model, rank
 
@@ -196,16 +204,13 @@ class Batches(Dataset[Batch]):
         config = self.config
         rng = np.random.default_rng([config.seed, self.rank, step])
         size = int(rng.choice(config.crop_sizes))
-        window = min(size, self.model.click_window)
-        if rng.random() < 0.5 and window >= 2 * 64:
-            window //= 2  # what a window sees must not depend on its size alone
-        elif rng.random() < 0.25:
-            window = size
+        # What a window sees must not depend on its size alone, so an object comes in windows of several sizes.
+        window = min(size, int(self.model.click_window * rng.choice([0.5, 0.5, 1, 1, 2])))
         count = max(1, config.pixels_per_step // size**2)
         smallest = min(self.model.click_window, *config.crop_sizes) // 2
         per_image = max(1, config.windows_per_step * smallest**2 // (window**2 * count))
         pixels, dense, images, boxes, targets = [], [], [], [], []
-        while len(pixels) < count:
+        while len(pixels) < count or len(boxes) < 2:  # batch norm cannot learn from one
             pool = self.synthetic if rng.random() < config.synthetic and self.synthetic else self.real
             crop, labels = crop_picture(pool[rng.integers(len(pool))], size, config.zoom, rng)
             found = choose_objects(labels, per_image, rng)
@@ -220,7 +225,14 @@ class Batches(Dataset[Batch]):
             pixels.append(crop)
             dense.append(np.stack([labels > 0, borders(labels)]))
         stack = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
-        return Batch(stack, torch.from_numpy(np.stack(dense)).float(), np.array(images), boxes, np.stack(targets), int(rng.integers(2**31)))
+        return Batch(
+            stack,
+            torch.from_numpy(np.stack(dense)).float(),
+            np.array(images),
+            boxes,
+            np.stack(targets),
+            int(rng.integers(2**31)),
+        )
 
 
 def crop_picture(
@@ -240,7 +252,9 @@ def crop_picture(
     if scale < 1:  # no aliasing
         pixels = gaussian_filter(pixels, (0.4 / scale, 0.4 / scale, 0))
     if need != size:
-        pixels = np.asarray(zoom(pixels, (scale, scale, 1), order=1, grid_mode=True, mode="nearest"), np.float32)
+        pixels = np.asarray(
+            zoom(pixels, (scale, scale, 1), order=1, grid_mode=True, mode="nearest"), np.float32
+        )
         labels = np.asarray(zoom(labels, scale, order=0, grid_mode=True, mode="nearest"))
     turns, flipped = int(rng.integers(4)), rng.random() < 0.5
     pixels, labels = np.rot90(pixels, turns), np.rot90(labels, turns)
@@ -299,6 +313,7 @@ def choose_objects(
 
 def place_window(box: Box, window: int, size: int, rng: np.random.Generator) -> Box:
     """Put a window over an object, anywhere that keeps most of it inside, on the grid of 32 pixels."""
+
     def start(low: int, high: int) -> int:
         reach = max(0, (window - (high - low)) // 2)
         centre = (low + high) / 2 + rng.uniform(-reach, reach)
@@ -318,7 +333,9 @@ class Step(nn.Module):
         super().__init__()
         self.model, self.config = model, config
         stride = model.strides[0]
-        self.dense_head = nn.Sequential(nn.Conv2d(model.channels[0], 2 * stride**2, 1), nn.PixelShuffle(stride))
+        self.dense_head = nn.Sequential(
+            nn.Conv2d(model.channels[0], 2 * stride**2, 1), nn.PixelShuffle(stride)
+        )
 
     def forward(self, batch: Batch) -> tuple[Tensor, float, float]:
         """Return the loss, and the mean IoU after the first and before the last decoding."""
@@ -327,16 +344,25 @@ class Step(nn.Module):
         maps = model.encode(normalise(batch.pixels))
         dense = self.dense_head(maps[0])
         maps = [
-            torch.stack([level[image][(slice(None), *cells(box, stride))] for image, box in zip(batch.images, batch.boxes, strict=True)])
+            torch.stack(
+                [
+                    level[image][(slice(None), *cells(box, stride))]
+                    for image, box in zip(batch.images, batch.boxes, strict=True)
+                ]
+            )
             for level, stride in zip(maps, model.strides, strict=True)
         ]
         further = int(rng.choice(config.max_clicks + 1, p=click_chances(config)))
         with torch.no_grad(), evaluating(model):
-            references, ious = simulate(model, [level.detach() for level in maps], batch.targets, further, rng)
+            references, ious = simulate(
+                model, [level.detach() for level in maps], batch.targets, further, rng
+            )
         logits, levels = model.decode_levels(maps, references)
         second = model.auxiliary_head(levels)
         targets = torch.from_numpy(batch.targets).to(logits.device)
-        loss = normalised_focal_loss(logits, targets) + config.auxiliary * normalised_focal_loss(second, targets)
+        loss = normalised_focal_loss(logits, targets) + config.auxiliary * normalised_focal_loss(
+            second, targets
+        )
         loss = loss + config.dice * dice_loss(logits, targets)
         loss = loss + config.dense * F.binary_cross_entropy_with_logits(dense.float(), batch.dense)
         masks = foreground(logits.detach(), targets.shape[1:]) > 0
@@ -492,7 +518,9 @@ def train(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.average), use_buffers=True
     )
     step_module = Step(model, config).to(device)
-    optimizer = torch.optim.AdamW(parameter_groups(step_module, model.config.layers, config), lr=config.lr, betas=(0.9, 0.999))
+    optimizer = torch.optim.AdamW(
+        parameter_groups(step_module, model.config.layers, config), lr=config.lr, betas=(0.9, 0.999)
+    )
     start, spent = 0, 0.0
     if state_path.exists():
         state = torch.load(state_path, map_location=device, weights_only=True)
@@ -548,7 +576,11 @@ def train(
         if step % 20 == 0 and progress is not None and rank == 0:
             seconds = spent + time.monotonic() - began
             means = np.mean(recent, axis=0)
-            progress(Progress(step, config.steps, *map(float, means), seconds / done * (1 - done) if done else math.inf))
+            progress(
+                Progress(
+                    step, config.steps, *map(float, means), seconds / done * (1 - done) if done else math.inf
+                )
+            )
             recent.clear()
         if time.monotonic() - saved > 60 * config.save_minutes:
             saved = time.monotonic()
@@ -593,17 +625,36 @@ def parameter_groups(module: nn.Module, layers: int, config: TrainConfig) -> lis
             depth = int(parts[2]) + 1
         elif parts[0] == "backbone" and parts[1] in ("cls_token", "pos_embed", "patch_embed"):
             depth = 0
-        plain = parameter.ndim > 1 and not name.endswith(("pos_embed", "cls_token", "bias_table", "neck.patch_embed"))
+        plain = parameter.ndim > 1 and not name.endswith(
+            ("pos_embed", "cls_token", "bias_table", "neck.patch_embed")
+        )
         key = (config.layer_decay ** (layers + 1 - depth), config.weight_decay if plain else 0.0)
         groups.setdefault(key, []).append(parameter)
-    return [{"params": params, "scale": scale, "weight_decay": decay} for (scale, decay), params in groups.items()]
+    return [
+        {"params": params, "scale": scale, "weight_decay": decay} for (scale, decay), params in groups.items()
+    ]
 
 
 def initialise(model: InterFormer) -> InterFormer:
-    """Set a fresh model's weights: truncated normal for linear layers and embeddings, zero for biases."""
+    """Set a fresh model's weights: truncated normal for linear layers and embeddings, zero for biases.
+
+    A short run finds the clicks only if they stand out from the features they are added to: the states of the
+    reference label begin evenly spaced along one direction, and the features ten times smaller.
+    """
+    with torch.no_grad():
+        for branch in model.backbone.fpn.rescale_ops:
+            branch[-2].weight.mul_(0.1)
+        if model.backbone.detail is not None:
+            model.backbone.detail.lateral_finest.weight.mul_(0.1)
+            model.backbone.detail.lateral_second.weight.mul_(0.1)
+        states = model.neck.patch_embed
+        direction = torch.randint(0, 2, (states.shape[1],)) * 2.0 - 1
+        states.copy_(
+            torch.linspace(-2, 2, len(states))[:, None] * direction + 0.1 * torch.randn(states.shape)
+        )
     for name, parameter in model.named_parameters():
-        if name.endswith(("pos_embed", "cls_token", "neck.patch_embed")):
-            nn.init.trunc_normal_(parameter, std=0.02 if "backbone" in name else 0.5)
+        if name.endswith(("pos_embed", "cls_token")):
+            nn.init.trunc_normal_(parameter, std=0.02)
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=min(0.05, module.in_features**-0.5))

@@ -7,13 +7,14 @@ Nothing is decoded on planes that have clicks of their own: they are the truth t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from napari_interformer.prompts import Box, Click, Mask, cut
 from napari_interformer.simulate import depth, iou
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from napari_interformer.session import Plane, Session, Steps
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,9 @@ def carry(
     # Without clicks, an object that is being edited spreads from the planes it has.
     kept: tuple[Click | Mask, ...] = clicks or session.masks
     if not kept:
-        raise ValueError("propagate takes an object with at least one click; got none: click on the object first.")
+        raise ValueError(
+            "propagate takes an object with at least one click; got none: click on the object first."
+        )
     sources = sorted({prompt.plane for prompt in kept})
     masks = [mask for mask in session.masks if mask.plane in sources]
     carried: dict[Plane, Mask] = {}

@@ -1,0 +1,464 @@
+"""The feature maps of all planes of an image, in memory or in zarr, and what they were made from.
+
+Half-written is normal: each tile of each plane is marked when it is done, what is done can be used while the rest
+goes on, and an encode that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import zarr
+
+from napari_interformer.prompts import Box
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_interformer.image import Planes
+
+Plane = tuple[int, ...]
+SNAP = 32
+FORMAT = 1
+_CACHED_TILES = 64
+
+
+class Encoder(Protocol):
+    """What features need to know of a model."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes if the features would."""
+
+    @property
+    def channels(self) -> tuple[int, int, int, int]:
+        """Channels of the four maps."""
+
+    @property
+    def strides(self) -> tuple[int, int, int, int]:
+        """Strides of the four maps in pixels."""
+
+
+class NotEncodedError(LookupError):
+    """A part of the image was asked for whose features are not there yet."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What features were made from, and how they lie. Features serve only where all of it agrees.
+
+    Attributes
+    ----------
+    image, model : str
+        Fingerprints.
+    leading, size : tuple of int
+        The image's axes.
+    contrast : tuple of (float, float), or "plane"
+        What became 0 and 255.
+    core, halo : int
+        Side of a tile's own pixels, and how much more was encoded around it; core 0 is the whole plane.
+    channels, strides : tuple of int
+        Of the four maps.
+    axes, scale, unit
+        Of the image, for whoever saves labels.
+    floating : bool
+        Whether the image may hold pixels without a value (NaN).
+    """
+
+    image: str
+    model: str
+    leading: tuple[int, ...]
+    size: tuple[int, int]
+    contrast: tuple[tuple[float, float], ...] | Literal["plane"]
+    core: int
+    halo: int
+    channels: tuple[int, int, int, int]
+    strides: tuple[int, int, int, int]
+    axes: str
+    scale: tuple[float, ...] | None
+    unit: str | None
+    floating: bool
+
+    @classmethod
+    def of(cls, planes: Planes, model: Encoder, *, core: int, halo: int) -> Origin:
+        """Describe features that are about to be made."""
+        return cls(
+            image=planes.fingerprint,
+            model=model.fingerprint,
+            leading=planes.leading,
+            size=planes.size,
+            contrast=planes.contrast,
+            core=core,
+            halo=halo,
+            channels=model.channels,
+            strides=model.strides,
+            axes=planes.axes,
+            scale=planes.scale,
+            unit=planes.unit,
+            floating=planes.dtype.kind == "f",
+        )
+
+    def differences(self, other: Origin) -> list[str]:
+        """Name what keeps features of `other` from standing for these."""
+        told = {
+            "image": "image",
+            "model": "model",
+            "contrast": "contrast",
+            "core": "tiling",
+            "halo": "tiling",
+        }
+        mine, theirs = asdict(self), asdict(other)
+        return sorted({name for key, name in told.items() if mine[key] != theirs[key]})
+
+
+class Features:
+    """Four float16 maps for each plane. Make them with `encode`, open stored ones with `Features.open`.
+
+    Parameters
+    ----------
+    origin : Origin
+        What they are made from.
+    arrays : dict
+        `level0` ... `level3` of shape (planes, C_i, Yp / s_i, Xp / s_i), Y and X padded to multiples of 32; `done`
+        (planes, tiles) and, for floating images, `missing` (planes, Y, X): NumPy or zarr.
+    path : Path, optional
+        Where they are stored.
+    """
+
+    def __init__(self, origin: Origin, arrays: dict[str, Any], path: Path | None = None) -> None:
+        self.origin, self.path = origin, path
+        self._arrays = arrays
+        self._done = np.array(arrays["done"][:], bool)
+        self._lock = threading.Lock()
+        self._cache: OrderedDict[tuple[int, int], list[NDArray[np.float16]]] = OrderedDict()
+        self.tiles = _tiles(self.padded, origin.core)
+
+    # --------------------------------------------------------------------------------- making and opening
+
+    @classmethod
+    def create(
+        cls, planes: Planes, model: Encoder, *, core: int, halo: int, store: str | Path | None = None
+    ) -> Features:
+        """Make room for the features of an image, or go on with a store that has some of them.
+
+        Parameters
+        ----------
+        planes : Planes
+            The image.
+        model : InterFormer
+            The model that will encode it.
+        core, halo : int
+            Pixels of a tile that are kept, and how much more is encoded on each side; core 0 is the whole plane.
+        store : path, optional
+            A zarr group to write to; in memory if None.
+
+        Raises
+        ------
+        ValueError
+            If the store holds features of another image, model, contrast or tiling, or something else.
+        OSError
+            If it cannot be written.
+        """
+        origin = Origin.of(planes, model, core=core, halo=halo)
+        if store is None:
+            arrays: dict[str, Any] = {
+                name: np.zeros(shape, dtype) for name, (shape, dtype, _) in _layout(origin).items()
+            }
+            return cls(origin, arrays)
+        path = Path(store)
+        if path.exists() and any(path.iterdir() if path.is_dir() else [path]):
+            found = cls.open(path, mode="r+")
+            if different := found.origin.differences(origin):
+                raise ValueError(
+                    f"{path.name} holds features of another {' and '.join(different)}; give another store, or delete this one."
+                )
+            return found
+        try:
+            group = zarr.open_group(path, mode="w", zarr_format=3)
+            for name, (shape, dtype, chunks) in _layout(origin).items():
+                group.create_array(name, shape=shape, dtype=dtype, chunks=chunks, fill_value=0)
+            group.attrs.update({"interformer": FORMAT, "package": _package(), "origin": asdict(origin)})
+        except OSError as error:
+            raise _unwritable(path, error) from None
+        return cls(origin, {name: group[name] for name in _layout(origin)}, path)
+
+    @classmethod
+    def open(cls, store: str | Path, *, mode: Literal["r", "r+"] = "r") -> Features:
+        """Open stored features; another process may still be writing them.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no store.
+        ValueError
+            If it holds something else, or was written by a newer version.
+        """
+        path = Path(store)
+        if not path.exists():
+            raise FileNotFoundError(
+                f"Features.open takes a store made by encode; got {str(store)!r}, which is not there."
+            )
+        try:
+            group = zarr.open_group(path, mode=mode)
+            attributes = dict(group.attrs)
+            written = int(attributes["interformer"])  # type: ignore[arg-type]
+            origin = _origin(dict(attributes["origin"]))  # type: ignore[arg-type]
+            arrays = {name: group[name] for name in _layout(origin)}
+        except (KeyError, ValueError, TypeError, FileNotFoundError, zarr.errors.BaseZarrError):
+            raise ValueError(
+                f"{path.name} is not a whole store of features; give one made by encode(store=...), or encode the image again."
+            ) from None
+        if written > FORMAT:
+            raise ValueError(f"{path.name} was written by a newer version of the package; update it.")
+        return cls(origin, arrays, path)
+
+    # ------------------------------------------------------------------------------------------- reading
+
+    @property
+    def leading(self) -> tuple[int, ...]:
+        """Lengths of the axes before (Y, X)."""
+        return self.origin.leading
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Y and X of the image in pixels."""
+        return self.origin.size
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the image without channels, and so of its labels."""
+        return self.leading + self.size
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """Y and X rounded up to multiples of 32."""
+        return -(-self.size[0] // SNAP) * SNAP, -(-self.size[1] // SNAP) * SNAP
+
+    @property
+    def image_fingerprint(self) -> str:
+        """Of the image that was encoded."""
+        return self.origin.image
+
+    @property
+    def model_fingerprint(self) -> str:
+        """Of the model that encoded it."""
+        return self.origin.model
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all maps before compression."""
+        return sum(int(np.prod(self._arrays[f"level{i}"].shape)) * 2 for i in range(4))
+
+    def ready(self, plane: Plane = (), box: Box | None = None) -> bool:
+        """Whether a plane, or all tiles that a box of it touches, are encoded."""
+        row, wanted = self.flat(plane), self._touched(box)
+        if not self._done[row, wanted].all() and self.path is not None:
+            self._done[row] = np.asarray(self._arrays["done"][row], bool)  # somebody else may have written it
+        return bool(self._done[row, wanted].all())
+
+    def ready_planes(self) -> NDArray[np.bool_]:
+        """Return which planes are encoded: bool, the shape of the leading axes."""
+        if self.path is not None:
+            self._done |= np.asarray(self._arrays["done"][:], bool)
+        return np.asarray(self._done.all(axis=1).reshape(self.leading))
+
+    def window(self, plane: Plane, box: Box) -> list[NDArray[np.float32]]:
+        """Read the maps of a window.
+
+        Parameters
+        ----------
+        plane : tuple of int
+            Leading indices.
+        box : Box
+            Multiples of 32, inside the padded plane.
+
+        Returns
+        -------
+        list of (C_i, h / s_i, w / s_i) float32
+            Finest first.
+
+        Raises
+        ------
+        NotEncodedError
+            If a tile that it needs is not encoded.
+        """
+        if any(edge % SNAP for edge in box) or not Box.of(self.padded).holds(box) or box.empty:
+            raise ValueError(
+                f"box takes multiples of {SNAP} inside the padded plane {self.padded}; got {tuple(box)}."
+            )
+        if not self.ready(plane, box):
+            raise NotEncodedError(
+                f"plane {plane} is not encoded at {tuple(box)} yet; encode it, or wait until it is done."
+                if plane
+                else f"the image is not encoded at {tuple(box)} yet; encode it, or wait until it is done."
+            )
+        maps = [
+            np.empty((c, box.height // s, box.width // s), np.float32)
+            for c, s in zip(self.origin.channels, self.origin.strides, strict=True)
+        ]
+        for tile in self._touched(box):
+            core = self.tiles[tile]
+            both = core.intersect(box)
+            for out, part, stride in zip(
+                maps, self._tile(self.flat(plane), tile), self.origin.strides, strict=True
+            ):
+                inner = _cells(both.shift(-core.top, -core.left), stride)
+                out[(slice(None), *_cells(both.shift(-box.top, -box.left), stride))] = part[
+                    (slice(None), *inner)
+                ]
+        return maps
+
+    def valid(self, plane: Plane, y: int, x: int) -> bool:
+        """Whether the image has a value at a pixel (is not NaN there)."""
+        return not self.origin.floating or not bool(self._arrays["missing"][self.flat(plane), y, x])
+
+    def flat(self, plane: Plane) -> int:
+        """Return the number of a plane in C order."""
+        if len(plane) != len(self.leading) or not all(
+            0 <= i < n for i, n in zip(plane, self.leading, strict=True)
+        ):
+            raise ValueError(f"plane takes an index into {self.leading}; got {plane}.")
+        return int(np.ravel_multi_index(plane, self.leading)) if plane else 0
+
+    # ------------------------------------------------------------------------------------------- writing
+
+    def write(
+        self,
+        plane: Plane,
+        tile: int,
+        maps: Sequence[NDArray[np.floating]],
+        missing: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Write one tile's core and mark it done.
+
+        Parameters
+        ----------
+        plane : tuple of int
+            Leading indices.
+        tile : int
+            Number in `tiles`.
+        maps : sequence of (C_i, h / s_i, w / s_i)
+            Of the core alone.
+        missing : (h, w) bool, optional
+            Pixels of the core, within the image, that have no value.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; what was written before can still be read.
+        """
+        row, core = self.flat(plane), self.tiles[tile]
+        try:
+            for i, (level, stride) in enumerate(zip(maps, self.origin.strides, strict=True)):
+                limit = np.finfo(np.float16).max
+                half = np.clip(level, -limit, limit).astype(np.float16)
+                self._arrays[f"level{i}"][(row, slice(None), *_cells(core, stride))] = half
+            if missing is not None and self.origin.floating:
+                inside = core.intersect(Box.of(self.size))
+                self._arrays["missing"][(row, *inside.slices)] = missing
+            self._arrays["done"][row, tile] = True  # last, so that a tile is never half there
+        except OSError as error:
+            raise _unwritable(self.path or Path("memory"), error) from None
+        with self._lock:
+            self._cache.pop((row, tile), None)
+        self._done[row, tile] = True
+
+    def _touched(self, box: Box | None) -> list[int]:
+        return [i for i, core in enumerate(self.tiles) if box is None or not core.intersect(box).empty]
+
+    def _tile(self, row: int, tile: int) -> list[NDArray[np.float16]]:
+        core = self.tiles[tile]
+        if self.path is None:
+            return [
+                self._arrays[f"level{i}"][(row, slice(None), *_cells(core, s))]
+                for i, s in enumerate(self.origin.strides)
+            ]
+        key = (row, tile)
+        with self._lock:
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                return self._cache[key]
+        maps = [
+            np.asarray(self._arrays[f"level{i}"][(row, slice(None), *_cells(core, s))])
+            for i, s in enumerate(self.origin.strides)
+        ]
+        with self._lock:
+            self._cache[key] = maps
+            while len(self._cache) > _CACHED_TILES:
+                self._cache.popitem(last=False)
+        return maps
+
+    def __repr__(self) -> str:
+        """Say what is there."""
+        ready = int(self.ready_planes().sum())
+        total = int(np.prod(self.leading))
+        return f"Features({self.origin.axes} {self.shape}, {ready} of {total} planes encoded, {self.path or 'in memory'})"
+
+
+def _cells(box: Box, stride: int) -> tuple[slice, slice]:
+    return slice(box.top // stride, box.bottom // stride), slice(box.left // stride, box.right // stride)
+
+
+def _tiles(padded: tuple[int, int], core: int) -> list[Box]:
+    """Cut a padded plane into cores, in C order."""
+    height, width = padded
+    step_y, step_x = (core or height), (core or width)
+    return [
+        Box(left, top, min(left + step_x, width), min(top + step_y, height))
+        for top in range(0, height, step_y)
+        for left in range(0, width, step_x)
+    ]
+
+
+def _layout(origin: Origin) -> dict[str, tuple[tuple[int, ...], type, tuple[int, ...]]]:
+    """Return shape, dtype and chunks of each array; a chunk is a tile."""
+    planes = int(np.prod(origin.leading))
+    height, width = (-(-n // SNAP) * SNAP for n in origin.size)
+    core_y, core_x = min(origin.core or height, height), min(origin.core or width, width)
+    layout: dict[str, tuple[tuple[int, ...], type, tuple[int, ...]]] = {}
+    for i, (c, s) in enumerate(zip(origin.channels, origin.strides, strict=True)):
+        layout[f"level{i}"] = (
+            (planes, c, height // s, width // s),
+            np.float16,
+            (1, c, core_y // s, core_x // s),
+        )
+    tiles = len(_tiles((height, width), origin.core))
+    layout["done"] = ((planes, tiles), bool, (1, 1))  # one file a tile: writers never share a chunk
+    if origin.floating:
+        layout["missing"] = (
+            (planes, *origin.size),
+            bool,
+            (1, min(core_y, origin.size[0]), min(core_x, origin.size[1])),
+        )
+    return layout
+
+
+def _origin(stored: dict[str, Any]) -> Origin:
+    """Turn JSON's lists back into tuples."""
+
+    def tuples(value: Any) -> Any:
+        return tuple(tuples(item) for item in value) if isinstance(value, list) else value
+
+    return Origin(**{name: tuples(value) for name, value in stored.items()})
+
+
+def _package() -> str:
+    try:
+        return version("napari-interformer")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _unwritable(path: Path, error: OSError) -> OSError:
+    return OSError(
+        f"Features could not be written to {path} ({error.strerror or error}); free some room there or choose another store; "
+        "what is stored already can still be used."
+    )
