@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_interformer.features import Features
-    from napari_interformer.image import Planes
+    from napari_interformer.image import Contrast, Planes
     from napari_interformer.model import InterFormer
     from napari_interformer.session import Session
     from napari_interformer.train import Progress
@@ -81,9 +81,12 @@ def numbers_of(kind: Callable[[str], Any], wanted: int | None = None) -> Callabl
     return read
 
 
-def contrast_of(text: str) -> str | tuple[float, ...]:
+def contrast_of(text: str) -> Contrast:
     """Read a rule's name, or the pixel values to show as black and white."""
-    return text if text in ("auto", "volume", "plane") else numbers_of(float, 2)(text)
+    if text == "auto" or text == "volume" or text == "plane":
+        return text
+    low, high = numbers_of(float, 2)(text)
+    return low, high
 
 
 def tile_of(text: str) -> int | Literal["whole"]:
@@ -216,7 +219,7 @@ def encode(
     device: str,
     channel_axis: int | None,
     channels: tuple[int, ...] | None,
-    contrast: str | tuple[float, float],
+    contrast: Contrast,
 ) -> None:
     """Encode IMAGE ahead of time; clicks on it then need no GPU.
 
@@ -290,7 +293,7 @@ def segment(
     device: str,
     channel_axis: int | None,
     channels: tuple[int, ...] | None,
-    contrast: str | tuple[float, float],
+    contrast: Contrast,
 ) -> None:
     """Segment what is clicked in IMAGE and write a label image.
 
@@ -306,6 +309,8 @@ def segment(
             raise FileNotFoundError(
                 f"There is no folder {path.parent} to write {path.name} to; make it first."
             )
+
+    import numpy as np
 
     import napari_interformer as ni
     from napari_interformer.image import Planes, write_labels
@@ -330,7 +335,7 @@ def segment(
             with bar("propagating", "plane") as line:
                 session.propagate(progress=lambda done, total: show(line, done, total))
         session.commit()
-    write_labels(output, session.labels, axes=planes.axes, scale=planes.scale, unit=planes.unit)
+    write_labels(output, np.asarray(session.labels), axes=planes.axes, scale=planes.scale, unit=planes.unit)
     report(session)
     click.echo(f"labels: {output}")
     if overlay is not None:
