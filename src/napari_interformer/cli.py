@@ -83,8 +83,9 @@ def numbers_of(kind: Callable[[str], Any], wanted: int | None = None) -> Callabl
 
 def contrast_of(text: str) -> Contrast:
     """Read a rule's name, or the pixel values to show as black and white."""
-    if text == "auto" or text == "volume" or text == "plane":
-        return text
+    rules: dict[str, Contrast] = {"auto": "auto", "volume": "volume", "plane": "plane"}
+    if text in rules:
+        return rules[text]
     low, high = numbers_of(float, 2)(text)
     return low, high
 
@@ -484,7 +485,7 @@ def headless_demo(folder: Path, objects: int = 12, clicks: int = 3) -> None:
         scores.append(iou(session.mask, target))
         session.commit()
     write_labels(
-        folder / "labels.tif", session.labels, axes=planes.axes, scale=planes.scale, unit=planes.unit
+        folder / "labels.tif", np.asarray(session.labels), axes=planes.axes, scale=planes.scale, unit=planes.unit
     )
     picture(folder / "overlay.png", planes, session, ())
     click.echo(

@@ -203,7 +203,7 @@ def tissue(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
 
 
 def brightfield(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
-    """Transmitted light: grey inside and out, a dark or bright rim, and a halo as in phase contrast."""
+    """Cells in transmitted light: grey inside and out, a rim, and a halo as in phase contrast."""
     mean = math.exp(rng.uniform(math.log(6), math.log(45)))
     labels = scatter(rng, size, (mean * 0.7, mean * 1.4), rng.uniform(0.1, 0.6), roughness=rng.uniform(0.1, 0.3))
     count = int(labels.max()) + 1

@@ -21,6 +21,7 @@ from napari_interformer.prompts import (
     Box,
     Click,
     Mask,
+    State,
     blank,
     cut,
     draw_click,
@@ -542,8 +543,8 @@ class Session:
                 before | sure(reference), expansion=config.zoom_expansion, min_size=config.zoom_min_size
             )
         logits = self.model.decode_logits(self._prepare(click.plane, window), reference, roi)
-        mask = logits > 0
-        mask[y, x] = click.positive  # whatever the network thinks, the user has the last word
+        # Whatever the network thinks, the user has the last word.
+        mask = np.where(sure(reference), reference == State.FOREGROUND, logits > 0)
         reference = fold(reference, mask)
         if previous is None or window.holds(previous.box) or not _outside(previous, window):
             return Step(click, window, reference, mask)
