@@ -485,7 +485,11 @@ def headless_demo(folder: Path, objects: int = 12, clicks: int = 3) -> None:
         scores.append(iou(session.mask, target))
         session.commit()
     write_labels(
-        folder / "labels.tif", np.asarray(session.labels), axes=planes.axes, scale=planes.scale, unit=planes.unit
+        folder / "labels.tif",
+        np.asarray(session.labels),
+        axes=planes.axes,
+        scale=planes.scale,
+        unit=planes.unit,
     )
     picture(folder / "overlay.png", planes, session, ())
     click.echo(

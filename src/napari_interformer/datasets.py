@@ -42,7 +42,9 @@ class Sample:
     ignore: NDArray[np.bool_] | None = None
 
 
-def split(samples: Sequence[Sample], *, fraction: float = 0.2, seed: int = 0) -> tuple[list[Sample], list[Sample]]:
+def split(
+    samples: Sequence[Sample], *, fraction: float = 0.2, seed: int = 0
+) -> tuple[list[Sample], list[Sample]]:
     """Split into training and validation samples, kind by kind.
 
     Each kind gives `round(fraction * count)` of its samples, drawn with `seed` from the names in order, so the
@@ -59,7 +61,9 @@ def split(samples: Sequence[Sample], *, fraction: float = 0.2, seed: int = 0) ->
 def folder(root: str | Path) -> Iterator[Sample]:
     """Read `images/` and `labels/` below `root`, TIFF or PNG, matched by name."""
     root = Path(root)
-    images, labels = ({p.stem: p for p in sorted((root / name).glob("*")) if p.is_file()} for name in ("images", "labels"))
+    images, labels = (
+        {p.stem: p for p in sorted((root / name).glob("*")) if p.is_file()} for name in ("images", "labels")
+    )
     if not images or images.keys() - labels.keys():
         raise ValueError(
             f"A folder of images takes images/ and labels/ with a label image of the same name for each image; got "

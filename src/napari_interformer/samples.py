@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter, zoom
+from scipy.spatial import cKDTree
 
 from napari_interformer.prompts import Box
 
@@ -52,6 +53,64 @@ def synthetic(
     return FAMILIES[family](rng, size)
 
 
+def cells(shape: tuple[int, int] = (512, 512), seed: int = 0) -> tuple[NDArray[np.uint16], Labels]:
+    """Return the sample of the menu: a field of fluorescent nuclei, some touching, with noise and haze.
+
+    Returns
+    -------
+    image : (Y, X) uint16
+    labels : (Y, X) int32
+        The ground truth.
+    """
+    rng = np.random.default_rng(seed)
+    labels = scatter(rng, shape, (9, 17), 0.28, roughness=0.12, overlap=0.1)
+    brightness = np.exp(rng.normal(0, 0.3, int(labels.max()) + 1))
+    brightness[0] = 0
+    signal = paint(labels, brightness) * np.clip(1 + 0.18 * clouds(rng, shape, 5), 0.2, None)
+    signal = gaussian_filter(signal, 1.2)
+    signal += 0.25 * gaussian_filter(signal, 20) + 0.05
+    counts = rng.poisson(signal * 120) / 120 + rng.normal(0, 0.01, shape)
+    return np.asarray(np.clip(counts * 9_000 + 300, 0, 65_535), np.uint16), labels
+
+
+def nuclei_stack(
+    shape: tuple[int, int, int] = (24, 256, 256), seed: int = 0
+) -> tuple[NDArray[np.uint16], Labels]:
+    """Return the 3-D sample of the menu: ellipsoidal nuclei in a stack, blurred more along Z than across.
+
+    Returns
+    -------
+    image : (Z, Y, X) uint16
+    labels : (Z, Y, X) int32
+        The ground truth.
+    """
+    rng = np.random.default_rng(seed)
+    labels = np.zeros(shape, np.int32)
+    z, y, x = np.ogrid[: shape[0], : shape[1], : shape[2]]
+    count = max(3, round(0.9e-4 * np.prod(shape) * 0.4))
+    brightness = [0.0]
+    for _ in range(20 * count):
+        radii = rng.uniform((3, 9, 9), (6, 16, 16))
+        centre = rng.uniform(0, 1, 3) * shape
+        near = tuple(slice(max(0, int(c - r)), int(c + r) + 2) for c, r in zip(centre, radii, strict=True))
+        axes = (z[near[0]], y[:, near[1]], x[:, :, near[2]])
+        parts = [((axis - c) / r) ** 2 for axis, c, r in zip(axes, centre, radii, strict=True)]
+        mask = parts[0] + parts[1] + parts[2] <= 1
+        field = labels[near]
+        if not mask.any() or np.count_nonzero(field[mask]) > 0.05 * mask.sum():
+            continue
+        field[mask & (field == 0)] = len(brightness)
+        brightness.append(math.exp(rng.normal(0, 0.25)))
+        if len(brightness) > count:
+            break
+    signal = paint(labels, np.array(brightness))
+    signal *= np.clip(1 + 0.15 * np.stack([clouds(rng, shape[1:], 4) for _ in range(shape[0])]), 0.2, None)
+    signal = gaussian_filter(signal, (0.7, 1.0, 1.0))
+    signal += 0.15 * gaussian_filter(signal, (2, 12, 12)) + 0.05
+    counts = rng.poisson(signal * 100) / 100 + rng.normal(0, 0.01, shape)
+    return np.asarray(np.clip(counts * 9_000 + 300, 0, 65_535), np.uint16), labels
+
+
 # ------------------------------------------------------------------------------------- building blocks
 
 
@@ -68,7 +127,7 @@ def shape_of(rng: np.random.Generator, radius: float, roughness: float = 0.12) -
         amplitude = radius * rng.normal(0, roughness / harmonic)
         outline += amplitude * np.cos(harmonic * angle + rng.uniform(0, 2 * math.pi))
     inside = u**2 + v**2 <= np.maximum(outline, 1) ** 2
-    return inside[Box.around(inside).slices]
+    return np.asarray(inside[Box.around(inside).slices])
 
 
 def scatter(
@@ -157,7 +216,9 @@ def camera(
 def nuclei(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
     """Fluorescent nuclei: bright, textured, touching, some out of focus, over a haze."""
     mean = math.exp(rng.uniform(math.log(4), math.log(28)))
-    labels = scatter(rng, size, (mean * 0.7, mean * 1.4), rng.uniform(0.05, 0.5), roughness=rng.uniform(0.05, 0.2))
+    labels = scatter(
+        rng, size, (mean * 0.7, mean * 1.4), rng.uniform(0.05, 0.5), roughness=rng.uniform(0.05, 0.2)
+    )
     count = int(labels.max()) + 1
     brightness = np.exp(rng.normal(0, rng.uniform(0.1, 0.6), count))
     brightness[0] = 0
@@ -171,10 +232,12 @@ def nuclei(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
     return camera(rng, signal / (np.percentile(signal, 99.5) + 1e-6)), labels
 
 
-def cells(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
+def whole_cells(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
     """Whole cells in fluorescence: irregular, granular, often with a dark or bright nucleus."""
     mean = math.exp(rng.uniform(math.log(12), math.log(60)))
-    labels = scatter(rng, size, (mean * 0.7, mean * 1.4), rng.uniform(0.3, 0.8), roughness=rng.uniform(0.2, 0.45))
+    labels = scatter(
+        rng, size, (mean * 0.7, mean * 1.4), rng.uniform(0.3, 0.8), roughness=rng.uniform(0.2, 0.45)
+    )
     count = int(labels.max()) + 1
     brightness = np.exp(rng.normal(0, 0.35, count))
     brightness[0] = rng.uniform(0, 0.15)
@@ -189,7 +252,9 @@ def cells(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
 def tissue(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
     """Stained tissue: violet nuclei in pink, by absorption in three colours."""
     mean = math.exp(rng.uniform(math.log(5), math.log(24)))
-    labels = scatter(rng, size, (mean * 0.6, mean * 1.4), rng.uniform(0.1, 0.45), roughness=rng.uniform(0.1, 0.3))
+    labels = scatter(
+        rng, size, (mean * 0.6, mean * 1.4), rng.uniform(0.1, 0.45), roughness=rng.uniform(0.1, 0.3)
+    )
     count = int(labels.max()) + 1
     amount = np.exp(rng.normal(0, 0.3, count)) * rng.uniform(0.5, 1.2)
     amount[0] = rng.uniform(0, 0.15)
@@ -205,7 +270,9 @@ def tissue(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
 def brightfield(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
     """Cells in transmitted light: grey inside and out, a rim, and a halo as in phase contrast."""
     mean = math.exp(rng.uniform(math.log(6), math.log(45)))
-    labels = scatter(rng, size, (mean * 0.7, mean * 1.4), rng.uniform(0.1, 0.6), roughness=rng.uniform(0.1, 0.3))
+    labels = scatter(
+        rng, size, (mean * 0.7, mean * 1.4), rng.uniform(0.1, 0.6), roughness=rng.uniform(0.1, 0.3)
+    )
     count = int(labels.max()) + 1
     tone = rng.normal(0, 0.06, count) + rng.uniform(-0.15, 0.15)
     tone[0] = 0
@@ -225,14 +292,13 @@ def membranes(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
     y += mean * 0.25 * clouds(rng, size, mean * 0.7)
     x += mean * 0.25 * clouds(rng, size, mean * 0.7)
-    points = np.zeros((count, *size), np.float32) if count * y.size < 4e7 else None
-    if points is None:
-        seeds = seeds[: int(4e7 // y.size)]
-    distances = np.stack([(y - a) ** 2 + (x - b) ** 2 for a, b in seeds])
-    labels = np.asarray(distances.argmin(0) + 1, np.int32)
+    nearest = cKDTree(seeds).query(np.stack([y, x], axis=-1))[1]
+    labels = np.asarray(nearest + 1, np.int32)
     wall = distance_transform_edt(~outlines(labels)) < rng.uniform(1.2, max(1.5, mean * 0.12))
     tone = np.clip(rng.normal(0.7, 0.06, len(seeds) + 1), 0.4, 1)
-    signal = paint(labels, tone) * np.clip(1 + rng.uniform(0.03, 0.12) * clouds(rng, size, rng.uniform(2, 6)), 0.3, 2)
+    signal = paint(labels, tone) * np.clip(
+        1 + rng.uniform(0.03, 0.12) * clouds(rng, size, rng.uniform(2, 6)), 0.3, 2
+    )
     signal = np.where(wall, rng.uniform(0.1, 0.35), signal)
     specks = scatter(rng, size, (1.5, max(2.5, mean * 0.15)), rng.uniform(0, 0.06))
     signal = np.where(specks > 0, signal * 0.6, signal)
@@ -255,7 +321,7 @@ def leaves(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
 
 FAMILIES: dict[str, Family] = {
     "nuclei": nuclei,
-    "cells": cells,
+    "cells": whole_cells,
     "tissue": tissue,
     "brightfield": brightfield,
     "membranes": membranes,
