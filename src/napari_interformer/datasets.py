@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tifffile
+from scipy.io import loadmat
 from skimage.io import imread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
+
+_IMAGES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,33 +62,123 @@ def split(
 
 
 def folder(root: str | Path) -> Iterator[Sample]:
-    """Read `images/` and `labels/` below `root`, TIFF or PNG, matched by name."""
+    """Read `images/` and `labels/` below `root`, TIFF or PNG, matched by name.
+
+    Raises
+    ------
+    ValueError
+        If an image has no label image, or of another size.
+    """
     root = Path(root)
-    images, labels = (
-        {p.stem: p for p in sorted((root / name).glob("*")) if p.is_file()} for name in ("images", "labels")
-    )
+    images, labels = _by_name(root / "images"), _by_name(root / "labels")
     if not images or images.keys() - labels.keys():
         raise ValueError(
-            f"A folder of images takes images/ and labels/ with a label image of the same name for each image; got "
-            f"{len(images)} images, {len(images.keys() & labels.keys())} of them with labels."
+            f"A data set takes images/ and labels/ with a label image of the same name for each image; got {len(images)} "
+            f"images in {root}, {len(images.keys() & labels.keys())} of them with labels."
         )
     for name, path in images.items():
-        yield Sample(name, read(path), read(labels[name]))
+        yield _checked(Sample(name, read(path), _labels(read(labels[name]))))
 
 
 def dsb2018(root: str | Path) -> Iterator[Sample]:
-    """Read the 2018 Data Science Bowl's stage-1 images with their kinds (`index.csv`)."""
+    """Read stage 1 of the 2018 Data Science Bowl: a `folder` whose `index.csv` names each image's kind."""
     root = Path(root)
     with (root / "index.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        name = f"{row['name']}.tif"
-        yield Sample(row["name"], read(root / "images" / name), read(root / "labels" / name), row["kind"])
+        kinds = {row["name"]: row["kind"] for row in csv.DictReader(file)}
+    for sample in folder(root):
+        yield replace(sample, kind=kinds.get(sample.name, ""))
 
 
-def read(path: Path) -> NDArray[np.generic]:
-    """Read one TIFF or PNG."""
-    return np.asarray(tifffile.imread(path) if path.suffix.lower() in (".tif", ".tiff") else imread(path))
+def grabcut(root: str | Path) -> Iterator[Sample]:
+    """Read GrabCut (50 images): `data_GT/` and `boundary_GT/`, where 128 is the unlabelled band."""
+    root = Path(root)
+    masks = _by_name(root / "boundary_GT")
+    for name, path in _by_name(root / "data_GT").items():
+        band = _grey(read(masks[name]))
+        yield _checked(Sample(name, read(path), (band == 255).astype(np.int32), ignore=band == 128))
 
 
-DATASETS = {"folder": folder, "dsb2018": dsb2018}
+def berkeley(root: str | Path) -> Iterator[Sample]:
+    """Read Berkeley (100 objects on 96 images): `images/NAME.jpg` and `masks/NAME#N.png`."""
+    root = Path(root)
+    images = _by_name(root / "images")
+    for name, path in _by_name(root / "masks").items():
+        yield _checked(
+            Sample(name, read(images[name.split("#")[0]]), (_grey(read(path)) > 0).astype(np.int32))
+        )
+
+
+def davis(root: str | Path) -> Iterator[Sample]:
+    """Read the 345 frames of DAVIS: `img/NAME.jpg` and `gt/NAME.png`, all of whose objects count as one."""
+    root = Path(root)
+    masks = _by_name(root / "gt")
+    for name, path in _by_name(root / "img").items():
+        mask = read(masks[name])
+        mask = mask.max(axis=2) if mask.ndim == 3 else mask
+        yield _checked(Sample(name, read(path), (mask > 0).astype(np.int32)))
+
+
+def sbd(root: str | Path) -> Iterator[Sample]:
+    """Read SBD's validation set (6671 objects): `val.txt`, `img/NAME.jpg`, `inst/NAME.mat`."""
+    root = Path(root)
+    images = _by_name(root / "img")
+    for name in (root / "val.txt").read_text().split():
+        instances = loadmat(root / "inst" / f"{name}.mat")["GTinst"]["Segmentation"][0, 0]
+        yield _checked(Sample(name, read(images[name]), _labels(instances)))
+
+
+DATASETS: dict[str, Callable[[str | Path], Iterator[Sample]]] = {
+    "folder": folder,
+    "dsb2018": dsb2018,
+    "grabcut": grabcut,
+    "berkeley": berkeley,
+    "davis": davis,
+    "sbd": sbd,
+}
+
+
+def load(name: str, root: str | Path) -> Iterator[Sample]:
+    """Read a data set by the name of its layout.
+
+    Raises
+    ------
+    ValueError
+        If there is no such layout, or the folder does not have it.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"dataset takes one of {', '.join(DATASETS)}; got {name!r}.")
+    try:
+        yield from DATASETS[name](root)
+    except (FileNotFoundError, KeyError) as error:
+        raise ValueError(
+            f"{root} does not have the layout of {name} ({error} is missing); see its docstring."
+        ) from None
+
+
+def read(path: Path) -> NDArray[Any]:
+    """Read one TIFF, PNG, JPEG or BMP: (Y, X) or (Y, X, 3)."""
+    pixels = np.asarray(tifffile.imread(path) if path.suffix.lower() in (".tif", ".tiff") else imread(path))
+    return pixels[..., :3] if pixels.ndim == 3 else pixels
+
+
+def _by_name(directory: Path) -> dict[str, Path]:
+    paths = sorted(p for p in directory.glob("*") if p.suffix.lower() in _IMAGES)
+    if not paths:
+        raise FileNotFoundError(directory)
+    return {path.stem: path for path in paths}
+
+
+def _labels(pixels: NDArray[Any]) -> NDArray[np.int32]:
+    return np.asarray(_grey(pixels), np.int32)
+
+
+def _grey(pixels: NDArray[Any]) -> NDArray[Any]:
+    return pixels[..., 0] if pixels.ndim == 3 else pixels
+
+
+def _checked(sample: Sample) -> Sample:
+    if sample.image.shape[:2] != sample.labels.shape:
+        raise ValueError(
+            f"A label image takes its image's size; {sample.name} has {sample.image.shape[:2]} and {sample.labels.shape}."
+        )
+    return sample

@@ -600,10 +600,7 @@ def train(
 
 def training_pictures(folder: str | Path, config: TrainConfig) -> list[Picture]:
     """Return the images of the training split."""
-    reader = datasets.DATASETS.get(config.dataset)
-    if reader is None:
-        raise ValueError(f"dataset takes one of {', '.join(datasets.DATASETS)}; got {config.dataset!r}.")
-    everything = list(reader(Path(folder)))
+    everything = list(datasets.load(config.dataset, folder))
     chosen, _ = datasets.split(everything, fraction=config.validation, seed=config.seed)
     return [Picture(sample.image, sample.labels) for sample in chosen]
 

@@ -1,0 +1,461 @@
+"""How many clicks does it take? The field's protocol, for our model and for what everybody has already.
+
+A simulated user clicks at the deepest point of the deeper error until the mask is good or 20 clicks are spent
+(Huang et al., ICCV 2023, section 4.2). Every method sees the same objects and gets its own clicks from its own errors.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from scipy.ndimage import gaussian_filter, sobel
+from skimage.segmentation import find_boundaries, random_walker, watershed
+
+from napari_interformer.datasets import load, split
+from napari_interformer.encoding import encode
+from napari_interformer.image import Planes
+from napari_interformer.prompts import Box
+from napari_interformer.session import Session
+from napari_interformer.simulate import iou, next_click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_interformer.datasets import Sample
+    from napari_interformer.model import InterFormer
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """What is measured.
+
+    Attributes
+    ----------
+    dataset : str
+        Layout of the folder: folder, dsb2018, grabcut, berkeley, davis or sbd.
+    split : str
+        "validation" or "training" (as `train` splits with the same seed), or "all".
+    validation : float
+        Share of the images, by kind, in the validation split.
+    images : int
+        At most this many images, drawn with the seed; 0 for all.
+    objects : int
+        At most this many objects of an image, drawn with the seed; 0 for all.
+    smallest : int
+        Objects of fewer pixels are left out.
+    max_clicks : int
+        Clicks after which a user gives up.
+    thresholds : tuple of float
+        IoU that count as done; an object's clicks end at the highest.
+    baselines : bool
+        Also run seeded watershed and random walker (scikit-image).
+    seed : int
+        Of the split and the draws.
+    """
+
+    dataset: str = "folder"
+    split: str = "all"
+    validation: float = 0.2
+    images: int = 0
+    objects: int = 0
+    smallest: int = 16
+    max_clicks: int = 20
+    thresholds: tuple[float, ...] = (0.80, 0.85, 0.90)
+    baselines: bool = False
+    seed: int = 0
+
+
+class Annotator(Protocol):
+    """A way to segment one image by clicks."""
+
+    def begin(self) -> None:
+        """Start a new object."""
+
+    def click(self, y: int, x: int, positive: bool) -> NDArray[np.bool_]:
+        """Answer a click with the object's mask (Y, X)."""
+
+
+# Image to annotator; whatever depends on the image alone is done here, and timed apart.
+Method = Callable[["NDArray[Any]"], Annotator]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One object with one method.
+
+    `ious` has one value per click given; `clicks` are (y, x, positive).
+    """
+
+    image: str
+    kind: str
+    label: int
+    ious: tuple[float, ...]
+    clicks: tuple[tuple[int, int, bool], ...]
+    seconds: float
+
+    def iou_after(self, clicks: int) -> float:
+        """Return the IoU after that many clicks; where fewer were needed, the last one's."""
+        return self.ious[min(clicks, len(self.ious)) - 1]
+
+    def clicks_to(self, threshold: float, most: int) -> int | None:
+        """Return the clicks until `threshold`, or None if `most` are not enough."""
+        return next((n for n, value in enumerate(self.ious[:most], 1) if value >= threshold), None)
+
+
+@dataclass
+class Result:
+    """What a method did on all objects."""
+
+    method: str
+    trials: list[Trial] = field(default_factory=list)
+    encode_seconds: float = 0.0
+    megapixels: float = 0.0
+
+    def summary(self, config: BenchmarkConfig, kind: str | None = None) -> dict[str, float]:
+        """Return the figures over all objects, or those of one kind of image."""
+        trials = [t for t in self.trials if kind is None or t.kind == kind]
+        figures: dict[str, float] = {"objects": len(trials)}
+        for clicks in (1, 3, 5, 10):
+            figures[f"IoU@{clicks}"] = float(np.mean([t.iou_after(clicks) for t in trials]))
+        for threshold in config.thresholds:
+            counts = [t.clicks_to(threshold, config.max_clicks) for t in trials]
+            percent = round(100 * threshold)
+            figures[f"NoC@{percent}"] = float(
+                np.mean([config.max_clicks if n is None else n for n in counts])
+            )
+            figures[f"NoF@{percent}"] = sum(n is None for n in counts)
+        figures["ms/click"] = 1000 * sum(t.seconds for t in trials) / sum(len(t.ious) for t in trials)
+        figures["s/MP"] = self.encode_seconds / self.megapixels
+        return figures
+
+    def curve(self, most: int) -> list[float]:
+        """Return the mean IoU after 1 .. `most` clicks."""
+        return [float(np.mean([t.iou_after(n) for t in self.trials])) for n in range(1, most + 1)]
+
+
+# ----------------------------------------------------------------------------------------------- methods
+
+
+class InterFormerAnnotator:
+    """Our model, through the session that the window uses."""
+
+    def __init__(self, image: NDArray[Any], model: InterFormer, device: str = "cpu") -> None:
+        self.session = Session(encode(image, model, device=device), model)
+
+    def begin(self) -> None:
+        """Start a new object."""
+        self.session.clear()
+
+    def click(self, y: int, x: int, positive: bool) -> NDArray[np.bool_]:
+        """Answer a click."""
+        return self.session.click((y, x), positive)
+
+
+class _Seeded:
+    """What the two baselines share: seeds at the clicks, and background around a window that holds them.
+
+    Without the window's border as background, a single positive click would flood the image.
+    """
+
+    margin = 32  # pixels of the window beyond the positive clicks; chosen on training images of dsb2018
+    sigma = 1.0
+
+    def __init__(self, image: NDArray[Any]) -> None:
+        self.grey = gaussian_filter(Planes.of(image).read().mean(axis=2), self.sigma)
+        self.clicks: list[tuple[int, int, bool]] = []
+
+    def begin(self) -> None:
+        """Start a new object."""
+        self.clicks = []
+
+    def click(self, y: int, x: int, positive: bool) -> NDArray[np.bool_]:
+        """Answer a click."""
+        self.clicks.append((y, x, positive))
+        rows, columns = zip(*[(a, b) for a, b, p in self.clicks if p] or [(y, x)], strict=True)
+        m = self.margin
+        box = Box(min(columns) - m, min(rows) - m, max(columns) + m + 1, max(rows) + m + 1)
+        box = box.intersect(Box.of((self.grey.shape[0], self.grey.shape[1])))
+        seeds = np.zeros((box.height, box.width), np.int32)
+        seeds[[0, -1], :] = seeds[:, [0, -1]] = 2
+        for a, b, p in self.clicks:
+            top, left = a - box.top, b - box.left
+            if 0 <= top < box.height and 0 <= left < box.width:
+                seeds[max(0, top - 1) : top + 2, max(0, left - 1) : left + 2] = 1 if p else 2
+        mask = np.zeros(self.grey.shape, bool)
+        mask[box.slices] = self.fill(box, seeds) == 1
+        return mask
+
+    def fill(self, box: Box, seeds: NDArray[np.int32]) -> NDArray[np.integer]:
+        """Give every pixel of the window one of the seeds' labels."""
+        raise NotImplementedError
+
+
+class WatershedAnnotator(_Seeded):
+    """Seeded watershed on the gradient magnitude (scikit-image)."""
+
+    def __init__(self, image: NDArray[Any]) -> None:
+        super().__init__(image)
+        self.edges = np.hypot(sobel(self.grey, 0), sobel(self.grey, 1))
+
+    def fill(self, box: Box, seeds: NDArray[np.int32]) -> NDArray[np.integer]:
+        """Flood from the seeds."""
+        return np.asarray(watershed(self.edges[box.slices], seeds))
+
+
+class RandomWalkerAnnotator(_Seeded):
+    """Random walker from the seeds (scikit-image)."""
+
+    beta = 300.0
+
+    def fill(self, box: Box, seeds: NDArray[np.int32]) -> NDArray[np.integer]:
+        """Let a walk from each pixel decide by the seed it is likeliest to meet first."""
+        part = self.grey[box.slices]
+        if seeds.min() > 0 or not (seeds == 1).any():
+            return seeds
+        return np.asarray(random_walker(part / 255, seeds, beta=self.beta, mode="cg_j", tol=1e-3))
+
+
+def methods(config: BenchmarkConfig, model: InterFormer, device: str = "cpu") -> dict[str, Method]:
+    """Return the methods to run, by name."""
+    chosen: dict[str, Method] = {"InterFormer": lambda image: InterFormerAnnotator(image, model, device)}
+    if config.baselines:
+        chosen |= {"seeded watershed": WatershedAnnotator, "random walker": RandomWalkerAnnotator}
+    return chosen
+
+
+# ---------------------------------------------------------------------------------------------- protocol
+
+
+def run(
+    folder: str | Path,
+    model: InterFormer,
+    config: BenchmarkConfig | None = None,
+    *,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Benchmark a model on a folder, in the layout `config.dataset`.
+
+    `progress` is called with (images done, images).
+    """
+    config = config or BenchmarkConfig()
+    chosen = choose(list(load(config.dataset, folder)), config)
+    return measure(chosen, methods(config, model, device), config, progress=progress)
+
+
+def choose(everything: Sequence[Sample], config: BenchmarkConfig) -> list[Sample]:
+    """Return the samples of a split, or some of them."""
+    training, validation = split(everything, fraction=config.validation, seed=config.seed)
+    splits = {"all": list(everything), "training": training, "validation": validation}
+    if config.split not in splits:
+        raise ValueError(f"split takes one of {', '.join(splits)}; got {config.split!r}.")
+    chosen = splits[config.split]
+    if config.images and config.images < len(chosen):
+        rng = np.random.default_rng(config.seed)
+        chosen = [chosen[i] for i in sorted(rng.choice(len(chosen), config.images, replace=False))]
+    if not chosen:
+        raise ValueError(f"The {config.split} split holds no images; take more images, or split=all.")
+    return chosen
+
+
+def measure(
+    samples: Iterable[Sample],
+    methods: dict[str, Method],
+    config: BenchmarkConfig,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Click on every object of every sample with every method."""
+    samples = list(samples)
+    results = {name: Result(name) for name in methods}
+    for done, sample in enumerate(samples, 1):
+        labels = objects_of(sample, config)
+        for name, method in methods.items():
+            began = time.perf_counter()
+            annotator = method(sample.image)
+            results[name].encode_seconds += time.perf_counter() - began
+            results[name].megapixels += sample.labels.size / 1e6
+            for label in labels:
+                results[name].trials.append(attempt(annotator, sample, label, config))
+        if progress is not None:
+            progress(done, len(samples))
+    if not any(result.trials for result in results.values()):
+        raise ValueError(
+            f"The benchmark takes images with objects of at least {config.smallest} pixels; got none."
+        )
+    return Report(config, list(results.values()), samples)
+
+
+def objects_of(sample: Sample, config: BenchmarkConfig) -> list[int]:
+    """Return the labels of a sample to click on."""
+    labels, areas = np.unique(sample.labels[sample.labels > 0], return_counts=True)
+    labels = labels[areas >= config.smallest]
+    if config.objects and config.objects < len(labels):
+        # Seeded by the image as well: a subset of the images has the same objects.
+        rng = np.random.default_rng([config.seed, *sample.name.encode()])
+        labels = np.sort(rng.choice(labels, config.objects, replace=False))
+    return [int(label) for label in labels]
+
+
+def attempt(annotator: Annotator, sample: Sample, label: int, config: BenchmarkConfig) -> Trial:
+    """Click on one object until it is done."""
+    target = sample.labels == label
+    mask = np.zeros_like(target)
+    ious: list[float] = []
+    clicks: list[tuple[int, int, bool]] = []
+    seconds = 0.0
+    annotator.begin()
+    while len(ious) < config.max_clicks and (not ious or ious[-1] < max(config.thresholds)):
+        click = next_click(mask, target, ignore=sample.ignore)
+        if click is None:
+            break
+        began = time.perf_counter()
+        mask = annotator.click(*click)
+        seconds += time.perf_counter() - began
+        clicks.append(click)
+        ious.append(iou(mask, target, sample.ignore))
+    return Trial(sample.name, sample.kind, label, tuple(ious), tuple(clicks), seconds)
+
+
+# ------------------------------------------------------------------------------------------------ report
+
+
+@dataclass(frozen=True)
+class Report:
+    """All results, and the samples they were made on."""
+
+    config: BenchmarkConfig
+    results: list[Result]
+    samples: list[Sample]
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of images, if there are several."""
+        kinds = sorted({trial.kind for trial in self.results[0].trials})
+        return kinds if len(kinds) > 1 else []
+
+    def table(self) -> str:
+        """Return the figures as a Markdown table, all images first, then kind by kind."""
+        rows = []
+        for kind in (None, *self.kinds):
+            for result in self.results:
+                figures = result.summary(self.config, kind)
+                cells = [
+                    kind or "all",
+                    result.method,
+                    *(_shown(name, value) for name, value in figures.items()),
+                ]
+                rows.append(cells)
+        head = ["images", "method", *self.results[0].summary(self.config)]
+        widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+        lines = [
+            "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
+            for row in [head, *rows]
+        ]
+        lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+        return "\n".join(lines)
+
+    def save(self, folder: str | Path, annotate: Method | None = None) -> list[Path]:
+        """Write `benchmark.json`, `benchmark.md`, `iou-by-clicks.png` and, with a method, `worst.png`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {
+            "config": asdict(self.config),
+            "images": len(self.samples),
+            "results": [
+                {
+                    "method": r.method,
+                    "all": r.summary(self.config),
+                    "kinds": {kind: r.summary(self.config, kind) for kind in self.kinds},
+                    "iou_by_clicks": r.curve(self.config.max_clicks),
+                    "objects": [asdict(trial) for trial in r.trials],
+                }
+                for r in self.results
+            ],
+        }
+        (folder / "benchmark.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+        (folder / "benchmark.md").write_text(self.table() + "\n", encoding="utf-8")
+        self.plot(folder / "iou-by-clicks.png")
+        written = ["benchmark.json", "benchmark.md", "iou-by-clicks.png"]
+        if annotate is not None:
+            self.contact_sheet(folder / "worst.png", annotate)
+            written.append("worst.png")
+        return [folder / name for name in written]
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the mean IoU against the number of clicks."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        axes = figure.subplots()
+        for result in self.results:
+            axes.plot(
+                range(1, self.config.max_clicks + 1),
+                result.curve(self.config.max_clicks),
+                label=result.method,
+            )
+        for threshold in self.config.thresholds:
+            axes.axhline(threshold, color="0.8", linewidth=0.8, zorder=0)
+        axes.set(xlabel="clicks", ylabel="mean IoU", ylim=(0, 1), xlim=(1, self.config.max_clicks))
+        axes.set_title(f"{len(self.results[0].trials)} objects on {len(self.samples)} images", fontsize=10)
+        axes.legend(frameon=False)
+        figure.savefig(path, dpi=120)
+
+    def contact_sheet(self, path: str | Path, annotate: Method, count: int = 24) -> None:
+        """Show the first method's worst objects: truth green, mask magenta, clicks as dots."""
+        from matplotlib.figure import Figure
+
+        threshold = max(self.config.thresholds)
+        worst = sorted(
+            self.results[0].trials,
+            key=lambda t: (
+                -(t.clicks_to(threshold, self.config.max_clicks) or math.inf),
+                t.iou_after(len(t.ious)),
+            ),
+        )[:count]
+        by_name = {sample.name: sample for sample in self.samples}
+        columns = 6
+        figure = Figure(figsize=(2 * columns, 2.2 * math.ceil(len(worst) / columns)), layout="constrained")
+        grid = figure.subplots(math.ceil(len(worst) / columns), columns, squeeze=False)
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for axes, trial in zip(grid.flat, worst, strict=False):
+            sample = by_name[trial.image]
+            target = sample.labels == trial.label
+            annotator = annotate(sample.image)
+            annotator.begin()
+            for click in trial.clicks:
+                mask = annotator.click(*click)
+            box = Box.around(target | mask)
+            box = Box(box.left - 12, box.top - 12, box.right + 12, box.bottom + 12).intersect(
+                Box.of(target.shape)
+            )
+            picture = Planes.of(sample.image).read((), box).astype(np.uint8)
+            picture[find_boundaries(target[box.slices])] = (0, 220, 0)
+            picture[find_boundaries(mask[box.slices])] = (230, 0, 230)
+            axes.imshow(picture)
+            for y, x, positive in trial.clicks:
+                if box.left <= x < box.right and box.top <= y < box.bottom:
+                    axes.plot(
+                        x - box.left, y - box.top, ".", color="lime" if positive else "red", markersize=4
+                    )
+            axes.set_title(
+                f"{trial.image[:8]} #{trial.label}\nIoU {trial.ious[-1]:.2f}, {len(trial.ious)} clicks",
+                fontsize=7,
+            )
+        figure.savefig(path, dpi=110)
+
+
+def _shown(name: str, value: float) -> str:
+    if name == "objects" or name.startswith("NoF"):
+        return str(int(value))
+    return f"{value:.3f}" if name.startswith("IoU") else f"{value:.2f}"
