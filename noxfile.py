@@ -85,7 +85,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def benchmark(session: nox.Session) -> None:
-    """Count clicks: ``python -m nox -s benchmark -- --data FOLDER``; more options with ``-- --help``."""
+    """Count clicks: ``python -m nox -s benchmark -- FOLDER --baselines``; ``-- --help`` lists the options."""
     session.install(*PINS, "-e", ".[train]")
     session.run("napari-interformer", "benchmark", *session.posargs)
 
