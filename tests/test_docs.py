@@ -27,9 +27,20 @@ def test_python_runs_as_shown(page: str, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     code = blocks(ROOT / "docs" / page, "python")
     assert len(code) >= 5
-    names: dict[str, object] = {}
+    names: dict[str, object] = {"viewer": viewer_with_the_sample()}
     for number, block in enumerate(code, 1):
         exec(compile(block, f"{page}, block {number}", "exec"), names)
+
+
+def viewer_with_the_sample() -> object:
+    """Return what napari's console calls `viewer`, without its window."""
+    from napari.components import ViewerModel
+
+    from napari_interformer.samples import cells
+
+    viewer = ViewerModel()
+    viewer.add_image(cells()[0], name="cells")
+    return viewer
 
 
 def commands() -> list[str]:
