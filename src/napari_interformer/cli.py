@@ -671,8 +671,15 @@ def bar(title: str, unit: str) -> Iterator[Any]:
     """Show a bar on standard error for as long as something goes on; `show` moves it."""
     from tqdm import tqdm
 
+    # The delay keeps an error that comes at once free of an empty bar.
     with tqdm(
-        desc=title, unit=unit, file=sys.stderr, dynamic_ncols=True, total=0, disable=not first_process()
+        desc=title,
+        unit=f" {unit}",
+        file=sys.stderr,
+        dynamic_ncols=True,
+        total=0,
+        delay=0.1,
+        disable=not first_process(),
     ) as line:
         yield line
 
@@ -710,10 +717,11 @@ def sentence(error: Exception) -> str:
         return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
     if isinstance(error, ModuleNotFoundError):
         return f"{error.name} is not installed; pip install 'napari-interformer[all,train]' brings it."
-    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-    if isinstance(error, (ValueError, TypeError, OSError, LookupError)) and text:
-        return " ".join(text.split())
-    return f"{type(error).__name__}: {' '.join(text.split())}; run it with --debug before the command to see where."
+    text = " ".join(str(error).split())
+    ours = isinstance(error, (ValueError, TypeError, OSError, LookupError))
+    if ours and text and not isinstance(error, (KeyError, IndexError)):
+        return text
+    return f"{type(error).__name__}: {text}; say --debug before the command to see where."
 
 
 if __name__ == "__main__":
