@@ -166,7 +166,9 @@ class _Seeded:
     Without the window's border as background, a single positive click would flood the image.
     """
 
-    margin = 32  # pixels of the window beyond the positive clicks; chosen on training images of dsb2018
+    # Pixels of the window beyond the positive clicks, and smoothing; these and the walker's were the best of those
+    # tried on 120 objects of 30 training images of dsb2018 (margins 16, 32, 48, sigma 1, 2, beta 100, 1000).
+    margin = 48
     sigma = 1.0
 
     def __init__(self, image: NDArray[Any]) -> None:
@@ -214,7 +216,8 @@ class WatershedAnnotator(_Seeded):
 class RandomWalkerAnnotator(_Seeded):
     """Random walker from the seeds (scikit-image)."""
 
-    beta = 300.0
+    margin = 32
+    beta = 1000.0
 
     def fill(self, box: Box, seeds: NDArray[np.int32]) -> NDArray[np.integer]:
         """Let a walk from each pixel decide by the seed it is likeliest to meet first."""
