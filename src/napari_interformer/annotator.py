@@ -1,0 +1,342 @@
+"""What a person does, in order, between a layer of clicks and a session. No Qt, no napari.
+
+Enters: edits of the clicks, and actions such as undo and commit, at any speed. Leaves: calls of the session, one after
+another. Slow work goes to a worker thread and comes back; until then everything else waits in line, so that no click
+is lost and none is applied to the wrong object.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from napari_interformer.features import NotEncodedError
+from napari_interformer.volume import carry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from napari_interformer.prompts import Click
+    from napari_interformer.session import Plane, Session, Steps
+
+log = logging.getLogger(__name__)
+
+
+class ClickList(Protocol):
+    """Where the clicks of the current object are seen and edited."""
+
+    def read(self) -> tuple[Click, ...]:
+        """Return them in order."""
+
+    def write(self, clicks: Iterable[Click]) -> None:
+        """Show these."""
+
+
+class Worker(Protocol):
+    """Something that works elsewhere and reports in the main thread."""
+
+    def run(
+        self, work: Callable[[], Any], done: Callable[[Any], None], failed: Callable[[Exception], None]
+    ) -> None:
+        """Call `done` with what `work` returns, or `failed` with what it raises."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Somebody edited the clicks: they were `before` and are `after`."""
+
+    before: tuple[Click, ...]
+    after: tuple[Click, ...]
+
+
+@dataclass(frozen=True)
+class Action:
+    """Something to do once everything before it is done: `work` in the worker, then `then` in the main thread."""
+
+    then: Callable[[Any], Any]
+    work: Callable[[], Any] | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a list of clicks: the steps of those that could be answered, and the others."""
+
+    steps: Steps
+    refused: tuple[tuple[Click, Exception], ...]
+
+
+class Annotator:
+    """Keeps a session and a layer of clicks in step.
+
+    All methods are called from the main thread.
+
+    Parameters
+    ----------
+    session : Session
+        Where objects live.
+    clicks : ClickList
+        Edited by a person; written to when an action changes what it should show.
+    worker : Worker
+        Decodes.
+    tell : callable
+        Called with one sentence when something cannot be done; the state is as before then.
+    changed : callable
+        Called after every change.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        clicks: ClickList,
+        worker: Worker,
+        *,
+        tell: Callable[[str], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self.session, self.clicks = session, clicks
+        self.encoding = False  # whether planes are still being encoded, so that clicks on them may wait
+        self.waiting: tuple[Click, ...] = ()  # on planes that are not encoded yet
+        self._worker, self._tell, self._changed = worker, tell, changed
+        self._line: deque[Edit | Action] = deque()
+        self._busy = False
+        self._seen = clicks.read()  # what the layer showed when it was last looked at
+        self._taken = 0  # the highest label that somebody painted
+        self._generation = 0  # results that were asked for in an earlier one are dropped
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is being worked on or waits in line."""
+        return self._busy or bool(self._line)
+
+    @property
+    def _current(self) -> tuple[Click, ...]:
+        """The current object's clicks as far as they are worked off; those that wait come last."""
+        return (*self.session.clicks, *self.waiting)
+
+    # --------------------------------------------------------------------------------- what people do
+
+    def edited(self) -> None:
+        """Somebody added, removed, moved or flipped clicks."""
+        now = self.clicks.read()
+        if now != self._seen:
+            self._line.append(Edit(self._seen, now))
+            self._seen = now
+            self._next()
+
+    def undo(self) -> None:
+        """Take back the last change of the current object: a click that still waits, or the session's last."""
+
+        def then(_: None) -> None:
+            if self.waiting:
+                self.waiting = self.waiting[:-1]
+            else:
+                self.session.undo()
+
+        self.act(then)
+
+    def redo(self) -> None:
+        """Make the change again that was taken back."""
+        self.act(lambda _: self.session.redo())
+
+    def commit(self) -> None:
+        """Write the object and start the next one."""
+
+        def then(_: None) -> None:
+            self._none_waits("commit")
+            self.session.commit()
+
+        self.act(then)
+
+    def new(self) -> None:
+        """Start the next object; the current one is committed if there is anything of it."""
+
+        def then(_: None) -> None:
+            self._none_waits("new object")
+            self._leave()
+
+        self.act(then)
+
+    def clear(self) -> None:
+        """Drop the current object's clicks; an object being edited becomes what it was."""
+
+        def then(_: None) -> None:
+            self.waiting = ()
+            self.session.clear()
+
+        self.act(then)
+
+    def edit(self, label: int) -> None:
+        """Go on with a committed object; the current one is committed if there is anything of it."""
+
+        def then(_: None) -> None:
+            self._none_waits("edit")
+            self._leave()
+            self.session.edit(label)
+
+        self.act(then)
+
+    def propagate(self, progress: Callable[[int, int], None], cancelled: Callable[[], bool]) -> None:
+        """Carry the object through the stack in the worker; `progress` and `cancelled` are called there."""
+        self.act(self.session.adopt, lambda: carry(self.session, progress=progress, cancelled=cancelled))
+
+    def encoded(self, plane: Plane | None) -> None:
+        """Hear that something of a plane was encoded, or (None) that encoding has ended."""
+        if self.waiting and (plane is None or any(click.plane == plane for click in self.waiting)):
+            self._line.append(Edit((), ()))  # changes nothing, so everything is tried again
+            self._next()
+
+    def taken(self, label: int) -> None:
+        """Hear that somebody painted with a label; no later object gets it."""
+        self._taken = max(self._taken, label)
+        self.act(lambda _: None)
+
+    def act(self, then: Callable[[Any], Any], work: Callable[[], Any] | None = None) -> None:
+        """Do something once everything before it is done."""
+        self._line.append(Action(then, work))
+        self._next()
+
+    def close(self) -> None:
+        """Forget what waits in line; a result that is still to come is dropped."""
+        self._generation += 1
+        self._line.clear()
+        self._busy = False
+
+    # --------------------------------------------------------------------------------------- the line
+
+    def _next(self) -> None:
+        if self._busy:
+            return
+        while self._line:
+            if isinstance(self._line[0], Edit):
+                target = self._current
+                while self._line and isinstance(edit := self._line[0], Edit):
+                    target = merge(target, edit.before, edit.after)
+                    self._line.popleft()
+                self._run(partial(answer, self.session, target), partial(self._do, self._adopt))
+                return
+            action = self._line.popleft()
+            assert isinstance(action, Action)
+            if action.work is not None:
+                self._run(action.work, partial(self._do, action.then))
+                return
+            self._do(action.then, None)
+        self._settle()
+
+    def _do(self, then: Callable[[Any], Any], result: Any) -> None:
+        try:
+            then(result)
+        except Exception as error:
+            self._refuse(error)
+        if not self.session.prompts and self.session.label <= self._taken:
+            self.session.label = self._taken + 1
+
+    def _adopt(self, answer: Answer) -> None:
+        waiting: list[Click] = []
+        told: list[str] = []
+        for click, error in answer.refused:
+            if self.encoding and isinstance(error, NotEncodedError):
+                waiting.append(click)
+            elif str(error) not in told:  # many points pasted on one bad plane: one sentence
+                told.append(str(error))
+                self._refuse(error)
+        self.waiting = tuple(waiting)
+        before, after = self.session.prompts, tuple(step.prompt for step in answer.steps)
+        # Clicks that were answered together are still undone one by one.
+        added = len(after) - len(before) if after[: len(before)] == before else 0
+        for count in range(len(after) - max(added - 1, 0), len(after) + 1):
+            self.session.adopt(answer.steps[:count])
+
+    def _run(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        generation, self._busy = self._generation, True
+        self._changed()
+
+        def finish(call: Callable[[Any], None], result: Any) -> None:
+            if generation != self._generation:
+                return
+            self._busy = False
+            call(result)
+            self._next()
+
+        self._worker.run(work, lambda result: finish(done, result), lambda error: finish(self._refuse, error))
+
+    def _settle(self) -> None:
+        """Let the layer show what is so, now that nothing waits in line."""
+        if self.clicks.read() != self._current:
+            self.clicks.write(self._current)
+        self._seen = self.clicks.read()
+        self._changed()
+
+    def _refuse(self, error: Exception) -> None:
+        if not isinstance(error, ValueError | TypeError | LookupError | OSError):
+            log.error("%s", error, exc_info=error)  # ours to mend; the person gets a sentence all the same
+        self._tell(sentence(error))
+
+    def _leave(self) -> None:
+        """Commit the current object if there is anything of it, else drop it."""
+        if any(self.session.plane_mask(plane)[1].any() for plane in self.session.planes):
+            self.session.commit()
+        else:
+            self.session.clear()
+
+    def _none_waits(self, name: str) -> None:
+        if self.waiting:
+            planes = ", ".join(map(str, sorted({click.plane for click in self.waiting})))
+            raise ValueError(
+                f"{name.capitalize()} takes an object whose clicks are all answered; plane {planes} is still being "
+                "encoded: wait for it, or undo those clicks."
+            )
+
+
+def answer(session: Session, clicks: Sequence[Click]) -> Answer:
+    """Compute an object from its clicks; those that cannot be answered are left out and named.
+
+    Pure, for the worker thread.
+    """
+    masks = session.masks
+    try:
+        return Answer(session.compute((*masks, *clicks)), ())
+    except (ValueError, LookupError):
+        pass  # which ones? one at a time, the good ones before kept
+    kept: list[Click] = []
+    refused = []
+    steps = session.compute(masks)
+    for click in clicks:
+        try:
+            steps = session.compute((*masks, *kept, click))
+            kept.append(click)
+        except (ValueError, LookupError) as error:
+            refused.append((click, error))
+    return Answer(steps, tuple(refused))
+
+
+def merge(current: Sequence[Click], before: Sequence[Click], after: Sequence[Click]) -> tuple[Click, ...]:
+    """Apply the edit that led from `before` to `after` to another list of clicks.
+
+    Somebody edits the points while an earlier action (an undo, say) is still being worked on: what was removed is
+    removed from `current`, what was added goes to its end.
+    """
+    if tuple(current) == tuple(before):
+        return tuple(after)
+    removed, added = Counter(before) - Counter(after), Counter(after) - Counter(before)
+    kept = [click for click in current if not _take(removed, click)]
+    return (*kept, *(click for click in after if _take(added, click)))
+
+
+def sentence(error: Exception) -> str:
+    """Return what an error says, in one line."""
+    text = next(iter(str(error).strip("'\"").splitlines()), "")
+    return (
+        text
+        or f"{type(error).__name__}: something went wrong that was not foreseen; the log has the details."
+    )
+
+
+def _take(counts: Counter[Click], click: Click) -> bool:
+    """Use up one of `click`, if there is one left."""
+    if counts[click] <= 0:
+        return False
+    counts[click] -= 1
+    return True

@@ -1,0 +1,376 @@
+"""napari's layers on one side, clicks, planes and label arrays on the other. No Qt.
+
+Enters: Image, Points and Labels layers with any scale, translation, rotation. Leaves: `Planes`, `Click` in data pixels,
+an array that writes only what changed. This room alone converts coordinates: a click goes from its own layer through
+the world into the image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from napari.layers import Labels, Points
+
+from napari_interformer.image import Planes
+from napari_interformer.prompts import Click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from napari.layers import Image
+    from numpy.typing import NDArray
+
+    from napari_interformer.image import Contrast
+
+CLICKS, LABELS = "InterFormer clicks", "InterFormer labels"
+GREEN, RED = "#00c853", "#ff1744"
+_POSITIVE = "positive"  # the feature column that says what a point means
+_ON_SCREEN = (9, 14)  # pixels; points stay visible on large images and never hide small objects
+
+ContrastChoice = Literal["layer", "volume", "plane"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The image that is annotated: one layer, or up to three shown as red, green and blue.
+
+    Attributes
+    ----------
+    layers : tuple of Image
+        The first one gives the place in the world.
+    channel_axis : int or None
+        Axis of the layer's data that holds channels.
+    channels : tuple of int or None
+        Which of them to use.
+    contrast : "layer", "volume" or "plane"
+        The layers' own limits, or percentiles of the volume or of each plane.
+    """
+
+    layers: tuple[Image, ...]
+    channel_axis: int | None = None
+    channels: tuple[int, ...] | None = None
+    contrast: ContrastChoice = "layer"
+
+    @property
+    def image(self) -> Image:
+        """The layer that clicks refer to."""
+        return self.layers[0]
+
+    @property
+    def axis(self) -> int | None:
+        """The channel axis; None for RGB, whose colours are no axis to napari."""
+        return None if self.image.rgb else self.channel_axis
+
+    def planes(self) -> Planes:
+        """Look at the layers as planes; a worker thread may do this, since percentiles read a sample.
+
+        Raises
+        ------
+        ValueError
+            If the layers do not fit together, or their axes make no sense.
+        """
+        arrays = [finest(layer) for layer in self.layers]
+        limits: Contrast = "auto" if self.contrast == "layer" else self.contrast
+        if len(arrays) > 1:
+            shapes = {tuple(array.shape) for array in arrays}
+            if len(shapes) > 1 or any(layer.rgb for layer in self.layers) or self.channel_axis is not None:
+                raise ValueError(
+                    "Several image layers are taken as channels if they are grey and of one shape; got "
+                    f"{', '.join(f'{layer.name} {tuple(layer.data.shape)}' for layer in self.layers)}: choose others."
+                )
+            if self.contrast == "layer":
+                limits = [_limits(layer) for layer in self.layers]
+            return Planes.of(_Stack(arrays), channel_axis=0, contrast=limits)
+        rgb = bool(self.image.rgb)
+        if self.contrast == "layer" and not rgb:
+            limits = _limits(self.image)
+        return Planes.of(
+            arrays[0],
+            channel_axis=self.axis,
+            channels=None if self.axis is None else self.channels,
+            contrast=limits,
+            rgb=rgb,
+        )
+
+    def placement(self) -> dict[str, Any]:
+        """Return where a layer without channels must lie to cover the image: scale, translate, rotate and so on.
+
+        A channel axis in front is left out. One further inside stays, since napari aligns axes from the last, as a
+        single element as long as all channels, so that what lies there is seen on each of them.
+        """
+        image = self.image
+        scale, translate = np.array(image.scale), np.array(image.translate)
+        rotate, shear = np.array(image.rotate), np.array(image.shear)
+        affine = np.array(image.affine.affine_matrix)
+        first = 0
+        if self.axis == 0:
+            first = 1
+            # napari keeps shear as a matrix, or as the upper triangle of one, row by row
+            shear = shear[1:, 1:] if shear.ndim == 2 else shear[len(scale) - 1 :]
+        elif self.axis is not None:
+            count = finest(image).shape[self.axis]
+            translate[self.axis] += (count - 1) / 2 * scale[self.axis]
+            scale[self.axis] *= count
+        return {
+            "scale": scale[first:],
+            "translate": translate[first:],
+            "rotate": rotate[first:, first:],
+            "shear": shear,
+            "affine": affine[first:, first:],
+            "units": image.units[first:],
+            "axis_labels": image.axis_labels[first:],
+        }
+
+    def whole(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape of such a layer's data: `shape` (leading, Y, X), with 1 for a channel axis inside."""
+        axis = self.axis
+        return (*shape[:axis], 1, *shape[axis:]) if axis else tuple(shape)
+
+    def click(self, world: Sequence[float], positive: bool = True) -> Click:
+        """Return the click at a place in the world: the pixel of the image that is shown there."""
+        position = list(self.image.world_to_data(world))
+        if self.axis is not None:
+            del position[self.axis]
+        return Click.at(position, positive)
+
+    def world(self, click: Click) -> tuple[float, ...]:
+        """Return the place in the world of a click's pixel, in the axes that `placement` keeps."""
+        position = list(click.position)
+        if self.axis is not None:
+            position.insert(self.axis, 0)
+        return tuple(self.image.data_to_world(position))[1 if self.axis == 0 else 0 :]
+
+
+class _Stack:
+    """Arrays of one shape as channels of one lazy array, (C, ...): only what is asked for is read."""
+
+    def __init__(self, arrays: Sequence[Any]) -> None:
+        self.arrays = arrays
+        self.shape = (len(arrays), *arrays[0].shape)
+        self.dtype = np.result_type(*(array.dtype for array in arrays))
+
+    def __getitem__(self, key: tuple[Any, ...]) -> NDArray[Any]:
+        first, *rest = key
+        return np.stack([np.asarray(array[tuple(rest)]) for array in self.arrays[first]])
+
+
+def finest(layer: Image) -> Any:
+    """Return the array of a layer, level 0 of a multiscale one."""
+    return layer.data[0] if layer.multiscale else layer.data
+
+
+def _limits(layer: Image) -> tuple[float, float]:
+    low, high = layer.contrast_limits
+    return float(low), float(high)
+
+
+# -------------------------------------------------------------------------------------------------- points
+
+
+class ClickLayer:
+    """A Points layer as an ordered list of clicks. The points are the truth; this only reads and writes them.
+
+    Parameters
+    ----------
+    source : Source
+        The image that is clicked on.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        place = source.placement()
+        self.layer = Points(
+            np.empty((0, len(place["scale"]))),
+            features={_POSITIVE: np.empty(0, bool)},
+            feature_defaults={_POSITIVE: [True]},
+            face_color=_POSITIVE,
+            face_color_cycle={True: GREEN, False: RED},
+            border_color="white",
+            size=1,
+            canvas_size_limits=_ON_SCREEN,
+            name=CLICKS,
+            **place,
+        )
+        self._writing = False
+        self._told: list[Callable[[], None]] = []
+        self.layer.events.data.connect(self._on_data)
+        self.layer.events.features.connect(self._changed)
+
+    def connect(self, told: Callable[[], None]) -> None:
+        """Call `told` whenever somebody adds, removes, moves or flips points."""
+        self._told.append(told)
+
+    def disconnect(self) -> None:
+        """Stop listening to the layer."""
+        self._told.clear()
+        self.layer.events.data.disconnect(self._on_data)
+        self.layer.events.features.disconnect(self._changed)
+
+    def _on_data(self, event: Any) -> None:
+        # Points tell before and after an edit. The indices that come along have been wrong, so the layer is read anew.
+        if str(event.action) in ("added", "removed", "changed"):
+            self._changed()
+
+    def _changed(self, event: Any = None) -> None:
+        # While a point is being added its coordinates are there a moment before its features.
+        if not self._writing and len(self.layer.data) == len(self.layer.features):
+            for told in tuple(self._told):
+                told()
+
+    @property
+    def positive(self) -> bool:
+        """Whether the next point will be positive."""
+        return bool(self.layer.feature_defaults[_POSITIVE][0])
+
+    @positive.setter
+    def positive(self, value: bool) -> None:
+        self.layer.feature_defaults = {_POSITIVE: [bool(value)]}
+
+    def read(self) -> tuple[Click, ...]:
+        """Return the clicks that the points stand for, in the order in which they were made."""
+        signs = np.asarray(self.layer.features[_POSITIVE], bool)
+        return tuple(
+            self.source.click(self.layer.data_to_world(point), bool(sign))
+            for point, sign in zip(self.layer.data, signs, strict=True)
+        )
+
+    def write(self, clicks: Iterable[Click]) -> None:
+        """Show these clicks; points that stay are not moved, so that fractions of a pixel survive."""
+        layer = self.layer
+        there: dict[Click, list[int]] = {}
+        for index, click in enumerate(self.read()):
+            there.setdefault(click, []).append(index)
+        old, selected = np.array(layer.data), set(layer.selected_data)
+        points, signs, kept = [], [], set()
+        for click in clicks:
+            index = there[click].pop(0) if there.get(click) else None
+            if index in selected:
+                kept.add(len(points))
+            points.append(layer.world_to_data(self.source.world(click)) if index is None else old[index])
+            signs.append(click.positive)
+        self._writing = True
+        try:
+            layer.selected_data = set()
+            layer.data = np.array(points, float).reshape(-1, layer.ndim)
+            layer.features = {_POSITIVE: np.array(signs, bool)}
+            layer.selected_data = kept
+        finally:
+            self._writing = False
+
+    def flip_selected(self) -> None:
+        """Turn the selected points from positive to negative and back.
+
+        Raises
+        ------
+        ValueError
+            If none is selected.
+        """
+        chosen = sorted(self.layer.selected_data)
+        if not chosen:
+            raise ValueError(
+                "Flip takes at least one selected point; got none: press 3 (select points) and click on one."
+            )
+        signs = np.array(self.layer.features[_POSITIVE], bool)
+        signs[chosen] ^= True
+        self.layer.features = {_POSITIVE: signs}  # tells whoever is connected
+
+
+# -------------------------------------------------------------------------------------------------- labels
+
+
+def new_labels(source: Source, shape: Sequence[int]) -> Labels:
+    """Return an empty Labels layer (int32) that covers the image."""
+    return Labels(np.zeros(source.whole(shape), np.int32), name=LABELS, **source.placement())
+
+
+class LayerLabels:
+    """A Labels layer as the label array of a session: reads boxes, writes only the pixels that change.
+
+    Writing goes through the layer, so that it shows the change at once and its own history knows of it.
+
+    Parameters
+    ----------
+    layer : Labels
+        New or somebody's work of years; nothing is erased.
+    axis : int or None
+        An axis of length 1 to leave out: where the image has its channels.
+
+    Raises
+    ------
+    ValueError
+        If the layer cannot be written to.
+    """
+
+    def __init__(self, layer: Labels, axis: int | None = None) -> None:
+        data = layer.data
+        flags = getattr(data, "flags", None)
+        if layer.multiscale or hasattr(data, "dask") or (flags is not None and not flags.writeable):
+            raise ValueError(
+                f"Labels are written to a layer in memory or in zarr; {layer.name} is multiscale, lazy or read-only: choose "
+                "a new layer."
+            )
+        self.layer = layer
+        self.axis = axis if axis and len(data.shape) > axis and data.shape[axis] == 1 else None
+        self.writing = False  # so that listeners can tell our edits from a person's
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the label image, without the axis that is left out."""
+        return tuple(int(n) for i, n in enumerate(self.layer.data.shape) if i != self.axis)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the labels."""
+        dtype: np.dtype[Any] = np.dtype(self.layer.data.dtype)
+        return dtype
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        """Read plane indices and slices, as of an array."""
+        parts = list(key) if isinstance(key, tuple) else [key]
+        if parts == [...]:
+            parts = []
+        parts += [slice(None)] * (len(self.shape) - len(parts))
+        if self.axis is not None:
+            parts.insert(self.axis, 0)
+        return np.asarray(self.layer.data[tuple(parts)])
+
+    def __setitem__(self, key: Any, values: Any) -> None:
+        """Write a box: plane indices, then two slices with bounds."""
+        *plane, rows, columns = key
+        before = self[key]
+        y, x = np.nonzero(before != values)
+        if y.size == 0:
+            return
+        if self.axis is not None:
+            plane.insert(self.axis, 0)
+        indices = (*(np.full(y.size, i) for i in plane), y + rows.start, x + columns.start)
+        self.writing = True
+        try:
+            self.layer.data_setitem(indices, np.broadcast_to(values, before.shape)[y, x])
+        finally:
+            self.writing = False
+
+
+# ------------------------------------------------------------------------------------------------- samples
+
+
+def cells_sample() -> list[tuple[Any, dict[str, Any], str]]:
+    """Return the 2-D sample for File > Open Sample: an image, and its ground truth, hidden."""
+    from napari_interformer.samples import cells
+
+    image, truth = cells()
+    return [(image, {"name": "cells"}, "image"), (truth, {"name": "cells truth", "visible": False}, "labels")]
+
+
+def nuclei_sample() -> list[tuple[Any, dict[str, Any], str]]:
+    """Return the 3-D sample for File > Open Sample: planes lie twice as far apart as pixels."""
+    from napari_interformer.samples import nuclei_stack
+
+    image, truth = nuclei_stack()
+    place = {"scale": (2.0, 1.0, 1.0)}
+    return [
+        (image, {"name": "nuclei", **place}, "image"),
+        (truth, {"name": "nuclei truth", "visible": False, **place}, "labels"),
+    ]
