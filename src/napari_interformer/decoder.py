@@ -54,7 +54,7 @@ def pooled_length(length: int, ratio: int, train_length: int) -> int:
     """Return to how many cells an axis of `length` is pooled (round half to even, as in the reference)."""
     if ratio == 1:
         return length
-    return round(length / round(length / min(train_length / ratio, length)))
+    return max(1, round(length / round(length / min(train_length / ratio, length))))
 
 
 class PoolingAttention(nn.Module):

@@ -13,11 +13,12 @@ import dataclasses
 import logging
 import math
 import os
+import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -110,7 +111,7 @@ class TrainConfig:
     synthetic_images: int = 600
     steps: int = 10_000
     minutes: float = 0.0
-    crop_sizes: tuple[int, ...] = (128, 128, 256)
+    crop_sizes: tuple[int, ...] = (128, 128, 128, 256)
     pixels_per_step: int = 4 * 128 * 128
     windows_per_step: int = 64
     zoom: tuple[float, float] = (0.7, 2.0)
@@ -209,10 +210,14 @@ class Batches(Dataset[Batch]):
         count = max(1, config.pixels_per_step // size**2)
         smallest = min(self.model.click_window, *config.crop_sizes) // 2
         per_image = max(1, config.windows_per_step * smallest**2 // (window**2 * count))
-        pixels, dense, images, boxes, targets = [], [], [], [], []
+        pixels: list[NDArray[np.float32]] = []
+        dense: list[NDArray[np.bool_]] = []
+        images: list[int] = []
+        boxes: list[Box] = []
+        targets: list[NDArray[np.bool_]] = []
         while len(pixels) < count or len(boxes) < 2:  # batch norm cannot learn from one
             pool = self.synthetic if rng.random() < config.synthetic and self.synthetic else self.real
-            crop, labels = crop_picture(pool[rng.integers(len(pool))], size, config.zoom, rng)
+            crop, labels = crop_picture(pool[int(rng.integers(len(pool)))], size, config.zoom, rng)
             found = choose_objects(labels, per_image, rng)
             if len(found) == 0:
                 continue
@@ -514,9 +519,8 @@ def train(
 
     torch.manual_seed(config.seed)
     model = initialise(InterFormer(PRESETS[config.preset])).to(device).train()
-    average = torch.optim.swa_utils.AveragedModel(
-        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.average), use_buffers=True
-    )
+    moving = torch.optim.swa_utils.get_ema_multi_avg_fn(config.average)  # type: ignore[no-untyped-call]
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=moving, use_buffers=True)
     step_module = Step(model, config).to(device)
     optimizer = torch.optim.AdamW(
         parameter_groups(step_module, model.config.layers, config), lr=config.lr, betas=(0.9, 0.999)
@@ -527,6 +531,10 @@ def train(
         step_module.load_state_dict(state["step_module"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
+        if state["config"] != repr(config):
+            raise ValueError(
+                f"{state_path.name} is the state of a run with other settings; repeat those, or delete it to start anew."
+            )
         start, spent = state["step"], state["seconds"]
         log.info("going on from step %d of %s", start, state_path.name)
 
@@ -538,16 +546,23 @@ def train(
         torch.utils.data.Subset(batches, range(start, config.steps)),
         batch_size=None,
         num_workers=config.workers,
-        multiprocessing_context="fork" if config.workers else None,
+        # Forked workers share the images in memory; elsewhere than on Linux forking is not safe or not there.
+        multiprocessing_context="fork" if config.workers and sys.platform == "linux" else None,
     )
     shared = nn.parallel.DistributedDataParallel(step_module) if world > 1 else step_module
 
     def save_state(step: int, seconds: float) -> None:
         if rank == 0:
             whole = state_path.with_suffix(".tmp")
-            parts = {"step_module": step_module, "average": average, "optimizer": optimizer}
-            state = {name: part.state_dict() for name, part in parts.items()}
-            torch.save(state | {"step": step, "seconds": seconds}, whole)
+            state = {
+                "step_module": step_module.state_dict(),
+                "average": average.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "config": repr(config),
+                "step": step,
+                "seconds": seconds,
+            }
+            torch.save(state, whole)
             os.replace(whole, state_path)
 
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -557,7 +572,7 @@ def train(
     for batch in loader:
         seconds = spent + time.monotonic() - began
         done = max(step / config.steps, seconds / (60 * config.minutes) if config.minutes else 0)
-        if done >= 1 or (cancelled is not None and cancelled()):
+        if _any(done >= 1 or (cancelled is not None and cancelled()), device, world):
             break
         rate = min(1, (step + 1) / config.warmup) * (1 - done)
         for group in optimizer.param_groups:
@@ -575,12 +590,9 @@ def train(
         recent.append((float(loss.detach()), first, last))
         if step % 20 == 0 and progress is not None and rank == 0:
             seconds = spent + time.monotonic() - began
-            means = np.mean(recent, axis=0)
-            progress(
-                Progress(
-                    step, config.steps, *map(float, means), seconds / done * (1 - done) if done else math.inf
-                )
-            )
+            mean, first, last = (float(value) for value in np.mean(recent, axis=0))
+            left = seconds / done * (1 - done) if done else math.inf
+            progress(Progress(step, config.steps, mean, first, last, left))
             recent.clear()
         if time.monotonic() - saved > 60 * config.save_minutes:
             saved = time.monotonic()
@@ -589,13 +601,22 @@ def train(
     if cancelled is not None and cancelled():
         save_state(step, seconds)
     elif rank == 0:
-        trained = average.module.eval()
+        trained = cast("InterFormer", average.module).eval()
         notes = {"trained": f"{step} steps, {seconds / 3600:.2f} h on {device.type}", "config": repr(config)}
-        save_model(trained, output, notes)
+        save_model(trained, output, notes, half=True)
         state_path.unlink(missing_ok=True)
     if world > 1:
         torch.distributed.destroy_process_group()
     return output
+
+
+def _any(stop: bool, device: torch.device, world: int) -> bool:
+    """Stop all processes if one does: clocks differ, and a process that waits for the others would wait for ever."""
+    if world == 1:
+        return stop
+    votes = torch.tensor(int(stop), device=device)
+    torch.distributed.all_reduce(votes)
+    return bool(votes.item())
 
 
 def training_pictures(folder: str | Path, config: TrainConfig) -> list[Picture]:
@@ -640,7 +661,7 @@ def initialise(model: InterFormer) -> InterFormer:
     """
     with torch.no_grad():
         for branch in model.backbone.fpn.rescale_ops:
-            branch[-2].weight.mul_(0.1)
+            cast("nn.GroupNorm", cast("nn.Sequential", branch)[-2]).weight.mul_(0.1)
         if model.backbone.detail is not None:
             model.backbone.detail.lateral_finest.weight.mul_(0.1)
             model.backbone.detail.lateral_second.weight.mul_(0.1)

@@ -1,0 +1,135 @@
+"""Model files, good and bad."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from napari_interformer.checkpoint import build, load_model, models, read_checkpoint, save_model
+from napari_interformer.model import PRESETS
+
+
+@pytest.fixture
+def reference(shared):
+    return shared / "parity" / "square.pth"
+
+
+def test_a_model_comes_back_from_safetensors_with_its_configuration(small_model, tmp_path):
+    path = save_model(small_model, tmp_path / "m.safetensors", {"trained": "never"})
+    again = load_model(path)
+    assert again.config == small_model.config
+    assert read_checkpoint(path).notes == {"trained": "never"}
+    pixels = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 3)).astype(np.float32)
+    for ours, theirs in zip(again.encode_pixels(pixels), small_model.encode_pixels(pixels), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert again.fingerprint == small_model.fingerprint
+
+
+def test_half_precision_halves_the_file(small_model, tmp_path):
+    full = save_model(small_model, tmp_path / "full.safetensors").stat().st_size
+    half = save_model(small_model, tmp_path / "half.safetensors", half=True)
+    assert half.stat().st_size < 0.6 * full
+    again = load_model(half)
+    assert next(again.parameters()).dtype is torch.float32
+    # Saved again, nothing more is lost.
+    assert (
+        load_model(save_model(again, tmp_path / "n.safetensors", half=True)).fingerprint == again.fingerprint
+    )
+
+
+def test_a_reference_checkpoint_loads_with_and_without_the_parallel_prefix(reference, tmp_path):
+    content = torch.load(reference, weights_only=True)
+    content["state_dict"] = {f"module.{name}": tensor for name, tensor in content["state_dict"].items()}
+    content["optimizer"] = {"state": {0: {"step": 1}}, "param_groups": [{"lr": 1e-4}]}
+    torch.save(content, tmp_path / "parallel.pth")
+    plain, parallel = load_model(reference), load_model(tmp_path / "parallel.pth")
+    assert plain.fingerprint == parallel.fingerprint
+    assert "embed" not in str(read_checkpoint(reference)) and "width 48" in str(read_checkpoint(reference))
+    assert read_checkpoint(tmp_path / "parallel.pth").notes["prefix"] == "module."
+
+
+@pytest.mark.parametrize("preset", ["light", "tiny"])
+def test_released_names_and_shapes_load_and_give_the_preset(preset, shared, tmp_path):
+    shapes = json.loads((shared / "parity" / f"interformer_{preset}_state_dict.json").read_text())
+    state = {
+        name: torch.zeros(shape, dtype=torch.long if name.endswith(("index", "tracked")) else torch.float32)
+        for name, shape in shapes.items()
+    }
+    torch.save({"state_dict": state, "meta": {"iter": 320000}}, tmp_path / "released.pth")
+    model = build(read_checkpoint(tmp_path / "released.pth"))
+    assert model.config == PRESETS[preset]
+
+
+def test_a_converted_model_gives_the_same_masks(reference, tmp_path):
+    model = load_model(reference)
+    again = load_model(save_model(model, tmp_path / "m.safetensors"))
+    pixels = np.random.default_rng(0).uniform(0, 255, (1, 128, 128, 3)).astype(np.float32)
+    states = np.full((128, 128), 2, np.uint8)
+    states[50:60, 50:60] = 4
+    masks = [m.decode_logits([x[0] for x in m.encode_pixels(pixels)], states) > 0 for m in (model, again)]
+    np.testing.assert_array_equal(masks[0], masks[1])
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("code from a file was run",)
+
+
+def bad_files(folder, reference):
+    (folder / "text.pth").write_text("this is not a checkpoint")
+    (folder / "empty.pth").write_bytes(b"")
+    (folder / "cut.pth").write_bytes(reference.read_bytes()[:500_000])
+    with (folder / "code.pth").open("wb") as file:
+        pickle.dump({"state_dict": Evil()}, file)
+    torch.save({"state_dict": Evil()}, folder / "code-zip.pth")
+    torch.save({"weights": [1, 2, 3]}, folder / "no-tensors.pth")
+    torch.save({"state_dict": {"fc.weight": torch.zeros(3, 3)}}, folder / "another-network.pth")
+    content = torch.load(reference, weights_only=True)
+    del content["state_dict"]["neck.norm0.weight"]
+    torch.save(content, folder / "missing.pth")
+    content["state_dict"]["neck.norm0.weight"] = torch.zeros(9)
+    torch.save(content, folder / "shape.pth")
+    save_model(load_model(reference), folder / "whole.safetensors")
+    (folder / "cut.safetensors").write_bytes((folder / "whole.safetensors").read_bytes()[:300_000])
+    import safetensors.torch
+
+    safetensors.torch.save_file({"a": torch.zeros(2)}, folder / "no-config.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("text.pth", "not a PyTorch checkpoint"),
+        ("empty.pth", "not a PyTorch checkpoint"),
+        ("cut.pth", "cut short"),
+        ("code.pth", "not loaded"),
+        ("code-zip.pth", "may run code"),
+        ("no-tensors.pth", "no state_dict"),
+        ("another-network.pth", "not an InterFormer checkpoint"),
+        ("missing.pth", "1 missing"),
+        ("shape.pth", "1 of another shape"),
+        ("cut.safetensors", "not a whole safetensors file"),
+        ("no-config.safetensors", "without an InterFormer's configuration"),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_sentence(name, told, reference, tmp_path, capsys):
+    bad_files(tmp_path, reference)
+    with pytest.raises(ValueError, match=told) as caught:
+        load_model(tmp_path / name)
+    assert "\n" not in str(caught.value)
+    assert "code from a file" not in capsys.readouterr().out
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(FileNotFoundError, match="default"):
+        load_model("no-such-model")
+
+
+def test_the_bundled_model_is_there_and_small():
+    path = models()["default"]
+    assert path.stat().st_size < 20e6
+    assert load_model().config.window == 256

@@ -1,0 +1,181 @@
+"""The network against the reference's own numbers."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from napari_interformer.checkpoint import build, read_checkpoint
+from napari_interformer.decoder import pooled_length
+from napari_interformer.encoder import relative_position_index
+from napari_interformer.model import PRESETS, InterFormer, normalise, resolve_device
+from napari_interformer.prompts import blank, draw_click, fold, region, sure
+
+TOLERANCE = 1e-3
+# Where the reference's two logits are equal but for rounding, either answer is right.
+ROUNDING = 1e-5
+
+
+def worst(ours: np.ndarray, reference: np.ndarray) -> float:
+    return float(np.abs(ours - reference).max() / np.abs(reference).max())
+
+
+@pytest.fixture(params=["square", "wide"])
+def case(request, shared):
+    folder = shared / "parity"
+    with np.load(folder / f"{request.param}.npz") as arrays:
+        numbers = dict(arrays)
+    return (
+        build(read_checkpoint(folder / f"{request.param}.pth")),
+        numbers,
+        json.loads((folder / f"{request.param}.json").read_text()),
+    )
+
+
+def test_features_agree_with_the_reference(case):
+    model, numbers, _ = case
+    maps = model.encode_pixels(numbers["image"][None].astype(np.float32))
+    for i, level in enumerate(maps):
+        error = worst(level[0], numbers[f"feature_{i}"])
+        print(f"feature {i}: {error:.1e} of the largest value")
+        assert error < TOLERANCE
+
+
+def test_logits_masks_reference_labels_and_regions_agree_with_the_reference(case):
+    model, numbers, config = case
+    image = torch.from_numpy(numbers["image"][None].astype(np.float32)).permute(0, 3, 1, 2)
+    height, width = numbers["image"].shape[:2]
+    with torch.inference_mode():
+        prepared = model.prepare(model.encode(normalise(image)))
+    reference, mask = blank(numbers["ref_label_1"].shape), None
+    for n, (y, x, positive) in enumerate(numbers["clicks"], 1):
+        reference = draw_click(
+            reference, y, x, bool(positive), config["inner_radius"], config["outer_radius"]
+        )
+        np.testing.assert_array_equal(reference, numbers[f"ref_label_{n}"])
+        roi = None
+        if f"roi_{n}" in numbers:
+            zoom = config["zoom"]
+            roi = region(mask | sure(reference), expansion=zoom["expansion_ratio"], min_size=zoom["min_size"])
+            assert tuple(roi) == tuple(numbers[f"roi_{n}"])
+        with torch.inference_mode():
+            logits = model.decode(prepared, torch.from_numpy(reference)[None], roi)[0].numpy()
+        error = worst(logits, numbers[f"logits_{n}"])
+        print(f"logits after click {n}: {error:.1e} of the largest value")
+        assert error < TOLERANCE
+        expected = numbers[f"logits_{n}"]
+        mask = logits[1] > logits[0]
+        different = mask[:height, :width] != numbers[f"mask_{n}"]
+        tie = np.abs(expected[1] - expected[0]) < ROUNDING * np.abs(expected).max()
+        print(
+            f"mask after click {n}: {different.sum()} pixels differ, {(tie[:height, :width] & different).sum()} of them ties"
+        )
+        assert not (different & ~tie[:height, :width]).any()
+        mask = np.where(tie, expected[1] > expected[0], mask)
+        reference = fold(reference, mask)
+        np.testing.assert_array_equal(reference, numbers[f"ref_label_after_{n}"])
+
+
+def test_logits_in_a_partial_region_agree_with_the_reference(case):
+    model, numbers, _ = case
+    maps = [torch.from_numpy(numbers[f"feature_{i}"])[None] for i in range(4)]
+    with torch.inference_mode():
+        logits = model.decode(
+            maps, torch.from_numpy(numbers["ref_label_1"])[None], tuple(numbers["partial_roi"])
+        )
+    error = worst(logits[0].numpy(), numbers["partial_roi_logits"])
+    print(f"logits in a partial region: {error:.1e} of the largest value")
+    assert error < TOLERANCE
+
+
+@pytest.mark.parametrize("preset", ["light", "tiny"])
+def test_presets_have_the_released_names_and_shapes(preset, shared):
+    released = json.loads((shared / "parity" / f"interformer_{preset}_state_dict.json").read_text())
+    with torch.device("meta"):
+        ours = InterFormer(PRESETS[preset]).state_dict()
+    shapes = sorted(
+        tuple(shape) for name, shape in released.items() if not name.endswith("relative_position_index")
+    )
+    assert sorted(tuple(tensor.shape) for tensor in ours.values()) == shapes
+
+
+def test_the_light_preset_has_the_papers_sizes():
+    with torch.device("meta"):
+        model = InterFormer(PRESETS["light"])
+    millions = {
+        name: sum(p.numel() for p in part.parameters()) / 1e6 for name, part in model.named_children()
+    }
+    assert millions["backbone"] == pytest.approx(94.9, abs=0.05)
+    assert millions["neck"] == pytest.approx(1.74, abs=0.005)
+    assert millions["decode_head"] == pytest.approx(0.63, abs=0.005)
+
+
+def test_another_grid_looks_up_the_nearest_cell_of_the_training_grid():
+    """Equal to resizing the full bias matrix with nearest along its four axes."""
+    grid, height, width = 4, 6, 3
+    full = relative_position_index(grid, grid, grid)[1:, 1:].reshape(grid, grid, grid, grid)
+    rows, columns = [y * grid // height for y in range(height)], [x * grid // width for x in range(width)]
+    expected = full[rows][:, columns][:, :, rows][:, :, :, columns].reshape(height * width, height * width)
+    ours = relative_position_index(height, width, grid)
+    assert torch.equal(ours[1:, 1:], expected)
+    last = (2 * grid - 1) ** 2
+    assert (ours[0, 1:] == last).all() and (ours[1:, 0] == last + 1).all() and ours[0, 0] == last + 2
+
+
+def test_the_reference_label_is_embedded_as_if_at_full_size(small_model):
+    states = torch.randint(0, 5, (2, 64, 96), dtype=torch.uint8)
+    full = torch.nn.functional.embedding(states.int(), small_model.neck.patch_embed).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.interpolate(full, scale_factor=0.25, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(small_model.neck.embed(states, expected), expected)
+
+
+@pytest.mark.parametrize(
+    ("length", "ratio", "expected"), [(128, 12, 11), (38, 12, 10), (16, 1, 16), (5, 24, 5)]
+)
+def test_pooled_lengths_round_half_to_even(length, ratio, expected):
+    assert pooled_length(length, ratio, 128) == expected
+
+
+def test_preparing_first_changes_nothing(small_model, rng):
+    maps = [
+        torch.randn(2, c, 64 // s, 64 // s)
+        for c, s in zip(small_model.channels, small_model.strides, strict=True)
+    ]
+    states = torch.randint(0, 5, (2, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        direct = small_model.decode(maps, states)
+        prepared = small_model.decode(small_model.prepare(maps), states)
+    assert torch.equal(direct, prepared)
+    assert direct.shape == (2, 2, 64, 64)
+
+
+def test_any_size_is_padded_to_multiples_of_32(small_model):
+    maps = small_model.encode_pixels(np.zeros((1, 33, 70, 3), np.float32))
+    assert [level.shape[2:] for level in maps] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+
+
+def test_a_fingerprint_follows_the_encoder(small_model):
+    again = InterFormer(small_model.config)
+    assert again.fingerprint != small_model.fingerprint
+    again.load_state_dict(small_model.state_dict())
+    again.eval()
+    assert again.fingerprint == small_model.fingerprint
+
+
+def test_an_index_made_in_inference_mode_can_be_trained_with():
+    relative_position_index.cache_clear()
+    with torch.inference_mode():
+        index = relative_position_index(2, 3, 4)
+    assert not index.is_inference()
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:7", "mps", "quantum", "meta"])
+def test_a_device_that_is_not_here_is_refused_with_the_remedy(name):
+    if torch.cuda.is_available() or torch.backends.mps.is_available():
+        pytest.skip("this machine has an accelerator")
+    with pytest.raises(ValueError, match="device|asked for"):
+        resolve_device(name)
+    assert resolve_device("auto").type == "cpu"

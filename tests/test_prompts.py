@@ -1,0 +1,133 @@
+"""The reference label's states, clicks and boxes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from napari_interformer.prompts import Box, Click, State, blank, cut, draw_click, fold, paste, region, sure
+
+SHAPE = (12, 15)
+references = arrays(np.uint8, SHAPE, elements=st.integers(0, 4))
+masks = arrays(bool, SHAPE)
+pixels = st.tuples(st.integers(0, SHAPE[0] - 1), st.integers(0, SHAPE[1] - 1))
+boxes = st.tuples(*[st.integers(-5, 20)] * 4).map(lambda b: Box(*b))
+
+
+def slow_click(reference, y, x, positive, inner, outer):
+    """Say it pixel by pixel."""
+    drawn = reference.copy()
+    for row in range(reference.shape[0]):
+        for column in range(reference.shape[1]):
+            distance = ((row - y) ** 2 + (column - x) ** 2) ** 0.5
+            state = drawn[row, column]
+            if distance <= inner:
+                drawn[row, column] = 4 if positive else 0
+            elif distance <= inner + outer:
+                if state == 2:
+                    drawn[row, column] = 3 if positive else 1
+                elif state == (1 if positive else 3):
+                    drawn[row, column] = 2
+    return drawn
+
+
+@given(references, pixels, st.booleans(), st.integers(0, 5), st.integers(0, 4))
+def test_a_click_is_a_disk_of_sure_pixels_in_a_ring_of_possible_ones(
+    reference, pixel, positive, inner, outer
+):
+    before = reference.copy()
+    drawn = draw_click(reference, *pixel, positive, inner, outer)
+    np.testing.assert_array_equal(drawn, slow_click(reference, *pixel, positive, inner, outer))
+    np.testing.assert_array_equal(reference, before)  # pure
+
+
+@given(references, masks)
+def test_folding_moves_every_pixel_one_step_and_leaves_sure_ones(reference, mask):
+    step = {True: {2: 3, 1: 2}, False: {2: 1, 3: 2}}
+    expected = [step[bool(m)].get(int(s), int(s)) for s, m in zip(reference.flat, mask.flat, strict=True)]
+    np.testing.assert_array_equal(fold(reference, mask).ravel(), expected)
+
+
+@given(masks)
+def test_predictions_that_disagree_leave_a_pixel_unknown(mask):
+    assert (fold(fold(blank(SHAPE), mask), ~mask) == State.UNKNOWN).all()
+
+
+@given(references, masks)
+def test_sure_pixels_are_never_changed_by_predictions(reference, mask):
+    settled = sure(reference)
+    np.testing.assert_array_equal(fold(reference, mask)[settled], reference[settled])
+
+
+def test_a_click_at_the_corner_is_cut_off_at_the_border():
+    drawn = draw_click(blank(SHAPE), 0, 0, True, 2)
+    assert (drawn == State.FOREGROUND).sum() == 6
+    assert (draw_click(blank(SHAPE), -9, -9, True, 2) == State.UNKNOWN).all()
+
+
+@given(masks, st.integers(1, 64))
+def test_the_region_holds_what_is_known_and_lies_on_the_grid(mask, min_size):
+    known = np.zeros((128, 160), bool)
+    known[40 : 40 + SHAPE[0], 60 : 60 + SHAPE[1]] = mask
+    box = region(known, expansion=1.4, min_size=min_size)
+    assert all(edge % 32 == 0 for edge in box)
+    assert Box.of(known.shape).holds(box)
+    if mask.any():
+        assert box.holds(Box.around(known))
+        assert box.height >= min(min_size, 128) and box.width >= min(min_size, 160)
+    else:
+        assert box == Box.of(known.shape)
+
+
+@given(boxes, boxes)
+def test_boxes_unite_and_intersect_like_sets_of_pixels(a, b):
+    canvas = np.zeros((40, 40), bool)
+
+    def pixels_of(box):
+        out = canvas.copy()
+        if not box.empty:
+            out[box.shift(10, 10).slices] = True
+        return out
+
+    both = a.intersect(b)
+    np.testing.assert_array_equal(pixels_of(both), pixels_of(a) & pixels_of(b))
+    assert a.union(b).holds(a) and a.union(b).holds(b)
+
+
+@given(masks)
+def test_the_box_around_a_mask_is_the_smallest(mask):
+    box = Box.around(mask)
+    if not mask.any():
+        assert box.empty
+    else:
+        part = mask[box.slices]
+        assert part.sum() == mask.sum()
+        assert part[0].any() and part[-1].any() and part[:, 0].any() and part[:, -1].any()
+
+
+@given(masks, boxes)
+def test_cutting_a_window_out_shows_the_plane_and_fill_beyond_it(mask, window):
+    if window.empty:
+        return
+    padded = np.pad(mask, 30)
+    expected = padded[window.shift(30, 30).slices]
+    np.testing.assert_array_equal(cut(mask, Box.of(SHAPE), window, False), expected)
+
+
+def test_pasting_puts_an_array_back_where_it_was_cut():
+    whole = np.arange(30).reshape(5, 6)
+    box = Box(2, 1, 5, 4)
+    pasted = paste(cut(whole, Box.of((5, 6)), box, 0), box, np.zeros_like(whole), Box.of((5, 6)))
+    np.testing.assert_array_equal(pasted[box.slices], whole[box.slices])
+    assert pasted.sum() == whole[box.slices].sum()
+
+
+@pytest.mark.parametrize("position", [(3, 4), (1, 3, 4), (0, 1, 3, 4)])
+def test_a_click_knows_its_plane_and_its_position(position):
+    click = Click.at(position, positive=False)
+    assert click.position == position
+    assert click.plane == position[:-2]
+    assert (click.y, click.x, click.positive) == (3, 4, False)
