@@ -1,1 +1,169 @@
-"""Make the pictures of the documentation from real runs."""
+"""Make the pictures of the documentation from real runs: ``python docs/make_figures.py [--data FOLDER]``.
+
+The window's pictures are screenshots of napari with the sample, encoded by the default model and clicked at; without a
+display they are taken on a virtual one (Xvfb). With ``--data`` (the folder of dsb2018) the benchmark runs as well, on its
+validation images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from napari_interformer.samples import cells, nuclei_stack
+from napari_interformer.simulate import iou, next_click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+IMAGES = Path(__file__).resolve().parent / "images"
+SIZE = (1280, 860)
+
+
+def main() -> None:
+    """Make all pictures."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--data", type=Path, help="folder of dsb2018, for the benchmark's figures")
+    data = options.parse_args().data
+    IMAGES.mkdir(exist_ok=True)
+    with display():
+        window_with_cells(IMAGES / "napari.png")
+        window_with_stack(IMAGES / "stack.png")
+    overlay(IMAGES / "overlay.png")
+    if data is not None:
+        benchmark(data)
+    for path in sorted(IMAGES.glob("*.png")):
+        print(f"{path.relative_to(IMAGES.parent)}: {path.stat().st_size / 1000:.0f} kB")
+
+
+def display() -> contextlib.AbstractContextManager[Any]:
+    """Return a virtual display where there is no other."""
+    if not sys.platform.startswith("linux") or os.environ.get("DISPLAY"):
+        return contextlib.nullcontext()
+    from pyvirtualdisplay.display import Display
+
+    return Display(size=(SIZE[0] + 20, SIZE[1] + 20))
+
+
+def open_panel(sample: str) -> tuple[Any, Any]:
+    """Open napari with a sample and the panel, and encode the sample."""
+    import napari
+
+    viewer = napari.Viewer(show=True)
+    viewer.window.resize(*SIZE)
+    viewer.open_sample("napari-interformer", sample)
+    _, panel = viewer.window.add_plugin_dock_widget("napari-interformer")
+    settle(lambda: panel.form.model.count() > 0)
+    panel.encode()
+    settle(lambda: panel._job is None)
+    return viewer, panel
+
+
+def settle(done: Callable[[], bool], at_least: float = 0.3, at_most: float = 600) -> None:
+    """Let the window work until something is done."""
+    from qtpy.QtWidgets import QApplication
+
+    began = time.monotonic()
+    while time.monotonic() - began < at_least or not done():
+        QApplication.processEvents()
+        time.sleep(0.01)
+        if time.monotonic() - began > at_most:
+            raise TimeoutError("the window did not get there")
+
+
+def click(panel: Any, position: tuple[int, ...], positive: bool) -> None:
+    """Add a point as a click on the canvas does, and wait for the mask."""
+    if panel.form.positive != positive:
+        panel.toggle_sign()
+    panel.clicks.layer.add(np.array([position], float))
+    settle(lambda: not panel.annotator.busy)
+
+
+def window_with_cells(path: Path) -> None:
+    """Segment a good part of the 2-D sample, and leave one object with a positive and a negative click."""
+    _, truth = cells()
+    viewer, panel = open_panel("cells")
+    numbers = [int(n) for n in np.unique(truth[130:400, 100:420]) if n]
+    for number in numbers[:40]:
+        target = truth == number
+        for _ in range(3):
+            step = next_click(panel.annotator.session.mask, target)
+            if step is None or iou(panel.annotator.session.mask, target) > 0.85:
+                break
+            click(panel, step[:2], step[2])
+        panel.commit()
+        settle(lambda: not panel.annotator.busy)
+    target = truth == truth[83, 260]
+    click(panel, (83, 260), True)
+    step = next_click(panel.annotator.session.mask, target)
+    outside = step[:2] if step is not None and not step[2] else (110, 272)
+    click(panel, outside, False)
+    viewer.camera.center = (0, 215, 260)
+    viewer.camera.zoom = 2.1
+    shoot(viewer, path)
+
+
+def window_with_stack(path: Path) -> None:
+    """Carry one nucleus through the stack from a single click."""
+    _, truth = nuclei_stack()
+    viewer, panel = open_panel("nuclei")
+    number = int(truth[12, 209, 153])
+    planes = np.unique(np.nonzero(truth == number)[0])
+    z = int(planes[len(planes) // 2])
+    viewer.dims.set_point(0, z)
+    y, x, _ = next_click(np.zeros_like(truth[z], bool), truth[z] == number) or (0, 0, True)
+    click(panel, (z, y, x), True)
+    panel.propagate()
+    settle(lambda: not panel.annotator.busy, at_least=1)
+    viewer.dims.set_point(0, z + 1)
+    shoot(viewer, path)
+
+
+def shoot(viewer: Any, path: Path) -> None:
+    """Take the window's picture and close it."""
+    settle(lambda: True, at_least=1.5)
+    save(viewer.window.screenshot(canvas_only=False, flash=False), path)
+    viewer.close()
+    settle(lambda: True)
+
+
+def save(picture: Any, path: Path) -> None:
+    """Write a small PNG: 256 colours are enough for a window."""
+    Image.fromarray(picture).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def overlay(path: Path) -> None:
+    """Take the picture that the headless demo leaves."""
+    from napari_interformer.cli import headless_demo
+
+    with tempfile.TemporaryDirectory() as folder:
+        headless_demo(Path(folder))
+        save(np.asarray(Image.open(Path(folder) / "overlay.png")), path)
+
+
+def benchmark(data: Path) -> None:
+    """Run the benchmark on dsb2018's validation images; keep the plot and the worst cases."""
+    import napari_interformer as ni
+    from napari_interformer.benchmark import BenchmarkConfig, methods, run
+
+    model = ni.load_model()
+    config = BenchmarkConfig(dataset="dsb2018", split="validation", objects=10, baselines=True)
+    report = run(data, model, config)
+    print(report.table())
+    with tempfile.TemporaryDirectory() as folder:
+        report.save(folder, methods(config, model)["InterFormer"])
+        for name in ("iou-by-clicks.png", "worst.png"):
+            save(np.asarray(Image.open(Path(folder) / name).convert("RGB")), IMAGES / name)
+
+
+if __name__ == "__main__":
+    main()
