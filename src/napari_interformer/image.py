@@ -1,42 +1,44 @@
 """Any image as a sequence of normalised planes.
 
-Enters: NumPy, dask or zarr arrays, multiscale lists, TIFF and PNG paths. Leaves: one plane at a time, (Y, X, 3)
+Enters: NumPy, dask or zarr arrays, multiscale lists, TIFF, PNG and zarr paths. Leaves: one plane at a time, (Y, X, 3)
 float32 in 0..255, read lazily. Everything before (Y, X) is a *leading* axis: none for an image, (Z,) for a
 stack, (T, Z) for a series of stacks.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import tifffile
+
+from napari_interformer.files import ImageFile, brief, read_image, write_labels
+from napari_interformer.prompts import Box
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import ArrayLike, NDArray
 
-    from napari_interformer.prompts import Box
-
 Plane = tuple[int, ...]
+Limits = tuple[tuple[float, float], ...]
 ContrastRule = Literal["auto", "volume", "plane"]
 Contrast = ContrastRule | tuple[float, float] | Sequence[tuple[float, float]]
 
 LOW, HIGH = 0.5, 99.8  # percentiles that become 0 and 255
-_SAMPLED_PLANES = 16  # for percentiles and fingerprints of stacks
-_SAMPLED_PIXELS = 1_000_000  # per plane
-_TIFF = (".tif", ".tiff", ".btf", ".lsm", ".stk")
+# What is looked at for contrast and fingerprint, whatever the image's size.
+_SAMPLED_PLANES = 16
+_SAMPLED_PIXELS = 4_000_000  # kept of all planes
+_READ_PIXELS = 16_000_000  # read of one plane; of larger ones, bands of rows
+_BANDS = 8
+_UNNAMED = "?QI"  # Q and I are tifffile's; a stack of those is a Z stack to everybody
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Planes:
     """An image or stack, plane by plane. Make one with `Planes.of`.
 
@@ -67,19 +69,20 @@ class Planes:
     size: tuple[int, int]
     channel_axis: int | None
     channels: tuple[int, ...]
-    contrast: tuple[tuple[float, float], ...] | Literal["plane"]
+    contrast: Limits | Literal["plane"]
     axes: str
     scale: tuple[float, ...] | None = None
     unit: str | None = None
-    _hash: list[str] = field(default_factory=list, compare=False, repr=False)
+    # What was learnt by reading; the same for all contrasts of an image.
+    _known: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
         cls,
-        image: ArrayLike | str | Path | Planes | Sequence[Any],
+        image: ArrayLike | str | os.PathLike[str] | Planes | Sequence[Any],
         *,
         channel_axis: int | None = None,
-        channels: Sequence[int] | None = None,
+        channels: int | Sequence[int] | None = None,
         contrast: Contrast = "auto",
         rgb: bool | None = None,
         axes: str | None = None,
@@ -89,107 +92,106 @@ class Planes:
         Parameters
         ----------
         image : array, path, list of arrays or Planes
-            (Y, X), (Z, Y, X), (T, Z, Y, X) and so on, with channels last (RGB) or along `channel_axis`. A list of
-            shrinking arrays is a multiscale image, of which the first is taken. Planes are returned as they are.
+            (Y, X), (Z, Y, X), (T, Z, Y, X) and so on, with channels last (RGB) or along `channel_axis`; integers, floats
+            or bool. A list of shrinking arrays is a multiscale image, of which the first is taken. Planes are returned
+            as they are.
         channel_axis : int, optional
             Axis of the channels, for images that are not RGB.
-        channels : sequence of int, optional
+        channels : int or sequence of int, optional
             Up to three channels, used as red, green and blue; all if None.
         contrast : "auto", "volume", "plane", (low, high) or one pair per channel
             What becomes 0 and 255. "volume" and "plane" take percentiles 0.5 and 99.8; "auto" takes RGB of uint8 or
             of floats in 0..1 as it is, and anything else as "volume".
         rgb : bool, optional
-            Whether the last axis is colour. By default it is if it has 3 or 4 entries, all other axes have more, and
-            no `channel_axis` is given.
+            Whether the last axis is colour. If None, the file's own axes tell; without any, the last axis is colour if it
+            has 3 or 4 entries, the two before it have more, and no `channel_axis` is given.
         axes : str, optional
-            One letter per axis of the array; read from the file if None.
+            One letter per axis of the array, ending with YX, YXC or YXS, where C is the channels' and S the colours';
+            read from the file if None.
 
         Raises
         ------
         ValueError
             If the array is empty, has fewer than two axes, no real numbers, or axes that make no sense.
+        TypeError
+            If `image` is neither an array nor a path.
         FileNotFoundError, OSError
             If a file is missing or cannot be read.
         """
         if isinstance(image, Planes):
             return image
-        scale: tuple[float, ...] | None = None
-        unit: str | None = None
-        if isinstance(image, str | Path):
+        if isinstance(image, str | os.PathLike):
             found = read_image(image)
-            data, scale, unit = found.data, found.scale, found.unit
-            axes = axes or found.axes
         else:
-            data = _finest(image)
-        shape = tuple(int(n) for n in data.shape)
-        _check(data, shape)
-        if channel_axis is None and rgb is None:
-            letters = "" if axes is None else axes.upper()
-            if letters[-1:] == "S":
-                rgb = True
-            elif "C" in letters:
-                channel_axis = letters.index("C")
-            else:
-                rgb = len(shape) > 2 and shape[-1] in (3, 4) and min(shape[:-1]) > 4
-        if rgb:
-            channel_axis = len(shape) - 1
-            channels = channels or range(min(3, shape[-1]))
-        axis = None if channel_axis is None else _axis(channel_axis, len(shape))
+            found = ImageFile(_finest(image))
+        shape = _checked_shape(found.data)
+        letters = _letters(axes, found.axes, shape)
+        axis, colour = _channel_axis(shape, letters, channel_axis, rgb)
         spatial = tuple(n for i, n in enumerate(shape) if i != axis)
         if len(spatial) < 2:
             raise ValueError(
                 f"An image takes at least the axes (Y, X) beside the channels; got shape {shape} with channel axis {axis}: "
                 "leave channel_axis out, or name another one."
             )
-        chosen = tuple(range(1 if axis is None else shape[axis])) if channels is None else tuple(channels)
         count = 1 if axis is None else shape[axis]
+        if channels is None:  # the fourth of RGBA, and the second of grey with alpha, are no pixels
+            chosen = tuple(range(min(3, count) if count > 2 else 1)) if colour else tuple(range(count))
+        else:
+            chosen = (channels,) if isinstance(channels, int) else tuple(int(c) for c in channels)
         if not 1 <= len(chosen) <= 3 or not all(0 <= c < count for c in chosen):
             raise ValueError(
-                f"channels takes one to three of the image's {count} channels; got {list(chosen)}: choose with channels=."
+                f"channels takes one to three of the image's {count} (from 0); got {list(chosen)}: choose with channels=."
             )
-        names = _axis_names(axes, shape, axis, len(spatial))
-        if scale is not None and axis is not None and len(scale) == len(shape):
+        names = "".join(letter for i, letter in enumerate(letters) if i != axis)
+        if axes is not None and not names.endswith("YX"):
+            raise ValueError(
+                f"axes takes Y and X last, but for the channels; got {axes!r}: move the axes with numpy.moveaxis."
+            )
+        if not names.endswith("YX") or len(set(names)) < len(names) or set(names) & set(_UNNAMED):
+            names = ("PRHTZYX" if len(names) > 4 else "TZYX")[-len(names) :]
+        scale = found.scale
+        if scale is not None:
             scale = tuple(s for i, s in enumerate(scale) if i != axis)
+        size = (spatial[-2], spatial[-1])
         planes = cls(
-            data, spatial[:-2], (spatial[-2], spatial[-1]), axis, chosen, "plane", names, scale, unit
+            found.data,
+            spatial[:-2],
+            size,
+            axis,
+            chosen,
+            "plane",
+            names,
+            scale,
+            found.unit,
+            {"colour": colour},
         )
-        return planes.with_contrast(contrast, keep=bool(rgb))
+        return planes.with_contrast(contrast)
 
-    def with_contrast(self, contrast: Contrast, *, keep: bool = False) -> Planes:
-        """Return the same planes with another contrast; `keep` says that "auto" takes colours as they are."""
-        limits: tuple[tuple[float, float], ...] | Literal["plane"]
-        if contrast == "auto" and keep and self.dtype == np.uint8:
-            limits = ((0.0, 255.0),) * len(self.channels)
-        elif contrast == "auto" and keep and self.dtype.kind == "f" and self._sample().max(initial=0) <= 1:
-            limits = ((0.0, 1.0),) * len(self.channels)
-        elif contrast in ("auto", "volume"):
-            sample = self._sample()
-            limits = tuple(percentiles(sample[..., i]) for i in range(len(self.channels)))
-        elif isinstance(contrast, str):
-            if contrast != "plane":
+    def with_contrast(self, contrast: Contrast) -> Planes:
+        """Return the same planes with another contrast; see `of`."""
+        if isinstance(contrast, str):
+            if contrast not in ("auto", "volume", "plane"):
                 raise ValueError(
-                    f"contrast takes auto, volume, plane, (low, high) or pairs; got {contrast!r}."
+                    f"contrast takes auto, volume, plane, (low, high) or one pair per channel; got {contrast!r}."
                 )
-            limits = "plane"
-        else:
-            try:
-                pairs = np.broadcast_to(np.asarray(contrast, float), (len(self.channels), 2))
-            except ValueError:
-                raise ValueError(
-                    f"contrast takes one (low, high), or one for each of {len(self.channels)} channels; got {contrast!r}."
-                ) from None
-            limits = tuple((float(low), float(high)) for low, high in pairs)
-        return Planes(
-            self.data,
-            self.leading,
-            self.size,
-            self.channel_axis,
-            self.channels,
-            limits,
-            self.axes,
-            self.scale,
-            self.unit,
-        )
+            if contrast == "plane":
+                return replace(self, contrast="plane")
+            keep = contrast == "auto" and self._known.get("colour")
+            if keep and self.dtype == np.uint8:
+                return replace(self, contrast=((0.0, 255.0),) * len(self.channels))
+            if keep and self.dtype.kind == "f" and self._survey()[2]:
+                return replace(self, contrast=((0.0, 1.0),) * len(self.channels))
+            return replace(self, contrast=self._survey()[1])
+        try:
+            pairs = np.broadcast_to(np.asarray(contrast, float), (len(self.channels), 2))
+        except (ValueError, TypeError):
+            pairs = np.zeros((1, 2))
+        if not np.isfinite(pairs).all() or not (pairs[:, 0] < pairs[:, 1]).all():
+            raise ValueError(
+                "contrast takes (low, high) with low below high, or one such pair for each of "
+                f"{len(self.channels)} channels; got {contrast!r}."
+            )
+        return replace(self, contrast=tuple((float(low), float(high)) for low, high in pairs))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -198,8 +200,8 @@ class Planes:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the pixels as stored."""
-        dtype: np.dtype[Any] = np.dtype(self.data.dtype)
+        """Of the pixels, in this machine's byte order."""
+        dtype: np.dtype[Any] = np.dtype(self.data.dtype).newbyteorder("=")
         return dtype
 
     def __len__(self) -> int:
@@ -211,21 +213,42 @@ class Planes:
         return iter(np.ndindex(*self.leading))
 
     def raw(self, plane: Plane = (), box: Box | None = None) -> NDArray[Any]:
-        """Read the chosen channels of one plane as stored: (Y, X, channels)."""
+        """Read the chosen channels of one plane, or of a box of it, as stored: (Y, X, channels).
+
+        Raises
+        ------
+        ValueError
+            If there is no such plane, or the box reaches over its border.
+        OSError
+            If the pixels cannot be read.
+        """
         if len(plane) != len(self.leading) or not all(
             0 <= i < n for i, n in zip(plane, self.leading, strict=True)
         ):
-            raise ValueError(f"plane takes an index into {self.leading}; got {plane}.")
-        window: tuple[slice, slice] = (slice(None), slice(None)) if box is None else box.slices
-        index: list[Any] = [*plane, *window]
-        if self.channel_axis is None:
-            return np.asarray(self.data[tuple(index)])[..., None]
-        index.insert(self.channel_axis, slice(None))
-        pixels = np.asarray(self.data[tuple(index)])
-        position = min(self.channel_axis, len(index) - 1) - sum(
-            isinstance(i, int | np.integer) for i in index[: self.channel_axis]
-        )
-        return np.moveaxis(pixels, position, -1)[..., list(self.channels)]
+            raise ValueError(f"plane takes an index into {self.leading}; got {tuple(plane)}.")
+        box = Box.of(self.size) if box is None else box
+        if not Box.of(self.size).holds(box):
+            raise ValueError(f"box takes pixels inside the plane {self.size}; got {tuple(box)}.")
+        index: list[Any] = [*map(int, plane), *box.slices]
+        try:
+            if self.channel_axis is None:
+                parts = [self.data[tuple(index)]]
+            elif self.channel_axis == len(
+                index
+            ):  # last: the channels lie together in the file, and come at once
+                together = np.asarray(self.data[tuple(index)])
+                parts = [together[..., channel] for channel in self.channels]
+            else:
+                at = self.channel_axis
+                parts = [self.data[(*index[:at], channel, *index[at:])] for channel in self.channels]
+            return np.stack([np.asarray(part, self.dtype) for part in parts], axis=-1)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever codecs, file systems and lazy arrays raise
+            where = f"Plane {tuple(plane)} of the image" if plane else "The image"
+            raise OSError(
+                f"{where} could not be read ({brief(error)}); the file may be damaged: copy it anew."
+            ) from error
 
     def read(self, plane: Plane = (), box: Box | None = None) -> NDArray[np.float32]:
         """Read one plane, or a box of it, normalised.
@@ -236,267 +259,104 @@ class Planes:
             RGB in 0..255; one channel is repeated, two leave blue empty; NaN is 0.
         """
         pixels = self.raw(plane, box)
-        limits = self.contrast
-        if limits == "plane":
-            whole = pixels if box is None else self.raw(plane)
-            limits = tuple(percentiles(thin(whole[..., i])) for i in range(pixels.shape[2]))
-        parts = [stretch(pixels[..., i], *limits[i]) for i in range(pixels.shape[2])]
-        if len(parts) == 1:
-            parts *= 3
-        elif len(parts) == 2:
-            parts.append(np.zeros_like(parts[0]))
-        return np.stack(parts, axis=-1)
+        limits = self.contrast if self.contrast != "plane" else self._limits(plane)
+        out = np.zeros((*pixels.shape[:2], 3), np.float32)
+        for i, (low, high) in enumerate(limits):
+            out[..., i] = stretch(pixels[..., i], low, high)
+        if len(limits) == 1:
+            out[..., 1:] = out[..., :1]
+        return out
+
+    def valid(self, plane: Plane, y: int, x: int) -> bool:
+        """Whether the image has a value at a pixel: False on NaN."""
+        return self.dtype.kind != "f" or not np.isnan(self.raw(plane, Box(x, y, x + 1, y + 1))).any()
 
     @property
     def fingerprint(self) -> str:
-        """Hash of shape, dtype, channels and a sample of the pixels; changes if the image does."""
-        if not self._hash:
-            digest = hashlib.sha256(
-                repr((self.shape, str(self.dtype), self.channel_axis, self.channels)).encode()
-            )
-            for plane in self._sampled_planes():
-                digest.update(np.ascontiguousarray(thin(self.raw(plane))).tobytes())
-            self._hash.append(digest.hexdigest())
-        return self._hash[0]
+        """Hash of shape, type and a sample of the chosen channels' pixels.
 
-    def _sampled_planes(self) -> list[Plane]:
-        chosen = np.unique(np.linspace(0, len(self) - 1, _SAMPLED_PLANES).round().astype(int))
-        return [
-            tuple(int(i) for i in np.unravel_index(n, self.leading)) if self.leading else () for n in chosen
-        ]
+        The same for an array, for the file it was read from, and for a layer that shows one channel of it.
+        """
+        return self._survey()[0]
 
-    def _sample(self) -> NDArray[Any]:
-        """Return pixels (N, channels) from planes all over the stack."""
+    def _survey(self) -> tuple[str, Limits, bool]:
+        """Read a sample: fingerprint, percentiles of each channel, and whether all of it lies in 0..1."""
+        if "survey" not in self._known:
+            # As many planes as a bounded amount of reading allows.
+            pixels = self.size[0] * self.size[1]
+            count = int(np.clip(4 * _READ_PIXELS // pixels, 3, _SAMPLED_PLANES))
+            numbers = np.unique(np.linspace(0, len(self) - 1, count).round().astype(int))
+            sample = [self._sample(self._plane(n), _SAMPLED_PIXELS // len(numbers)) for n in numbers]
+            digest = hashlib.sha256(repr((self.shape, str(self.dtype), len(self.channels))).encode())
+            for part in sample:
+                digest.update(part.tobytes())
+            whole = np.concatenate(sample)
+            limits = tuple(percentiles(whole[:, i]) for i in range(whole.shape[1]))
+            inside = bool(((whole >= 0) & (whole <= 1) | np.isnan(whole)).all())
+            self._known["survey"] = digest.hexdigest(), limits, inside
+        found: tuple[str, Limits, bool] = self._known["survey"]
+        return found
+
+    def _limits(self, plane: Plane) -> Limits:
+        """Return the percentiles of one plane, for the contrast "plane"."""
+        if plane not in self._known:
+            sample = self._sample(plane, _SAMPLED_PIXELS)
+            self._known[plane] = tuple(percentiles(sample[:, i]) for i in range(sample.shape[1]))
+        found: Limits = self._known[plane]
+        return found
+
+    def _sample(self, plane: Plane, most: int) -> NDArray[Any]:
+        """Return about `most` pixels (N, channels) from all over a plane; the same ones however it is stored."""
+        height, width = self.size
+        if height * width <= _READ_PIXELS:
+            bands = [Box.of(self.size)]
+        else:
+            rows = max(1, _READ_PIXELS // _BANDS // width)
+            tops = np.linspace(0, height - rows, _BANDS).round().astype(int)
+            bands = [Box(0, int(top), width, int(top) + rows) for top in tops]
+        step = max(1, round((sum(b.height * b.width for b in bands) / most) ** 0.5))
         return np.concatenate(
-            [thin(self.raw(p)).reshape(-1, len(self.channels)) for p in self._sampled_planes()]
+            [self.raw(plane, band)[::step, ::step].reshape(-1, len(self.channels)) for band in bands]
         )
+
+    def _plane(self, number: int) -> Plane:
+        return tuple(int(i) for i in np.unravel_index(number, self.leading)) if self.leading else ()
 
 
 def stretch(pixels: NDArray[Any], low: float, high: float) -> NDArray[np.float32]:
-    """Map `low` to 0 and `high` to 255, cutting off what lies beyond; NaN and constant images become 0."""
-    out = np.asarray(pixels, np.float32)
+    """Map `low` to 0 and `high` to 255, cutting off what lies beyond; NaN and constant images become 0.
+
+    `pixels` are real numbers of any shape and type; the result has the same shape.
+    """
+    values = np.asarray(pixels)
+    # float32 holds 16-bit integers exactly; wider types lose their differences before low is subtracted.
+    working = np.float32 if values.dtype.itemsize <= 2 or values.dtype == np.float32 else np.float64
     if not high > low:
-        return np.zeros_like(out)
-    out = np.clip((out - np.float32(low)) * np.float32(255 / (high - low)), 0, 255)
-    return np.asarray(np.nan_to_num(out, copy=False, nan=0.0))
+        return np.zeros(values.shape, np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # a range near the type's own limits; clipped below
+        out = np.subtract(values, working(low), dtype=working)
+        out *= working(255 / (high - low))
+        np.clip(out, 0, 255, out=out)
+    out[np.isnan(out)] = 0
+    return np.asarray(out, np.float32)
 
 
 def percentiles(pixels: NDArray[Any], low: float = LOW, high: float = HIGH) -> tuple[float, float]:
-    """Return two percentiles of the finite pixels; (0, 0) where there is none."""
+    """Return two percentiles of the finite pixels; (0, 0) where there is none.
+
+    Where both are the same (a few bright specks on black), the least and the largest value stand for them.
+    """
     values = np.asarray(pixels).ravel()
+    if values.dtype.kind == "b":
+        values = values.view(np.uint8)
     if values.dtype.kind == "f":
         values = values[np.isfinite(values)]
     if values.size == 0:
         return 0.0, 0.0
     first, last = np.percentile(values, [low, high])
+    if first == last:
+        first, last = values.min(), values.max()
     return float(first), float(last)
-
-
-def thin(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Return every n-th row and column of (Y, X, ...), so that about a million pixels remain."""
-    step = max(1, round((pixels.shape[0] * pixels.shape[1] / _SAMPLED_PIXELS) ** 0.5))
-    return pixels[::step, ::step]
-
-
-# ------------------------------------------------------------------------------------------------ files
-
-
-@dataclass(frozen=True)
-class ImageFile:
-    """What a file holds: an array (lazy for TIFF), its axes, and the pixel size per axis."""
-
-    data: Any
-    axes: str | None = None
-    scale: tuple[float, ...] | None = None
-    unit: str | None = None
-
-
-def read_image(path: str | Path) -> ImageFile:
-    """Open a TIFF (OME, ImageJ, Big), PNG, JPEG or zarr array; TIFF and zarr are read lazily.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    OSError
-        If it cannot be read as an image, or is cut short.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(
-            f"An image path takes an existing file; got {str(path)!r}, which is not there: check it."
-        )
-    if path.is_dir():
-        return _read_zarr(path)
-    if path.suffix.lower() in _TIFF:
-        return _read_tiff(path)
-    import imageio.v3 as iio
-
-    try:
-        return ImageFile(iio.imread(path))
-    except Exception as error:  # imageio's plugins raise what they like
-        raise OSError(
-            f"{path.name} cannot be read as an image ({error}); give a TIFF, PNG, JPEG or zarr."
-        ) from None
-
-
-def _read_tiff(path: Path) -> ImageFile:
-    try:
-        with tifffile.TiffFile(path) as tiff:
-            series = tiff.series[0]
-            axes, shape = series.axes, series.shape
-            scale, unit = _pixel_size(tiff, axes)
-            needed = max(
-                (
-                    o + n
-                    for page in series.pages
-                    if page
-                    for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)
-                ),
-                default=0,
-            )
-            size = path.stat().st_size
-        if needed > size:
-            raise OSError(f"{path.name} is cut short ({size} of at least {needed} bytes); copy it again.")
-        if len(shape) == 0 or 0 in shape:
-            raise OSError(f"{path.name} holds no pixels; choose another file.")
-        try:
-            data: Any = tifffile.memmap(path, mode="r")  # uncompressed: the system pages it
-        except ValueError:
-            import zarr
-
-            opened = zarr.open(tifffile.imread(path, aszarr=True, level=0), mode="r")
-            data = opened
-        if tuple(data.shape) != tuple(shape):
-            data = tifffile.imread(path)
-    except (tifffile.TiffFileError, ValueError, KeyError, IndexError, TypeError, EOFError) as error:
-        raise OSError(
-            f"{path.name} is not a readable TIFF ({error}); save it again or copy it anew."
-        ) from None
-    return ImageFile(data, axes, scale, unit)
-
-
-def _pixel_size(tiff: tifffile.TiffFile, axes: str) -> tuple[tuple[float, ...] | None, str | None]:
-    """Return the pixel size per axis, and its unit, from OME or ImageJ metadata or the resolution tags."""
-    sizes: dict[str, float] = {}
-    unit = None
-    if tiff.is_ome and tiff.ome_metadata:
-        pixels = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]
-        pixels = (pixels[0] if isinstance(pixels, list) else pixels)["Pixels"]
-        sizes = {a: float(pixels[f"PhysicalSize{a}"]) for a in "XYZ" if f"PhysicalSize{a}" in pixels}
-        unit = pixels.get("PhysicalSizeXUnit", "µm") if sizes else None
-    elif tiff.is_imagej and tiff.imagej_metadata:
-        meta, tags = tiff.imagej_metadata, tiff.pages.first.tags
-        unit = meta.get("unit")
-        for axis, name in (("X", "XResolution"), ("Y", "YResolution")):
-            if unit and name in tags and tags[name].value[0]:
-                sizes[axis] = tags[name].value[1] / tags[name].value[0]
-        if sizes and "spacing" in meta:
-            sizes["Z"] = float(meta["spacing"])
-        unit = unit if sizes else None
-    if not sizes:
-        return None, None
-    return tuple(sizes.get(axis, 1.0) for axis in axes), {
-        "µm": "micrometer",
-        "um": "micrometer",
-        "micron": "micrometer",
-        "\\u00B5m": "micrometer",
-    }.get(str(unit), unit)
-
-
-def _read_zarr(path: Path) -> ImageFile:
-    import zarr
-
-    try:
-        node = zarr.open(path, mode="r")
-    except Exception as error:  # zarr's stores raise what they like
-        raise OSError(
-            f"{path.name} is not a readable zarr array ({error}); give an array or an OME-Zarr image."
-        ) from None
-    if isinstance(node, zarr.Array):
-        return ImageFile(node)
-    meta: Any = dict(node.attrs)
-    multiscales = meta.get("ome", meta).get("multiscales")
-    if not multiscales:
-        raise OSError(
-            f"{path.name} is a zarr group without an image; give the path of an array in it, or an OME-Zarr image."
-        )
-    first = multiscales[0]
-    level = first["datasets"][0]
-    names = "".join(
-        a["name"][0].upper() if isinstance(a, dict) else str(a)[0].upper() for a in first.get("axes", [])
-    )
-    scale = next(
-        (
-            tuple(map(float, t["scale"]))
-            for t in level.get("coordinateTransformations", [])
-            if t["type"] == "scale"
-        ),
-        None,
-    )
-    units = [a.get("unit") for a in first.get("axes", []) if isinstance(a, dict)]
-    return ImageFile(node[level["path"]], names or None, scale, units[-1] if units else None)
-
-
-def write_labels(
-    path: str | Path,
-    labels: NDArray[np.integer],
-    *,
-    axes: str | None = None,
-    scale: Sequence[float] | None = None,
-    unit: str | None = None,
-) -> Path:
-    """Write a label image as compressed OME-TIFF, whole or not at all.
-
-    Parameters
-    ----------
-    path : str or Path
-        Replaced if it exists.
-    labels : (..., Y, X) integer
-        Stored in the smallest unsigned type that holds it.
-    axes : str, optional
-        One letter per axis; from the right, X, Y, Z, T if None.
-    scale, unit : optional
-        Pixel size per axis of `labels`.
-
-    Raises
-    ------
-    ValueError
-        If a label is negative.
-    OSError
-        If it cannot be written; the file that was there before is untouched.
-    """
-    path = Path(path)
-    values = np.asarray(labels)
-    if values.size and int(values.min()) < 0:
-        raise ValueError(f"A label image takes labels of 0 and above; got {int(values.min())}.")
-    names = axes or "TZYX"[-values.ndim :]
-    dtype = np.min_scalar_type(int(values.max(initial=0)))
-    metadata: dict[str, Any] = {"axes": names}
-    if scale is not None:
-        for axis, size in zip(names, scale, strict=True):
-            if axis in "XYZ":
-                metadata[f"PhysicalSize{axis}"] = float(size)
-                metadata[f"PhysicalSize{axis}Unit"] = {"micrometer": "µm"}.get(unit or "", unit or "pixel")
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
-            whole = Path(folder) / "labels.ome.tif"
-            tifffile.imwrite(
-                whole,
-                values.astype(dtype),
-                ome=True,
-                metadata=metadata,
-                compression="zlib",
-                photometric="minisblack",
-                bigtiff=values.size * dtype.itemsize > 2**31,
-            )
-            os.replace(whole, path)
-    except OSError as error:
-        raise OSError(
-            f"{path.name} could not be written to {path.parent} ({error.strerror or error}); free some room there or choose "
-            "another folder."
-        ) from None
-    return path
 
 
 # ------------------------------------------------------------------------------------------------ checks
@@ -504,49 +364,82 @@ def write_labels(
 
 def _finest(image: Any) -> Any:
     """Return level 0 of a multiscale image, or an array."""
-    if hasattr(image, "shape") and hasattr(image, "dtype") and not isinstance(image, list | tuple):
-        levels = getattr(image, "_data", None)  # napari's MultiScaleData looks like its finest level
-        if levels is not None and isinstance(levels, list | tuple) and hasattr(levels[0], "shape"):
-            return levels[0]
-        return image
-    if isinstance(image, Sequence) and image and all(hasattr(level, "shape") for level in image):
+    # A napari MultiScaleData is a Sequence with a shape; arrays are no Sequences.
+    if isinstance(image, Sequence) and len(image) and all(hasattr(level, "shape") for level in image):
         sizes = [int(np.prod(level.shape)) for level in image]
-        if sizes != sorted(sizes, reverse=True) or len(sizes) != len(set(sizes)):
+        if any(coarse >= fine for fine, coarse in pairwise(sizes)):
             raise ValueError(
-                f"A list of arrays is a multiscale image, finest level first; got shapes {[tuple(a.shape) for a in image]}: "
-                "stack planes with numpy.stack or dask.array.stack."
+                "A list of arrays is a multiscale image, finest level first; got shapes "
+                f"{[tuple(level.shape) for level in image]}: stack planes with numpy.stack or dask.array.stack."
             )
         return image[0]
-    with contextlib.suppress(ValueError, TypeError):
+    if hasattr(image, "shape") and hasattr(image, "dtype"):
+        return image
+    try:
         array = np.asarray(image)
-        if array.dtype.kind != "O":
-            return array
-    raise TypeError(f"An image takes an array or a path; got {type(image).__name__}.")
+    except ValueError:  # lists of unequal length
+        array = np.asarray(None)
+    if array.dtype.kind in "OUS":
+        raise TypeError(
+            f"An image takes an array or a path; got {type(image).__name__}: convert it with numpy.asarray."
+        )
+    return array
 
 
-def _check(data: Any, shape: tuple[int, ...]) -> None:
+def _checked_shape(data: Any) -> tuple[int, ...]:
+    shape = tuple(data.shape)
     if len(shape) < 2:
-        raise ValueError(f"An image takes at least the axes (Y, X); got shape {shape}.")
+        raise ValueError(
+            f"An image takes at least the axes (Y, X); got shape {shape}: add an axis, as in image[None]."
+        )
+    if any(n != n for n in shape):  # dask does not know the length of some results
+        raise ValueError(
+            f"An image takes known lengths; got shape {shape}: call compute_chunk_sizes() first."
+        )
     if 0 in shape:
-        raise ValueError(f"An image takes at least one pixel; got an empty array of shape {shape}.")
+        raise ValueError(
+            f"An image takes at least one pixel; got an empty array of shape {shape}: choose another."
+        )
     if np.dtype(data.dtype).kind not in "buif":
         raise ValueError(
-            f"An image takes real numbers; got {data.dtype}: convert it, for example with abs()."
+            f"An image takes real numbers; got {data.dtype}: convert it, for example with numpy.abs."
         )
+    return tuple(int(n) for n in shape)
 
 
-def _axis(axis: int, ndim: int) -> int:
-    if not -ndim <= axis < ndim:
-        raise ValueError(f"channel_axis takes an axis of the image's {ndim}; got {axis}.")
-    return axis % ndim
+def _letters(given: str | None, found: str | None, shape: tuple[int, ...]) -> str:
+    """Return one letter per axis; question marks where nobody named them."""
+    if given is not None and (len(given) != len(shape) or len(set(given.upper())) != len(given)):
+        raise ValueError(f"axes takes one letter, each another, per axis of shape {shape}; got {given!r}.")
+    letters = (given or found or "").upper()
+    return letters if len(letters) == len(shape) else "?" * len(shape)
 
 
-def _axis_names(axes: str | None, shape: tuple[int, ...], channel_axis: int | None, ndim: int) -> str:
-    if axes is not None and len(axes) == len(shape):
-        letters = "".join(a for i, a in enumerate(axes.upper()) if i != channel_axis)
-        # tifffile calls an axis of unknown meaning Q or I; a stack of those is a Z stack to everybody.
-        if "Q" not in letters and "I" not in letters and len(set(letters)) == ndim:
-            return letters
-    elif axes is not None:
-        raise ValueError(f"axes takes one letter for each axis of shape {shape}; got {axes!r}.")
-    return ("QRSTZYX" if ndim > 4 else "TZYX")[-ndim:]
+def _channel_axis(
+    shape: tuple[int, ...], letters: str, channel_axis: int | None, rgb: bool | None
+) -> tuple[int | None, bool]:
+    """Return the axis of the channels, if there is one, and whether they are colours."""
+    if channel_axis is not None:
+        if not -len(shape) <= channel_axis < len(shape):
+            raise ValueError(f"channel_axis takes an axis of the image's {len(shape)}; got {channel_axis}.")
+        axis = channel_axis % len(shape)
+    elif "S" in letters or "C" in letters:
+        axis = letters.index("S" if "S" in letters else "C")
+        if rgb is None:
+            rgb = letters[axis] == "S" and shape[axis] <= 4
+    elif rgb or (rgb is None and set(letters) == {"?"} and _looks_coloured(shape)):
+        rgb, axis = True, len(shape) - 1
+    else:
+        return None, False
+    if rgb and shape[axis] > 4:
+        raise ValueError(
+            f"rgb takes 3 or 4 colours; got {shape[axis]} on axis {axis} of shape {shape}: set rgb=False."
+        )
+    return axis, bool(rgb)
+
+
+def _looks_coloured(shape: tuple[int, ...]) -> bool:
+    return len(shape) > 2 and shape[-1] in (3, 4) and min(shape[-3:-1]) > 4
+
+
+__all__ = ["Contrast", "Limits", "Plane", "Planes", "percentiles", "read_image", "stretch", "write_labels"]

@@ -1,0 +1,315 @@
+"""Image files in, label files out: TIFF and zarr lazily, with axes and pixel size."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import tempfile
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import tifffile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+_TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """What a file holds: an array (lazy for TIFF and zarr), its axes, and the pixel size per axis."""
+
+    data: Any
+    axes: str | None = None
+    scale: tuple[float, ...] | None = None
+    unit: str | None = None
+
+
+def read_image(path: str | os.PathLike[str]) -> ImageFile:
+    """Open a TIFF (OME, ImageJ, Big), PNG, JPEG or zarr array; TIFF and zarr are read lazily.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    OSError
+        If it cannot be read as an image, or is cut short.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"An image path takes an existing file; got {str(path)!r}, which is not there: check it."
+        )
+    if path.is_dir():
+        return _read_zarr(path)
+    with path.open("rb") as file:
+        mark = file.read(4)
+    if not mark:
+        raise OSError(f"{path.name} is an empty file; copy it again.")
+    if mark in _TIFF_MARKS:
+        return _read_tiff(path)
+    import imageio.v3 as iio
+
+    try:
+        data = iio.imread(path, plugin="pillow")
+    except Exception as error:  # Pillow raises what it likes
+        raise OSError(
+            f"{path.name} cannot be read as an image ({brief(error)}); give a TIFF, PNG, JPEG or zarr."
+        ) from error
+    return ImageFile(data, {2: "YX", 3: "YXS", 4: "TYXS"}.get(data.ndim))
+
+
+def _read_tiff(path: Path) -> ImageFile:
+    import zarr
+
+    try:
+        tiff = tifffile.TiffFile(path)
+    except Exception as error:  # a damaged file breaks tifffile in many places
+        raise _damaged(path, error) from error
+    try:
+        series = tiff.series[0]
+        if _is_cut(tiff, series, path.stat().st_size):
+            raise OSError(f"{path.name} is cut short ({path.stat().st_size} bytes); copy it again.")
+        if 0 in series.shape or not series.shape:
+            raise OSError(f"{path.name} holds no pixels; choose another file.")
+        scale, unit = _pixel_size(tiff, series.axes)
+        try:
+            data: Any = tifffile.memmap(path, mode="r")  # uncompressed: the system pages it
+        except ValueError:
+            data = zarr.open(series.aszarr(level=0), mode="r")
+            weakref.finalize(data, tiff.close)
+        else:
+            tiff.close()
+    except Exception as error:
+        tiff.close()
+        raise error if isinstance(error, OSError) else _damaged(path, error) from error
+    return ImageFile(data, series.axes, scale, unit)
+
+
+def _damaged(path: Path, error: Exception) -> OSError:
+    return OSError(f"{path.name} is not a readable TIFF ({brief(error)}); save it again or copy it anew.")
+
+
+def _is_cut(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, size: int) -> bool:
+    """Whether pixels lie beyond the file's end, or pages that the file announces are not there.
+
+    tifffile alone opens what is left of such a file as a shorter stack.
+    """
+    if series.dataoffset is not None:
+        end = series.dataoffset + series.nbytes
+    else:
+        spans = ((p.dataoffsets, p.databytecounts) for p in series.pages if p is not None)
+        end = max(
+            (o + n for offsets, counts in spans for o, n in zip(offsets, counts, strict=True)), default=0
+        )
+    # A page ends with the offset of the next one, 0 in the last: tags are counted, then 12 or 20 bytes each.
+    form, handle = tiff.tiff, tiff.filehandle
+    handle.seek(tiff.pages[len(tiff.pages) - 1].offset)
+    tags = int.from_bytes(handle.read(form.tagnosize), _order(form.byteorder))
+    handle.seek(tags * form.tagsize, 1)
+    following = int.from_bytes(handle.read(form.offsetsize), _order(form.byteorder))
+    return bool(end > size or following != 0)
+
+
+def _order(mark: str) -> Literal["little", "big"]:
+    return "little" if mark == "<" else "big"
+
+
+_MICROMETERS = {"nm": 1e-3, "µm": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
+_UNITS = {
+    **dict.fromkeys(("µm", "um", "micron", "microns", "\\u00B5m", "μm", "micrometer"), "micrometer"),
+    "nm": "nanometer",
+    "mm": "millimeter",
+    "cm": "centimeter",
+}
+
+
+def _pixel_size(tiff: tifffile.TiffFile, axes: str) -> tuple[tuple[float, ...] | None, str | None]:
+    """Return the pixel size per axis, and its unit, from OME or ImageJ metadata or the resolution tags."""
+    sizes: dict[str, float] = {}
+    unit = None
+    try:
+        tags = tiff.pages.first.tags
+        resolution = {
+            axis: tags[name].value[1] / tags[name].value[0]
+            for axis, name in (("X", "XResolution"), ("Y", "YResolution"))
+            if name in tags and tags[name].value[0]
+        }
+        if tiff.is_ome and tiff.ome_metadata:
+            pixels = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]
+            pixels = (pixels[0] if isinstance(pixels, list) else pixels)["Pixels"]
+            sizes = {a: float(pixels[f"PhysicalSize{a}"]) for a in "XYZ" if f"PhysicalSize{a}" in pixels}
+            unit = pixels.get("PhysicalSizeXUnit", "µm")
+            for axis in sizes.keys() - {"X"}:  # Z may come in another unit
+                other = pixels.get(f"PhysicalSize{axis}Unit", "µm")
+                if other != unit and other in _MICROMETERS and unit in _MICROMETERS:
+                    sizes[axis] *= _MICROMETERS[other] / _MICROMETERS[unit]
+        elif tiff.is_imagej and tiff.imagej_metadata:
+            unit = tiff.imagej_metadata.get("unit")
+            if unit and unit not in ("pixel", "inch"):
+                sizes = resolution
+                if "spacing" in tiff.imagej_metadata:
+                    sizes = {**sizes, "Z": float(tiff.imagej_metadata["spacing"])}
+        elif "ResolutionUnit" in tags and int(tags["ResolutionUnit"].value) == 3:
+            # Per centimetre: a microscope wrote it. Per inch is what drawing programs fill in.
+            sizes, unit = {axis: 1e4 * length for axis, length in resolution.items()}, "micrometer"
+    except Exception as error:  # metadata of every vintage; the pixels can be read without
+        log.warning("pixel size of %s not understood: %s", tiff.filename, error)
+    if not sizes or not all(0 < length < np.inf for length in sizes.values()):
+        return None, None
+    return tuple(sizes.get(axis, 1.0) for axis in axes), _UNITS.get(str(unit), unit)
+
+
+def _read_zarr(path: Path) -> ImageFile:
+    import zarr
+
+    try:
+        node = zarr.open(path, mode="r")
+        if isinstance(node, zarr.Array):
+            return ImageFile(node)
+        attributes: Any = dict(node.attrs)
+        if "bioformats2raw.layout" in attributes.get(
+            "ome", attributes
+        ):  # a collection; the first image of it
+            node = zarr.open_group(path / "0", mode="r")
+            attributes = dict(node.attrs)
+        image = attributes.get("ome", attributes)["multiscales"][0]
+        level = image["datasets"][0]
+        data: Any = node[level["path"]]
+        axes = [a if isinstance(a, dict) else {"name": a} for a in image.get("axes", [])]
+        letters = "".join(a["name"][0].upper() for a in axes)
+        steps = [t["scale"] for t in level.get("coordinateTransformations", []) if t["type"] == "scale"]
+        scale = tuple(map(float, steps[0])) if steps and len(steps[0]) == data.ndim else None
+        unit = axes[-1].get("unit") if axes else None
+    except Exception as error:  # zarr's stores raise what they like, and metadata is anybody's
+        raise OSError(
+            f"{path.name} is not a readable zarr image ({brief(error)}); give the path of an array or an OME-Zarr image."
+        ) from error
+    return ImageFile(data, letters or None, scale, unit)
+
+
+def write_labels(
+    path: str | os.PathLike[str],
+    labels: NDArray[np.integer[Any]],
+    *,
+    axes: str | None = None,
+    scale: Sequence[float] | None = None,
+    unit: str | None = None,
+) -> Path:
+    """Write a label image as compressed OME-TIFF, plane by plane, whole or not at all.
+
+    Parameters
+    ----------
+    path : str or Path
+        Replaced if it exists.
+    labels : (..., Y, X) integer
+        Any array that can be indexed; stored in the smallest unsigned type that holds it.
+    axes : str, optional
+        One letter per axis; letters that OME-TIFF does not know, and all if None, become Z, T and C.
+    scale, unit : optional
+        Pixel size per axis of `labels`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If labels are not integers, or negative.
+    OSError
+        If it cannot be written; the file that was there before is untouched.
+    """
+    path = Path(path)
+    shape = tuple(labels.shape)
+    if np.dtype(labels.dtype).kind not in "bui":
+        raise TypeError(
+            f"A label image takes integers; got {labels.dtype}: convert it, for example with astype(int)."
+        )
+    if not 2 <= len(shape) <= 5 or 0 in shape:
+        raise ValueError(f"A label image takes (Y, X) and up to three axes before; got shape {shape}.")
+    indices = list(np.ndindex(*shape[:-2]))
+    ends = [(int(plane.min()), int(plane.max())) for plane in (np.asarray(labels[i]) for i in indices)]
+    least, most = min(low for low, _ in ends), max(high for _, high in ends)
+    if least < 0 or most >= 2**32:
+        raise ValueError(f"A label image takes labels from 0 to 2**32 - 1; got {least} to {most}.")
+    dtype = np.min_scalar_type(most)
+    names = _ome_axes(axes, len(shape))
+    metadata: dict[str, Any] = {"axes": names}
+    resolution: dict[str, Any] = {}
+    if scale is not None:
+        mark = {"micrometer": "µm", "nanometer": "nm", "millimeter": "mm", "centimeter": "cm"}.get(
+            str(unit), unit
+        )
+        for axis, length in zip(names, scale, strict=True):
+            if axis in "XYZ":
+                metadata[f"PhysicalSize{axis}"] = float(length)
+                metadata[f"PhysicalSize{axis}Unit"] = mark or "pixel"
+        if mark in _MICROMETERS:  # for readers that know nothing of OME
+            per_cm = [1e4 / (float(length) * _MICROMETERS[mark]) for length in (scale[-1], scale[-2])]
+            resolution = {"resolution": tuple(per_cm), "resolutionunit": "CENTIMETER"}
+
+    def planes() -> Iterator[NDArray[Any]]:
+        for i in indices:
+            yield np.ascontiguousarray(labels[i], dtype)
+
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
+            whole = Path(folder) / "labels.ome.tif"
+            tifffile.imwrite(
+                whole,
+                planes(),
+                shape=shape,
+                dtype=dtype,
+                ome=True,
+                metadata=metadata,
+                compression="zlib",
+                photometric="minisblack",
+                bigtiff=len(indices) * shape[-1] * shape[-2] * dtype.itemsize > 2**31,
+                **resolution,
+            )
+            os.replace(whole, path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    return path
+
+
+def _ome_axes(axes: str | None, ndim: int) -> str:
+    """Return OME's letters, each once, ending with YX."""
+    names = list((axes or "?" * ndim).upper())
+    names[-2:] = "YX"
+    free = [letter for letter in "ZTC" if letter not in names]
+    for i in reversed(range(len(names) - 2)):
+        if names[i] not in "ZTC" or names[i] in names[i + 1 :]:
+            names[i] = free.pop(0)
+    return "".join(names)
+
+
+# ------------------------------------------------------------------------------------------------ errors
+
+_REMEDIES = {
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some room there or choose another place"
+    ),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a place that you may write to"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "make that folder first"),
+}
+
+
+def unwritable(path: Path, error: OSError) -> OSError:
+    """Return an error that says in one sentence what could not be written, why, and what to do."""
+    remedy = _REMEDIES.get(error.errno or 0, "check the disk or choose another place")
+    return OSError(
+        f"{path.name} could not be written to {path.parent} ({error.strerror or brief(error)}); {remedy}."
+    )
+
+
+def brief(error: BaseException) -> str:
+    """Return the first line of an error of somebody else's, for a place within a sentence."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".")[:200]

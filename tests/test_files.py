@@ -1,0 +1,296 @@
+"""Image files come in with their axes and pixel size or with a clear error; label files go out whole."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from napari_interformer.files import read_image, write_labels
+from napari_interformer.image import Planes
+
+
+@pytest.fixture
+def stack(rng):
+    return rng.integers(0, 60000, (5, 48, 70)).astype(np.uint16)
+
+
+MICRON = {"PhysicalSizeX": 0.2, "PhysicalSizeY": 0.3, "PhysicalSizeZ": 1.5, "PhysicalSizeXUnit": "µm"}
+
+
+@pytest.mark.parametrize(
+    ("options", "axes", "scale", "unit"),
+    [
+        ({}, "ZYX", None, None),
+        ({"ome": True, "metadata": {"axes": "ZYX", **MICRON}}, "ZYX", (1.5, 0.3, 0.2), "micrometer"),
+        ({"ome": True, "metadata": {"axes": "TYX", **MICRON}}, "TYX", (1, 0.3, 0.2), "micrometer"),
+        (
+            {
+                "ome": True,
+                "metadata": {"axes": "ZYX", **MICRON, "PhysicalSizeZUnit": "nm", "PhysicalSizeZ": 900},
+            },
+            "ZYX",
+            (0.9, 0.3, 0.2),
+            "micrometer",
+        ),
+        (
+            {"imagej": True, "resolution": (5, 4), "metadata": {"axes": "ZYX", "unit": "um", "spacing": 2}},
+            "ZYX",
+            (2, 0.25, 0.2),
+            "micrometer",
+        ),
+        ({"imagej": True, "metadata": {"axes": "ZYX", "unit": "pixel"}}, "ZYX", None, None),
+        ({"resolution": (2e4, 4e4), "resolutionunit": "CENTIMETER"}, "ZYX", (1, 0.25, 0.5), "micrometer"),
+        ({"resolution": (72, 72), "resolutionunit": "INCH"}, "ZYX", None, None),
+    ],
+)
+def test_tiff_tells_axes_and_pixel_size(tmp_path, stack, options, axes, scale, unit):
+    tifffile.imwrite(tmp_path / "a.tif", stack, **options)
+    planes = Planes.of(tmp_path / "a.tif")
+    assert (planes.axes, planes.unit) == (axes, unit)
+    assert planes.scale == (None if scale is None else pytest.approx(scale, rel=1e-4))
+
+
+def test_tiff_with_channels(tmp_path, rng):
+    image = rng.integers(0, 255, (4, 2, 30, 40)).astype(np.uint8)
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        image,
+        imagej=True,
+        resolution=(5, 5),
+        metadata={"axes": "ZCYX", "unit": "um", "spacing": 2},
+    )
+    planes = Planes.of(tmp_path / "a.tif", contrast=(0, 255))
+    assert (planes.shape, planes.axes, planes.channel_axis, planes.channels) == (
+        (4, 30, 40),
+        "ZYX",
+        1,
+        (0, 1),
+    )
+    assert planes.scale == pytest.approx((2, 0.2, 0.2))
+    np.testing.assert_allclose(planes.read((3,))[..., 1], image[3, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_tiff_in_colour(tmp_path, rng, planar):
+    image = rng.integers(0, 255, (3, 30, 40) if planar == "separate" else (30, 40, 3)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb", planarconfig=planar)
+    planes = Planes.of(tmp_path / "a.tif")
+    expected = np.moveaxis(image, 0, -1) if planar == "separate" else image
+    np.testing.assert_array_equal(planes.read(), expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((30, 40), 1), ((30, 40, 2), 1), ((30, 40, 3), 3), ((30, 40, 4), 3)]
+)
+def test_png_with_and_without_colour_and_alpha(tmp_path, rng, shape, expected):
+    image = rng.integers(0, 255, shape).astype(np.uint8)
+    iio.imwrite(tmp_path / "a.png", image)
+    planes = Planes.of(tmp_path / "a.png", contrast=(0, 255))
+    assert (planes.shape, len(planes.channels)) == ((30, 40), expected)
+    np.testing.assert_allclose(planes.read()[..., 0], image if image.ndim == 2 else image[..., 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5", "bioformats2raw"])
+def test_ome_zarr(tmp_path, stack, version):
+    root = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=3 if version == "0.5" else 2)
+    group = root
+    if version == "bioformats2raw":
+        root.attrs["bioformats2raw.layout"] = 3
+        group = root.create_group("0")
+    group.create_array("s0", data=stack, chunks=(1, 32, 32))
+    axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
+    scale = [{"type": "scale", "scale": [1.5, 0.3, 0.2]}]
+    meta = {"multiscales": [{"axes": axes, "datasets": [{"path": "s0", "coordinateTransformations": scale}]}]}
+    group.attrs.update({"ome": meta} if version == "0.5" else meta)
+    planes = Planes.of(tmp_path / "a.zarr")
+    assert (planes.axes, planes.scale, planes.unit) == ("ZYX", (1.5, 0.3, 0.2), "micrometer")
+    np.testing.assert_array_equal(planes.raw((4,))[..., 0], stack[4])
+
+
+# --------------------------------------------------------------------------------------------- damaged files
+
+WRITERS = {
+    "plain": {},
+    "zlib": {"compression": "zlib"},
+    "bare": {"metadata": None},
+    "bare zlib": {"metadata": None, "compression": "zlib"},
+    "imagej": {"imagej": True, "metadata": {"axes": "ZYX"}},
+    "ome": {"ome": True, "metadata": {"axes": "ZYX"}},
+    "ome zlib": {"ome": True, "metadata": {"axes": "ZYX"}, "compression": "zlib"},
+    "big": {"bigtiff": True},
+    "big-endian": {"byteorder": ">"},
+    "tiled": {"tile": (16, 16), "compression": "zlib"},
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_cut_tiff_is_refused_not_taken_for_a_shorter_stack(tmp_path, stack, writer):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, stack, **WRITERS[writer])
+    whole = path.read_bytes()
+    assert Planes.of(path).shape == stack.shape
+    for part in (3, 7, 100, len(whole) // 20, len(whole) // 3, len(whole) * 9 // 10):
+        path.write_bytes(whole[:part])
+        with pytest.raises(OSError, match=r"^a\.tif (is|cannot)") as raised:
+            Planes.of(path)
+        assert "\n" not in str(raised.value) and str(raised.value).endswith(".")
+
+
+def test_a_cut_tail_is_refused_or_costs_no_pixel(tmp_path, stack):
+    path = tmp_path / "a.tif"
+    for options in WRITERS.values():
+        tifffile.imwrite(path, stack, **options)
+        path.write_bytes(path.read_bytes()[:-20])
+        try:
+            planes = Planes.of(path, contrast=(0, 1))
+            np.testing.assert_array_equal([planes.raw((z,))[..., 0] for z in range(5)], stack)
+        except OSError:
+            pass
+
+
+def test_damaged_pixels_are_named_when_they_are_read(tmp_path, stack):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, stack, compression="zlib")
+    with tifffile.TiffFile(path) as tiff:
+        start, length = tiff.pages[3].dataoffsets[0], tiff.pages[3].databytecounts[0]
+    data = bytearray(path.read_bytes())
+    data[start : start + length] = b"\xff" * length
+    path.write_bytes(data)
+    planes = Planes.of(path, contrast=(0, 1))
+    planes.read((2,))
+    with pytest.raises(OSError, match=r"Plane \(3,\) of the image could not be read"):
+        planes.read((3,))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.tif", b"", "empty file"),
+        ("a.tif", b"not an image at all", "cannot be read as an image"),
+        ("a.tif", b"II*\0" + b"\xff" * 60, "not a readable TIFF"),
+        ("a.png", b"\x89PNG\r\n\x1a\n" + b"\0" * 30, "cannot be read as an image"),
+    ],
+)
+def test_files_that_are_no_images(tmp_path, name, content, told):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(OSError, match=told):
+        read_image(tmp_path / name)
+
+
+def test_folders_that_are_no_images(tmp_path):
+    with pytest.raises(OSError, match="not a readable zarr image"):
+        read_image(tmp_path)
+    zarr.open_group(tmp_path / "g.zarr", mode="w")
+    with pytest.raises(OSError, match="not a readable zarr image"):
+        read_image(tmp_path / "g.zarr")
+
+
+# --------------------------------------------------------------------------------------------------- labels
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "scale"),
+    [
+        ((30, 40), "YX", (0.3, 0.2)),
+        ((4, 30, 40), "ZYX", (1.5, 0.3, 0.2)),
+        ((2, 4, 30, 40), "TZYX", (1, 1.5, 0.3, 0.2)),
+        ((4, 30, 40), None, None),
+        ((3, 30, 40), "PYX", None),
+    ],
+)
+def test_labels_come_back_with_their_scale(tmp_path, rng, shape, axes, scale):
+    labels = rng.integers(0, 300, shape).astype(np.int64)
+    path = write_labels(tmp_path / "labels.tif", labels, axes=axes, scale=scale, unit="micrometer")
+    with tifffile.TiffFile(path) as tiff:
+        assert tiff.is_ome and tiff.series[0].dtype == np.uint16
+        assert tiff.pages[0].compression == tifffile.COMPRESSION.ADOBE_DEFLATE
+        np.testing.assert_array_equal(tiff.asarray(), labels)
+    planes = Planes.of(path)
+    assert planes.shape == shape
+    assert planes.scale == (None if scale is None else pytest.approx(scale))
+    assert planes.axes == ("ZYX" if axes in (None, "PYX") else axes)
+    assert [p.name for p in tmp_path.iterdir()] == ["labels.tif"]
+
+
+def test_labels_show_their_scale_to_readers_without_ome(tmp_path):
+    path = write_labels(
+        tmp_path / "labels.tif", np.ones((30, 40), np.uint8), scale=(0.25, 0.5), unit="micrometer"
+    )
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages[0]
+        assert page.resolutionunit == tifffile.RESUNIT.CENTIMETER
+        assert page.resolution == pytest.approx((2e4, 4e4))
+
+
+@pytest.mark.parametrize(("most", "dtype"), [(0, "u1"), (255, "u1"), (256, "u2"), (70000, "u4")])
+def test_labels_take_the_smallest_type(tmp_path, most, dtype):
+    labels = np.zeros((8, 8), np.int32)
+    labels[2, 2] = most
+    assert tifffile.imread(write_labels(tmp_path / "a.tif", labels)).dtype == dtype
+
+
+def test_labels_are_written_plane_by_plane(tmp_path, stack):
+    lazy = zarr.array(stack, chunks=(1, 48, 70))
+    np.testing.assert_array_equal(tifffile.imread(write_labels(tmp_path / "a.tif", lazy)), stack)
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "told"),
+    [
+        (np.zeros((5, 5)), TypeError, "integers; got float64"),
+        (np.full((5, 5), -1), ValueError, "got -1"),
+        (np.zeros(5, int), ValueError, r"got shape \(5,\)"),
+        (np.zeros((0, 5), int), ValueError, r"got shape \(0, 5\)"),
+    ],
+)
+def test_what_is_no_label_image_is_refused(tmp_path, labels, error, told):
+    with pytest.raises(error, match=told):
+        write_labels(tmp_path / "a.tif", labels)
+    assert not list(tmp_path.iterdir())
+
+
+def test_labels_that_cannot_be_written_leave_the_old_file(tmp_path, monkeypatch):
+    path = write_labels(tmp_path / "a.tif", np.ones((8, 8), np.uint8))
+    before = path.read_bytes()
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tifffile, "imwrite", full)
+    with pytest.raises(
+        OSError, match=r"a\.tif could not be written .*No space left on device.*free some room"
+    ):
+        write_labels(path, np.zeros((8, 8), np.uint8))
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.tif"]
+
+
+def test_labels_need_a_folder(tmp_path):
+    with pytest.raises(OSError, match="make that folder first"):
+        write_labels(tmp_path / "none" / "a.tif", np.ones((8, 8), np.uint8))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file size limits are POSIX")
+def test_a_full_disk_leaves_the_old_file(tmp_path):
+    # The system itself refuses to write more than 4 kB.
+    program = f"""
+import resource, numpy as np
+from napari_interformer.files import write_labels
+write_labels(r"{tmp_path / "a.tif"}", np.ones((8, 8), np.uint8))
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    write_labels(r"{tmp_path / "a.tif"}", np.random.default_rng(0).integers(0, 9, (300, 300)))
+except OSError as error:
+    print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "free some room" in run.stdout
+    assert tifffile.imread(tmp_path / "a.tif").sum() == 64
+    assert [p.name for p in tmp_path.iterdir()] == ["a.tif"]

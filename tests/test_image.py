@@ -1,0 +1,350 @@
+"""Any image becomes planes: the same pixels however they are stored, and never more of them than asked for."""
+
+from __future__ import annotations
+
+import dask.array as da
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from napari_interformer.image import Planes, percentiles, stretch
+from napari_interformer.prompts import Box
+
+
+class Watched:
+    """An array that remembers how many pixels each reading took, and cannot be read as a whole."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: str = "uint16") -> None:
+        self.shape, self.dtype, self.ndim = shape, np.dtype(dtype), len(shape)
+        self.read: list[int] = []
+
+    def __getitem__(self, index):
+        lengths = [
+            len(range(*i.indices(n))) for i, n in zip(index, self.shape, strict=True) if isinstance(i, slice)
+        ]
+        self.read.append(int(np.prod(lengths)))
+        return np.zeros(lengths, self.dtype)
+
+    def __array__(self, *_, **__):
+        raise AssertionError("the whole array was read")
+
+
+def test_a_grey_image_fills_all_three_colours(rng):
+    image = rng.integers(0, 4000, (40, 50)).astype(np.uint16)
+    planes = Planes.of(image, contrast=(0, 4000))
+    pixels = planes.read()
+    assert (planes.leading, planes.size, planes.shape, len(planes), planes.axes) == (
+        (),
+        (40, 50),
+        (40, 50),
+        1,
+        "YX",
+    )
+    assert pixels.dtype == np.float32 and pixels.shape == (40, 50, 3)
+    np.testing.assert_allclose(pixels, np.repeat(image[..., None] / 4000 * 255, 3, axis=2), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "leading", "channels"),
+    [
+        ((40, 50, 3), {}, (), (0, 1, 2)),
+        ((40, 50, 4), {}, (), (0, 1, 2)),  # the fourth is transparency
+        ((2, 40, 50, 3), {}, (2,), (0, 1, 2)),
+        ((2, 5, 40, 50, 3), {}, (2, 5), (0, 1, 2)),
+        ((40, 50, 3), {"rgb": False}, (40,), (0,)),
+        ((3, 40, 50), {}, (3,), (0,)),
+        ((3, 40, 50), {"channel_axis": 0}, (), (0, 1, 2)),
+        ((5, 3, 40, 50), {"channel_axis": -3, "channels": (2, 0)}, (5,), (2, 0)),
+        ((7, 40, 50), {"channel_axis": 0, "channels": 4}, (), (4,)),
+        ((2, 5, 40, 50), {}, (2, 5), (0,)),
+        ((2, 5, 40, 50), {"axes": "CZYX"}, (5,), (0, 1)),
+        ((40, 50, 5), {"axes": "YXC", "channels": (4,)}, (), (4,)),
+        ((1, 1), {}, (), (0,)),
+    ],
+)
+def test_axes_and_channels(shape, options, leading, channels):
+    planes = Planes.of(np.zeros(shape, np.uint8), **options)
+    assert (planes.leading, planes.channels) == (leading, channels)
+    plane = tuple(n - 1 for n in leading)
+    assert planes.read(plane).shape == (*planes.size, 3)
+
+
+def test_channels_are_colours_in_the_order_asked_for(rng):
+    image = rng.integers(0, 256, (4, 6, 20, 30)).astype(np.uint8)  # Z, C
+    planes = Planes.of(image, channel_axis=1, channels=(5, 2), contrast=[(0, 255), (0, 127.5)])
+    pixels = planes.read((3,), Box(4, 6, 14, 10))
+    np.testing.assert_allclose(pixels[..., 0], image[3, 5, 6:10, 4:14], rtol=1e-6)
+    np.testing.assert_allclose(pixels[..., 1], np.minimum(2.0 * image[3, 2, 6:10, 4:14], 255), rtol=1e-6)
+    assert not pixels[..., 2].any()
+
+
+def test_colour_photographs_keep_their_colours():
+    dark = np.full((10, 10, 3), 7, np.uint8)
+    assert (Planes.of(dark).read() == 7).all()
+    assert (Planes.of(dark / 255.0).read().round(3) == 7).all()
+    assert Planes.of(dark.astype(np.uint16)).contrast == ((7, 7),) * 3
+
+
+def test_rules_of_contrast(rng):
+    stack = rng.normal(100, 10, (5, 60, 60)).astype(np.float32)
+    stack[3] *= 10
+    whole = Planes.of(stack)
+    assert whole.contrast == (tuple(np.percentile(stack, [0.5, 99.8])),)
+    each = Planes.of(stack, contrast="plane")
+    assert each.contrast == "plane"
+    for z in range(5):
+        expected = stretch(stack[z], *np.percentile(stack[z], [0.5, 99.8]))
+        np.testing.assert_allclose(each.read((z,))[..., 0], expected, atol=1e-3)
+        np.testing.assert_allclose(each.read((z,), Box(0, 0, 8, 4))[..., 0], expected[:4, :8], atol=1e-3)
+
+
+def test_missing_values_become_black_and_are_known():
+    image = np.arange(400, dtype=float).reshape(20, 20)
+    image[3, 4] = np.nan
+    planes = Planes.of(image)
+    assert planes.read()[3, 4].tolist() == [0, 0, 0]
+    assert np.isfinite(planes.contrast).all()
+    assert not planes.valid((), 3, 4) and planes.valid((), 4, 3)
+    assert not Planes.of(np.full((8, 8), np.nan)).read().any()
+
+
+def test_constant_images_become_black():
+    assert not Planes.of(np.full((8, 8), 77, np.uint16)).read().any()
+
+
+def test_few_bright_specks_are_seen():
+    image = np.zeros((100, 100), np.uint8)
+    image[50, 50] = 9
+    assert Planes.of(image).read()[50, 50, 0] == 255
+
+
+@pytest.mark.parametrize(
+    "dtype", ["bool", "int8", "uint8", "int32", "uint32", "int64", "uint64", "float16", "float64", ">u2"]
+)
+def test_every_real_type_is_read(dtype):
+    image = (np.arange(64 * 64).reshape(64, 64) % 2).astype(dtype)
+    pixels = Planes.of(image).read()
+    assert set(np.unique(pixels)) == {0, 255}
+
+
+def test_small_differences_of_large_numbers_survive():
+    image = (2**31 + np.arange(256, dtype=np.int64)).reshape(16, 16)
+    assert (stretch(image, 2**31, 2**31 + 255).ravel() == np.arange(256)).all()
+
+
+@given(
+    st.floats(allow_nan=False),
+    st.floats(allow_nan=False),
+    st.sampled_from([np.float16, np.float32, np.float64]),
+)
+def test_stretch_stays_in_range_whatever_the_limits(low, high, dtype):
+    info = np.finfo(dtype)
+    pixels = np.array([info.min, -1, 0, info.tiny, 1, info.max, np.inf, -np.inf, np.nan], dtype)
+    out = stretch(pixels, low, high)
+    assert out.dtype == np.float32 and (out >= 0).all() and (out <= 255).all() and out[-1] == 0
+
+
+def test_stretch_leaves_its_input_alone():
+    pixels = np.array([1.0, np.nan, 3.0], np.float32)
+    stretch(pixels, 0, 2)
+    assert np.isnan(pixels[1]) and pixels[2] == 3
+
+
+def test_percentiles_of_nothing():
+    assert percentiles(np.array([np.nan, np.inf])) == (0, 0)
+    assert percentiles(np.zeros(0)) == (0, 0)
+
+
+# ---------------------------------------------------------------------------------------------- laziness
+
+
+def test_only_what_is_asked_for_is_read():
+    data = Watched((500, 64, 64))
+    planes = Planes.of(data, contrast=(0, 1))
+    assert data.read == []
+    planes.read((3,))
+    planes.read((499,), Box(0, 0, 32, 16))
+    assert data.read == [64 * 64, 32 * 16]
+
+
+def test_contrast_and_fingerprint_share_one_bounded_sample():
+    data = Watched((1000, 64, 64))
+    planes = Planes.of(data)
+    planes.fingerprint, planes.with_contrast("volume")
+    assert sum(data.read) == 16 * 64 * 64
+
+
+def test_a_huge_plane_is_sampled_in_bounded_memory():
+    data = Watched((2, 100_000, 100_000), "uint8")
+    planes = Planes.of(data, contrast="plane")
+    planes.fingerprint  # noqa: B018 - read for its cost
+    planes.read((1,), Box(5000, 7000, 5032, 7032))
+    assert max(data.read) <= 2_000_000
+    assert sum(data.read) <= 5 * 16_000_000
+
+
+def test_one_channel_of_many_is_read_alone():
+    data = Watched((60, 64, 64))
+    Planes.of(data, channel_axis=0, channels=(7,), contrast=(0, 1)).read()
+    assert data.read == [64 * 64]
+
+
+# -------------------------------------------------------------------------------- the same image, stored otherwise
+
+
+@pytest.fixture
+def stack(rng):
+    return rng.integers(0, 60000, (5, 48, 70)).astype(np.uint16)
+
+
+@pytest.fixture(
+    params=[
+        "dask",
+        "zarr",
+        "multiscale",
+        "big-endian",
+        "tiff",
+        "zlib",
+        "imagej",
+        "ome",
+        "bigtiff",
+        "pyramid",
+        "zarr path",
+    ]
+)
+def stored(request, stack, tmp_path):
+    """Return the stack as people have it."""
+    path = tmp_path / "stack.tif"
+    match request.param:
+        case "dask":
+            return da.from_array(stack, chunks=(1, 20, 70))
+        case "zarr":
+            return zarr.array(stack, chunks=(2, 32, 32))
+        case "multiscale":
+            return [stack, stack[:, ::2, ::2], stack[:, ::4, ::4]]
+        case "big-endian":
+            return stack.astype(">u2")
+        case "tiff":
+            tifffile.imwrite(path, stack)
+        case "zlib":
+            tifffile.imwrite(path, stack, compression="zlib", tile=(32, 32))
+        case "imagej":
+            tifffile.imwrite(path, stack, imagej=True, metadata={"axes": "ZYX"})
+        case "ome":
+            tifffile.imwrite(path, stack, ome=True, compression="zlib", metadata={"axes": "ZYX"})
+        case "bigtiff":
+            tifffile.imwrite(path, stack, bigtiff=True)
+        case "pyramid":
+            with tifffile.TiffWriter(path, ome=True) as tiff:
+                tiff.write(stack, subifds=1, tile=(16, 16), metadata={"axes": "ZYX"})
+                tiff.write(stack[:, ::2, ::2], subfiletype=1, tile=(16, 16))
+        case "zarr path":
+            path = tmp_path / "stack.zarr"
+            zarr.create_array(path, data=stack, chunks=(1, 32, 32))
+    return path
+
+
+def test_planes_are_the_same_however_stored(stored, stack):
+    expected, planes = Planes.of(stack), Planes.of(stored)
+    assert (planes.shape, planes.axes, planes.dtype) == ((5, 48, 70), "ZYX", np.uint16)
+    assert planes.contrast == expected.contrast
+    assert planes.fingerprint == expected.fingerprint
+    box = Box(10, 4, 50, 40)
+    np.testing.assert_array_equal(planes.read((3,), box), expected.read((3,), box))
+    assert (
+        not isinstance(planes.data, np.ndarray)
+        or isinstance(planes.data, np.memmap)
+        or not isinstance(stored, str)
+    )
+
+
+def test_fingerprint_tells_images_apart(stack):
+    changed = stack.copy()
+    changed[2, 5, 5] += 1
+    prints = {
+        Planes.of(image, **options).fingerprint
+        for image, options in [
+            (stack, {}),
+            (changed, {}),
+            (stack[:, :, :-1], {}),
+            (stack.astype(np.int32), {}),
+            (stack, {"channel_axis": 0, "channels": (0,)}),
+            (stack, {"channel_axis": 0, "channels": (1,)}),
+        ]
+    }
+    assert len(prints) == 6
+
+
+def test_fingerprint_of_one_channel_is_that_of_a_layer_showing_it(stack):
+    assert Planes.of(stack, channel_axis=0, channels=(1,)).fingerprint == Planes.of(stack[1]).fingerprint
+    assert Planes.of(stack, contrast="plane").fingerprint == Planes.of(stack).fingerprint
+
+
+def test_napari_multiscale_data_is_its_finest_level(stack):
+    multiscale = pytest.importorskip("napari.layers._multiscale_data").MultiScaleData(
+        [stack, stack[:, ::2, ::2]]
+    )
+    assert Planes.of(multiscale).fingerprint == Planes.of(stack).fingerprint
+
+
+def test_planes_pass_through(stack):
+    planes = Planes.of(stack)
+    assert Planes.of(planes) is planes
+
+
+# -------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "error", "told"),
+    [
+        (np.zeros((0, 5)), {}, ValueError, "empty array"),
+        (np.zeros(5), {}, ValueError, r"at least the axes \(Y, X\)"),
+        (np.zeros((5, 5), complex), {}, ValueError, "real numbers; got complex128"),
+        (np.zeros((5, 5), "M8[s]"), {}, ValueError, "real numbers"),
+        ([[1, 2], [3]], {}, TypeError, "array or a path; got list"),
+        (None, {}, TypeError, "array or a path; got NoneType"),
+        ([np.zeros((5, 5)), np.zeros((5, 5))], {}, ValueError, "numpy.stack"),
+        (np.zeros((9, 8, 8)), {"channel_axis": 0}, ValueError, "one to three of the image's 9"),
+        (np.zeros((9, 8, 8)), {"channel_axis": 3}, ValueError, "channel_axis takes"),
+        (np.zeros((8, 8)), {"channel_axis": 0}, ValueError, r"axes \(Y, X\) beside the channels"),
+        (np.zeros((8, 8)), {"channels": (1,)}, ValueError, "channels takes"),
+        (np.zeros((8, 8, 9)), {"rgb": True}, ValueError, "rgb takes 3 or 4 colours; got 9"),
+        (np.zeros((8, 8)), {"axes": "ZYX"}, ValueError, "axes takes one letter"),
+        (np.zeros((8, 8, 8)), {"axes": "YXZ"}, ValueError, "Y and X last"),
+        (np.zeros((8, 8)), {"contrast": "best"}, ValueError, "auto, volume, plane"),
+        (np.zeros((8, 8)), {"contrast": (5, 5)}, ValueError, "low below high"),
+        (np.zeros((8, 8)), {"contrast": (0, np.nan)}, ValueError, "low below high"),
+        (np.zeros((8, 8)), {"contrast": (1, 2, 3)}, ValueError, "low below high"),
+        ("no/such.tif", {}, FileNotFoundError, "not there"),
+    ],
+)
+def test_nonsense_gets_one_sentence(image, options, error, told):
+    with pytest.raises(error, match=told) as raised:
+        Planes.of(image, **options)
+    assert "\n" not in str(raised.value) and str(raised.value).endswith(".")
+
+
+def test_planes_and_boxes_outside_are_refused(stack):
+    planes = Planes.of(stack)
+    with pytest.raises(ValueError, match=r"index into \(5,\); got \(5,\)"):
+        planes.read((5,))
+    with pytest.raises(ValueError, match="plane takes"):
+        planes.read(())
+    with pytest.raises(ValueError, match="box takes"):
+        planes.read((0,), Box(0, 0, 71, 10))
+
+
+def test_pixels_that_fail_to_load_are_named(stack):
+    def fail(block):
+        raise RuntimeError("disk on fire\nmore")
+
+    lazy = da.from_array(stack, chunks=(1, -1, -1)).map_blocks(
+        fail, dtype=stack.dtype, meta=np.zeros((0, 0, 0), "u2")
+    )
+    planes = Planes.of(lazy, contrast=(0, 1))
+    with pytest.raises(OSError, match=r"Plane \(2,\) of the image could not be read \(disk on fire\)"):
+        planes.read((2,))
