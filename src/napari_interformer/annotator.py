@@ -112,6 +112,21 @@ class Annotator:
         return self._busy or bool(self._line)
 
     @property
+    def can_undo(self) -> bool:
+        """Whether `undo` may change anything."""
+        return self.session.can_undo or bool(self.waiting) or self.busy
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether `redo` may change anything."""
+        return self.session.can_redo or self.busy
+
+    @property
+    def can_commit(self) -> bool:
+        """Whether there may be an object to commit."""
+        return bool(self.session.prompts) or self.busy
+
+    @property
     def _current(self) -> tuple[Click, ...]:
         """The current object's clicks as far as they are worked off; those that wait come last."""
         return (*self.session.clicks, *self.waiting)

@@ -82,7 +82,8 @@ class Source:
                 )
             if self.contrast == "layer":
                 limits = [_limits(layer) for layer in self.layers]
-            return Planes.of(_Stack(arrays), channel_axis=0, contrast=limits)
+            stack: Any = _Stack(arrays)
+            return Planes.of(stack, channel_axis=0, contrast=limits)
         rgb = bool(self.image.rgb)
         if self.contrast == "layer" and not rgb:
             limits = _limits(self.image)
@@ -243,19 +244,24 @@ class ClickLayer:
         for index, click in enumerate(self.read()):
             there.setdefault(click, []).append(index)
         old, selected = np.array(layer.data), set(layer.selected_data)
-        points, signs, kept = [], [], set()
+        points: list[Any] = []
+        signs, kept = [], set()
         for click in clicks:
-            index = there[click].pop(0) if there.get(click) else None
-            if index in selected:
-                kept.add(len(points))
-            points.append(layer.world_to_data(self.source.world(click)) if index is None else old[index])
+            if there.get(click):
+                index = there[click].pop(0)
+                if index in selected:
+                    kept.add(len(points))
+                points.append(old[index])
+            else:
+                points.append(layer.world_to_data(self.source.world(click)))
             signs.append(click.positive)
-        self._writing = True
+        positive, self._writing = self.positive, True
         try:
             layer.selected_data = set()
             layer.data = np.array(points, float).reshape(-1, layer.ndim)
             layer.features = {_POSITIVE: np.array(signs, bool)}
             layer.selected_data = kept
+            self.positive = positive  # no features, no defaults: napari forgets them
         finally:
             self._writing = False
 
@@ -313,18 +319,9 @@ class LayerLabels:
             )
         self.layer = layer
         self.axis = axis if axis and len(data.shape) > axis and data.shape[axis] == 1 else None
+        self.shape = tuple(int(n) for i, n in enumerate(data.shape) if i != self.axis)
+        self.dtype: np.dtype[Any] = np.dtype(data.dtype)
         self.writing = False  # so that listeners can tell our edits from a person's
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the label image, without the axis that is left out."""
-        return tuple(int(n) for i, n in enumerate(self.layer.data.shape) if i != self.axis)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the labels."""
-        dtype: np.dtype[Any] = np.dtype(self.layer.data.dtype)
-        return dtype
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         """Read plane indices and slices, as of an array."""

@@ -1,0 +1,468 @@
+"""What the panel looks like: its controls and their texts, layer choosers, and a thread that reports to the window.
+
+Nothing here knows what the buttons do.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QObject, Qt, Signal
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFormLayout,
+    QGridLayout,
+    QGroupBox,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QProgressBar,
+    QPushButton,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_interformer.layers import GREEN, RED, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from napari_interformer.annotator import Annotator
+
+_CONTRAST = {
+    "Layer's contrast limits": "layer",
+    "Percentiles of the volume": "volume",
+    "Percentiles per plane": "plane",
+}
+_DEVICES = ("auto", "cpu", "cuda", "mps")
+DEFAULT_MODEL = "default"
+
+
+class Lane(QObject):
+    """A thread that does one thing after another and reports to the thread that made it.
+
+    It stays: torch keeps a team of threads for each thread that calls it, and a new one for every click would cost more
+    than the click.
+    """
+
+    _told = Signal(object)
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._closed = threading.Event()
+        self._told.connect(self._call)
+        self._thread = threading.Thread(
+            target=_work, args=(self, self._jobs), name=f"interformer-{name}", daemon=True
+        )
+        self._thread.start()
+
+    def run(
+        self, work: Callable[[], Any], done: Callable[[Any], None], failed: Callable[[Exception], None]
+    ) -> None:
+        """Call `work` in the thread, then `done` with what it returns or `failed` with what it raises here."""
+        self._jobs.put((work, done, failed))
+
+    def tell(self, call: Callable[[], None]) -> None:
+        """From the thread: have `call` called in the main thread."""
+        if not self._closed.is_set():
+            with suppress(RuntimeError):  # the window was deleted this very moment
+                self._told.emit(call)
+
+    def _call(self, call: Callable[[], None]) -> None:
+        if not self._closed.is_set():
+            call()
+
+    def close(self, _: Any = None) -> None:
+        """Do nothing more after the job at hand, and report no more."""
+        self._closed.set()
+        self._jobs.put(None)
+
+
+def _work(lane: Lane, jobs: queue.SimpleQueue[Any]) -> None:
+    while (job := jobs.get()) is not None:
+        work, done, failed = job
+        try:
+            result = work()
+        except Exception as error:
+            lane.tell(_bound(failed, error))
+        else:
+            lane.tell(_bound(done, result))
+            del result
+        del job, work, done, failed  # or the window would live on in them until the next job
+
+
+def _bound(call: Callable[[Any], None], value: Any) -> Callable[[], None]:
+    return lambda: call(value)
+
+
+class LayerChoice(QComboBox):
+    """Choose one of some layers; the choice survives renaming, and layers that come and go."""
+
+    def __init__(self, nothing: str | None = None) -> None:
+        super().__init__()
+        self._nothing = nothing
+        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.setMinimumContentsLength(8)
+        self._layers: list[Any] = []
+        self.fill([])
+
+    def fill(self, layers: Sequence[Any]) -> None:
+        """Offer these layers."""
+        chosen = self.layer()
+        self._layers = ([None] if self._nothing is not None else []) + list(layers)
+        self.clear()
+        self.addItems([self._nothing if layer is None else layer.name for layer in self._layers])
+        self.choose(chosen)
+
+    def layer(self) -> Any:
+        """Return the layer chosen, or None."""
+        index = self.currentIndex()
+        return self._layers[index] if 0 <= index < len(self._layers) else None
+
+    def choose(self, layer: Any) -> None:
+        """Choose a layer; if it is not there, nothing or the topmost one."""
+        found = [i for i, other in enumerate(self._layers) if other is layer]
+        self.setCurrentIndex(found[0] if found else 0 if self._nothing is not None else len(self._layers) - 1)
+
+
+class Form(QWidget):
+    """All controls of the panel, from the image down to the stack."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positive = True
+        column = QVBoxLayout(self)
+        column.setContentsMargins(6, 6, 6, 6)
+        for title, part in (
+            ("Image", self._image()),
+            ("Model", self._model()),
+            ("Encode", self._encode()),
+            ("Clicks", self._clicks()),
+            ("Object", self._object()),
+            ("Stack", self._stack()),
+            ("Files", self._files()),
+        ):
+            box = QGroupBox(title)
+            box.setLayout(part)
+            part.setContentsMargins(8, 8, 8, 8)
+            column.addWidget(box)
+        column.addStretch(1)
+        self.show_sign(True)
+        self.adapt()
+
+    # ------------------------------------------------------------------------------------------ parts
+
+    def _image(self) -> QFormLayout:
+        rows = QFormLayout()
+        self.image = _hint(
+            LayerChoice(), "The image layer to annotate; of a multiscale one, the finest level."
+        )
+        self.green = _hint(
+            LayerChoice("none"), "A second grey layer of the same image, shown to the model as green."
+        )
+        self.blue = _hint(
+            LayerChoice("none"), "A third grey layer of the same image, shown to the model as blue."
+        )
+        self.channel_axis = _hint(
+            QComboBox(),
+            "If the layer holds channels along one of its axes: which one. They become red, green and blue.",
+        )
+        self.channels = _hint(
+            QLineEdit(), "Up to three channels, counted from 0, such as 0,2; the first three if empty."
+        )
+        self.channels.setPlaceholderText("the first three")
+        self.contrast = _hint(
+            QComboBox(),
+            "What the model sees as black and white: the layer's contrast limits as they are when you press Encode, or "
+            "percentiles 0.5 and 99.8 of the volume or of each plane.",
+        )
+        self.contrast.addItems(list(_CONTRAST))
+        rows.addRow("Layer", self.image)
+        self._also = _row(self.green, self.blue)
+        rows.addRow("With", self._also)
+        rows.addRow("Channel axis", self.channel_axis)
+        rows.addRow("Channels", self.channels)
+        rows.addRow("Contrast", self.contrast)
+        self._image_rows = rows
+        self.channel_axis.currentIndexChanged.connect(self._axis_chosen)
+        return rows
+
+    def _model(self) -> QFormLayout:
+        rows = QFormLayout()
+        self.model = _hint(
+            QComboBox(),
+            "The model in the package, one of your own, or a file (.safetensors, or .pth of the reference).",
+        )
+        self.fill_models([DEFAULT_MODEL])
+        self.device = _hint(
+            QComboBox(), "Where to compute: auto takes a GPU if there is one. Clicks are fast on a CPU too."
+        )
+        self.device.addItems(_DEVICES)
+        rows.addRow("Model", self.model)
+        rows.addRow("Device", self.device)
+        return rows
+
+    def _encode(self) -> QVBoxLayout:
+        part = QVBoxLayout()
+        self.store = _hint(
+            QLineEdit(),
+            "Leave empty to keep features in memory. A folder ending in .zarr keeps them on disk; one that was encoded "
+            "before, here or on a cluster, is used at once.",
+        )
+        self.store.setPlaceholderText("keep features in memory")
+        self.browse = _button("…", "Choose a folder for the features.")
+        self.browse.setFixedWidth(28)
+        self.encode = _button(
+            "Encode",
+            "Prepare the image for clicks, the plane on screen first. Click as soon as a plane is ready.",
+        )
+        self.cancel = _button(
+            "Cancel", "Stop after the tile at hand; what is done is kept, and Encode goes on from there."
+        )
+        self.bar = QProgressBar()
+        self.bar.setTextVisible(True)
+        self.bar.setFormat("")
+        self.bar.setToolTip("Planes that are ready for clicks.")
+        part.addWidget(_row(self.store, self.browse))
+        part.addWidget(_row(self.encode, self.cancel))
+        part.addWidget(self.bar)
+        return part
+
+    def _clicks(self) -> QVBoxLayout:
+        part = QVBoxLayout()
+        self.sign = _button(
+            "", "What the next click means: part of the object (green), or not (red). T switches."
+        )
+        self.flip = _button("Flip selected [F]", "Turn selected points from positive to negative or back.")
+        hint = QLabel("3: select and drag · Del: remove · 2: add")
+        hint.setToolTip("napari's own keys of a Points layer; the mask follows the points.")
+        hint.setEnabled(False)
+        part.addWidget(self.sign)
+        part.addWidget(self.flip)
+        part.addWidget(hint)
+        return part
+
+    def _object(self) -> QVBoxLayout:
+        part = QVBoxLayout()
+        self.object = QLabel("")
+        self.object.setWordWrap(True)
+        self.labels = _hint(
+            LayerChoice("new layer"),
+            "The Labels layer that objects are written to. One that exists is gone on with: nothing in it is erased.",
+        )
+        self.undo = _button("Undo [Ctrl+Z]", "Take back the last change of this object; any number of times.")
+        self.redo = _button("Redo [Ctrl+Shift+Z]", "Make a change again that was taken back.")
+        self.new = _button(
+            "New object [M]", "Keep this object, if there is anything of it, and start the next."
+        )
+        self.commit = _button("Commit [C]", "Keep this object in the Labels layer and start the next.")
+        self.clear = _button(
+            "Clear [Shift+C]", "Drop this object's clicks; one that was being edited is put back."
+        )
+        self.edit = _button(
+            "Edit object [E]", "Then click on an object in the picture to go on with it from its mask."
+        )
+        self.edit.setCheckable(True)
+        self.overwrite = _hint(
+            QCheckBox("Overwrite other objects"),
+            "Let the object take pixels of others; by default they are protected.",
+        )
+        rows = QFormLayout()
+        rows.addRow("Labels", self.labels)
+        part.addLayout(rows)
+        part.addWidget(self.object)
+        part.addLayout(_grid((self.commit, self.new), (self.undo, self.redo), (self.clear, self.edit)))
+        part.addWidget(self.overwrite)
+        return part
+
+    def _stack(self) -> QHBoxLayout:
+        part = QHBoxLayout()
+        self.propagate = _button(
+            "Propagate [Shift+S]", "Carry the object from the planes you clicked on through its neighbours."
+        )
+        self.stop = _button("Stop", "Stop carrying; the planes reached by then are kept.")
+        part.addWidget(self.propagate, 2)
+        part.addWidget(self.stop, 1)
+        return part
+
+    def _files(self) -> QGridLayout:
+        self.save_labels = _button(
+            "Save labels…", "Write the label image as compressed OME-TIFF, with its pixel size."
+        )
+        self.save_prompts = _button(
+            "Save clicks…", "Write all objects' clicks as JSON; they reproduce the masks."
+        )
+        self.load_prompts = _button("Load clicks…", "Replay saved clicks on the same image.")
+        return _grid((self.save_labels,), (self.save_prompts, self.load_prompts))
+
+    # ---------------------------------------------------------------------------------------- reading
+
+    def source(self) -> Source:
+        """Return the image as chosen.
+
+        Raises
+        ------
+        ValueError
+            If none is, or the channels are no numbers.
+        """
+        first = self.image.layer()
+        if first is None:
+            raise ValueError("Encode takes an image layer; there is none: open an image first.")
+        others = [] if first.rgb else [c.layer() for c in (self.green, self.blue) if c.layer() is not None]
+        axis = None if first.rgb or others else self.channel_axis.currentData()
+        channels = None
+        if axis is not None:
+            text = self.channels.text().strip()
+            try:
+                channels = tuple(int(part) for part in text.replace(" ", ",").split(",") if part)
+            except ValueError:
+                raise ValueError(f"Channels take numbers such as 0,2; got {text!r}.") from None
+            count = (first.data[0] if first.multiscale else first.data).shape[axis]
+            channels = channels or tuple(range(min(3, count)))
+        contrast: Any = _CONTRAST[self.contrast.currentText()]
+        return Source((first, *others), axis, channels, contrast)
+
+    def model_name(self) -> str:
+        """Return the name or path of the model chosen."""
+        return str(self.model.currentData() or DEFAULT_MODEL)
+
+    def store_path(self) -> str | None:
+        """Return where features are to be kept; None for memory."""
+        return self.store.text().strip() or None
+
+    # ---------------------------------------------------------------------------------------- filling
+
+    def fill(self, images: Sequence[Any], labels: Sequence[Any]) -> None:
+        """Offer these layers."""
+        self.image.fill(images)
+        for choice in (self.green, self.blue):
+            choice.fill([layer for layer in images if not layer.rgb])
+        self.labels.fill(labels)
+        self.adapt()
+
+    def adapt(self) -> None:
+        """Show only the rows that make sense for the image chosen."""
+        image = self.image.layer()
+        grey = image is not None and not image.rgb
+        axes = image.ndim if grey else 0
+        chosen = self.channel_axis.currentData()
+        self.channel_axis.blockSignals(True)
+        self.channel_axis.clear()
+        self.channel_axis.addItem("none", None)
+        for axis in range(axes) if axes > 2 else ():
+            length = (image.data[0] if image.multiscale else image.data).shape[axis]
+            self.channel_axis.addItem(f"{axis} ({length} long)", axis)
+        self.channel_axis.setCurrentIndex(max(self.channel_axis.findData(chosen), 0))
+        self.channel_axis.blockSignals(False)
+        several = grey and self.green.count() > 2
+        self._show_row(self._also, several)
+        if not several:
+            self.green.setCurrentIndex(0)
+            self.blue.setCurrentIndex(0)
+        self._show_row(self.channel_axis, axes > 2)
+        self._axis_chosen()
+
+    def _axis_chosen(self, _: int = 0) -> None:
+        self._show_row(self.channels, self.channel_axis.currentData() is not None)
+
+    def _show_row(self, field: QWidget, visible: bool) -> None:
+        self._image_rows.labelForField(field).setVisible(visible)
+        field.setVisible(visible)
+
+    def fill_models(self, names: Sequence[str]) -> None:
+        """Offer these models, and a file."""
+        chosen = self.model.currentData()
+        self.model.clear()
+        for name in names or [DEFAULT_MODEL]:
+            self.model.addItem(name, name)
+        self.model.addItem("from a file…", None)
+        self.model.setCurrentIndex(max(self.model.findData(chosen or DEFAULT_MODEL), 0))
+
+    def add_model(self, path: str) -> None:
+        """Offer a model file and choose it; an empty path chooses the default."""
+        if path and self.model.findData(path) < 0:
+            self.model.insertItem(self.model.count() - 1, Path(path).name, path)
+        self.model.setCurrentIndex(max(self.model.findData(path), 0))
+
+    # ---------------------------------------------------------------------------------------- showing
+
+    def show_sign(self, positive: bool) -> None:
+        """Show what the next click means."""
+        self.positive = positive
+        self.sign.setText("+ Positive [T]" if positive else "- Negative [T]")
+        colour = GREEN if positive else RED
+        self.sign.setStyleSheet(f"background-color: {colour}; color: black; font-weight: bold;")
+
+    def show_state(
+        self, annotator: Annotator | None, *, encoding: bool, carrying: bool, picking: bool, stack: bool
+    ) -> None:
+        """Show what there is of the current object, and let only those buttons be pressed that can do something."""
+        self.encode.setEnabled(not encoding and self.image.layer() is not None)
+        self.cancel.setEnabled(encoding)
+        for button in (
+            *(self.flip, self.new, self.clear, self.edit),
+            *(self.save_labels, self.save_prompts, self.load_prompts),
+        ):
+            button.setEnabled(annotator is not None)
+        self.undo.setEnabled(annotator is not None and annotator.can_undo)
+        self.redo.setEnabled(annotator is not None and annotator.can_redo)
+        self.commit.setEnabled(annotator is not None and annotator.can_commit)
+        self.propagate.setEnabled(stack and not carrying)
+        self.stop.setEnabled(carrying)
+        self.edit.setChecked(picking)
+        self.object.setText(_told(annotator, picking))
+
+
+def _told(annotator: Annotator | None, picking: bool) -> str:
+    if annotator is None:
+        return "Press Encode, then click on an object."
+    if picking:
+        return "Click on the object to go on with."
+    session, count = annotator.session, len(annotator.session.clicks)
+    text = f"Object {session.label}: {count} click{'s' * (count != 1)}"
+    if len(session.planes) > 1:
+        text += f", {len(session.planes)} planes"
+    if annotator.waiting:
+        text += f"; {len(annotator.waiting)} more when plane {annotator.waiting[0].plane} is encoded"
+    elif annotator.busy:
+        text += " …"
+    return text
+
+
+def _hint(control: Any, tip: str) -> Any:
+    control.setToolTip(tip)
+    if isinstance(control, QComboBox):
+        control.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+    return control
+
+
+def _button(text: str, tip: str) -> QPushButton:
+    button = QPushButton(text)
+    button.setToolTip(tip)
+    # A button that took the focus would take keys such as Space from the canvas.
+    button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+    return button
+
+
+def _row(*parts: QWidget) -> QWidget:
+    row = QWidget()
+    line = QHBoxLayout(row)
+    line.setContentsMargins(0, 0, 0, 0)
+    for part in parts:
+        line.addWidget(part)
+    return row
+
+
+def _grid(*rows: tuple[QWidget, ...]) -> QGridLayout:
+    grid = QGridLayout()
+    for y, row in enumerate(rows):
+        for x, part in enumerate(row):
+            grid.addWidget(part, y, x, 1, 2 // len(row))
+    return grid

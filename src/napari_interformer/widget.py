@@ -1,0 +1,675 @@
+"""The panel `Plugins > InterFormer`: buttons, workers, keys. Decisions are made in `annotator` and `session`.
+
+Two threads work for it: one encodes, one decodes clicks. Both report to the main thread, which alone touches layers.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image, Labels
+from napari.utils import progress
+from napari.utils.notifications import show_info, show_warning
+from qtpy.QtCore import QEvent, Qt
+from qtpy.QtWidgets import QApplication, QFileDialog, QScrollArea
+
+from napari_interformer.annotator import Annotator, sentence
+from napari_interformer.form import Form, Lane
+from napari_interformer.image import write_labels
+from napari_interformer.layers import ClickLayer, LayerLabels, new_labels
+from napari_interformer.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import napari.viewer
+    from qtpy.QtGui import QCloseEvent
+
+    from napari_interformer.encoding import Progress
+    from napari_interformer.features import Features
+    from napari_interformer.image import Planes
+    from napari_interformer.layers import Source
+    from napari_interformer.model import InterFormer
+
+CTRL = "Meta" if sys.platform == "darwin" else "Control"  # napari calls the command key so
+
+
+class Job:
+    """An encode on its way: the window says when to stop and which plane somebody waits for."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.cancelled = threading.Event()
+        self.wanted: tuple[int, ...] | None = None
+        self.bar: Any = None
+
+
+class Panel(QScrollArea):
+    """Encode an image, click its objects, correct, commit.
+
+    Parameters
+    ----------
+    viewer : napari.viewer.Viewer
+        Given by napari.
+    """
+
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self.viewer = viewer
+        self.form = Form()
+        self.setWidget(self.form)
+        self.setWidgetResizable(True)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setMinimumWidth(self.form.minimumSizeHint().width() + 20)
+        self.features: Features | None = None
+        self.clicks: ClickLayer | None = None
+        self.labels: LayerLabels | None = None
+        self.annotator: Annotator | None = None
+        self._models: dict[tuple[str, str], InterFormer] = {}
+        self._job: Job | None = None
+        self._carrying: Job | None = None
+        self._bound: list[tuple[Any, str, Any]] = []
+        self._picking = False
+        self._docked = False
+        # Measured with a viewer open on a stack (2 cores, both also busy with a training run): the longest pause of the
+        # event loop is 12 to 30 ms while a thread encodes (torch lets go of the interpreter), 690 ms if the main
+        # thread does; a process of its own is no smoother and has to load torch and the model first.
+        self.encoder, self.decoder = Lane("encode"), Lane("decode")
+        self._connect()
+        self._fill_layers()
+        self.decoder.run(_model_names, self._fill_models, self._failed)
+        self._refresh()
+
+    # ------------------------------------------------------------------------------------- wiring
+
+    def _connect(self) -> None:
+        form = self.form
+        for button, action in (
+            (form.encode, self.encode),
+            (form.cancel, self.cancel),
+            (form.sign, self.toggle_sign),
+            (form.flip, self.flip),
+            (form.undo, self.undo),
+            (form.redo, self.redo),
+            (form.new, self.new_object),
+            (form.commit, self.commit),
+            (form.clear, self.clear),
+            (form.edit, self.pick),
+            (form.propagate, self.propagate),
+            (form.stop, self.stop),
+            (form.save_labels, self.save_labels),
+            (form.save_prompts, self.save_prompts),
+            (form.load_prompts, self.load_prompts),
+            (form.browse, self.browse_store),
+        ):
+            button.clicked.connect(partial(self._safely, action))
+        form.overwrite.toggled.connect(self._overwrite)
+        form.image.activated.connect(self._image_chosen)
+        form.labels.activated.connect(partial(self._safely, self._labels_chosen))
+        form.model.activated.connect(self._model_chosen)
+        layers = self.viewer.layers.events
+        layers.inserted.connect(self._inserted)
+        layers.removed.connect(self._removed)
+        layers.reordered.connect(self._fill_layers)
+        for layer in self.viewer.layers:
+            layer.events.name.connect(self._fill_layers)
+        self.viewer.dims.events.current_step.connect(self._wanted)
+        self.destroyed.connect(self.encoder.close)
+        self.destroyed.connect(self.decoder.close)
+        QApplication.instance().aboutToQuit.connect(self.release)
+
+    def _bind(self) -> None:
+        """Bind the keys on our own layers, in place of nothing that napari uses there."""
+        assert self.clicks is not None and self.labels is not None
+        self._unbind()
+        shared = {"T": self.toggle_sign, "C": self.commit, "Shift-C": self.clear}
+        points = {
+            **shared,
+            "F": self.flip,
+            "M": self.new_object,
+            "E": self.pick,
+            "Shift-S": self.propagate,
+            f"{CTRL}-Z": self.undo,
+            f"{CTRL}-Shift-Z": self.redo,
+        }
+        for layer, keys in ((self.clicks.layer, points), (self.labels.layer, shared)):
+            for key, action in keys.items():
+                before = layer.bind_key(key, self._on_key(action), overwrite=True)
+                self._bound.append((layer, key, before))
+
+    def _on_key(self, action: Callable[[], None]) -> Callable[[Any], None]:
+        def pressed(_: Any) -> None:
+            self._safely(action)
+
+        return pressed
+
+    def _unbind(self) -> None:
+        for layer, key, before in self._bound:
+            layer.bind_key(key, before, overwrite=True)
+        self._bound.clear()
+
+    def _safely(self, action: Callable[[], None], *_: Any) -> None:
+        """Do what a button or key says; what cannot be done is told in one sentence."""
+        try:
+            action()
+        except Exception as error:
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        show_warning(sentence(error))
+        self._refresh()
+
+    # ------------------------------------------------------------------------------------- encode
+
+    def encode(self) -> None:
+        """Encode what is not encoded yet of the image chosen, in a thread, and let clicks begin."""
+        if self._job is not None:
+            return
+        job = Job(self.form.source())
+        name, device, store = self.form.model_name(), self.form.device.currentText(), self.form.store_path()
+        known, previous = self._models, self.features
+
+        def work() -> None:
+            from napari_interformer.checkpoint import load_model
+            from napari_interformer.encoding import encode_tiles
+
+            model = known.get((name, device)) or load_model(name, device=_resolved(device))
+            planes, features = features_for(job.source.planes(), model, store, previous)
+            self.encoder.tell(partial(self._prepared, job, (name, device), model, features))
+            for step in encode_tiles(planes, features, model, device=model.device, first=lambda: job.wanted):
+                self.encoder.tell(partial(self._progressed, job, step))
+                if job.cancelled.is_set():
+                    break
+
+        self._job = job
+        self.form.bar.setRange(0, 0)
+        self.form.bar.setFormat("Loading the model")
+        self._wanted()
+        self.encoder.run(work, partial(self._ended, job), partial(self._ended, job))
+        self._refresh()
+
+    def cancel(self) -> None:
+        """Stop encoding after the tile at hand; what is done is kept."""
+        if self._job is not None:
+            self._job.cancelled.set()
+            self.form.bar.setFormat("Stopping after this tile")
+
+    def _prepared(self, job: Job, key: tuple[str, str], model: InterFormer, features: Features) -> None:
+        """Let clicks begin: the model is loaded, and there is room for features that are still to come."""
+        if job is not self._job:
+            return
+        self._models = {key: model}  # one at a time: they are large
+        try:
+            self._begin(job.source, model, features)
+        except Exception as error:
+            job.cancelled.set()
+            self._failed(error)
+            return
+        assert self.annotator is not None
+        self.annotator.encoding = True
+        self._show_ready()
+        self._refresh()
+
+    def _begin(self, source: Source, model: InterFormer, features: Features) -> None:
+        """Have layers and a session for these features; keep those there are if they fit."""
+        annotator, clicks = self.annotator, self.clicks
+        if annotator is not None and annotator.session.features is features and clicks is not None:
+            if clicks.layer not in self.viewer.layers:
+                self.viewer.add_layer(clicks.layer)
+        else:
+            if annotator is not None and annotator.session.prompts:
+                raise ValueError(
+                    f"Object {annotator.session.label} is not committed, and other features would answer its clicks "
+                    "otherwise: commit [C] or clear [Shift+C] it, then encode again."
+                )
+            chosen = self.form.labels.layer()
+            layer = new_labels(source, features.shape) if chosen is None else chosen
+            self._annotate(source, model, features, layer)
+            self.features = features
+        self.activate()
+
+    def _annotate(self, source: Source, model: InterFormer, features: Features, layer: Labels) -> None:
+        """Start a session that writes to a Labels layer; if it cannot, nothing has changed."""
+        labels = LayerLabels(layer, source.axis)
+        session = Session(features, model, labels, overwrite=self.form.overwrite.isChecked(), live=True)
+        self._leave()
+        self.labels = labels
+        if layer not in self.viewer.layers:
+            self.viewer.add_layer(layer)
+        layer.events.paint.connect(self._painted)
+        layer.events.data.connect(self._replaced)
+        self.form.labels.choose(layer)
+        self.clicks = ClickLayer(source)
+        self.clicks.positive = self.form.positive
+        self.viewer.add_layer(self.clicks.layer)
+        self.annotator = Annotator(
+            session, self.clicks, self.decoder, tell=show_warning, changed=self._refresh
+        )
+        self.annotator.encoding = self._job is not None
+        self.clicks.connect(self.annotator.edited)
+        self._bind()
+
+    def _leave(self) -> None:
+        """End the session; the labels stay as they are."""
+        self._unbind()
+        if self.annotator is not None:
+            self.annotator.close()
+        if self.labels is not None:
+            self.labels.layer.events.paint.disconnect(self._painted)
+            self.labels.layer.events.data.disconnect(self._replaced)
+        clicks, self.clicks, self.labels, self.annotator = self.clicks, None, None, None
+        if clicks is not None:
+            clicks.disconnect()
+            if clicks.layer in self.viewer.layers:
+                self.viewer.layers.remove(clicks.layer)
+        self._refresh()
+
+    def _progressed(self, job: Job, step: Progress) -> None:
+        if job is not self._job:
+            return
+        if job.bar is None:
+            job.bar = progress(total=step.total, desc="InterFormer encodes")
+        job.bar.update(step.done - job.bar.n)
+        self._show_ready(step)
+        if self.annotator is not None:
+            self.annotator.encoded(step.plane)
+        self._wanted()
+
+    def _show_ready(self, step: Progress | None = None) -> None:
+        features, bar = self.features, self.form.bar
+        if features is None:
+            return
+        ready = features.ready_planes()
+        total, count = max(int(ready.size), 1), int(ready.sum())
+        tiles = len(features.tiles)
+        bar.setRange(0, total * tiles)
+        bar.setValue(count * tiles if step is None else step.done)
+        text = f"{count} of {total} planes" if features.leading else ("encoded" if count else "encoding")
+        if step is not None and step.done < step.total:
+            text += f", {_duration(step.seconds_left)} left"
+        bar.setFormat(text)
+
+    def _ended(self, job: Job, error: Exception | None = None) -> None:
+        if job.bar is not None:
+            job.bar.close()
+        if job is not self._job:
+            return
+        self._job = None
+        self.form.bar.setRange(0, 1)
+        self.form.bar.setValue(0)
+        self.form.bar.setFormat("")
+        self._show_ready()
+        if self.annotator is not None:
+            self.annotator.encoding = False
+            self.annotator.encoded(None)
+        if error is not None:
+            self._failed(error)
+        self._refresh()
+
+    def _wanted(self, _: Any = None) -> None:
+        """Let the encode take the plane next on which a click waits, or else the one that is shown."""
+        job, annotator = self._job, self.annotator
+        if job is None:
+            return
+        if annotator is not None and annotator.waiting:
+            job.wanted = annotator.waiting[0].plane
+        else:
+            with suppress(ValueError, IndexError):  # the image may just have left the viewer
+                job.wanted = job.source.click(self.viewer.dims.point).plane
+
+    # ------------------------------------------------------------------------------------- objects
+
+    def _now(self) -> Annotator:
+        if self.annotator is None:
+            raise ValueError("Clicks need an encoded image: choose one and press Encode.")
+        return self.annotator
+
+    def activate(self) -> None:
+        """Make the click layer the one that the mouse and the keys go to, ready to add points."""
+        if self.clicks is not None and self.clicks.layer in self.viewer.layers:
+            self.viewer.layers.selection.active = self.clicks.layer
+            self.clicks.layer.mode = "add"
+
+    def toggle_sign(self) -> None:
+        """Switch between positive and negative clicks."""
+        self.form.show_sign(not self.form.positive)
+        if self.clicks is not None:
+            self.clicks.positive = self.form.positive
+
+    def flip(self) -> None:
+        """Flip the selected points."""
+        self._now()
+        assert self.clicks is not None
+        self.clicks.flip_selected()
+
+    def undo(self) -> None:
+        """Take back the last change of the current object."""
+        self._now().undo()
+
+    def redo(self) -> None:
+        """Make it again."""
+        self._now().redo()
+
+    def new_object(self) -> None:
+        """Go to the next object."""
+        self._now().new()
+        self.activate()
+
+    def commit(self) -> None:
+        """Write the object and go to the next one."""
+        self._now().commit()
+
+    def clear(self) -> None:
+        """Drop the current object's clicks."""
+        self._now().clear()
+
+    def _overwrite(self, on: bool) -> None:
+        if self.annotator is not None:
+            self.annotator.session.overwrite = on
+
+    def pick(self) -> None:
+        """Let the next click on the canvas choose the object to go on with; a second time, think better of it."""
+        annotator = self._now()
+        clicks, labels = self.clicks, self.labels
+        assert clicks is not None and labels is not None
+        points = clicks.layer
+
+        def picked(_: Any, event: Any) -> None:
+            self._stop_picking()
+            value = labels.layer.get_value(
+                event.position,
+                view_direction=event.view_direction,
+                dims_displayed=event.dims_displayed,
+                world=True,
+            )
+            if value:
+                annotator.edit(int(value))
+            else:
+                show_warning(
+                    "Edit takes an object of the Labels layer; there is none here: press E and click on one."
+                )
+
+        if self._picking:
+            self._stop_picking()
+            return
+        self.activate()
+        points.mode = "pan_zoom"
+        points.mouse_drag_callbacks.append(picked)
+        self._picking = True
+        self._refresh()
+
+    def _stop_picking(self) -> None:
+        self._picking = False
+        if self.clicks is not None:
+            self.clicks.layer.mouse_drag_callbacks.pop()
+            self.clicks.layer.mode = "add"
+        self._refresh()
+
+    # --------------------------------------------------------------------------------------- stack
+
+    def propagate(self) -> None:
+        """Carry the current object through the stack, in the decoding thread."""
+        annotator = self._now()
+        assert self.clicks is not None
+        job = self._carrying = Job(self.clicks.source)
+
+        def told(done: int, most: int) -> None:
+            self.decoder.tell(partial(self._carried, job, done, most))
+
+        annotator.propagate(told, job.cancelled.is_set)
+        self._refresh()
+
+    def stop(self) -> None:
+        """Stop carrying; the planes reached by then are kept."""
+        if self._carrying is not None:
+            self._carrying.cancelled.set()
+
+    def _carried(self, job: Job, done: int, most: int) -> None:
+        if job is self._carrying:
+            if job.bar is None:
+                job.bar = progress(total=most, desc="InterFormer propagates")
+            job.bar.update(done - job.bar.n)
+            self.form.object.setText(f"Propagating: {done} planes")
+
+    # --------------------------------------------------------------------------------------- files
+
+    def browse_store(self) -> None:
+        """Choose where features are kept."""
+        path = QFileDialog.getExistingDirectory(
+            self, "Folder of features (.zarr): an existing one, or a new one"
+        )
+        if path:
+            self.form.store.setText(path)
+
+    def save_labels(self) -> None:
+        """Write the label image as OME-TIFF with its pixel size."""
+        annotator = self._now()
+        assert self.labels is not None
+        path, _ = QFileDialog.getSaveFileName(
+            self, "Save labels", "labels.ome.tif", "OME-TIFF (*.tif *.tiff)"
+        )
+        if path:
+            self.write_labels(annotator, self.labels, Path(path))
+
+    def write_labels(self, annotator: Annotator, labels: LayerLabels, path: Path) -> None:
+        """Write labels in the decoding thread, once everything before is done."""
+        layer = labels.layer
+        kept = [i for i in range(layer.ndim) if i != labels.axis]
+        scale = [float(layer.scale[i]) for i in kept]
+        unit = str(layer.units[-1])
+
+        def work() -> Path:
+            return write_labels(path, labels[...], scale=scale, unit=None if unit == "pixel" else unit)
+
+        annotator.act(lambda saved: show_info(f"Labels are saved as {saved.name}."), work)
+
+    def save_prompts(self) -> None:
+        """Write every object's clicks, so that the work can be repeated."""
+        annotator = self._now()
+        path, _ = QFileDialog.getSaveFileName(self, "Save clicks", "clicks.json", "Clicks (*.json)")
+        if path:
+            annotator.act(lambda _: annotator.session.save_prompts(path))
+
+    def load_prompts(self) -> None:
+        """Replay saved clicks."""
+        annotator = self._now()
+        path, _ = QFileDialog.getOpenFileName(self, "Load clicks", "", "Clicks (*.json)")
+        if path:
+            annotator.act(lambda _: annotator.session.load_prompts(path))
+
+    # -------------------------------------------------------------------------- layers come and go
+
+    def _fill_layers(self, _: Any = None) -> None:
+        self.form.fill(
+            [layer for layer in self.viewer.layers if isinstance(layer, Image)],
+            [layer for layer in self.viewer.layers if isinstance(layer, Labels)],
+        )
+        self._refresh()
+
+    def _fill_models(self, names: list[str]) -> None:
+        self.form.fill_models(names)
+
+    def _inserted(self, event: Any) -> None:
+        event.value.events.name.connect(self._fill_layers)
+        self._fill_layers()
+
+    def _removed(self, event: Any) -> None:
+        layer = event.value
+        layer.events.name.disconnect(self._fill_layers)
+        self._fill_layers()
+        if self.clicks is None or self.labels is None:
+            return
+        if layer is self.clicks.layer:
+            show_info("The click layer was removed; Encode brings it back, nothing is encoded again.")
+        elif layer is self.labels.layer:
+            self._leave()
+            show_info(
+                "The Labels layer was removed; Encode starts with another one, nothing is encoded again."
+            )
+        elif layer in self.clicks.source.layers:
+            self.cancel()
+            self._leave()
+            self.features = None
+
+    def _painted(self, _: Any) -> None:
+        if self.labels is not None and self.annotator is not None and not self.labels.writing:
+            self.annotator.taken(int(self.labels.layer.selected_label))
+
+    def _replaced(self, _: Any) -> None:
+        """Somebody gave the Labels layer another array: go on with that one."""
+        annotator, clicks, labels = self.annotator, self.clicks, self.labels
+        if annotator is None or clicks is None or labels is None:
+            return
+        session = annotator.session
+        try:
+            self._annotate(clicks.source, self._model(), session.features, labels.layer)
+        except ValueError as error:
+            self._leave()
+            self._failed(error)
+
+    def _model(self) -> InterFormer:
+        (model,) = self._models.values()
+        return model
+
+    def _image_chosen(self, _: Any = None) -> None:
+        self.form.adapt()
+        if self.clicks is not None:
+            mine = self.form.image.layer() is self.clicks.source.image
+            self.form.labels.choose(self.labels.layer if mine and self.labels is not None else None)
+
+    def _labels_chosen(self) -> None:
+        annotator, clicks, labels = self.annotator, self.clicks, self.labels
+        if annotator is None or clicks is None or labels is None:
+            return
+        layer = self.form.labels.layer()
+        if layer is labels.layer or self.form.image.layer() is not clicks.source.image:
+            return
+        try:
+            if annotator.session.prompts or annotator.busy:
+                raise ValueError(
+                    f"Object {annotator.session.label} belongs to {labels.layer.name}: commit [C] or clear [Shift+C] it, then "
+                    "choose another layer."
+                )
+            features = annotator.session.features
+            layer = new_labels(clicks.source, features.shape) if layer is None else layer
+            self._annotate(clicks.source, self._model(), features, layer)
+            self.activate()
+        except ValueError:
+            self.form.labels.choose(labels.layer)
+            raise
+
+    def _model_chosen(self, _: Any = None) -> None:
+        if self.form.model.currentData() is None:
+            path, _ = QFileDialog.getOpenFileName(self, "Model", "", "InterFormer (*.safetensors *.pth)")
+            self.form.add_model(path)
+
+    # --------------------------------------------------------------------------------------- showing
+
+    def _refresh(self) -> None:
+        annotator = self.annotator
+        if self._carrying is not None and (annotator is None or not annotator.busy):
+            if self._carrying.bar is not None:
+                self._carrying.bar.close()
+            self._carrying = None
+        self.form.show_state(
+            annotator,
+            encoding=self._job is not None,
+            carrying=self._carrying is not None,
+            picking=self._picking,
+            stack=annotator is not None and bool(annotator.session.features.leading),
+        )
+
+    # --------------------------------------------------------------------------------------- the end
+
+    def release(self) -> None:
+        """Give back keys, stop the threads; the Labels layer stays, and so do clicks that are not committed."""
+        self.cancel()
+        self.stop()
+        self._job = None
+        self._unbind()
+        if self.annotator is not None:
+            self.annotator.close()
+        if self.labels is not None:
+            self.labels.layer.events.paint.disconnect(self._painted)
+            self.labels.layer.events.data.disconnect(self._replaced)
+        if self.clicks is not None:
+            self.clicks.disconnect()
+            if len(self.clicks.layer.data) == 0 and self.clicks.layer in self.viewer.layers:
+                self.viewer.layers.remove(self.clicks.layer)
+        self.clicks, self.labels, self.annotator = None, None, None
+        self.encoder.close()
+        self.decoder.close()
+
+    def closeEvent(self, event: QCloseEvent) -> None:
+        """Give everything back when closed as a window of its own."""
+        self.release()
+        super().closeEvent(event)
+
+    def event(self, event: QEvent) -> bool:
+        """Give everything back when napari takes the panel out of its dock."""
+        if event.type() == QEvent.Type.ParentChange:
+            if self.parent() is not None:
+                self._docked = True
+            elif self._docked:
+                self._docked = False
+                self.release()
+        return bool(super().event(event))
+
+
+def features_for(
+    planes: Planes, model: InterFormer, store: str | None, previous: Features | None
+) -> tuple[Planes, Features]:
+    """Return the features to fill: those of before if they are of the same image, model, contrast and tiling.
+
+    A store that exists says itself which contrast and tiling it was made with.
+    """
+    from napari_interformer.encoding import room_for
+    from napari_interformer.features import Features, Origin
+
+    path = None if store is None else Path(store)
+    if path is not None and path.is_dir() and any(path.iterdir()):
+        found = previous if previous is not None and previous.path == path else Features.open(path, mode="r+")
+        planes = planes.with_contrast(found.origin.contrast)
+        asked = Origin.of(planes, model, core=found.origin.core, halo=found.origin.halo)
+        if different := found.origin.differences(asked):
+            raise ValueError(
+                f"{path.name} holds features of another {' and '.join(different)}; choose another folder, or the image and "
+                "model it was made with."
+            )
+        return planes, found
+    fresh = room_for(planes, model, store=path)
+    if previous is not None and previous.path == path and not previous.origin.differences(fresh.origin):
+        return planes, previous
+    return planes, fresh
+
+
+def _model_names() -> list[str]:
+    # Loads torch, in the thread that will need it first.
+    from napari_interformer.checkpoint import models
+
+    return list(models())
+
+
+def _resolved(device: str) -> Any:
+    from napari_interformer.model import resolve_device
+
+    return resolve_device(device)
+
+
+def _duration(seconds: float) -> str:
+    if not np.isfinite(seconds):
+        return "some time"
+    whole = round(seconds)
+    return (
+        f"{whole} s"
+        if whole < 90
+        else f"{round(whole / 60)} min"
+        if whole < 5400
+        else f"{whole / 3600:.1f} h"
+    )
