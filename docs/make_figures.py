@@ -100,15 +100,19 @@ def window_with_cells(path: Path) -> None:
             if step is None or iou(panel.annotator.session.mask, target) > 0.85:
                 break
             click(panel, step[:2], step[2])
-        panel.commit()
+        if panel.annotator.session.mask.any():
+            panel.commit()
+        else:
+            panel.clear()
         settle(lambda: not panel.annotator.busy)
     target = truth == truth[83, 260]
     click(panel, (83, 260), True)
     step = next_click(panel.annotator.session.mask, target)
     outside = step[:2] if step is not None and not step[2] else (110, 272)
     click(panel, outside, False)
-    viewer.camera.center = (0, 215, 260)
-    viewer.camera.zoom = 2.1
+    camera = getattr(viewer, "scene", viewer).camera  # napari 0.9 moved it
+    camera.center = (0, 215, 260)
+    camera.zoom = 2.1
     shoot(viewer, path)
 
 
