@@ -68,3 +68,55 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("../shared is not here")
     return folder
+
+
+class BlobModel:
+    """A model that anyone can compute by hand: a click selects the bright blob under it, a red click drops it.
+
+    Its features are the image itself; whatever the session, the store and the window do around a model can be
+    tested exactly with it.
+    """
+
+    strides = (4, 8, 16, 32)
+    channels = (1, 1, 1, 1)
+    fingerprint = "blobs"
+
+    def __init__(self, window: int = 64) -> None:
+        import torch
+
+        from napari_interformer.model import InterFormerConfig
+
+        self.config = InterFormerConfig(window=window, click_window=window, inner_radius=1, zoom_min_size=32)
+        self.device = torch.device("cpu")
+        self.decoded = 0
+
+    def encode_pixels(self, pixels):
+        grey = np.pad(pixels[..., 0], [(0, 0), *[(0, -n % 32) for n in pixels.shape[1:3]]])
+        return [grey[:, None, s // 2 :: s, s // 2 :: s].astype(np.float32) for s in self.strides]
+
+    def prepare_maps(self, maps):
+        return maps
+
+    def decode_logits(self, maps, reference, roi=None):
+        from scipy.ndimage import label
+
+        self.decoded += 1
+        bright = np.kron(np.asarray(maps[0][0]) > 100, np.ones((4, 4), bool))
+        blobs, _ = label(bright)
+        wanted = set(blobs[reference == 4]) - set(blobs[reference == 0]) - {0}
+        return np.where(np.isin(blobs, list(wanted)), 1.0, -1.0).astype(np.float32)
+
+
+@pytest.fixture
+def blob_model():
+    """Return a fresh `BlobModel`."""
+    return BlobModel()
+
+
+def blobs(shape=(160, 192)):
+    """Return an image of six bright squares on a dark ground, and their labels, in C order."""
+    image, labels = np.zeros(shape, np.uint8), np.zeros(shape, np.int32)
+    for number, (y, x) in enumerate([(16, 16), (16, 80), (16, 144), (96, 16), (96, 80), (96, 144)], 1):
+        image[y : y + 32, x : x + 32] = 200
+        labels[y : y + 32, x : x + 32] = number
+    return image, labels

@@ -589,15 +589,18 @@ class Session:
         return Box(left, top, right, bottom)
 
     def _wider(self, window: Box, mask: BoolMask | None) -> Box:
-        """Return a window twice as large on each side that the mask runs into; the same if it runs into none."""
-        if mask is None or max(window.height, window.width) * 2 > LARGEST_WINDOW * self.model.config.window:
+        """Return a window that goes on where the mask runs into this one's edge; the same if it does not."""
+        if mask is None:
             return window
+        limit = LARGEST_WINDOW * self.model.config.window
+        across = min(window.width, max(0, limit - window.width) // 2) // SNAP * SNAP
+        along = min(window.height, max(0, limit - window.height) // 2) // SNAP * SNAP
         height, width = self._padded
         return Box(
-            max(0, window.left - window.width // SNAP * SNAP) if mask[:, 0].any() else window.left,
-            max(0, window.top - window.height // SNAP * SNAP) if mask[0].any() else window.top,
-            min(width, window.right + window.width // SNAP * SNAP) if mask[:, -1].any() else window.right,
-            min(height, window.bottom + window.height // SNAP * SNAP) if mask[-1].any() else window.bottom,
+            max(0, window.left - across) if mask[:, 0].any() else window.left,
+            max(0, window.top - along) if mask[0].any() else window.top,
+            min(width, window.right + across) if mask[:, -1].any() else window.right,
+            min(height, window.bottom + along) if mask[-1].any() else window.bottom,
         )
 
     def _prepare(self, plane: Plane, window: Box) -> Any:

@@ -1,0 +1,350 @@
+"""Clicks, undo, objects and labels, with a model whose answers are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import BlobModel, blobs
+from napari_interformer.encoding import encode, encode_tiles, room_for
+from napari_interformer.features import NotEncodedError
+from napari_interformer.image import Planes
+from napari_interformer.prompts import Click, Mask
+from napari_interformer.session import Session
+
+IMAGE, LABELS = blobs()
+MODEL = BlobModel()
+FEATURES = encode(IMAGE, MODEL, contrast=(0, 255), device="cpu")
+CENTRES = [(32, 32), (32, 96), (32, 160), (112, 32), (112, 96), (112, 160)]
+
+
+def session(**options) -> Session:
+    return Session(FEATURES, MODEL, **options)
+
+
+def test_a_click_gives_the_object_under_it():
+    mask = session().click(CENTRES[1])
+    np.testing.assert_array_equal(mask, LABELS == 2)
+
+
+def test_positive_clicks_add_and_negative_ones_remove():
+    s = session()
+    s.click(CENTRES[0])
+    s.click(CENTRES[1])
+    np.testing.assert_array_equal(s.mask, (LABELS == 1) | (LABELS == 2))
+    s.click(CENTRES[0], positive=False)
+    assert not s.mask[20, 20] and s.mask[20, 90]
+
+
+def test_a_clicks_own_pixel_is_as_the_user_says():
+    s = session()
+    assert s.click((2, 2))[2, 2]  # background, as the model sees it
+    assert not s.click((30, 30), positive=False)[30, 30]
+
+
+def test_undo_and_redo_are_exact_at_any_depth():
+    s = session()
+    masks = [s.mask]
+    for centre in CENTRES:
+        s.click(centre)
+        masks.append(s.mask)
+    for mask in reversed(masks[:-1]):
+        assert s.undo()
+        np.testing.assert_array_equal(s.mask, mask)
+    assert not s.undo() and not s.can_undo
+    for mask in masks[1:]:
+        assert s.redo()
+        np.testing.assert_array_equal(s.mask, mask)
+    assert not s.redo()
+
+
+def test_a_new_click_after_undo_drops_what_could_be_redone():
+    s = session()
+    s.click(CENTRES[0])
+    s.undo()
+    s.click(CENTRES[1])
+    assert not s.can_redo
+
+
+clicks = st.lists(st.tuples(st.integers(0, 159), st.integers(0, 191), st.booleans()), max_size=5)
+edits = st.lists(
+    st.one_of(
+        st.tuples(st.just("click"), st.integers(0, 159), st.integers(0, 191), st.booleans()),
+        st.tuples(st.just("remove"), st.integers(0, 9)),
+        st.tuples(st.just("flip"), st.integers(0, 9)),
+        st.tuples(st.just("move"), st.integers(0, 9), st.integers(0, 159), st.integers(0, 191)),
+        st.tuples(st.just("undo")),
+        st.tuples(st.just("redo")),
+    ),
+    max_size=12,
+)
+
+
+@given(edits)
+@settings(max_examples=60)
+def test_whatever_was_edited_replaying_the_points_gives_the_same_mask(steps):
+    s = session()
+    for name, *args in steps:
+        if name == "click":
+            s.click(args[:2], args[2])
+        elif name in ("undo", "redo"):
+            getattr(s, name)()
+        elif s.clicks:
+            index = args[0] % len(s.clicks)
+            getattr(s, name)(index, *([args[1:]] if name == "move" else []))
+    direct = session()
+    for click in s.clicks:
+        direct.click(click.position, click.positive)
+    np.testing.assert_array_equal(s.mask, direct.mask)
+
+
+@given(clicks, st.integers(0, 4))
+@settings(max_examples=40)
+def test_undo_all_then_redo_all_is_where_one_was(given_clicks, extra):
+    s = session(live=True)
+    for y, x, positive in given_clicks:
+        s.click((y, x), positive)
+    mask, labels = s.mask, s.labels.copy()
+    for _ in given_clicks:
+        s.undo()
+    assert not s.mask.any() and not np.any(s.labels)
+    for _ in range(len(given_clicks) + extra):
+        s.redo()
+    np.testing.assert_array_equal(s.mask, mask)
+    np.testing.assert_array_equal(s.labels, labels)
+
+
+def test_only_what_follows_a_changed_point_is_decoded_again():
+    s = session()
+    for centre in CENTRES[:4]:
+        s.click(centre)
+    before = MODEL.decoded
+    s.remove(3)
+    assert MODEL.decoded == before
+    s.click(CENTRES[3])
+    s.flip(2)
+    assert MODEL.decoded - before <= 2 * 3  # a window may be decoded twice while it grows
+
+
+def test_commit_writes_the_object_and_starts_the_next():
+    s = session()
+    s.click(CENTRES[0])
+    assert not np.any(s.labels)
+    assert s.commit() == 1
+    s.click(CENTRES[4])
+    assert s.commit() == 2
+    np.testing.assert_array_equal(s.labels, (LABELS == 1) + 2 * (LABELS == 5))
+    assert s.clicks == () and not s.mask.any() and not s.can_undo
+
+
+def test_nothing_can_not_be_committed():
+    s = session()
+    with pytest.raises(ValueError, match="empty mask"):
+        s.commit()
+
+
+def test_existing_objects_are_protected_unless_told_otherwise():
+    there = np.zeros(IMAGE.shape, np.uint16)
+    there[16:32, 16:48] = 7
+    for overwrite in (False, True):
+        s = session(labels=there.copy(), overwrite=overwrite)
+        s.click(CENTRES[0])
+        assert s.commit() == 8
+        assert (s.labels[16:32, 16:48] == (8 if overwrite else 7)).all()
+        assert (s.labels[32:48, 16:48] == 8).all()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_live_painting_shows_the_object_and_takes_it_back_exactly(overwrite):
+    there = np.zeros(IMAGE.shape, np.int32)
+    there[10:30, 10:30] = 3
+    s = session(labels=there.copy(), live=True, overwrite=overwrite)
+    s.click(CENTRES[0])
+    assert (s.labels == 4).sum() == (LABELS == 1).sum() - (
+        0 if overwrite else (there[LABELS == 1] == 3).sum()
+    )
+    s.undo()
+    np.testing.assert_array_equal(s.labels, there)
+    s.redo()
+    s.clear()
+    np.testing.assert_array_equal(s.labels, there)
+
+
+def test_what_somebody_paints_meanwhile_is_theirs():
+    s = session(live=True)
+    s.click(CENTRES[0])
+    s.labels[20:24, 20:24] = 9  # napari's brush
+    s.undo()
+    assert (s.labels[20:24, 20:24] == 9).all() and (s.labels == 1).sum() == 0
+
+
+def test_editing_goes_on_from_the_mask_under_the_same_label():
+    there = np.where(LABELS == 2, 5, np.where(LABELS == 3, 6, 0))
+    s = session(labels=there.copy(), live=True)
+    s.edit(5)
+    np.testing.assert_array_equal(s.mask, LABELS == 2)
+    s.click(CENTRES[0])
+    assert s.commit() == 5
+    # The blob model forgets the mask, as its answer depends on clicks alone; the label stays.
+    np.testing.assert_array_equal(s.labels == 6, LABELS == 3)
+    assert (s.labels[LABELS == 1] == 5).all()
+
+
+def test_clearing_an_edited_object_puts_it_back():
+    there = np.where(LABELS == 2, 5, 0)
+    s = session(labels=there.copy(), live=True)
+    s.edit(5)
+    s.click(CENTRES[0])
+    s.clear()
+    np.testing.assert_array_equal(s.labels, there)
+    assert s.label == 6
+
+
+def test_editing_needs_an_object_and_no_unfinished_one():
+    s = session()
+    with pytest.raises(ValueError, match="no pixel"):
+        s.edit(3)
+    s.click(CENTRES[0])
+    with pytest.raises(ValueError, match="commit or clear"):
+        s.edit(3)
+
+
+@pytest.mark.parametrize("position", [(-1, 5), (5, -1), (160, 5), (5, 192), (0, 5, 5), (5,)])
+def test_a_click_outside_changes_nothing(position):
+    s = session(live=True)
+    s.click(CENTRES[0])
+    mask, labels = s.mask, s.labels.copy()
+    with pytest.raises(ValueError, match=r"inside the image|unpack"):
+        s.click(position)
+    np.testing.assert_array_equal(s.mask, mask)
+    np.testing.assert_array_equal(s.labels, labels)
+    assert len(s.clicks) == 1
+
+
+def test_a_click_on_a_pixel_without_a_value_is_refused():
+    image = IMAGE.astype(np.float32)
+    image[50:60, 50:60] = np.nan
+    s = Session(encode(image, MODEL, contrast=(0, 255), device="cpu"), MODEL)
+    with pytest.raises(ValueError, match="NaN"):
+        s.click((55, 55))
+    assert s.click(CENTRES[0]).any()
+
+
+def test_a_click_on_a_plane_that_is_not_encoded_is_refused_until_it_is():
+    planes = Planes.of(np.stack([IMAGE] * 3), contrast=(0, 255))
+    features = room_for(planes, MODEL, tile="whole")
+    steps = encode_tiles(planes, features, MODEL, device="cpu", first=lambda: (1,))
+    next(steps)
+    s = Session(features, MODEL)
+    assert s.click((1, *CENTRES[0])).any()
+    with pytest.raises(NotEncodedError, match="not encoded"):
+        s.click((2, *CENTRES[0]))
+    assert len(s.clicks) == 1
+    list(steps)
+    assert s.click((2, *CENTRES[0])).any()
+    assert s.mask.sum(axis=(1, 2)).tolist() == [0, 1024, 1024]
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (np.zeros((3, 3), int), "shape"),
+        (np.zeros(IMAGE.shape, float), "integer"),
+        (np.zeros((1, *IMAGE.shape), int), "shape"),
+    ],
+)
+def test_a_label_image_that_does_not_fit_is_refused(labels, told):
+    with pytest.raises(ValueError, match=told):
+        session(labels=labels)
+
+
+def test_features_of_another_model_are_refused():
+    other = BlobModel()
+    other.fingerprint = "another"
+    with pytest.raises(ValueError, match="model"):
+        Session(FEATURES, other)
+
+
+def test_a_label_that_does_not_fit_the_dtype_is_refused_and_nothing_lost():
+    there = np.zeros(IMAGE.shape, np.uint8)
+    there[0, 0] = 255
+    s = session(labels=there)
+    s.click(CENTRES[0])
+    with pytest.raises(ValueError, match="wider dtype"):
+        s.commit()
+    assert len(s.clicks) == 1 and (s.labels > 0).sum() == 1
+
+
+def test_labels_in_zarr_are_written_in_place():
+    store = zarr.create_array({}, shape=IMAGE.shape, dtype="u2", chunks=(64, 64))
+    s = session(labels=store, live=True)
+    s.click(CENTRES[5])
+    s.commit()
+    np.testing.assert_array_equal(store[:], (LABELS == 6).astype(np.uint16))
+
+
+def test_an_object_larger_than_the_window_is_found_whole():
+    image = np.zeros((320, 320), np.uint8)
+    image[20:260, 30:250] = 200
+    s = Session(encode(image, MODEL, contrast=(0, 255), device="cpu"), MODEL)
+    mask = s.click((140, 140))
+    assert (mask == (image > 0)).mean() > 0.99
+
+
+def test_distant_clicks_keep_what_lies_beyond_the_window():
+    image = np.zeros((64, 1600), np.uint8)
+    image[20:40, 20:60] = image[20:40, 1500:1560] = 200
+    s = Session(encode(image, MODEL, contrast=(0, 255), device="cpu"), MODEL)
+    s.click((30, 40))
+    s.click((30, 1530))
+    assert s.mask[30, 25] and s.mask[30, 1505]
+
+
+def test_saved_prompts_reproduce_the_work(tmp_path):
+    s = session()
+    s.click(CENTRES[0])
+    s.click((5, 60), positive=False)
+    s.commit()
+    s.edit(1)
+    s.click(CENTRES[1])
+    s.commit()
+    s.click(CENTRES[4])
+    path = s.save_prompts(tmp_path / "prompts.json")
+    again = session()
+    again.load_prompts(path)
+    np.testing.assert_array_equal(again.labels, s.labels)
+    np.testing.assert_array_equal(again.mask, s.mask)
+    assert again.clicks == s.clicks and again.label == s.label
+
+
+def test_prompts_of_another_image_or_no_prompts_at_all_are_refused(tmp_path):
+    other = Session(encode(255 - IMAGE, MODEL, contrast=(0, 255), device="cpu"), MODEL)
+    path = other.save_prompts(tmp_path / "prompts.json")
+    with pytest.raises(ValueError, match="another image"):
+        session().load_prompts(path)
+    path.write_text('{"no": "prompts"}')
+    with pytest.raises(ValueError, match="something else"):
+        session().load_prompts(path)
+
+
+def test_a_mask_as_a_prompt_is_the_object():
+    s = session()
+    from napari_interformer.prompts import Box
+
+    s.set_prompts([Mask((), Box(10, 20, 30, 40), np.ones((20, 20), bool))])
+    assert s.mask.sum() == 400 and s.mask[25, 15]
+    with pytest.raises(ValueError, match="inside the image"):
+        s.set_prompts([Mask((), Box(-5, 20, 15, 40), np.ones((20, 20), bool))])
+
+
+def test_computing_changes_nothing_until_it_is_adopted():
+    s = session(live=True)
+    steps = s.compute([Click.at(CENTRES[0])])
+    assert not s.mask.any() and not np.any(s.labels) and not s.can_undo
+    ((plane, box),) = s.adopt(steps)
+    assert plane == () and box.holds(box.around(LABELS == 1))
+    assert s.adopt(steps) == []  # the same again is no change
+    assert s.undo() and not s.can_undo
