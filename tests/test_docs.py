@@ -70,9 +70,11 @@ def test_pages_show_commands() -> None:
 
 @pytest.mark.parametrize("line", commands())
 def test_command_lines_are_understood(line: str) -> None:
-    _, name, *arguments = shlex.split(line.removesuffix(" --help"), comments=True)
+    _, name, *arguments = shlex.split(line, comments=True)
     command = cli.app.get_command(click.Context(cli.app), name)
     assert command is not None
+    if arguments == ["--help"]:
+        return
     command.make_context(
         name, arguments
     )  # raises a UsageError where an option does not exist or takes another value
