@@ -288,7 +288,7 @@ def test_labels_in_zarr_are_written_in_place():
 
 def test_an_object_larger_than_the_window_is_found_whole():
     image = np.zeros((320, 320), np.uint8)
-    image[20:260, 30:250] = 200
+    image[20:252, 32:248] = 200
     s = Session(encode(image, MODEL, contrast=(0, 255), device="cpu"), MODEL)
     mask = s.click((140, 140))
     assert (mask == (image > 0)).mean() > 0.99
