@@ -112,7 +112,11 @@ def test_missing_values_become_black_and_are_known():
 
 
 def test_constant_images_become_black():
-    assert not Planes.of(np.full((8, 8), 77, np.uint16)).read().any()
+    planes = Planes.of(np.full((8, 8), 77, np.uint16))
+    assert not planes.read().any()
+    assert (
+        planes.with_contrast(planes.contrast).contrast == planes.contrast
+    )  # as a store of features hands it back
 
 
 def test_few_bright_specks_are_seen():
@@ -316,9 +320,9 @@ def test_planes_pass_through(stack):
         (np.zeros((8, 8)), {"axes": "ZYX"}, ValueError, "axes takes one letter"),
         (np.zeros((8, 8, 8)), {"axes": "YXZ"}, ValueError, "Y and X last"),
         (np.zeros((8, 8)), {"contrast": "best"}, ValueError, "auto, volume, plane"),
-        (np.zeros((8, 8)), {"contrast": (5, 5)}, ValueError, "low below high"),
-        (np.zeros((8, 8)), {"contrast": (0, np.nan)}, ValueError, "low below high"),
-        (np.zeros((8, 8)), {"contrast": (1, 2, 3)}, ValueError, "low below high"),
+        (np.zeros((8, 8)), {"contrast": (5, 4)}, ValueError, "low not above high"),
+        (np.zeros((8, 8)), {"contrast": (0, np.nan)}, ValueError, "low not above high"),
+        (np.zeros((8, 8)), {"contrast": (1, 2, 3)}, ValueError, "low not above high"),
         ("no/such.tif", {}, FileNotFoundError, "not there"),
     ],
 )

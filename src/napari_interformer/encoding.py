@@ -1,4 +1,8 @@
-"""Planes to features: tiles, device, progress, cancel, resume."""
+"""Planes to features: tiles, device, progress, cancel, resume.
+
+A plane larger than the model's window is encoded in tiles. Each tile is seen with a halo of its surroundings, of which
+the features are thrown away; only the core is kept, and the cores lie side by side.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 
-from napari_interformer.features import SNAP, Features
+from napari_interformer.features import SNAP, Features, Origin
 from napari_interformer.image import Planes
 from napari_interformer.model import resolve_device
 from napari_interformer.prompts import Box
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    import torch
     from numpy.typing import NDArray
 
     from napari_interformer.image import Contrast
@@ -29,6 +33,7 @@ log = logging.getLogger(__name__)
 
 Plane = tuple[int, ...]
 Tile = int | Literal["whole"] | None
+GPU_BATCH = 8  # tiles at once, halved while memory does not suffice
 
 
 @dataclass(frozen=True)
@@ -56,13 +61,14 @@ def encode(
     model: InterFormer,
     *,
     channel_axis: int | None = None,
-    channels: Sequence[int] | None = None,
+    channels: int | Sequence[int] | None = None,
     contrast: Contrast = "auto",
     rgb: bool | None = None,
     store: str | Path | None = None,
     device: str | torch.device = "auto",
     tile: Tile = None,
     halo: int | None = None,
+    planes: Iterable[Plane] | None = None,
     progress: Callable[[Progress], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Features:
@@ -81,10 +87,12 @@ def encode(
     tile, halo : int, optional
         Side of the tiles in pixels, the model's training size if None, or "whole" for planes at once as the reference
         does; and how much of it is thrown away on each side, an eighth if None. Multiples of 32.
+    planes : iterable of tuple of int, optional
+        Which planes, as leading indices; all if None.
     progress : callable, optional
         Called with a `Progress` after each tile.
     cancelled : callable, optional
-        Asked after each tile whether to stop; what is done by then is returned.
+        Asked before each tile whether to stop; what is done by then is returned.
 
     Returns
     -------
@@ -93,15 +101,17 @@ def encode(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If the image, its axes, the tiling or the device make no sense, or the store belongs to something else.
     OSError
-        If a file cannot be read or the store cannot be written.
+        If a file cannot be read or the store cannot be written; finished tiles are kept.
     """
     target = resolve_device(device)
-    planes = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast, rgb=rgb)
-    features = room_for(planes, model, store=store, tile=tile, halo=halo)
-    for step in encode_tiles(planes, features, model, device=target):
+    source = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast, rgb=rgb)
+    features = room_for(source, model, store=store, tile=tile, halo=halo)
+    if cancelled is not None and cancelled():
+        return features
+    for step in encode_tiles(source, features, model, device=target, only=planes):
         if progress is not None:
             progress(step)
         if cancelled is not None and cancelled():
@@ -120,11 +130,14 @@ def room_for(
     """Make or open the features of an image without encoding anything; parameters as for `encode`."""
     if tile == "whole":
         return Features.create(planes, model, core=0, halo=0, store=store)
+    if isinstance(tile, str):
+        raise ValueError(f'tile takes a multiple of {SNAP}, "whole" or None; got {tile!r}.')
     side = model.config.window if tile is None else int(tile)
-    halo = side // 8 // SNAP * SNAP if halo is None else int(halo)
-    if side % SNAP or halo % SNAP or side <= 2 * halo or halo < 0:
+    if halo is None:  # small windows, too, need to see beyond a core
+        halo = max(side // 8 // SNAP, 1 if side >= 4 * SNAP else 0) * SNAP
+    if int(halo) % SNAP or side % SNAP or not 0 <= 2 * halo < side:
         raise ValueError(
-            f"tile and halo take multiples of {SNAP} with tile more than twice halo; got {tile} and {halo}."
+            f"tile and halo take multiples of {SNAP}, with tile more than twice halo; got {side} and {halo}."
         )
     if max(planes.size) <= side:  # one tile holds the plane
         return Features.create(planes, model, core=0, halo=0, store=store)
@@ -138,6 +151,7 @@ def encode_tiles(
     *,
     device: str | torch.device = "auto",
     first: Callable[[], Plane | None] | None = None,
+    only: Iterable[Plane] | None = None,
 ) -> Iterator[Progress]:
     """Encode what is not encoded yet, tile by tile, and yield after each; whoever iterates may stop at any time.
 
@@ -152,51 +166,137 @@ def encode_tiles(
     device : str
         As for `encode`.
     first : callable, optional
-        Asked before each plane which one somebody is waiting for; None for the next in order.
+        Asked before each tile which plane somebody is waiting for; None for the next in order.
+    only : iterable of tuple of int, optional
+        Planes to encode; all if None.
+
+    Raises
+    ------
+    ValueError
+        If the features were made for another image, contrast or model, or `only` names a plane that is not there.
+    OSError
+        If pixels cannot be read or features not be written; finished tiles are kept.
+    MemoryError
+        If a single tile is too large for the device.
     """
     target = resolve_device(device)
-    worker = model if model.device == target else copy.deepcopy(model).to(target)
-    waiting = [plane for plane in planes.plane_indices() if not features.ready(plane)]
-    total = len(planes) * len(features.tiles)
-    done = total - sum(len(_missing_tiles(features, plane)) for plane in waiting)
-    began, fresh = time.monotonic(), 0
-    while waiting:
+    _check_origin(planes, features, model)
+    chosen = list(dict.fromkeys(planes.plane_indices() if only is None else (tuple(p) for p in only)))
+    todo = {plane: tiles for plane in chosen if (tiles := features.waiting(plane))}
+    total = len(chosen) * len(features.tiles)
+    if not todo:
+        return
+    worker = _on(model, target)
+    batch = 1 if target.type == "cpu" else GPU_BATCH
+    began, fresh, plane = time.monotonic(), 0, next(iter(todo))
+    log.info("encoding %d planes on %s, %d tiles each", len(todo), target, len(features.tiles))
+    while todo:
         wanted = first() if first is not None else None
-        plane = waiting.pop(waiting.index(wanted) if wanted in waiting else 0)
-        for tile in _missing_tiles(features, plane):
+        if wanted in todo:
+            plane = wanted
+        elif plane not in todo:
+            plane = next(iter(todo))
+        tiles = todo[plane] = features.waiting(plane)  # another process may work on the same store
+        if not tiles:
+            del todo[plane]
+            continue
+        boxes = {tile: tile_box(features.tiles[tile], features) for tile in tiles[:batch]}
+        size = _shape(boxes[tiles[0]])
+        boxes = {
+            tile: box for tile, box in boxes.items() if _shape(box) == size
+        }  # at borders some are smaller
+        try:
+            maps = _encode(planes, worker, plane, list(boxes.values()))
+        except (MemoryError, RuntimeError) as error:
+            if not _is_memory(error):
+                raise
+            if len(boxes) == 1:
+                raise MemoryError(
+                    f"A tile of {size[0]} x {size[1]} pixels is too large for the memory of {target}; encode with a smaller "
+                    "tile or on another device."
+                ) from error
+            batch = len(boxes) // 2
+            log.info("memory of %s is short: %d tiles at once from here", target, batch)
+            continue
+        for (tile, box), levels in zip(boxes.items(), maps, strict=True):
             core = features.tiles[tile]
-            maps, missing = encode_tile(planes, worker, plane, core, features.origin.halo)
-            features.write(plane, tile, maps, missing)
-            done, fresh = done + 1, fresh + 1
-            rate = (time.monotonic() - began) / fresh
-            yield Progress(done, total, plane, rate * (total - done))
+            features.write(plane, tile, _core(levels, core, box, features), _missing(planes, plane, core))
+            tiles.remove(tile)
+            if not tiles:
+                del todo[plane]
+            fresh += 1
+            left = sum(map(len, todo.values()))
+            yield Progress(total - left, total, plane, (time.monotonic() - began) / fresh * left)
 
 
-def encode_tile(
-    planes: Planes, model: InterFormer, plane: Plane, core: Box, halo: int
-) -> tuple[list[NDArray[np.float32]], NDArray[np.bool_] | None]:
-    """Encode a core with its halo.
+def tile_box(core: Box, features: Features) -> Box:
+    """Return the pixels that are encoded for a core: with its halo, moved inward at the borders.
 
-    Returns
-    -------
-    maps : list of (C_i, h / s_i, w / s_i) float32
-        Of the core.
-    missing : (h, w) bool or None
-        Where the core's pixels have no value; None for integer images.
+    So every tile is of the size that the model was trained on, and at a border there is more to see, not less.
     """
-    image = Box.of(planes.size)
-    box = Box(core.left - halo, core.top - halo, core.right + halo, core.bottom + halo).intersect(image)
-    maps = model.encode_pixels(planes.read(plane, box)[None])
-    cropped = []
-    for level, stride in zip(maps, model.strides, strict=True):
+    if features.origin.core == 0:
+        return Box.of(features.size)
+    halo = features.origin.halo
+    spans = []
+    for start, length, size in (
+        (core.left, features.padded[1], features.size[1]),
+        (core.top, features.padded[0], features.size[0]),
+    ):
+        side = min(features.origin.core + 2 * halo, length)
+        begin = min(max(start - halo, 0), length - side)
+        spans.append((begin, min(begin + side, size)))
+    (left, right), (top, bottom) = spans
+    return Box(left, top, right, bottom)
+
+
+def _encode(
+    planes: Planes, model: InterFormer, plane: Plane, boxes: Sequence[Box]
+) -> list[list[NDArray[np.float32]]]:
+    """Encode boxes of one size: for each, four maps (C_i, h / s_i, w / s_i)."""
+    maps = model.encode_pixels(np.stack([planes.read(plane, box) for box in boxes]))
+    return [[level[i] for level in maps] for i in range(len(boxes))]
+
+
+def _core(
+    levels: Sequence[NDArray[np.float32]], core: Box, box: Box, features: Features
+) -> list[NDArray[np.float32]]:
+    """Cut the core out of the maps of a box."""
+    cut = []
+    for level, stride in zip(levels, features.origin.strides, strict=True):
         top, left = (core.top - box.top) // stride, (core.left - box.left) // stride
-        height, width = core.height // stride, core.width // stride
-        cropped.append(level[0, :, top : top + height, left : left + width])
-    missing = None
-    if planes.dtype.kind == "f":
-        missing = ~np.isfinite(planes.raw(plane, core.intersect(image))).all(axis=2)
-    return cropped, missing
+        cut.append(level[:, top : top + core.height // stride, left : left + core.width // stride])
+    return cut
 
 
-def _missing_tiles(features: Features, plane: Plane) -> list[int]:
-    return [i for i, core in enumerate(features.tiles) if not features.ready(plane, core)]
+def _missing(planes: Planes, plane: Plane, core: Box) -> NDArray[np.bool_] | None:
+    """Return where a core's pixels have no value: (h, w) bool, or None for integers."""
+    if planes.dtype.kind != "f":
+        return None
+    missing: NDArray[np.bool_] = np.isnan(planes.raw(plane, core.intersect(Box.of(planes.size)))).any(axis=2)
+    return missing
+
+
+def _check_origin(planes: Planes, features: Features, model: InterFormer) -> None:
+    origin = features.origin
+    asked = Origin.of(planes, model, core=origin.core, halo=origin.halo)
+    if different := origin.differences(asked):
+        raise ValueError(
+            f"These features were made for another {' and '.join(different)}; make room for this one with room_for."
+        )
+
+
+def _on(model: InterFormer, device: torch.device) -> InterFormer:
+    """Return the model, or a copy of it, on a device and ready to encode."""
+    same = (model.device.type, model.device.index or 0) == (device.type, device.index or 0)
+    if same and not model.training:
+        return model
+    return copy.deepcopy(model).to(device).eval()
+
+
+def _is_memory(error: BaseException) -> bool:
+    # For the CPU, PyTorch raises a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error)
+
+
+def _shape(box: Box) -> tuple[int, int]:
+    return box.height, box.width

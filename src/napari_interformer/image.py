@@ -185,10 +185,10 @@ class Planes:
         try:
             pairs = np.broadcast_to(np.asarray(contrast, float), (len(self.channels), 2))
         except (ValueError, TypeError):
-            pairs = np.zeros((1, 2))
-        if not np.isfinite(pairs).all() or not (pairs[:, 0] < pairs[:, 1]).all():
+            pairs = np.full((1, 2), np.nan)
+        if not np.isfinite(pairs).all() or (pairs[:, 0] > pairs[:, 1]).any():
             raise ValueError(
-                "contrast takes (low, high) with low below high, or one such pair for each of "
+                "contrast takes (low, high) with low not above high, or one such pair for each of "
                 f"{len(self.channels)} channels; got {contrast!r}."
             )
         return replace(self, contrast=tuple((float(low), float(high)) for low, high in pairs))

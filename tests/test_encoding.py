@@ -1,0 +1,340 @@
+"""Encoding: every tile once, on from where it stopped, and no more of the image at a time than a tile."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+from itertools import islice
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from napari_interformer import encoding
+from napari_interformer.encoding import encode, encode_tiles, room_for, tile_box
+from napari_interformer.features import Features
+from napari_interformer.image import Planes
+from napari_interformer.prompts import Box
+
+STRIDES = (4, 8, 16, 32)
+
+
+class FakeModel:
+    """Features are the block means of the pixels: local, quick, and known."""
+
+    config = SimpleNamespace(window=128)
+    channels, strides = (1, 2, 3, 4), STRIDES
+    fingerprint, training = "fake", False
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.seen: list[tuple[int, ...]] = []
+
+    def encode_pixels(self, pixels):
+        self.seen.append(pixels.shape)
+        assert pixels.dtype == np.float32 and pixels.shape[3] == 3
+        height, width = pixels.shape[1:3]
+        grey = np.pad(pixels.mean(axis=3), ((0, 0), (0, -height % 32), (0, -width % 32)))
+        maps = []
+        for channels, s in zip(self.channels, STRIDES, strict=True):
+            means = grey.reshape(len(grey), grey.shape[1] // s, s, grey.shape[2] // s, s).mean(axis=(2, 4))
+            maps.append(np.repeat(means[:, None], channels, axis=1))
+        return maps
+
+
+def everything(features: Features, plane=()):
+    return features.window(plane, Box.of(features.padded))
+
+
+def same(one: Features, two: Features) -> bool:
+    return one.origin == two.origin and all(
+        np.array_equal(a, b)
+        for plane in np.ndindex(*one.leading)
+        for a, b in zip(everything(one, plane), everything(two, plane), strict=True)
+    )
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20, 300), (130, 128), (250, 333), (128, 128)])
+def test_tiles_give_what_the_whole_gives(rng, size):
+    image = rng.integers(0, 255, size).astype(np.uint8)
+    model = FakeModel()
+    tiled, whole = encode(image, model), encode(image, FakeModel(), tile="whole")
+    for a, b in zip(everything(tiled), everything(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=0.1)
+    assert len(whole.tiles) == 1
+    assert all(height <= 128 and width <= 128 for _, height, width, _ in model.seen)
+
+
+@given(st.integers(1, 700), st.integers(1, 700), st.sampled_from([(64, 0), (96, 32), (128, 32), (256, 64)]))
+def test_every_tile_has_the_training_size_and_its_halo(height, width, tiling):
+    tile, halo = tiling
+    planes = Planes.of(np.zeros((height, width), np.uint8), contrast=(0, 1))
+    features = room_for(planes, FakeModel(), tile=tile, halo=halo)
+    for core in features.tiles:
+        box = tile_box(core, features)
+        assert not box.left % 32 and not box.top % 32
+        assert Box.of(features.size).holds(box) and box.holds(core.intersect(Box.of(features.size)))
+        if len(features.tiles) > 1:
+            # What is missing to the tile's size is padding.
+            assert min(tile, features.padded[0]) - box.height == max(
+                0, box.top + min(tile, features.padded[0]) - height
+            )
+            wanted = Box(core.left - halo, core.top - halo, core.right + halo, core.bottom + halo)
+            assert box.holds(wanted.intersect(Box.of(features.size)))
+
+
+def test_a_real_model_sees_what_it_would_see_alone(small_model, rng):
+    image = rng.integers(0, 4000, (100, 150)).astype(np.uint16)
+    planes = Planes.of(image)
+    features = encode(image, small_model, tile=64, halo=0, device="cpu")
+    for core in features.tiles:
+        expected = small_model.encode_pixels(planes.read((), tile_box(core, features))[None])
+        for got, want, stride in zip(features.window((), core), expected, small_model.strides, strict=True):
+            box = tile_box(core, features)
+            top, left = (core.top - box.top) // stride, (core.left - box.left) // stride
+            np.testing.assert_allclose(
+                got, want[0][:, top : top + got.shape[1], left : left + got.shape[2]], rtol=2e-3, atol=2e-3
+            )
+
+
+def test_a_stack_of_odd_planes_is_encoded(small_model, tmp_path):
+    stack = np.zeros((3, 40, 70), np.float32)
+    stack[1] = np.nan
+    stack[2] = np.arange(70)
+    stack[2, 5, 6] = np.nan
+    features = encode(stack, small_model, store=tmp_path / "x.zarr", device="cpu")
+    assert features.ready_planes().all()
+    assert all(np.isfinite(level).all() for plane in range(3) for level in everything(features, (plane,)))
+    assert features.valid((0,), 5, 6) and not features.valid((1,), 5, 6) and not features.valid((2,), 5, 6)
+
+
+def test_a_model_in_training_encodes_as_in_use(small_model, rng):
+    image = rng.integers(0, 255, (64, 64)).astype(np.uint8)
+    training = copy.deepcopy(small_model).train()
+    features = encode(image, training, device="cpu")
+    assert training.training
+    for a, b in zip(everything(features), everything(encode(image, small_model, device="cpu")), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# ----------------------------------------------------------------------------------- progress, cancel, resume
+
+
+def test_progress_counts_tiles(rng):
+    told = []
+    features = encode(rng.integers(0, 9, (3, 200, 200)), FakeModel(), progress=told.append, device="cpu")
+    assert len(features.tiles) == 16
+    assert [step.done for step in told] == list(range(1, 49)) and {step.total for step in told} == {48}
+    assert [step.plane for step in told] == [(z,) for z in range(3) for _ in range(16)]
+    assert told[-1].seconds_left == 0 and told[0].seconds_left > 0
+
+
+@pytest.mark.parametrize("kept", ["memory", "zarr"])
+def test_cancel_stops_within_one_tile_and_the_next_run_goes_on(rng, tmp_path, kept):
+    image = rng.integers(0, 9, (2, 200, 200))
+    store = tmp_path / "x.zarr" if kept == "zarr" else None
+    told = []
+    features = encode(
+        image, FakeModel(), store=store, progress=told.append, cancelled=lambda: len(told) >= 21, device="cpu"
+    )
+    assert len(told) == 21
+    assert features.ready_planes().tolist() == [True, False] and len(features.waiting((1,))) == 11
+    model, planes = FakeModel(), Planes.of(image)
+    again = features if store is None else room_for(planes, model, store=store)
+    steps = list(encode_tiles(planes, again, model, device="cpu"))
+    assert [step.done for step in steps] == list(range(22, 33)) and len(model.seen) == 11
+    assert same(again, encode(image, FakeModel()))
+
+
+def test_cancelled_beforehand_encodes_nothing(rng):
+    model = FakeModel()
+    features = encode(rng.integers(0, 9, (200, 200)), model, cancelled=lambda: True, device="cpu")
+    assert not model.seen and not features.ready()
+
+
+def test_nothing_is_done_twice(rng, tmp_path):
+    image = rng.integers(0, 9, (200, 200))
+    encode(image, FakeModel(), store=tmp_path / "x.zarr")
+    model = FakeModel()
+    assert encode(image, model, store=tmp_path / "x.zarr").ready()
+    assert not model.seen
+
+
+def test_the_plane_that_somebody_waits_for_comes_next(rng):
+    planes = Planes.of(rng.integers(0, 9, (4, 200, 200)))
+    model = FakeModel()
+    features = room_for(planes, model)
+    shown: list[tuple[int, ...] | None] = [None]
+    order = []
+    for step in encode_tiles(planes, features, model, device="cpu", first=lambda: shown[0]):
+        order.append(step.plane[0])
+        if len(order) == 5:
+            shown[0] = (2,)  # in the middle of plane 0
+        if len(order) == 30:
+            shown[0] = (9,)  # a plane that is not there changes nothing
+    assert order == [0] * 5 + [2] * 16 + [0] * 11 + [1] * 16 + [3] * 16
+
+
+def test_only_some_planes(rng):
+    image = rng.integers(0, 9, (2, 3, 40, 40))
+    told = []
+    features = encode(image, FakeModel(), planes=[(1, 2), (0, 0), (1, 2)], progress=told.append, device="cpu")
+    assert [step.plane for step in told] == [(1, 2), (0, 0)] and told[-1].total == 2
+    assert features.ready_planes().tolist() == [[True, False, False], [False, False, True]]
+    with pytest.raises(ValueError, match="plane takes an index"):
+        encode(image, FakeModel(), planes=[(2, 0)])
+
+
+def test_two_encoders_share_a_store(rng, tmp_path):
+    planes = Planes.of(rng.integers(0, 9, (3, 200, 200)))
+    models = FakeModel(), FakeModel()
+    runs = [
+        encode_tiles(planes, room_for(planes, model, store=tmp_path / "x.zarr"), model, device="cpu")
+        for model in models
+    ]
+    while runs:  # in turns
+        runs = [run for run in runs if next(run, None) is not None]
+    assert len(models[0].seen) + len(models[1].seen) == 48
+    assert same(Features.open(tmp_path / "x.zarr"), encode(planes, FakeModel()))
+
+
+def test_killed_at_any_moment_the_next_run_goes_on(rng, tmp_path):
+    image = rng.integers(0, 9, (4, 400, 400)).astype(np.uint8)
+    np.save(tmp_path / "image.npy", image)
+    program = f"""
+import sys, time
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+import numpy as np
+from test_encoding import FakeModel, encode
+def told(step):
+    print(step.done, flush=True)
+    time.sleep(0.002)
+encode(np.load({str(tmp_path / "image.npy")!r}), FakeModel(), store={str(tmp_path / "x.zarr")!r}, progress=told)
+"""
+    done = 0
+    for part in (40, 120):
+        run = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+        assert run.stdout is not None
+        for line in run.stdout:
+            if int(line) >= part:
+                time.sleep(float(rng.uniform(0, 0.02)))
+                break
+        run.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
+        run.stdout.close()
+        run.wait()
+        left = sum(len(Features.open(tmp_path / "x.zarr").waiting((z,))) for z in range(4))
+        assert done < 4 * 49 - left < 4 * 49
+        done = 4 * 49 - left
+    model = FakeModel()
+    features = encode(image, model, store=tmp_path / "x.zarr")
+    assert len(model.seen) == 4 * 49 - done
+    assert same(features, encode(image, FakeModel()))
+
+
+# ------------------------------------------------------------------------------------------- memory and devices
+
+
+def test_a_huge_lazy_plane_is_encoded_a_tile_at_a_time():
+    class Lazy:
+        shape, dtype, ndim = (20_000, 20_000), np.dtype(np.uint16), 2
+
+        def __getitem__(self, index):
+            rows, columns = (len(range(*i.indices(20_000))) for i in index)
+            assert rows * columns <= 2_000_000
+            return np.ones((rows, columns), np.uint16)
+
+    planes = Planes.of(Lazy(), contrast=(0, 2))
+    model = FakeModel()
+    features = room_for(planes, model)
+    tracemalloc.start()
+    steps = list(islice(encode_tiles(planes, features, model, device="cpu"), 20))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert steps[-1].done == 20 and steps[-1].total == len(features.tiles) > 90_000
+    assert peak < 100e6
+    began = time.perf_counter()
+    for _ in range(20):
+        features.window((), Box(0, 0, 128, 64))
+    assert time.perf_counter() - began < 0.5  # a click does not look through all tiles
+
+
+def test_short_memory_halves_the_batch(rng, monkeypatch):
+    model = FakeModel("cuda")
+    monkeypatch.setattr(encoding, "resolve_device", lambda device: torch.device("cuda"))
+    real = model.encode_pixels
+
+    def small(pixels):
+        if len(pixels) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(pixels)
+
+    model.encode_pixels = small
+    image = rng.integers(0, 9, (250, 333))
+    features = encode(image, model, device="cuda")
+    assert 2 <= max(shape[0] for shape in model.seen) <= 3
+    monkeypatch.undo()
+    assert same(features, encode(image, FakeModel()))
+
+
+def test_a_tile_too_large_for_the_device_says_so(rng):
+    model = FakeModel()
+
+    def none(pixels):
+        raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 byte.")
+
+    model.encode_pixels = none
+    with pytest.raises(
+        MemoryError, match="128 x 128 pixels is too large for the memory of cpu; encode with a smaller"
+    ):
+        encode(rng.integers(0, 9, (200, 200)), model, device="cpu")
+
+
+def test_other_errors_of_the_model_pass(rng):
+    model = FakeModel()
+
+    def broken(pixels):
+        raise RuntimeError("shapes differ")
+
+    model.encode_pixels = broken
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        encode(rng.integers(0, 9, (20, 20)), model, device="cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_where_there_is_none_leaves_no_store(rng, tmp_path):
+    with pytest.raises(ValueError, match="CUDA was asked for"):
+        encode(rng.integers(0, 9, (20, 20)), FakeModel(), device="cuda", store=tmp_path / "x.zarr")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"tile": 100}, "multiples of 32"),
+        ({"tile": 64, "halo": 32}, "more than twice halo"),
+        ({"tile": 0}, "more than twice halo"),
+        ({"halo": -32}, "more than twice halo"),
+        ({"tile": "all"}, "\"whole\" or None; got 'all'"),
+        ({"device": "tpu"}, "device takes"),
+        ({"contrast": "best"}, "contrast takes"),
+    ],
+)
+def test_nonsense_leaves_no_store(rng, tmp_path, options, told):
+    with pytest.raises(ValueError, match=told):
+        encode(rng.integers(0, 9, (20, 20)), FakeModel(), store=tmp_path / "x.zarr", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_features_of_another_image_are_not_mixed(rng):
+    features = encode(rng.integers(0, 9, (20, 20)), FakeModel())
+    other = Planes.of(rng.integers(0, 9, (20, 20)))
+    with pytest.raises(ValueError, match="made for another image"):
+        next(encode_tiles(other, features, FakeModel()))
