@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 IMAGES = Path(__file__).resolve().parent / "images"
-SIZE = (1280, 860)
+SIZE = (1280, 900)
 
 
 def main() -> None:
@@ -123,12 +123,12 @@ def window_with_stack(path: Path) -> None:
     number = int(truth[12, 209, 153])
     planes = np.unique(np.nonzero(truth == number)[0])
     z = int(planes[len(planes) // 2])
-    viewer.dims.set_point(0, z)
+    viewer.dims.set_current_step(0, z)
     y, x, _ = next_click(np.zeros_like(truth[z], bool), truth[z] == number) or (0, 0, True)
     click(panel, (z, y, x), True)
     panel.propagate()
     settle(lambda: not panel.annotator.busy, at_least=1)
-    viewer.dims.set_point(0, z + 1)
+    viewer.dims.set_current_step(0, z + 1)
     shoot(viewer, path)
 
 
