@@ -1,0 +1,227 @@
+"""Training: crops, losses, and a run that is killed and goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from napari_interformer import train as training
+from napari_interformer.checkpoint import read_checkpoint
+from napari_interformer.model import PRESETS, InterFormerConfig
+from napari_interformer.prompts import Box
+from napari_interformer.samples import synthetic
+from napari_interformer.train import Batches, Picture, Step, TrainConfig, train
+
+SMALLEST = InterFormerConfig(
+    window=64,
+    click_window=64,
+    patch_size=8,
+    embed_dim=16,
+    layers=1,
+    heads=2,
+    detail=(8, 8, 8),
+    channels=(4, 8, 8, 8),
+    imsa_heads=(1, 2, 2, 2),
+    imsa_mlp_ratios=(1, 1, 1, 1),
+    head_width=8,
+    inner_radius=2,
+    zoom_min_size=32,
+)
+QUICK = TrainConfig(
+    preset="smallest",
+    steps=4,
+    crop_sizes=(64,),
+    pixels_per_step=2 * 64**2,
+    windows_per_step=8,
+    workers=0,
+    device="cpu",
+    max_clicks=2,
+    validation=0.25,
+)
+
+
+@pytest.fixture(autouse=True)
+def _smallest(monkeypatch):
+    monkeypatch.setitem(PRESETS, "smallest", SMALLEST)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    for name in ("images", "labels"):
+        (root / name).mkdir()
+    for i in range(4):
+        image, labels = synthetic(np.random.default_rng(i), (96, 110), "nuclei" if i % 2 else "tissue")
+        tifffile.imwrite(root / "images" / f"{i}.tif", image)
+        tifffile.imwrite(root / "labels" / f"{i}.tif", labels.astype(np.uint16))
+    return root
+
+
+def pictures(count=3):
+    return [Picture(*synthetic(np.random.default_rng(i), (96, 110))) for i in range(count)]
+
+
+def batch(step=0, **options):
+    return Batches(pictures(), [], replace(QUICK, **options), SMALLEST, rank=0)[step]
+
+
+def test_a_step_always_gives_the_same_batch():
+    a, b, other = batch(3), batch(3), batch(4)
+    assert torch.equal(a.pixels, b.pixels) and (a.targets == b.targets).all() and a.seed == b.seed
+    assert a.boxes == b.boxes and a.pixels.shape == other.pixels.shape
+    assert not torch.equal(a.pixels, other.pixels)
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_every_object_lies_in_its_window_of_its_crop(step):
+    made = batch(step)
+    assert made.pixels.dtype == torch.float32 and 0 <= made.pixels.min() and made.pixels.max() <= 255
+    assert len(made.boxes) == len(made.targets) == len(made.images) >= 2
+    whole = made.dense[:, 0].numpy() > 0
+    for image, box, target in zip(made.images, made.boxes, made.targets, strict=True):
+        assert Box(0, 0, 64, 64).holds(box) and all(edge % 32 == 0 for edge in box)
+        assert target.any() and (whole[image][box.slices] >= target).all()
+
+
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 60), st.integers(1, 60), st.integers(0, 9))
+def test_a_window_holds_a_pixel_of_its_object(left, top, width, height, seed):
+    box = Box(left, top, min(128, left + width), min(128, top + height))
+    window = training.place_window(box, 64, 128, np.random.default_rng(seed))
+    assert (window.width, window.height) == (64, 64)
+    assert not window.intersect(box).empty
+
+
+def test_the_focal_weights_of_an_image_sum_to_its_pixels():
+    torch.manual_seed(0)
+    logits = torch.randn(3, 2, 16, 16)
+    targets = torch.rand(3, 16, 16) > 0.7
+    difference = (logits[:, 1] - logits[:, 0]).double()
+    chance = torch.where(targets, difference.sigmoid(), (-difference).sigmoid())
+    weight = (1 - chance) ** 2
+    weight = weight / weight.sum((1, 2), keepdim=True) * 256
+    expected = -(0.5 * weight * chance.log()).mean()
+    assert training.normalised_focal_loss(logits, targets).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_dice_is_nought_for_a_perfect_mask_and_one_for_an_empty_one():
+    targets = torch.zeros(1, 16, 16, dtype=torch.bool)
+    targets[:, 4:9, 4:9] = True
+    sign = torch.where(targets, 50.0, -50.0)
+    assert training.dice_loss(torch.stack([-sign, sign], 1), targets).item() < 1e-4
+    assert training.dice_loss(torch.stack([sign, -sign], 1), targets).item() > 0.9
+
+
+def test_numbers_of_clicks_follow_the_papers_law():
+    chances = training.click_chances(TrainConfig())
+    assert len(chances) == 21 and chances.sum() == pytest.approx(1)
+    np.testing.assert_allclose(chances[1:] / chances[:-1], 0.6)
+
+
+def test_a_few_steps_on_one_batch_lower_the_loss():
+    torch.manual_seed(0)
+    model = training.initialise(training.InterFormer(SMALLEST)).train()
+    step = Step(model, replace(QUICK, max_clicks=0))
+    optimizer = torch.optim.AdamW(step.parameters(), lr=3e-3)
+    made = batch()
+    losses = []
+    for _ in range(12):
+        loss, first, last = step(made)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        assert 0 <= first <= 1 and 0 <= last <= 1
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_norms_biases_and_embeddings_are_not_decayed_and_deep_layers_learn_faster():
+    step = Step(training.InterFormer(replace(SMALLEST, layers=3)), QUICK)
+    groups = training.parameter_groups(step, 3, replace(QUICK, layer_decay=0.5))
+    assert sum(p.numel() for g in groups for p in g["params"]) == sum(p.numel() for p in step.parameters())
+    place = {id(p): group for group in groups for p in group["params"]}
+    backbone = step.model.backbone
+    assert place[id(backbone.layers[0].attn.qkv.weight)]["scale"] == 0.5**3
+    assert place[id(backbone.layers[2].attn.qkv.weight)]["scale"] == 0.5
+    assert place[id(step.model.neck.patch_embed)] == place[id(step.model.decode_head.conv_seg.bias)]
+    assert (
+        place[id(backbone.pos_embed)]["weight_decay"]
+        == 0
+        < place[id(backbone.patch_embed.weight)]["weight_decay"]
+    )
+
+
+def test_training_writes_a_model_that_says_where_it_comes_from(folder, tmp_path):
+    told = []
+    path = train(
+        folder,
+        tmp_path / "m.safetensors",
+        replace(QUICK, steps=20, synthetic=0.5, synthetic_images=2),
+        progress=told.append,
+    )
+    found = read_checkpoint(path)
+    assert found.config == SMALLEST
+    assert "20 steps" in found.notes["trained"] and "synthetic=0.5" in found.notes["config"]
+    assert told[-1].step == 20 and told[-1].seconds_left == pytest.approx(0, abs=1)
+    assert list(tmp_path.iterdir()) == [path]  # nothing is left to resume
+
+
+def test_a_cancelled_run_goes_on_as_if_nothing_had_happened(folder, tmp_path):
+    asked = iter([False, False, True, True])
+    whole = train(folder, tmp_path / "whole.safetensors", QUICK)
+    train(folder, tmp_path / "parts.safetensors", QUICK, cancelled=lambda: next(asked))
+    assert not (tmp_path / "parts.safetensors").exists()
+    with pytest.raises(ValueError, match="other settings"):
+        train(folder, tmp_path / "parts.safetensors", replace(QUICK, lr=1.0))
+    parts = train(folder, tmp_path / "parts.safetensors", QUICK)
+    ours, theirs = read_checkpoint(parts).tensors, read_checkpoint(whole).tensors
+    for name in ours:
+        # Drop path draws from torch's own generator, which a resumed run starts anew; one layer has none.
+        torch.testing.assert_close(ours[name], theirs[name], atol=2e-2, rtol=2e-2, msg=name)
+
+
+def test_a_killed_run_resumes_from_its_state(folder, tmp_path):
+    endless, model = replace(QUICK, steps=100_000, save_minutes=0), tmp_path / "m.safetensors"
+    script = f"""
+from napari_interformer.model import PRESETS, InterFormerConfig
+from napari_interformer.train import TrainConfig, train
+PRESETS["smallest"] = {SMALLEST!r}
+train({str(folder)!r}, {str(model)!r}, {endless!r})
+"""
+    state = tmp_path / "m.state.pt"
+    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 60
+    while not state.exists() and time.monotonic() < deadline:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.1)
+            break
+    process.kill()
+    process.wait()
+    reached = torch.load(state, weights_only=True)["step"]
+    assert reached >= 1
+    told = []
+    train(folder, model, endless, progress=told.append, cancelled=lambda: bool(told))
+    assert told[0].step == (reached // 20 + 1) * 20
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"preset": "huge"}, "preset takes"),
+        ({"dataset": "imagenet"}, "dataset takes"),
+        ({"device": "abacus"}, "device takes"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(change, told, folder, tmp_path):
+    with pytest.raises(ValueError, match=told):
+        train(folder, tmp_path / "m.safetensors", replace(QUICK, **change))
