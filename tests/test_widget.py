@@ -1,0 +1,623 @@
+"""The window: a real viewer, a real mouse, real keys; only the model is a simple one, so that answers are known."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+
+import dask.array as da
+import numpy as np
+import pytest
+from qtpy.QtCore import QTimer
+from window import BrightModel, Hands, squares
+
+from napari_interformer import checkpoint
+from napari_interformer.layers import CLICKS, GREEN, LABELS, RED
+from napari_interformer.widget import Panel
+
+pytestmark = pytest.mark.filterwarnings(
+    # napari's and vispy's own, not of our calls
+    "ignore::DeprecationWarning:napari",
+    "ignore::DeprecationWarning:vispy",
+)
+
+
+class Window(Hands):
+    """A viewer with the panel, and what a person sees and does in it."""
+
+    def __init__(self, viewer, model):
+        super().__init__(viewer)
+        viewer.window.resize(1200, 900)
+        self.model, self.told = model, []
+        self.panel = Panel(viewer)
+        viewer.window.add_dock_widget(self.panel, name="InterFormer")
+        self.form = self.panel.form
+
+    @property
+    def labels(self):
+        return self.viewer.layers[LABELS].data
+
+    @property
+    def points(self):
+        return self.viewer.layers[CLICKS]
+
+    def idle(self):
+        annotator = self.panel.annotator
+        self.wait(lambda: annotator is None or not annotator.busy)
+
+    def encode(self, wait=True):
+        self.viewer.reset_view()
+        self.rest()
+        self.form.encode.click()
+        if wait:
+            self.wait(lambda: self.panel._job is None)
+
+    def open(self, image, **kwargs):
+        layer = self.viewer.add_image(image, **kwargs)
+        self.encode()
+        return layer
+
+    def click_and_wait(self, world):
+        self.click(world)
+        self.idle()
+
+    def key_and_wait(self, name):
+        self.key(name)
+        self.idle()
+
+
+@pytest.fixture
+def model(monkeypatch):
+    bright = BrightModel()
+    monkeypatch.setattr(checkpoint, "load_model", lambda *_, **__: bright)
+    monkeypatch.setattr(checkpoint, "models", lambda: {"default": "bright"})
+    yield bright
+    bright.gate.set()
+    bright.encoding.set()
+
+
+@pytest.fixture
+def window(make_napari_viewer, model, monkeypatch):
+    viewer = make_napari_viewer(show=True)
+    opened = Window(viewer, model)
+    for module in ("widget", "annotator"):
+        monkeypatch.setattr(f"napari_interformer.{module}.show_warning", opened.told.append, raising=False)
+    monkeypatch.setattr("napari_interformer.widget.show_info", opened.told.append)
+    yield opened
+    opened.panel.release()
+
+
+@pytest.fixture
+def field(window):
+    """Return a window with an encoded image of squares, and the squares' centres."""
+    image, centres = squares()
+    window.open(image)
+    return window, centres
+
+
+def area(labels, label=1):
+    return int((labels == label).sum())
+
+
+# ------------------------------------------------------------------------------------------------ clicks
+
+
+def test_a_click_masks_the_object_at_once(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    assert area(window.labels) == 400
+    y, x = centres[0]
+    assert window.labels[y - 10, x - 10] == 1
+    assert window.points.face_color[0] == pytest.approx(_rgba(GREEN), abs=0.01)
+    assert not window.told
+
+
+def test_t_switches_to_a_negative_click_which_takes_pixels_away(field):
+    window, centres = field
+    y, x = centres[0]
+    window.click_and_wait((y, x))
+    window.key("T")
+    assert "Negative" in window.form.sign.text()
+    window.click_and_wait((y + 8, x + 8))
+    assert area(window.labels) < 400
+    assert window.labels[y + 8, x + 8] == 0
+    assert window.points.face_color[1] == pytest.approx(_rgba(RED), abs=0.01)
+    window.key("T")
+    assert "Positive" in window.form.sign.text()
+
+
+def test_undo_and_redo_go_click_by_click(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    first = window.labels.copy()
+    window.click_and_wait(centres[1])
+    second = window.labels.copy()
+    window.key_and_wait("Ctrl+Z")
+    np.testing.assert_array_equal(window.labels, first)
+    assert len(window.points.data) == 1
+    window.key_and_wait("Ctrl+Z")
+    assert not window.labels.any() and len(window.points.data) == 0
+    window.key_and_wait("Ctrl+Shift+Z")
+    window.key_and_wait("Ctrl+Shift+Z")
+    np.testing.assert_array_equal(window.labels, second)
+    assert len(window.points.data) == 2
+
+
+def test_deleting_a_point_takes_its_part_back(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.click_and_wait(centres[1])
+    window.key("3")
+    window.click(centres[0])
+    window.key_and_wait("Delete")
+    assert len(window.points.data) == 1
+    y, x = centres[0]
+    assert window.labels[y, x] == 0 and area(window.labels) == 400
+
+
+def test_dragging_a_point_moves_the_object(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key("3")
+    window.drag(centres[0], centres[1])
+    window.idle()
+    assert window.labels[centres[0]] == 0
+    assert window.labels[centres[1]] == 1 and area(window.labels) == 400
+
+
+def test_flipping_a_point_replays(field):
+    window, centres = field
+    y, x = centres[0]
+    window.click_and_wait((y, x))
+    window.click_and_wait((y + 8, x))
+    window.key_and_wait("F")  # a point just added is selected
+    assert window.labels[y + 8, x] == 0 and 0 < area(window.labels) < 400
+    assert window.points.face_color[1] == pytest.approx(_rgba(RED), abs=0.01)
+    window.key_and_wait("Ctrl+Z")
+    assert area(window.labels) == 400
+
+
+def test_commit_starts_the_next_object_and_protects_the_last(field):
+    window, centres = field
+    y, x = centres[0]
+    window.click_and_wait((y, x))
+    window.key_and_wait("C")
+    assert len(window.points.data) == 0
+    window.click_and_wait((y, x))  # the same square again: it is taken
+    window.click_and_wait(centres[1])
+    assert (area(window.labels, 1), area(window.labels, 2)) == (400, 400)
+    window.key_and_wait("M")
+    window.form.overwrite.click()
+    window.click_and_wait((y, x))
+    assert (area(window.labels, 1), area(window.labels, 3)) == (0, 400)
+
+
+def test_clear_drops_the_object(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("Shift+C")
+    assert not window.labels.any() and len(window.points.data) == 0
+
+
+def test_committing_nothing_is_told(field):
+    window, _ = field
+    window.key_and_wait("C")
+    assert "at least one pixel" in window.told[-1]
+
+
+def test_edit_goes_on_with_the_object_that_is_clicked(field):
+    window, centres = field
+    y, x = centres[0]
+    window.click_and_wait((y, x))
+    window.key_and_wait("C")
+    window.key("E")
+    assert window.form.edit.isChecked()
+    window.click_and_wait((y, x))
+    assert "Object 1" in window.form.object.text()
+    window.key("T")
+    window.click_and_wait((y + 8, x + 8))
+    assert 0 < area(window.labels) < 400
+    window.key_and_wait("C")
+    assert set(np.unique(window.labels)) == {0, 1}
+    window.key("E")
+    window.click_and_wait((y + 20, x + 20))
+    assert "there is none here" in window.told[-1]
+
+
+def test_fast_clicks_are_neither_lost_nor_given_to_the_wrong_object(field):
+    window, centres = field
+    window.model.gate.clear()
+    window.click(centres[0])
+    window.click(centres[1])
+    window.key("C")
+    window.click(centres[2])
+    window.click(centres[3])
+    window.rest()
+    assert not window.labels.any()
+    window.model.gate.set()
+    window.idle()
+    assert [int(window.labels[c]) for c in centres[:4]] == [1, 1, 2, 2]
+    assert len(window.points.data) == 2
+    window.key_and_wait("Ctrl+Z")  # clicks answered together are undone one by one
+    assert [int(window.labels[c]) for c in centres[:4]] == [1, 1, 2, 0]
+
+
+def test_a_click_outside_is_taken_back(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.points.add((300, 20))
+    window.idle()
+    assert "outside" in window.told[-1] or "inside" in window.told[-1]
+    assert len(window.points.data) == 1 and area(window.labels) == 400
+
+
+def test_a_click_on_a_pixel_without_value_is_taken_back(window):
+    image, centres = squares()
+    image = image.astype(np.float32)
+    image[5, 5] = np.nan
+    window.open(image)
+    window.click_and_wait((5, 5))
+    assert "NaN" in window.told[-1] and len(window.points.data) == 0
+    window.click_and_wait(centres[0])
+    assert area(window.labels) == 400
+
+
+# ------------------------------------------------------------------------------------------------ places
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"scale": (0.5, 0.25), "translate": (30, -7)},
+        {"scale": (2, 2), "rotate": 30, "translate": (5, 5)},
+        {"affine": [[0, 2, 3], [-1, 0, 4], [0, 0, 1]]},
+    ],
+    ids=["scale, translate", "rotate", "affine"],
+)
+def test_clicks_land_where_the_layer_lies(window, place):
+    image, centres = squares()
+    layer = window.open(image, **place)
+    window.click_and_wait(layer.data_to_world(centres[5]))
+    y, x = centres[5]
+    assert window.labels[y - 10 : y + 10, x - 10 : x + 10].all() and area(window.labels) == 400
+    mine = window.viewer.layers[LABELS]
+    for corner in ((0, 0), (95, 0), (95, 159)):
+        np.testing.assert_allclose(mine.data_to_world(corner), layer.data_to_world(corner))
+
+
+def test_clicks_land_on_the_plane_that_is_shown(window):
+    image, centres = squares()
+    stack = np.stack([image * (z == 2) for z in range(4)])
+    layer = window.open(stack, scale=(3, 1, 1), translate=(0.7, 0, 0))
+    window.viewer.dims.set_point(0, 0.7 + 3 * 2.3)  # between planes: plane 2 is shown
+    window.rest()
+    window.click_and_wait(centres[0])
+    assert window.panel.annotator.session.clicks[0].plane == (2,)
+    assert window.labels[2].sum() == 400 and window.labels.sum() == 400
+    assert layer.data[2][centres[0]] == 200
+
+
+def test_the_slider_leads_to_other_planes_and_the_object_follows_through_the_stack(window):
+    image, centres = squares()
+    window.open(np.stack([image] * 5))
+    window.viewer.dims.set_current_step(0, 2)
+    window.rest()
+    window.click_and_wait(centres[0])
+    assert [int(plane.sum()) for plane in window.labels] == [0, 0, 400, 0, 0]
+    window.key_and_wait("Shift+S")
+    assert [int(plane.sum()) for plane in window.labels] == [400] * 5
+    window.key_and_wait("Ctrl+Z")
+    assert [int(plane.sum()) for plane in window.labels] == [0, 0, 400, 0, 0]
+    assert window.form.object.text() == "Object 1: 1 click"
+
+
+def test_time_series_of_stacks(window):
+    image, centres = squares()
+    window.open(da.from_array(np.stack([np.stack([image] * 3)] * 2), chunks=(1, 1, -1, -1)))
+    window.viewer.dims.set_current_step(0, 1)
+    window.viewer.dims.set_current_step(1, 2)
+    window.rest()
+    window.click_and_wait(centres[1])
+    assert window.labels.shape == (2, 3, 96, 160) and area(window.labels[1, 2]) == 400
+
+
+def test_channels_between_z_and_y_share_their_objects(window):
+    image, centres = squares()
+    hyperstack = np.stack([np.stack([image, image[::-1]])] * 3)  # (Z, C, Y, X)
+    window.viewer.add_image(hyperstack)
+    window.form.channel_axis.setCurrentIndex(window.form.channel_axis.findData(1))
+    window.form.channels.setText("0")
+    window.encode()
+    window.viewer.dims.set_current_step(0, 1)
+    window.viewer.dims.set_current_step(1, 1)
+    window.rest()
+    window.click_and_wait(centres[0])
+    assert window.labels.shape == (3, 1, 96, 160) and area(window.labels[1]) == 400
+    assert len(window.points._view_data) == 1  # seen on channel 1, and
+    window.viewer.dims.set_current_step(1, 0)
+    window.rest()
+    assert len(window.points._view_data) == 1  # on channel 0
+
+
+def test_three_layers_are_taken_as_colours(window):
+    image, centres = squares()
+    for name in ("a", "b"):
+        window.viewer.add_image(image if name == "a" else image[:, ::-1], name=name)
+    window.form.image.choose(window.viewer.layers["a"])
+    window.form.adapt()
+    window.form.green.choose(window.viewer.layers["b"])
+    window.encode()
+    assert window.panel.features.origin.contrast == ((0.0, 255.0), (0.0, 255.0))
+    window.click_and_wait(centres[0])
+    assert area(window.labels) >= 400
+
+
+# ------------------------------------------------------------------------------------------------ encode
+
+
+def test_cancel_stops_within_a_tile_and_keeps_what_is_done(window):
+    image, centres = squares()
+    window.viewer.add_image(np.stack([image] * 6))
+    window.model.encoding.clear()
+    window.encode(wait=False)
+    window.wait(lambda: window.panel.annotator is not None)
+    tiles = len(window.panel.features.tiles)
+    window.model.encoding.set()
+    window.wait(lambda: window.panel.features.ready_planes().any())
+    window.model.encoding.clear()
+    before = window.model.tiles
+    window.form.cancel.click()
+    window.model.encoding.set()
+    window.wait(lambda: window.panel._job is None)
+    assert window.model.tiles <= before + 1
+    assert 0 < window.panel.features.ready_planes().sum() < 6
+    features = window.panel.features
+    window.encode()
+    assert window.panel.features is features and features.ready_planes().all()
+    assert window.model.tiles == 6 * tiles  # nothing twice
+
+
+def test_clicks_work_on_ready_planes_and_wait_for_others_while_the_rest_is_encoded(window):
+    image, centres = squares()
+    window.viewer.add_image(np.stack([image] * 4))
+    window.viewer.dims.set_current_step(0, 3)
+    window.model.encoding.clear()
+    window.encode(wait=False)
+    window.wait(lambda: window.panel.annotator is not None)
+    window.click(centres[0])
+    window.rest(0.1)
+    assert "when plane (3,) is encoded" in window.form.object.text()
+    window.key_and_wait("C")
+    assert "still being encoded" in window.told[-1]
+    window.model.encoding.set()
+    window.wait(lambda: window.labels.any())
+    assert window.panel._job is None or not window.panel.features.ready_planes().all()  # plane 3 went first
+    window.wait(lambda: window.panel._job is None)
+    assert area(window.labels[3]) == 400 and len(window.points.data) == 1
+
+
+def test_a_click_that_nothing_will_answer_is_taken_back(window):
+    image, centres = squares()
+    window.viewer.add_image(np.stack([image] * 4))
+    window.model.encoding.clear()
+    window.encode(wait=False)
+    window.wait(lambda: window.panel.annotator is not None)
+    window.form.cancel.click()
+    window.model.encoding.set()
+    window.wait(lambda: window.panel._job is None)
+    window.viewer.dims.set_current_step(0, 3)
+    window.rest()
+    window.click_and_wait(centres[0])
+    assert "not encoded" in window.told[-1]
+    assert len(window.points.data) == 0 and not window.labels.any()
+
+
+def test_the_window_goes_on_while_encoding_and_work_is_done_elsewhere(window):
+    image, _ = squares()
+    window.viewer.add_image(np.stack([image] * 30))
+    ticks = []
+    timer = QTimer()
+    timer.setInterval(5)
+    timer.timeout.connect(lambda: ticks.append(time.perf_counter()))
+    timer.start()
+    window.encode()
+    timer.stop()
+    assert np.diff(ticks).max() < 0.5  # the real figure is in the documentation; machines of tests are busy
+    assert threading.get_ident() not in window.model.threads
+
+
+def test_missing_device_is_told(window):
+    image, _ = squares()
+    window.viewer.add_image(image)
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is CUDA here")
+    window.form.device.setCurrentText("cuda")
+    window.encode()
+    assert "CUDA" in window.told[-1] and window.panel.annotator is None
+    window.form.device.setCurrentText("cpu")
+    window.encode()
+    assert window.panel.annotator is not None
+
+
+def test_a_file_that_is_no_model_is_told(window, monkeypatch, tmp_path):
+    monkeypatch.undo()
+    monkeypatch.setattr("napari_interformer.widget.show_warning", window.told.append)
+    wrong = tmp_path / "cells.safetensors"
+    wrong.write_bytes(b"not a model at all")
+    image, _ = squares()
+    window.viewer.add_image(image)
+    window.form.add_model(str(wrong))
+    window.encode()
+    assert "cells.safetensors" in window.told[-1] and "Traceback" not in window.told[-1]
+    assert window.panel.annotator is None and window.form.encode.isEnabled()
+
+
+def test_features_on_disk_are_used_again(window, tmp_path):
+    image, centres = squares()
+    window.form.store.setText(str(tmp_path / "features.zarr"))
+    window.open(image)
+    count = window.model.tiles
+    window.panel._leave()
+    window.panel.features = None
+    window.encode()
+    assert window.model.tiles == count
+    window.click_and_wait(centres[0])
+    assert area(window.labels) == 400
+
+
+def test_no_room_on_disk_is_told_and_what_was_there_stays(window, monkeypatch):
+    from napari_interformer.features import Features
+
+    image, centres = squares()
+    window.open(image)
+    window.click_and_wait(centres[0])
+
+    def full(*_, **__):
+        raise OSError("Features could not be written to store (No space left on device); free some room.")
+
+    monkeypatch.setattr(Features, "create", full)
+    window.encode()
+    assert "No space left" in window.told[-1]
+    assert area(window.labels) == 400 and len(window.points.data) == 1
+
+
+# ------------------------------------------------------------------------------------------------ layers
+
+
+def test_an_existing_labels_layer_is_gone_on_with(window):
+    image, centres = squares()
+    there = np.zeros(image.shape, np.uint16)
+    there[0:5, 0:5] = 7
+    layer = window.viewer.add_labels(there, name="mine")
+    window.viewer.add_image(image)
+    window.form.labels.choose(layer)
+    window.encode()
+    window.click_and_wait(centres[0])
+    assert area(layer.data, 7) == 25 and area(layer.data, 8) == 400
+    assert LABELS not in window.viewer.layers
+
+
+def test_a_labels_layer_of_another_shape_is_told(window):
+    image, centres = squares()
+    layer = window.viewer.add_labels(np.zeros((10, 10), int), name="small")
+    window.viewer.add_image(image)
+    window.form.labels.choose(layer)
+    window.encode()
+    assert "(10, 10)" in window.told[-1] and window.panel.annotator is None
+    window.form.labels.choose(None)
+    window.encode()
+    window.click_and_wait(centres[0])
+    assert area(window.labels) == 400
+
+
+def test_labels_painted_by_hand_are_safe(field):
+    window, centres = field
+    layer = window.viewer.layers[LABELS]
+    layer.selected_label = 5
+    layer.paint((60, 60), 5)
+    window.idle()
+    painted = area(layer.data, 5)
+    window.click_and_wait(centres[0])
+    assert area(layer.data, 5) == painted and area(layer.data, 6) == 400
+
+
+def test_layers_may_be_renamed_and_removed(field):
+    window, centres = field
+    window.viewer.layers[0].name = "renamed"
+    assert window.form.image.currentText() == "renamed"
+    window.click_and_wait(centres[0])
+    window.viewer.layers.remove(window.points)
+    assert area(window.labels) == 400
+    window.encode()
+    assert len(window.points.data) == 1
+    window.click_and_wait(centres[1])
+    assert area(window.labels) == 800
+    window.viewer.layers.remove(window.viewer.layers[LABELS])
+    assert window.panel.annotator is None
+    window.encode()
+    window.click_and_wait(centres[0])
+    assert area(window.labels) == 400
+    window.viewer.layers.remove("renamed")
+    assert window.panel.annotator is None and not window.form.encode.isEnabled()
+    assert LABELS in window.viewer.layers and area(window.labels) == 400
+
+
+def test_another_image_gets_its_own_labels(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    first = window.viewer.layers[LABELS]
+    image, _ = squares((64, 64))
+    window.viewer.add_image(image, name="second")
+    window.form.image.choose(window.viewer.layers["second"])
+    window.panel._image_chosen()
+    window.encode()
+    window.click_and_wait((20, 20))
+    assert area(first.data) == 400 and first in window.viewer.layers
+    assert area(window.panel.labels.layer.data) == 400 and window.panel.labels.layer is not first
+
+
+def test_closing_gives_keys_back_and_keeps_labels(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    points, labels = window.points, window.viewer.layers[LABELS]
+    assert points.keymap and labels.keymap
+    window.viewer.window.remove_dock_widget(window.panel)
+    assert not points.keymap and not labels.keymap
+    assert area(labels.data) == 400 and labels in window.viewer.layers
+    window.key("M")  # napari's key of a Labels layer, nothing of ours
+    assert not window.told
+
+
+def test_keys_that_napari_uses_stay_napari_s(field):
+    window, _ = field
+    points, labels = window.points, window.viewer.layers[LABELS]
+    from napari.settings import get_settings
+
+    taken = get_settings().shortcuts.shortcuts
+    ours = {str(key) for key in points.keymap}
+    for name, keys in taken.items():
+        if "points" in name or name.split(":")[1].startswith(("toggle", "select", "hold", "increment")):
+            assert not ours & {str(key) for key in keys}, name
+    ours = {str(key) for key in labels.keymap}
+    for name, keys in taken.items():
+        if "label" in name or "brush" in name or "polygon" in name:
+            assert not ours & {str(key) for key in keys}, name
+    assert not {str(key) for key in type(labels).class_keymap} & ours
+
+
+def test_labels_and_clicks_are_saved_and_clicks_replayed(field, tmp_path, monkeypatch):
+    import tifffile
+    from qtpy.QtWidgets import QFileDialog
+
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    window.click_and_wait(centres[1])
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "labels.ome.tif"), ""))
+    window.form.save_labels.click()
+    window.idle()
+    assert "labels.ome.tif" in window.told[-1]
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "labels.ome.tif"), window.labels)
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "clicks.json"), ""))
+    window.form.save_prompts.click()
+    window.idle()
+    whole = window.labels.copy()
+    window.key_and_wait("Shift+C")
+    window.viewer.layers[LABELS].data = np.zeros_like(whole)
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(tmp_path / "clicks.json"), ""))
+    window.form.load_prompts.click()
+    window.idle()
+    np.testing.assert_array_equal(window.labels, whole)
+    assert len(window.points.data) == 1
+
+
+def _rgba(colour):
+    return [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] + [1.0]
+
+
+def teardown_module():
+    gc.collect()
