@@ -142,6 +142,7 @@ class Features:
         self.origin, self.path = origin, path
         self.tiles = _tiles(self.padded, origin.core)
         self._arrays = arrays
+        self._read_only = bool(getattr(arrays["done"], "read_only", False))
         self._done = np.zeros(arrays["done"].shape, bool)
         self._lock = threading.Lock()
         self._cache: OrderedDict[tuple[int, int], list[NDArray[np.float16]]] = OrderedDict()
@@ -277,8 +278,11 @@ class Features:
         return bool(self._done[row, wanted].all())
 
     def ready_planes(self) -> NDArray[np.bool_]:
-        """Return which planes are encoded: bool, the shape of the leading axes."""
-        if not self._done.all():
+        """Return which planes are encoded: bool, the shape of the leading axes.
+
+        Features opened for reading look into their store each time; those that write know what they wrote.
+        """
+        if self._read_only and not self._done.all():
             self._refresh()
         return np.asarray(self._done.all(axis=1).reshape(self.leading))
 
@@ -381,7 +385,7 @@ class Features:
             If it cannot be written; what was written before can still be read.
         """
         row, core = self.flat(plane), self.tiles[tile]
-        if getattr(self._arrays["done"], "read_only", False):
+        if self._read_only:
             raise ValueError(
                 "These features were opened for reading; to go on encoding, give encode their store."
             )
