@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 
@@ -47,6 +46,7 @@ class Window(Hands):
         self.wait(lambda: annotator is None or not annotator.busy)
 
     def encode(self, wait=True):
+        self.rest()  # until the window has its size
         self.viewer.reset_view()
         self.rest()
         self.form.encode.click()
@@ -617,7 +617,3 @@ def test_labels_and_clicks_are_saved_and_clicks_replayed(field, tmp_path, monkey
 
 def _rgba(colour):
     return [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] + [1.0]
-
-
-def teardown_module():
-    gc.collect()

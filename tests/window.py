@@ -27,7 +27,7 @@ class BrightModel:
         self.config = CONFIG
         self.fingerprint = "bright"
         self.channels, self.strides = (1, 1, 1, 1), (1, 8, 16, 32)
-        self.device = torch.device("cpu")
+        self.device, self.training = torch.device("cpu"), False
         self.gate, self.encoding = threading.Event(), threading.Event()
         self.gate.set()
         self.encoding.set()
@@ -38,11 +38,11 @@ class BrightModel:
     def encode_pixels(self, pixels):
         self.threads.add(threading.get_ident())
         assert self.encoding.wait(20)
-        self.tiles += 1
+        self.tiles += len(pixels)
         height, width = (-(-n // 32) * 32 for n in pixels.shape[1:3])
-        grey = np.zeros((1, 1, height, width), np.float32)
+        grey = np.zeros((len(pixels), 1, height, width), np.float32)
         grey[:, 0, : pixels.shape[1], : pixels.shape[2]] = pixels.max(axis=3)
-        return [grey] + [np.zeros((1, 1, height // s, width // s), np.float32) for s in self.strides[1:]]
+        return [grey] + [np.zeros((len(pixels), 1, height // s, width // s), np.float32) for s in self.strides[1:]]
 
     def prepare_maps(self, maps):
         return maps[0][0] > 100

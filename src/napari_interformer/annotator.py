@@ -342,11 +342,9 @@ def merge(current: Sequence[Click], before: Sequence[Click], after: Sequence[Cli
 
 def sentence(error: Exception) -> str:
     """Return what an error says, in one line."""
-    text = next(iter(str(error).strip("'\"").splitlines()), "")
-    return (
-        text
-        or f"{type(error).__name__}: something went wrong that was not foreseen; the log has the details."
-    )
+    told = error.args[0] if isinstance(error, KeyError) and error.args else error  # KeyError quotes what it says
+    text = next(iter(str(told).splitlines()), "")
+    return text or f"{type(error).__name__}: something went wrong that was not foreseen; the log has more."
 
 
 def _take(counts: Counter[Click], click: Click) -> bool:

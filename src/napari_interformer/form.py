@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, Qt, Signal
 from qtpy.QtWidgets import (
+    QApplication,
     QCheckBox,
     QComboBox,
     QFormLayout,
@@ -54,7 +55,8 @@ class Lane(QObject):
     _told = Signal(object)
 
     def __init__(self, name: str) -> None:
-        super().__init__()
+        # The application owns it: were the thread the last to let go of it, Qt would delete it there.
+        super().__init__(QApplication.instance())
         self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._told.connect(self._call)
