@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from napari_interformer import datasets, samples
-from napari_interformer.checkpoint import save_model
+from napari_interformer.checkpoint import load_model, save_model
 from napari_interformer.decoder import resize
 from napari_interformer.image import percentiles, stretch
 from napari_interformer.model import PRESETS, InterFormer, normalise, resolve_device
@@ -53,6 +53,11 @@ class TrainConfig:
     ----------
     preset : str
         Sizes of the network, one of `model.PRESETS`.
+    start : str
+        Name or file of a model to start from instead of random weights; its sizes hold then.
+    frozen_norms : bool
+        Let batch norms use their running statistics while training, as they do afterwards. A crop's own statistics
+        help at first, but a model that has come to rely on them is worse without: finish a run with this.
     dataset : str
         Layout of the folder, one of `datasets.DATASETS`.
     validation : float
@@ -105,6 +110,8 @@ class TrainConfig:
     """
 
     preset: str = "small"
+    start: str = ""
+    frozen_norms: bool = False
     dataset: str = "folder"
     validation: float = 0.2
     synthetic: float = 0.0
@@ -466,12 +473,13 @@ def mean_iou(masks: Tensor | NDArray[np.bool_], targets: NDArray[np.bool_]) -> f
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put a module into evaluation mode for a while."""
-    was = model.training
+    was = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train(was)
+        for module, training in was:
+            module.training = training
 
 
 # --------------------------------------------------------------------------------------- the loop
@@ -518,7 +526,11 @@ def train(
     state_path = output.with_suffix(".state.pt")
 
     torch.manual_seed(config.seed)
-    model = initialise(InterFormer(PRESETS[config.preset])).to(device).train()
+    model = load_model(config.start) if config.start else initialise(InterFormer(PRESETS[config.preset]))
+    model.to(device).train()
+    if config.frozen_norms:
+        for module in model.modules():
+            module.training &= not isinstance(module, nn.BatchNorm2d)
     moving = torch.optim.swa_utils.get_ema_multi_avg_fn(config.average)  # type: ignore[no-untyped-call]
     average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=moving, use_buffers=True)
     step_module = Step(model, config).to(device)
