@@ -176,6 +176,6 @@ def test_an_index_made_in_inference_mode_can_be_trained_with():
 def test_a_device_that_is_not_here_is_refused_with_the_remedy(name):
     if torch.cuda.is_available() or torch.backends.mps.is_available():
         pytest.skip("this machine has an accelerator")
-    with pytest.raises(ValueError, match="device|asked for"):
+    with pytest.raises(ValueError, match=r"device|asked for"):
         resolve_device(name)
     assert resolve_device("auto").type == "cpu"

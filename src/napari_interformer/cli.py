@@ -206,6 +206,8 @@ def app(debug: bool) -> None:
     import logging
 
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(name)s: %(message)s")
+    # It logs what it then raises; the command line says it once, in one sentence.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
 @app.command()
