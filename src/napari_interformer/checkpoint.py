@@ -174,6 +174,9 @@ def save_model(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
         whole = Path(folder) / path.name
         safetensors.torch.save_file(tensors, whole, metadata=metadata)
+        mask = os.umask(0)
+        os.umask(mask)
+        whole.chmod(0o666 & ~mask)  # safetensors makes files that nobody else on a file share can read
         os.replace(whole, path)
     return path
 
