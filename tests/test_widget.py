@@ -119,9 +119,9 @@ def test_t_switches_to_a_negative_click_which_takes_pixels_away(field):
     window.click_and_wait((y, x))
     window.key("T")
     assert "Negative" in window.form.sign.text()
-    window.click_and_wait((y + 8, x + 8))
+    window.click_and_wait((y + 7, x + 7))
     assert area(window.labels) < 400
-    assert window.labels[y + 8, x + 8] == 0
+    assert window.labels[y + 7, x + 7] == 0
     assert window.points.face_color[1] == pytest.approx(_rgba(RED), abs=0.01)
     window.key("T")
     assert "Positive" in window.form.sign.text()
@@ -170,9 +170,9 @@ def test_flipping_a_point_replays(field):
     window, centres = field
     y, x = centres[0]
     window.click_and_wait((y, x))
-    window.click_and_wait((y + 8, x))
+    window.click_and_wait((y + 7, x))
     window.key_and_wait("F")  # a point just added is selected
-    assert window.labels[y + 8, x] == 0 and 0 < area(window.labels) < 400
+    assert window.labels[y + 7, x] == 0 and 0 < area(window.labels) < 400
     assert window.points.face_color[1] == pytest.approx(_rgba(RED), abs=0.01)
     window.key_and_wait("Ctrl+Z")
     assert area(window.labels) == 400
@@ -216,7 +216,7 @@ def test_edit_goes_on_with_the_object_that_is_clicked(field):
     window.click_and_wait((y, x))
     assert "Object 1" in window.form.object.text()
     window.key("T")
-    window.click_and_wait((y + 8, x + 8))
+    window.click_and_wait((y + 7, x + 7))
     assert 0 < area(window.labels) < 400
     window.key_and_wait("C")
     assert set(np.unique(window.labels)) == {0, 1}

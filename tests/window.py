@@ -52,7 +52,7 @@ class BrightModel:
         assert self.gate.wait(20)
         self.decoded += 1
         regions, _ = ndimage.label(bright)
-        chosen = np.unique(regions[reference == State.FOREGROUND])
+        chosen = np.unique(regions[reference >= State.POSSIBLE_FOREGROUND])
         mask = np.isin(regions, chosen[chosen > 0])
         mask &= ~ndimage.binary_dilation(reference == State.BACKGROUND, iterations=4)
         return np.where(mask, 1, -1).astype(np.float32)

@@ -213,6 +213,12 @@ class Annotator:
         self._line.append(Action(then, work))
         self._next()
 
+    def show_on(self, clicks: ClickList) -> None:
+        """Go on with another layer of clicks; it shows what the old one did."""
+        clicks.write(self.clicks.read())
+        self.clicks = clicks
+        self.act(lambda _: None)  # look at it when nothing waits in line
+
     def close(self) -> None:
         """Forget what waits in line; a result that is still to come is dropped."""
         self._generation += 1

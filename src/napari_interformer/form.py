@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,8 @@ class Lane(QObject):
         super().__init__(QApplication.instance())
         self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._closed = threading.Event()
+        self._calls: deque[Callable[[], None]] = deque()
+        self._calling = False
         self._told.connect(self._call)
         self._thread = threading.Thread(
             target=_work, args=(self, self._jobs), name=f"interformer-{name}", daemon=True
@@ -78,8 +81,16 @@ class Lane(QObject):
                 self._told.emit(call)
 
     def _call(self, call: Callable[[], None]) -> None:
-        if not self._closed.is_set():
-            call()
+        # napari's progress bars handle events while they are drawn, so that reports arrive within reports: they wait.
+        self._calls.append(call)
+        if self._calling:
+            return
+        self._calling = True
+        try:
+            while self._calls and not self._closed.is_set():
+                self._calls.popleft()()
+        finally:
+            self._calling = False
 
     def close(self, _: Any = None) -> None:
         """Do nothing more after the job at hand, and report no more."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -41,13 +42,27 @@ CTRL = "Meta" if sys.platform == "darwin" else "Control"  # napari calls the com
 
 
 class Job:
-    """An encode on its way: the window says when to stop and which plane somebody waits for."""
+    """Long work on its way: the window says when to stop and which plane somebody waits for."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
         self.cancelled = threading.Event()
         self.wanted: tuple[int, ...] | None = None
-        self.bar: Any = None
+        self._bar: Any = None
+        self._shown = 0.0
+
+    def show(self, done: int, total: int, what: str) -> None:
+        """Show how far it is among napari's activities."""
+        if self._bar is None:
+            self._bar = progress(total=total, desc=what)
+        if done == total or time.monotonic() > self._shown + 0.2:  # drawing costs more than a small tile
+            self._shown = time.monotonic()
+            self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        """Take it from the activities."""
+        if self._bar is not None:
+            self._bar.close()
 
 
 class Panel(QScrollArea):
@@ -221,7 +236,8 @@ class Panel(QScrollArea):
         annotator, clicks = self.annotator, self.clicks
         if annotator is not None and annotator.session.features is features and clicks is not None:
             if clicks.layer not in self.viewer.layers:
-                self.viewer.add_layer(clicks.layer)
+                clicks.disconnect()
+                annotator.show_on(self._add_clicks(clicks.source))
         else:
             if annotator is not None and annotator.session.prompts:
                 raise ValueError(
@@ -245,15 +261,22 @@ class Panel(QScrollArea):
         layer.events.paint.connect(self._painted)
         layer.events.data.connect(self._replaced)
         self.form.labels.choose(layer)
+        clicks = self._add_clicks(source)
+        self.annotator = Annotator(session, clicks, self.decoder, tell=show_warning, changed=self._refresh)
+        self.annotator.encoding = self._job is not None
+
+    def _add_clicks(self, source: Source) -> ClickLayer:
+        """Give the viewer a new layer of clicks, with its keys."""
         self.clicks = ClickLayer(source)
         self.clicks.positive = self.form.positive
+        self.clicks.connect(self._clicked)
         self.viewer.add_layer(self.clicks.layer)
-        self.annotator = Annotator(
-            session, self.clicks, self.decoder, tell=show_warning, changed=self._refresh
-        )
-        self.annotator.encoding = self._job is not None
-        self.clicks.connect(self.annotator.edited)
         self._bind()
+        return self.clicks
+
+    def _clicked(self) -> None:
+        if self.annotator is not None:
+            self.annotator.edited()
 
     def _leave(self) -> None:
         """End the session; the labels stay as they are."""
@@ -273,9 +296,7 @@ class Panel(QScrollArea):
     def _progressed(self, job: Job, step: Progress) -> None:
         if job is not self._job:
             return
-        if job.bar is None:
-            job.bar = progress(total=step.total, desc="InterFormer encodes")
-        job.bar.update(step.done - job.bar.n)
+        job.show(step.done, step.total, "InterFormer encodes")
         self._show_ready(step)
         if self.annotator is not None:
             self.annotator.encoded(step.plane)
@@ -296,8 +317,7 @@ class Panel(QScrollArea):
         bar.setFormat(text)
 
     def _ended(self, job: Job, error: Exception | None = None) -> None:
-        if job.bar is not None:
-            job.bar.close()
+        job.close()
         if job is not self._job:
             return
         self._job = None
@@ -432,9 +452,7 @@ class Panel(QScrollArea):
 
     def _carried(self, job: Job, done: int, most: int) -> None:
         if job is self._carrying:
-            if job.bar is None:
-                job.bar = progress(total=most, desc="InterFormer propagates")
-            job.bar.update(done - job.bar.n)
+            job.show(done, most, "InterFormer propagates")
             self.form.object.setText(f"Propagating: {done} planes")
 
     # --------------------------------------------------------------------------------------- files
@@ -574,8 +592,7 @@ class Panel(QScrollArea):
     def _refresh(self) -> None:
         annotator = self.annotator
         if self._carrying is not None and (annotator is None or not annotator.busy):
-            if self._carrying.bar is not None:
-                self._carrying.bar.close()
+            self._carrying.close()
             self._carrying = None
         self.form.show_state(
             annotator,
@@ -591,7 +608,10 @@ class Panel(QScrollArea):
         """Give back keys, stop the threads; the Labels layer stays, and so do clicks that are not committed."""
         self.cancel()
         self.stop()
-        self._job = None
+        for job in (self._job, self._carrying):
+            if job is not None:
+                job.close()
+        self._job = self._carrying = None
         self._unbind()
         if self.annotator is not None:
             self.annotator.close()
