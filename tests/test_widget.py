@@ -460,7 +460,8 @@ def test_features_on_disk_are_used_again(window, tmp_path):
     window.form.store.setText(str(tmp_path / "features.zarr"))
     window.open(image)
     count = window.model.tiles
-    window.panel._leave()
+    window.viewer.layers.remove(window.viewer.layers[LABELS])
+    window.wait(lambda: window.panel.annotator is None)
     window.panel.features = None
     window.encode()
     assert window.model.tiles == count
@@ -536,12 +537,13 @@ def test_layers_may_be_renamed_and_removed(field):
     window.click_and_wait(centres[1])
     assert area(window.labels) == 800
     window.viewer.layers.remove(window.viewer.layers[LABELS])
-    assert window.panel.annotator is None
+    window.wait(lambda: window.panel.annotator is None)
     window.encode()
     window.click_and_wait(centres[0])
     assert area(window.labels) == 400
     window.viewer.layers.remove("renamed")
-    assert window.panel.annotator is None and not window.form.encode.isEnabled()
+    window.wait(lambda: window.panel.annotator is None)
+    assert not window.form.encode.isEnabled()
     assert LABELS in window.viewer.layers and area(window.labels) == 400
 
 

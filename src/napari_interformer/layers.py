@@ -199,6 +199,13 @@ class ClickLayer:
         self.layer.events.data.connect(self._on_data)
         self.layer.events.features.connect(self._changed)
 
+    def fits(self, source: Source) -> bool:
+        """Whether the layer lies where clicks on another source would; from now on it is that one's, if so."""
+        if source.image is not self.source.image or source.axis != self.source.axis:
+            return False
+        self.source = source
+        return True
+
     def connect(self, told: Callable[[], None]) -> None:
         """Call `told` whenever somebody adds, removes, moves or flips points."""
         self._told.append(told)

@@ -17,7 +17,7 @@ import numpy as np
 from napari.layers import Image, Labels
 from napari.utils import progress
 from napari.utils.notifications import show_info, show_warning
-from qtpy.QtCore import QEvent, Qt
+from qtpy.QtCore import QEvent, Qt, QTimer
 from qtpy.QtWidgets import QApplication, QFileDialog, QScrollArea
 
 from napari_interformer.annotator import Annotator, sentence
@@ -234,10 +234,11 @@ class Panel(QScrollArea):
     def _begin(self, source: Source, model: InterFormer, features: Features) -> None:
         """Have layers and a session for these features; keep those there are if they fit."""
         annotator, clicks = self.annotator, self.clicks
-        if annotator is not None and annotator.session.features is features and clicks is not None:
+        if annotator is not None and clicks is not None and annotator.session.features is features:
             if clicks.layer not in self.viewer.layers:
                 clicks.disconnect()
                 annotator.show_on(self._add_clicks(clicks.source))
+                self._bind()
         else:
             if annotator is not None and annotator.session.prompts:
                 raise ValueError(
@@ -254,44 +255,53 @@ class Panel(QScrollArea):
         """Start a session that writes to a Labels layer; if it cannot, nothing has changed."""
         labels = LayerLabels(layer, source.axis)
         session = Session(features, model, labels, overwrite=self.form.overwrite.isChecked(), live=True)
-        self._leave()
+        self._end_session()
+        clicks, layers = self.clicks, self.viewer.layers
+        if clicks is not None and (not clicks.fits(source) or clicks.layer not in layers):
+            self._drop_clicks()
+            clicks = None
+        if layer not in layers:  # below the clicks, if they are there
+            layers.insert(len(layers) if clicks is None else layers.index(clicks.layer), layer)
+        clicks = clicks or self._add_clicks(source)
         self.labels = labels
-        if layer not in self.viewer.layers:
-            self.viewer.add_layer(layer)
         layer.events.paint.connect(self._painted)
         layer.events.data.connect(self._replaced)
         self.form.labels.choose(layer)
-        clicks = self._add_clicks(source)
         self.annotator = Annotator(session, clicks, self.decoder, tell=show_warning, changed=self._refresh)
         self.annotator.encoding = self._job is not None
+        self._bind()
 
     def _add_clicks(self, source: Source) -> ClickLayer:
-        """Give the viewer a new layer of clicks, with its keys."""
+        """Give the viewer a new layer of clicks."""
         self.clicks = ClickLayer(source)
         self.clicks.positive = self.form.positive
         self.clicks.connect(self._clicked)
         self.viewer.add_layer(self.clicks.layer)
-        self._bind()
         return self.clicks
 
     def _clicked(self) -> None:
         if self.annotator is not None:
             self.annotator.edited()
 
-    def _leave(self) -> None:
-        """End the session; the labels stay as they are."""
+    def _end_session(self) -> None:
+        """Stop writing to the labels, which stay as they are; the click layer stays too, empty, and takes no keys."""
         self._unbind()
         if self.annotator is not None:
             self.annotator.close()
         if self.labels is not None:
             self.labels.layer.events.paint.disconnect(self._painted)
             self.labels.layer.events.data.disconnect(self._replaced)
-        clicks, self.clicks, self.labels, self.annotator = self.clicks, None, None, None
+        self.labels = self.annotator = None
+        if self.clicks is not None:
+            self.clicks.write(())
+        self._refresh()
+
+    def _drop_clicks(self) -> None:
+        clicks, self.clicks = self.clicks, None
         if clicks is not None:
             clicks.disconnect()
             if clicks.layer in self.viewer.layers:
                 self.viewer.layers.remove(clicks.layer)
-        self._refresh()
 
     def _progressed(self, job: Job, step: Progress) -> None:
         if job is not self._job:
@@ -518,22 +528,27 @@ class Panel(QScrollArea):
         self._fill_layers()
 
     def _removed(self, event: Any) -> None:
-        layer = event.value
-        layer.events.name.disconnect(self._fill_layers)
+        event.value.events.name.disconnect(self._fill_layers)
         self._fill_layers()
-        if self.clicks is None or self.labels is None:
+        # Not now: a layer that is removed while another one is being removed leaves napari's canvas in disorder.
+        QTimer.singleShot(0, self._look_for_layers)
+
+    def _look_for_layers(self) -> None:
+        """See which of the layers that the session needs are gone."""
+        if self.clicks is None:
             return
-        if layer is self.clicks.layer:
-            show_info("The click layer was removed; Encode brings it back, nothing is encoded again.")
-        elif layer is self.labels.layer:
-            self._leave()
-            show_info(
-                "The Labels layer was removed; Encode starts with another one, nothing is encoded again."
-            )
-        elif layer in self.clicks.source.layers:
+        layers, told = self.viewer.layers, "nothing is encoded again."
+        if any(layer not in layers for layer in self.clicks.source.layers):
             self.cancel()
-            self._leave()
+            self._end_session()
+            self._drop_clicks()
             self.features = None
+        elif self.labels is not None and self.labels.layer not in layers:
+            # The click layer is kept: napari 0.9 crashes at the next new layer if both go in this order.
+            self._end_session()
+            show_info(f"The Labels layer was removed; Encode starts with another one, {told}")
+        elif self.annotator is not None and self.clicks.layer not in layers:
+            show_info(f"The click layer was removed; Encode brings it back, {told}")
 
     def _painted(self, _: Any) -> None:
         if self.labels is not None and self.annotator is not None and not self.labels.writing:
@@ -548,7 +563,7 @@ class Panel(QScrollArea):
         try:
             self._annotate(clicks.source, self._model(), session.features, labels.layer)
         except ValueError as error:
-            self._leave()
+            self._end_session()
             self._failed(error)
 
     def _model(self) -> InterFormer:
@@ -618,11 +633,13 @@ class Panel(QScrollArea):
         if self.labels is not None:
             self.labels.layer.events.paint.disconnect(self._painted)
             self.labels.layer.events.data.disconnect(self._replaced)
+        self.labels = self.annotator = None
         if self.clicks is not None:
-            self.clicks.disconnect()
-            if len(self.clicks.layer.data) == 0 and self.clicks.layer in self.viewer.layers:
-                self.viewer.layers.remove(self.clicks.layer)
-        self.clicks, self.labels, self.annotator = None, None, None
+            if len(self.clicks.layer.data) == 0:
+                self._drop_clicks()
+            else:
+                self.clicks.disconnect()
+        self.clicks = None
         self.encoder.close()
         self.decoder.close()
 
