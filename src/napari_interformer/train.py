@@ -525,6 +525,8 @@ def train(
     output = Path(output)
     state_path = output.with_suffix(".state.pt")
 
+    # Late in a run many gradients are denormal numbers, on which a CPU is several times slower.
+    torch.set_flush_denormal(True)
     torch.manual_seed(config.seed)
     model = load_model(config.start) if config.start else initialise(InterFormer(PRESETS[config.preset]))
     model.to(device).train()

@@ -1,0 +1,134 @@
+"""The click loop, its figures and the baselines."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from conftest import blobs
+from napari_interformer.benchmark import (
+    BenchmarkConfig,
+    RandomWalkerAnnotator,
+    Result,
+    Trial,
+    WatershedAnnotator,
+    choose,
+    measure,
+    methods,
+    objects_of,
+)
+from napari_interformer.datasets import Sample
+
+IMAGE, LABELS = blobs()
+SAMPLE = Sample("blobs", IMAGE, LABELS, kind="squares")
+CONFIG = BenchmarkConfig()
+
+
+class Oracle:
+    """Gives half of the object after each click, and all of it after the third."""
+
+    def __init__(self, image):
+        self.begin()
+
+    def begin(self):
+        self.count, self.target = 0, None
+
+    def click(self, y, x, positive):
+        self.count += 1
+        self.target = LABELS == LABELS[y, x] if self.target is None else self.target
+        if self.count >= 3:
+            return self.target
+        rows = np.arange(len(LABELS))[:, None]
+        return self.target & (rows < np.flatnonzero(self.target.any(axis=1))[16 + 4 * self.count])
+
+
+class Hopeless(Oracle):
+    """Never finds anything."""
+
+    def click(self, y, x, positive):
+        return np.zeros(LABELS.shape, bool)
+
+
+def test_clicks_are_counted_until_the_highest_threshold_or_the_limit():
+    report = measure([SAMPLE], {"oracle": Oracle, "hopeless": Hopeless}, CONFIG)
+    oracle, hopeless = (result.summary(CONFIG) for result in report.results)
+    assert oracle["objects"] == hopeless["objects"] == 6
+    assert oracle["NoC@90"] == 3 and oracle["NoF@90"] == 0 and oracle["IoU@10"] == 1
+    assert oracle["IoU@1"] == pytest.approx(20 / 32)
+    assert hopeless["NoC@80"] == 20 and hopeless["NoF@80"] == 6 and hopeless["IoU@10"] == 0
+    assert oracle["ms/click"] > 0 and oracle["s/MP"] > 0
+
+
+def test_noc_is_the_first_click_at_the_threshold_and_the_limit_where_never():
+    trial = Trial("a", "", 1, (0.5, 0.82, 0.79, 0.91), (), 1.0)
+    assert [trial.clicks_to(t, 20) for t in (0.5, 0.8, 0.9, 0.95)] == [1, 2, 4, None]
+    assert trial.iou_after(1) == 0.5 and trial.iou_after(10) == 0.91
+    result = Result("m", [trial, replace(trial, ious=(0.1,) * 20)], 1.0, 2.0)
+    figures = result.summary(CONFIG)
+    assert figures["NoC@80"] == (2 + 20) / 2 and figures["NoF@80"] == 1 and figures["s/MP"] == 0.5
+    assert result.curve(3) == pytest.approx([(0.5 + 0.1) / 2, (0.82 + 0.1) / 2, (0.79 + 0.1) / 2])
+
+
+@pytest.mark.parametrize("method", [WatershedAnnotator, RandomWalkerAnnotator])
+def test_the_baselines_find_an_object_with_sharp_edges(method):
+    noisy = np.clip(IMAGE + np.random.default_rng(0).normal(20, 5, IMAGE.shape), 0, 255).astype(np.uint8)
+    report = measure([replace(SAMPLE, image=noisy)], {"m": method}, replace(CONFIG, objects=2))
+    assert report.results[0].summary(CONFIG)["NoC@85"] <= 5
+
+
+def test_ignored_pixels_do_not_count():
+    half = LABELS.copy()
+    half[:, :32] = 0
+    ignore = np.zeros(LABELS.shape, bool)
+    ignore[:, :32] = True
+    report = measure([replace(SAMPLE, labels=half, ignore=ignore)], {"oracle": Oracle}, CONFIG)
+    assert report.results[0].summary(CONFIG)["NoF@90"] == 0
+
+
+def test_a_cap_on_objects_draws_the_same_ones_with_the_same_seed():
+    few = replace(CONFIG, objects=3)
+    assert objects_of(SAMPLE, few) == objects_of(SAMPLE, few)
+    assert len(objects_of(SAMPLE, few)) == 3 < len(objects_of(SAMPLE, CONFIG))
+    assert objects_of(SAMPLE, replace(CONFIG, smallest=2000)) == []
+
+
+def test_splits_are_those_of_training():
+    everything = [replace(SAMPLE, name=f"s{i}") for i in range(10)]
+    parts = {
+        name: {s.name for s in choose(everything, replace(CONFIG, split=name))}
+        for name in ("training", "validation", "all")
+    }
+    assert len(parts["validation"]) == 2 and parts["training"] | parts["validation"] == parts["all"]
+    assert len(choose(everything, replace(CONFIG, images=4))) == 4
+    with pytest.raises(ValueError, match="validation"):
+        choose(everything, replace(CONFIG, split="holdout"))
+    with pytest.raises(ValueError, match="no images"):
+        choose(everything[:1], replace(CONFIG, split="validation"))
+
+
+def test_our_model_runs_through_the_session(small_model):
+    config = replace(CONFIG, objects=1, max_clicks=3, baselines=True)
+    report = measure([SAMPLE], methods(config, small_model), config)
+    assert [r.method for r in report.results] == ["InterFormer", "seeded watershed", "random walker"]
+    assert len(report.results[0].trials) == 1
+
+
+def test_the_report_is_a_table_json_a_plot_and_the_worst_cases(tmp_path):
+    samples = [SAMPLE, replace(SAMPLE, name="more", kind="others")]
+    report = measure(samples, {"oracle": Oracle, "hopeless": Hopeless}, replace(CONFIG, objects=2))
+    written = report.save(tmp_path, Oracle)
+    assert {p.name for p in written} == {"benchmark.json", "benchmark.md", "iou-by-clicks.png", "worst.png"}
+    assert all(p.stat().st_size > 200 for p in written)
+    content = json.loads((tmp_path / "benchmark.json").read_text())
+    assert content["results"][0]["kinds"]["squares"]["objects"] == 2
+    assert len(content["results"][0]["iou_by_clicks"]) == 20
+    lines = report.table().splitlines()
+    assert len(lines) == 2 + 2 * 3 and len({line.count("|") for line in lines}) == 1
+
+
+def test_a_data_set_without_objects_is_refused():
+    with pytest.raises(ValueError, match="got none"):
+        measure([replace(SAMPLE, labels=np.zeros_like(LABELS))], {"oracle": Oracle}, CONFIG)

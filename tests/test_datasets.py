@@ -1,0 +1,129 @@
+"""Data sets in the layouts in which they are published, made up here."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tifffile
+from scipy.io import savemat
+from skimage.io import imsave
+
+from napari_interformer.datasets import DATASETS, Sample, load, split
+
+PICTURE = np.arange(20 * 24 * 3, dtype=np.uint8).reshape(20, 24, 3)
+MASK = np.zeros((20, 24), np.uint8)
+MASK[5:12, 6:15] = 1
+
+
+def save(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    imsave(path, pixels, check_contrast=False)
+
+
+def test_a_folder_matches_tiff_and_png_by_name(tmp_path):
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    tifffile.imwrite(tmp_path / "images" / "a.tif", PICTURE[..., 0])
+    save(tmp_path / "labels" / "a.png", MASK * 3)
+    save(tmp_path / "images" / "b.png", PICTURE)
+    tifffile.imwrite(tmp_path / "labels" / "b.tif", MASK.astype(np.uint16) * 300)
+    a, b = load("folder", tmp_path)
+    assert (a.name, a.image.shape, a.labels.max()) == ("a", (20, 24), 3)
+    assert (b.name, b.image.shape, b.labels.max()) == ("b", (20, 24, 3), 300)
+
+
+def test_dsb2018_has_kinds(tmp_path):
+    for name, pixels in (("images", PICTURE), ("labels", MASK)):
+        (tmp_path / name).mkdir()
+        tifffile.imwrite(tmp_path / name / "x.tif", pixels)
+    (tmp_path / "index.csv").write_text("name,kind,height,width,objects\nx,tissue,20,24,1\n")
+    (sample,) = load("dsb2018", tmp_path)
+    assert sample.kind == "tissue"
+
+
+def test_the_real_dsb2018_is_read_and_split_by_kind(shared):
+    root = shared / "data" / "dsb2018"
+    stems = [Sample(p.stem, MASK, MASK, kind) for p, kind in _kinds(root)]
+    training, validation = split(stems, fraction=0.2, seed=0)
+    assert len(stems) == 563 and len(validation) == 113
+    assert not {s.name for s in training} & {s.name for s in validation}
+    for kind in {s.kind for s in stems}:
+        count = sum(s.kind == kind for s in stems)
+        assert sum(s.kind == kind for s in validation) == round(0.2 * count)
+    first = next(iter(load("dsb2018", root)))
+    assert first.image.shape[:2] == first.labels.shape and first.labels.max() > 1
+
+
+def _kinds(root):
+    import csv
+
+    with (root / "index.csv").open() as file:
+        return [(root / row["name"], row["kind"]) for row in csv.DictReader(file)]
+
+
+def test_grabcut_ignores_the_band_at_the_border(tmp_path):
+    band = MASK * 255
+    band[4, 6:15] = 128
+    save(tmp_path / "data_GT" / "cat.jpg", PICTURE)
+    save(tmp_path / "boundary_GT" / "cat.bmp", band)
+    (sample,) = load("grabcut", tmp_path)
+    np.testing.assert_array_equal(sample.labels, MASK)
+    assert sample.ignore.sum() == 9
+
+
+def test_berkeley_has_several_objects_of_an_image(tmp_path):
+    save(tmp_path / "images" / "12003.jpg", PICTURE)
+    for n in (1, 2):
+        save(tmp_path / "masks" / f"12003#{n}.png", MASK * 255)
+    assert [s.name for s in load("berkeley", tmp_path)] == ["12003#1", "12003#2"]
+
+
+def test_davis_joins_the_objects_of_a_frame(tmp_path):
+    coloured = np.zeros((20, 24, 3), np.uint8)
+    coloured[MASK > 0] = (128, 0, 0)
+    coloured[0, 0] = (0, 128, 0)
+    save(tmp_path / "img" / "bear.jpg", PICTURE)
+    save(tmp_path / "gt" / "bear.png", coloured)
+    (sample,) = load("davis", tmp_path)
+    assert sample.labels.sum() == MASK.sum() + 1
+
+
+def test_sbd_has_an_object_for_each_instance(tmp_path):
+    save(tmp_path / "img" / "2008_1.jpg", PICTURE)
+    (tmp_path / "inst").mkdir()
+    savemat(tmp_path / "inst" / "2008_1.mat", {"GTinst": {"Segmentation": MASK * 2}})
+    (tmp_path / "val.txt").write_text("2008_1\n")
+    (sample,) = load("sbd", tmp_path)
+    assert set(np.unique(sample.labels)) == {0, 2}
+
+
+def test_the_same_seed_splits_alike_whatever_the_order():
+    everything = [Sample(f"s{i}", MASK, MASK, kind=str(i % 3)) for i in range(30)]
+    names = {s.name for s in split(everything, seed=1)[1]}
+    assert names == {s.name for s in split(everything[::-1], seed=1)[1]}
+    assert names != {s.name for s in split(everything, seed=2)[1]}
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_folder_without_the_layout_is_refused(name, tmp_path):
+    with pytest.raises(ValueError, match="layout"):
+        list(load(name, tmp_path))
+
+
+def test_sizes_must_agree(tmp_path):
+    save(tmp_path / "images" / "a.png", PICTURE)
+    save(tmp_path / "labels" / "a.png", MASK[:5])
+    with pytest.raises(ValueError, match="image's size"):
+        list(load("folder", tmp_path))
+
+
+def test_an_image_without_labels_is_refused(tmp_path):
+    save(tmp_path / "images" / "a.png", PICTURE)
+    save(tmp_path / "labels" / "b.png", MASK)
+    with pytest.raises(ValueError, match="of the same name"):
+        list(load("folder", tmp_path))
+
+
+def test_an_unknown_data_set_lists_the_known_ones(tmp_path):
+    with pytest.raises(ValueError, match="grabcut"):
+        list(load("coco", tmp_path))

@@ -1,0 +1,47 @@
+"""Synthetic images and their ground truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_interformer.samples import FAMILIES, cells, nuclei_stack, synthetic
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_family_is_an_image_with_its_labels_and_the_same_for_the_same_seed(family, seed):
+    image, labels = synthetic(np.random.default_rng(seed), (96, 128), family)
+    again = synthetic(np.random.default_rng(seed), (96, 128), family)
+    np.testing.assert_array_equal(image, again[0])
+    np.testing.assert_array_equal(labels, again[1])
+    assert image.shape[:2] == labels.shape == (96, 128) and image.dtype in (np.uint8, np.uint16)
+    assert labels.dtype == np.int32 and labels.max() >= 1
+    assert image.std() > 1
+
+
+def test_families_are_drawn_when_none_is_named():
+    rng = np.random.default_rng(0)
+    depths = {synthetic(rng, (48, 48))[0].ndim for _ in range(20)}
+    assert depths == {2, 3}
+
+
+def test_an_unknown_family_lists_the_known_ones():
+    with pytest.raises(ValueError, match="nuclei"):
+        synthetic(np.random.default_rng(0), family="galaxies")
+
+
+def test_fluorescent_objects_are_brighter_than_the_ground():
+    for image, labels in (cells(), nuclei_stack()):
+        assert image[labels > 0].mean() > 2 * image[labels == 0].mean()
+
+
+def test_the_samples_of_the_menu_are_reproducible_and_have_their_size():
+    image, labels = cells((256, 200), seed=3)
+    assert image.shape == labels.shape == (256, 200) and image.dtype == np.uint16
+    np.testing.assert_array_equal(image, cells((256, 200), seed=3)[0])
+    assert not np.array_equal(image, cells((256, 200), seed=4)[0])
+    stack, objects = nuclei_stack((12, 64, 64))
+    assert stack.shape == objects.shape == (12, 64, 64)
+    spans = [np.ptp(np.flatnonzero((objects == n).any(axis=(1, 2)))) + 1 for n in range(1, objects.max() + 1)]
+    assert max(spans) >= 5  # nuclei go through several planes
