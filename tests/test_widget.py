@@ -348,6 +348,7 @@ def test_three_layers_are_taken_as_colours(window):
     window.form.adapt()
     window.form.green.choose(window.viewer.layers["b"])
     window.encode()
+    assert not window.told
     assert window.panel.features.origin.contrast == ((0.0, 255.0), (0.0, 255.0))
     window.click_and_wait(centres[0])
     assert area(window.labels) >= 400
@@ -613,6 +614,7 @@ def test_labels_and_clicks_are_saved_and_clicks_replayed(field, tmp_path, monkey
     monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(tmp_path / "clicks.json"), ""))
     window.form.load_prompts.click()
     window.idle()
+    assert len(window.told) == 1
     np.testing.assert_array_equal(window.labels, whole)
     assert len(window.points.data) == 1
 

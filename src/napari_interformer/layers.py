@@ -153,8 +153,11 @@ class _Stack:
         self.dtype = np.result_type(*(array.dtype for array in arrays))
 
     def __getitem__(self, key: tuple[Any, ...]) -> NDArray[Any]:
-        first, *rest = key
-        return np.stack([np.asarray(array[tuple(rest)]) for array in self.arrays[first]])
+        channel, *rest = key
+        chosen = self.arrays[channel]
+        if isinstance(channel, slice):
+            return np.stack([np.asarray(array[tuple(rest)]) for array in chosen])
+        return np.asarray(chosen[tuple(rest)])
 
 
 def finest(layer: Image) -> Any:

@@ -270,6 +270,7 @@ class Panel(QScrollArea):
         self.annotator = Annotator(session, clicks, self.decoder, tell=show_warning, changed=self._refresh)
         self.annotator.encoding = self._job is not None
         self._bind()
+        self._refresh()
 
     def _add_clicks(self, source: Source) -> ClickLayer:
         """Give the viewer a new layer of clicks."""
