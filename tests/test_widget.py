@@ -9,11 +9,11 @@ import dask.array as da
 import numpy as np
 import pytest
 from qtpy.QtCore import QTimer
-from window import BrightModel, Hands, squares
 
 from napari_interformer import checkpoint
 from napari_interformer.layers import CLICKS, GREEN, LABELS, RED
 from napari_interformer.widget import Panel
+from window import BrightModel, Hands, squares
 
 pytestmark = pytest.mark.filterwarnings(
     # napari's and vispy's own, not of our calls
@@ -74,7 +74,7 @@ def model(monkeypatch):
     monkeypatch.setattr(checkpoint, "models", lambda: {"default": "bright"})
     yield bright
     bright.gate.set()
-    bright.encoding.set()
+    bright.steps.release(100_000)
 
 
 @pytest.fixture
@@ -360,30 +360,31 @@ def test_three_layers_are_taken_as_colours(window):
 def test_cancel_stops_within_a_tile_and_keeps_what_is_done(window):
     image, centres = squares()
     window.viewer.add_image(np.stack([image] * 6))
-    window.model.encoding.clear()
+    window.model.steps = threading.Semaphore(20)  # more than two planes, less than four
     window.encode(wait=False)
-    window.wait(lambda: window.panel.annotator is not None)
+    window.wait(lambda: window.model.tiles == 20)
     tiles = len(window.panel.features.tiles)
-    window.model.encoding.set()
-    window.wait(lambda: window.panel.features.ready_planes().any())
-    window.model.encoding.clear()
-    before = window.model.tiles
     window.form.cancel.click()
-    window.model.encoding.set()
+    window.model.steps.release(100_000)
     window.wait(lambda: window.panel._job is None)
-    assert window.model.tiles <= before + 1
-    assert 0 < window.panel.features.ready_planes().sum() < 6
+    assert window.model.tiles <= 21
     features = window.panel.features
+    assert 0 < features.ready_planes().sum() < 6
+    assert window.form.bar.text() == f"{features.ready_planes().sum()} of 6 planes"
+    window.click_and_wait(centres[0])  # the plane on screen went first
+    shown = window.viewer.dims.current_step[0]
+    assert area(window.labels[shown]) == 400
     window.encode()
     assert window.panel.features is features and features.ready_planes().all()
     assert window.model.tiles == 6 * tiles  # nothing twice
+    assert area(window.labels[shown]) == 400 and len(window.points.data) == 1
 
 
 def test_clicks_work_on_ready_planes_and_wait_for_others_while_the_rest_is_encoded(window):
     image, centres = squares()
     window.viewer.add_image(np.stack([image] * 4))
     window.viewer.dims.set_current_step(0, 3)
-    window.model.encoding.clear()
+    window.model.steps = threading.Semaphore(0)
     window.encode(wait=False)
     window.wait(lambda: window.panel.annotator is not None)
     window.click(centres[0])
@@ -391,7 +392,7 @@ def test_clicks_work_on_ready_planes_and_wait_for_others_while_the_rest_is_encod
     assert "when plane (3,) is encoded" in window.form.object.text()
     window.key_and_wait("C")
     assert "still being encoded" in window.told[-1]
-    window.model.encoding.set()
+    window.model.steps.release(100_000)
     window.wait(lambda: window.labels.any())
     assert window.panel._job is None or not window.panel.features.ready_planes().all()  # plane 3 went first
     window.wait(lambda: window.panel._job is None)
@@ -401,11 +402,11 @@ def test_clicks_work_on_ready_planes_and_wait_for_others_while_the_rest_is_encod
 def test_a_click_that_nothing_will_answer_is_taken_back(window):
     image, centres = squares()
     window.viewer.add_image(np.stack([image] * 4))
-    window.model.encoding.clear()
+    window.model.steps = threading.Semaphore(0)
     window.encode(wait=False)
     window.wait(lambda: window.panel.annotator is not None)
     window.form.cancel.click()
-    window.model.encoding.set()
+    window.model.steps.release(100_000)
     window.wait(lambda: window.panel._job is None)
     window.viewer.dims.set_current_step(0, 3)
     window.rest()

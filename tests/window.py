@@ -20,7 +20,7 @@ CONFIG = InterFormerConfig(window=64, click_window=64, inner_radius=2, zoom_min_
 class BrightModel:
     """Bright things are objects: a positive click takes the bright region under it, a negative one a bite out of it.
 
-    `gate` and `encoding` hold up decoding and encoding, so that tests can act in between.
+    `gate` holds up decoding, `steps` says how many tiles may be encoded, so that tests can act in between.
     """
 
     def __init__(self) -> None:
@@ -28,21 +28,22 @@ class BrightModel:
         self.fingerprint = "bright"
         self.channels, self.strides = (1, 1, 1, 1), (1, 8, 16, 32)
         self.device, self.training = torch.device("cpu"), False
-        self.gate, self.encoding = threading.Event(), threading.Event()
+        self.gate, self.steps = threading.Event(), threading.Semaphore(100_000)
         self.gate.set()
-        self.encoding.set()
         self.tiles = 0
         self.decoded = 0
         self.threads: set[int] = set()
 
     def encode_pixels(self, pixels):
         self.threads.add(threading.get_ident())
-        assert self.encoding.wait(20)
+        assert self.steps.acquire(timeout=20)
         self.tiles += len(pixels)
         height, width = (-(-n // 32) * 32 for n in pixels.shape[1:3])
         grey = np.zeros((len(pixels), 1, height, width), np.float32)
         grey[:, 0, : pixels.shape[1], : pixels.shape[2]] = pixels.max(axis=3)
-        return [grey] + [np.zeros((len(pixels), 1, height // s, width // s), np.float32) for s in self.strides[1:]]
+        return [grey] + [
+            np.zeros((len(pixels), 1, height // s, width // s), np.float32) for s in self.strides[1:]
+        ]
 
     def prepare_maps(self, maps):
         return maps[0][0] > 100

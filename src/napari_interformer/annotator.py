@@ -299,7 +299,7 @@ class Annotator:
         """Commit the current object if there is anything of it, else drop it."""
         if any(self.session.plane_mask(plane)[1].any() for plane in self.session.planes):
             self.session.commit()
-        else:
+        elif self.session.prompts:
             self.session.clear()
 
     def _none_waits(self, name: str) -> None:
@@ -348,7 +348,9 @@ def merge(current: Sequence[Click], before: Sequence[Click], after: Sequence[Cli
 
 def sentence(error: Exception) -> str:
     """Return what an error says, in one line."""
-    told = error.args[0] if isinstance(error, KeyError) and error.args else error  # KeyError quotes what it says
+    told = (
+        error.args[0] if isinstance(error, KeyError) and error.args else error
+    )  # KeyError quotes what it says
     text = next(iter(str(told).splitlines()), "")
     return text or f"{type(error).__name__}: something went wrong that was not foreseen; the log has more."
 

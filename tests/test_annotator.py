@@ -1,0 +1,237 @@
+"""The order of things between clicks and session, without a window: what is asked while something is worked on waits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import napari_interformer as ni
+from napari_interformer.annotator import Annotator, merge, sentence
+from napari_interformer.encoding import room_for
+from napari_interformer.image import Planes
+from napari_interformer.prompts import Click
+from window import BrightModel, squares
+
+
+class ByHand:
+    """A worker that works when it is told to."""
+
+    def __init__(self):
+        self.jobs = []
+
+    def run(self, work, done, failed):
+        self.jobs.append((work, done, failed))
+
+    def step(self):
+        work, done, failed = self.jobs.pop(0)
+        try:
+            result = work()
+        except Exception as error:
+            failed(error)
+        else:
+            done(result)
+
+    def all(self):
+        while self.jobs:
+            self.step()
+
+
+class Paper:
+    """A list of clicks as a layer of points would be."""
+
+    def __init__(self):
+        self.clicks = ()
+
+    def read(self):
+        return self.clicks
+
+    def write(self, clicks):
+        self.clicks = tuple(clicks)
+
+
+class Desk:
+    def __init__(self, image=None, *, encoded=True, **kwargs):
+        field, self.centres = squares()
+        self.image = field if image is None else image
+        self.model = BrightModel()
+        features = ni.encode(self.image, self.model, contrast=(0, 255)) if encoded else self.room()
+        self.paper, self.worker, self.told, self.changes = Paper(), ByHand(), [], 0
+        self.session = ni.Session(features, self.model, live=True, **kwargs)
+        self.annotator = Annotator(
+            self.session, self.paper, self.worker, tell=self.told.append, changed=self._count
+        )
+
+    def room(self):
+        return room_for(Planes.of(self.image, contrast=(0, 255)), self.model)
+
+    def _count(self):
+        self.changes += 1
+
+    def click(self, *position, positive=True):
+        self.paper.clicks += (Click.at(position, positive),)
+        self.annotator.edited()
+
+    def at(self, index):
+        return int(self.session.labels[self.centres[index]])
+
+
+def test_clicks_made_while_one_is_answered_are_answered_together_and_undone_one_by_one():
+    desk = Desk()
+    for centre in desk.centres[:3]:
+        desk.click(*centre)
+    assert len(desk.worker.jobs) == 1
+    desk.worker.step()
+    assert len(desk.session.clicks) == 1
+    desk.worker.all()
+    assert len(desk.session.clicks) == 3
+    for count in (2, 1, 0):
+        desk.annotator.undo()
+        assert len(desk.session.clicks) == len(desk.paper.clicks) == count
+
+
+def test_clicks_after_commit_belong_to_the_next_object():
+    desk = Desk()
+    desk.click(*desk.centres[0])
+    desk.annotator.commit()
+    desk.click(*desk.centres[1])
+    desk.annotator.commit()
+    desk.click(*desk.centres[2])
+    desk.worker.all()
+    assert [desk.at(i) for i in range(3)] == [1, 2, 3]
+    assert desk.paper.clicks == desk.session.clicks == (Click.at(desk.centres[2]),)
+
+
+def test_undo_waits_for_the_click_before_it_and_keeps_the_click_after_it():
+    desk = Desk()
+    desk.click(*desk.centres[0])
+    desk.click(*desk.centres[1])
+    desk.annotator.undo()
+    desk.click(*desk.centres[2])
+    desk.worker.all()
+    assert [desk.at(i) for i in range(3)] == [1, 0, 1]
+    assert [click.position for click in desk.paper.clicks] == [desk.centres[0], desk.centres[2]]
+
+
+def test_what_cannot_be_answered_is_taken_back_and_the_rest_is_kept():
+    desk = Desk()
+    desk.click(*desk.centres[0])
+    desk.click(500, 500)
+    desk.click(*desk.centres[1])
+    desk.worker.all()
+    assert [desk.at(i) for i in range(2)] == [1, 1]
+    assert len(desk.told) == 1 and "(500, 500)" in desk.told[0]
+    assert desk.paper.clicks == desk.session.clicks
+
+
+def test_an_unforeseen_error_is_one_sentence_and_nothing_has_changed(caplog):
+    desk = Desk()
+    desk.click(*desk.centres[0])
+    desk.worker.all()
+
+    def broken(*_):
+        raise RuntimeError("out of memory\nwith a long\ntraceback")
+
+    desk.model.decode_logits = broken
+    desk.click(*desk.centres[1])
+    desk.worker.all()
+    assert desk.told == ["out of memory"]
+    assert len(desk.paper.clicks) == len(desk.session.clicks) == 1
+    assert "out of memory" in caplog.text  # whoever mends it finds the traceback there
+
+
+def test_results_for_a_session_that_was_left_are_dropped():
+    desk = Desk()
+    desk.click(*desk.centres[0])
+    desk.annotator.close()
+    desk.worker.all()
+    assert not desk.session.clicks and not np.any(desk.session.labels)
+
+
+def test_clicks_wait_for_their_plane_while_it_is_encoded_and_go_when_nothing_will():
+    field, centres = squares()
+    desk = Desk(np.stack([field] * 3), encoded=False)
+    desk.annotator.encoding = True
+    desk.click(1, *centres[0])
+    desk.worker.all()
+    assert desk.annotator.waiting and desk.paper.clicks and not desk.told
+    desk.annotator.commit()
+    assert "still being encoded" in desk.told.pop()
+    from napari_interformer.encoding import encode_tiles
+
+    planes = Planes.of(desk.image, contrast=(0, 255))
+    for step in encode_tiles(planes, desk.session.features, desk.model, device="cpu", only=[(1,)]):
+        desk.annotator.encoded(step.plane)
+        desk.worker.all()
+    assert not desk.annotator.waiting and desk.session.labels[1].sum() == 400
+    desk.click(2, *centres[0])
+    desk.worker.all()
+    desk.annotator.undo()  # the click that waits goes first
+    assert not desk.annotator.waiting and len(desk.paper.clicks) == 1
+    desk.click(2, *centres[0])
+    desk.worker.all()
+    desk.annotator.encoding = False
+    desk.annotator.encoded(None)
+    desk.worker.all()
+    assert "not encoded" in desk.told.pop() and len(desk.paper.clicks) == 1
+
+
+def test_new_commits_what_there_is_and_edit_goes_on_with_it():
+    desk = Desk()
+    desk.annotator.new()
+    assert desk.session.label == 1 and not desk.told
+    desk.click(*desk.centres[0])
+    desk.annotator.new()
+    desk.worker.all()
+    assert desk.session.label == 2
+    desk.click(*desk.centres[1])
+    desk.annotator.edit(1)
+    desk.worker.all()
+    assert desk.session.label == 1 and [desk.at(i) for i in range(2)] == [1, 2]
+    desk.annotator.edit(77)
+    assert "77" in desk.told[-1]
+
+
+def test_labels_that_somebody_painted_are_not_given_again():
+    desk = Desk()
+    desk.annotator.taken(5)
+    assert desk.session.label == 6
+    desk.click(*desk.centres[0])
+    desk.annotator.taken(9)
+    desk.annotator.commit()
+    desk.worker.all()
+    assert desk.at(0) == 6 and desk.session.label == 10
+
+
+def test_propagation_is_one_step_and_what_is_asked_meanwhile_waits():
+    field, centres = squares()
+    desk = Desk(np.stack([field] * 4))
+    desk.click(1, *centres[0])
+    reached = []
+    desk.annotator.propagate(lambda done, most: reached.append((done, most)), lambda: False)
+    desk.annotator.commit()
+    desk.worker.all()
+    assert (desk.session.labels == 1).sum() == 4 * 400 and reached[-1][0] == 3
+    assert desk.session.label == 2
+
+
+@pytest.mark.parametrize(
+    ("current", "before", "after", "merged"),
+    [
+        ("ab", "ab", "abc", "abc"),
+        ("a", "ab", "abc", "ac"),
+        ("", "ab", "abc", "c"),
+        ("abc", "abc", "ac", "ac"),
+        ("ab", "abc", "ac", "a"),
+        ("ab", "", "", "ab"),
+        ("aab", "aab", "ab", "ab"),
+        ("xaab", "aab", "ab", "xab"),
+    ],
+)
+def test_edits_apply_to_what_there_is_by_then(current, before, after, merged):
+    assert merge(tuple(current), tuple(before), tuple(after)) == tuple(merged)
+
+
+def test_errors_are_told_in_one_line():
+    assert sentence(KeyError("no such label")) == "no such label"
+    assert sentence(RuntimeError("one\ntwo")) == "one"
+    assert sentence(RuntimeError()).startswith("RuntimeError")
