@@ -1,0 +1,210 @@
+"""Layers to clicks, planes and labels: no window, no Qt."""
+
+from __future__ import annotations
+
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from napari.layers import Image, Labels
+
+from napari_interformer.layers import (
+    ClickLayer,
+    LayerLabels,
+    Source,
+    cells_sample,
+    new_labels,
+    nuclei_sample,
+)
+from napari_interformer.prompts import Click
+
+# napari shows such layers without the rotation; clicks must be right all the same
+pytestmark = pytest.mark.filterwarnings("ignore:Non-orthogonal slicing:UserWarning")
+
+# ------------------------------------------------------------------------------------------------ coordinates
+
+numbers = st.floats(-50, 50).map(lambda x: round(x, 2))
+sizes = st.floats(0.1, 8).map(lambda x: round(x, 2))
+
+
+@given(
+    scale=st.tuples(sizes, sizes, sizes),
+    translate=st.tuples(numbers, numbers, numbers),
+    angles=st.tuples(*[st.integers(-180, 180)] * 3),
+    pixel=st.tuples(st.integers(0, 4), st.integers(0, 30), st.integers(0, 40)),
+)
+def test_a_click_goes_to_the_world_and_back(scale, translate, angles, pixel):
+    image = Image(np.zeros((5, 31, 41), np.uint8), scale=scale, translate=translate, rotate=angles)
+    source = Source((image,))
+    click = Click.at(pixel)
+    assert source.click(source.world(click)) == click
+    layer = ClickLayer(source)
+    layer.write([click])
+    np.testing.assert_allclose(layer.layer.data, [pixel], atol=1e-6)
+    assert layer.read() == (click,)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {},
+        {"scale": (3, 0.5, 0.5), "translate": (1, 2, 3)},
+        {"rotate": (10, 20, 30), "shear": (0.1, 0.2, 0.3)},
+        {"affine": np.diag([2.0, 3, 4, 1])},
+        {"units": ("um", "um", "um"), "axis_labels": ("z", "y", "x")},
+    ],
+)
+def test_our_layers_lie_where_the_image_does(place):
+    image = Image(np.zeros((5, 31, 41), np.uint8), **place)
+    source = Source((image,))
+    for layer in (ClickLayer(source).layer, new_labels(source, (5, 31, 41))):
+        for point in ((0, 0, 0), (4, 30, 40), (1.5, 2, 3)):
+            np.testing.assert_allclose(layer.data_to_world(point), image.data_to_world(point))
+        assert layer.units == image.units and layer.axis_labels == image.axis_labels
+
+
+@pytest.mark.parametrize("axis", [0, 1, 3])
+def test_our_layers_leave_the_channels_out(axis):
+    shape = [6, 31, 41]
+    shape.insert(axis, 3)
+    scale = [3, 2, 0.5, 0.25]
+    image = Image(np.zeros(shape, np.uint8), rgb=False, scale=scale, translate=(1, 2, 3, 4))
+    source = Source((image,), axis, (0,))
+    assert source.planes().shape == (6, 31, 41)
+    labels = new_labels(source, (6, 31, 41))
+    clicks = ClickLayer(source)
+    assert LayerLabels(labels, source.axis).shape == (6, 31, 41)
+    assert labels.ndim == clicks.layer.ndim == (3 if axis == 0 else 4)
+    click = Click((4,), 20, 30)
+    clicks.write([click])
+    assert clicks.read() == (click,)
+    for channel in range(3):  # on each channel, one looks at the same label
+        world = image.data_to_world((*[4, 20, 30][:axis], channel, *[4, 20, 30][axis:]))
+        at = tuple(np.round(labels.world_to_data(world)).astype(int))
+        assert at == ((4, 20, 30) if axis == 0 else (*[4, 20, 30][:axis], 0, *[4, 20, 30][axis:]))
+
+
+def test_points_between_pixels_belong_to_the_nearest_and_are_not_moved():
+    clicks = ClickLayer(Source((Image(np.zeros((9, 9), np.uint8)),)))
+    clicks.layer.add([[2.4, 3.6], [5.2, 5.2]])
+    assert [click.position for click in clicks.read()] == [(2, 4), (5, 5)]
+    clicks.write((*clicks.read()[:1], Click((), 7, 7, False)))
+    np.testing.assert_allclose(clicks.layer.data, [[2.4, 3.6], [7, 7]])
+    assert [click.positive for click in clicks.read()] == [True, False]
+
+
+def test_every_edit_of_the_points_is_told_and_our_own_are_not():
+    clicks = ClickLayer(Source((Image(np.zeros((9, 9), np.uint8)),)))
+    seen = []
+    clicks.connect(lambda: seen.append(clicks.read()))
+    clicks.layer.add([[1, 1], [2, 2]])
+    assert seen[-1] == (Click((), 1, 1), Click((), 2, 2))
+    clicks.layer.selected_data = {0}
+    clicks.flip_selected()
+    assert seen[-1] == (Click((), 1, 1, False), Click((), 2, 2))
+    clicks.layer.remove_selected()
+    assert seen[-1] == (Click((), 2, 2),)
+    clicks.layer.data = [[3, 3]]
+    assert seen[-1] == (Click((), 3, 3),)
+    count = len(seen)
+    clicks.write(())
+    assert len(seen) == count and clicks.read() == ()
+    clicks.positive = False
+    clicks.write(())
+    assert not clicks.positive
+    clicks.layer.selected_data = set()
+    with pytest.raises(ValueError, match="at least one selected point"):
+        clicks.flip_selected()
+
+
+# ------------------------------------------------------------------------------------------------ planes
+
+
+def test_contrast_is_the_layers_or_percentiles():
+    data = np.arange(5 * 40 * 40, dtype=np.uint16).reshape(5, 40, 40)
+    image = Image(data, contrast_limits=(100, 1000))
+    assert Source((image,)).planes().contrast == ((100.0, 1000.0),)
+    low, high = Source((image,), contrast="volume").planes().contrast[0]
+    assert 0 <= low < 100 and 7900 < high <= 7999
+    assert Source((image,), contrast="plane").planes().contrast == "plane"
+
+
+@pytest.mark.parametrize("kind", ["numpy", "dask", "zarr", "multiscale"])
+def test_any_kind_of_array_is_read_plane_by_plane(kind, rng):
+    data = rng.integers(0, 255, (3, 40, 48), dtype=np.uint8)
+    given = {
+        "numpy": data,
+        "dask": da.from_array(data, chunks=(1, 20, 20)),
+        "zarr": zarr.array(data, chunks=(1, 20, 20)),
+        "multiscale": [data, data[:, ::2, ::2]],
+    }[kind]
+    image = Image(given, multiscale=kind == "multiscale", contrast_limits=(0, 255))
+    planes = Source((image,)).planes()
+    assert planes.shape == (3, 40, 48)
+    np.testing.assert_array_equal(planes.read((1,))[..., 0], data[1])
+
+
+def test_rgb_and_channels_become_colours(rng):
+    data = rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(Source((Image(data, rgb=True),)).planes().read(), data)
+    layers = tuple(Image(data[..., i], contrast_limits=(0, 255)) for i in range(3))
+    np.testing.assert_array_equal(Source(layers).planes().read(), data)
+    channels = Image(np.moveaxis(data, 2, 0), contrast_limits=(0, 255))
+    np.testing.assert_array_equal(Source((channels,), 0, (2, 0)).planes().read()[..., :2], data[..., [2, 0]])
+
+
+def test_layers_that_do_not_fit_together_are_refused():
+    small, large = (Image(np.zeros((n, n), np.uint8), name=f"{n} wide") for n in (20, 30))
+    with pytest.raises(ValueError, match=r"20 wide.*30 wide"):
+        Source((small, large)).planes()
+
+
+# ------------------------------------------------------------------------------------------------ labels
+
+
+@pytest.mark.parametrize("kind", ["numpy", "zarr"])
+def test_only_changed_pixels_are_written_and_the_layer_can_undo_it(kind):
+    there = np.zeros((3, 20, 20), np.uint16)
+    there[1, 2:4, 2:4] = 5
+    layer = Labels(there.copy() if kind == "numpy" else zarr.array(there))
+    labels = LayerLabels(layer)
+    assert labels.shape == (3, 20, 20) and labels.dtype == np.uint16
+    told = []
+    layer.events.paint.connect(lambda event: told.append(event.value))
+    box = (1, slice(0, 6), slice(0, 6))
+    wanted = np.asarray(labels[box]).copy()
+    wanted[3:, 3:] = 9
+    labels[box] = wanted
+    np.testing.assert_array_equal(np.asarray(layer.data)[1, :6, :6], wanted)
+    indices, before, after = told[0][0]
+    assert len(indices[0]) == 9 and set(np.unique(before)) == {0, 5} and np.all(np.asarray(after) == 9)
+    labels[box] = wanted
+    assert len(told) == 1  # nothing changed, nothing written
+    layer.undo()
+    np.testing.assert_array_equal(np.asarray(layer.data), there)
+
+
+@pytest.mark.parametrize("kind", ["dask", "read-only", "multiscale"])
+def test_labels_that_cannot_be_written_are_refused(kind):
+    data = np.zeros((20, 20), int)
+    frozen = data.copy()
+    frozen.flags.writeable = False
+    layer = {
+        "dask": lambda: Labels(da.zeros((20, 20), dtype=int, chunks=10)),
+        "read-only": lambda: Labels(frozen),
+        "multiscale": lambda: Labels([data, data[::2, ::2]], multiscale=True),
+    }[kind]()
+    with pytest.raises(ValueError, match="choose a new layer"):
+        LayerLabels(layer)
+
+
+@pytest.mark.parametrize("sample", [cells_sample, nuclei_sample])
+def test_samples_come_with_hidden_ground_truth(sample):
+    (image, place, kind), (truth, extra, other) = sample()
+    assert (kind, other) == ("image", "labels")
+    assert image.shape == truth.shape and truth.max() > 10
+    assert place.get("scale") == extra.get("scale") and extra["visible"] is False
+    Image(image, **place)
+    Labels(truth, **extra)
