@@ -616,7 +616,8 @@ def train(
         save_state(step, seconds)
     elif rank == 0:
         trained = cast("InterFormer", average.module).eval()
-        notes = {"trained": f"{step} steps, {seconds / 3600:.2f} h on {device.type}", "config": repr(config)}
+        told = dataclasses.replace(config, start=Path(config.start).name)  # a machine's paths stay on it
+        notes = {"trained": f"{step} steps, {seconds / 3600:.2f} h on {device.type}", "config": repr(told)}
         save_model(trained, output, notes, half=True)
         state_path.unlink(missing_ok=True)
     if world > 1:
