@@ -92,13 +92,13 @@ class Panel(QScrollArea):
         self._bound: list[tuple[Any, str, Any]] = []
         self._picking = False
         self._docked = False
-        # Measured with a viewer open on a stack (2 cores, both also busy with a training run): the longest pause of the
-        # event loop is 12 to 30 ms while a thread encodes (torch lets go of the interpreter), 690 ms if the main
-        # thread does; a process of its own is no smoother and has to load torch and the model first.
+        # Measured with a viewer open on the stack sample (2 cores, one of them busy with something else): the event loop
+        # never pauses for longer than 55 ms while a thread encodes, and 690 ms if the main thread does; a process of its
+        # own is no smoother, and loads torch and the model anew.
         self.encoder, self.decoder = Lane("encode"), Lane("decode")
         self._connect()
         self._fill_layers()
-        self.decoder.run(_model_names, self._fill_models, self._failed)
+        self.decoder.run(self._model_names, self.form.fill_models, self._failed)
         self._refresh()
 
     # ------------------------------------------------------------------------------------- wiring
@@ -194,6 +194,7 @@ class Panel(QScrollArea):
             from napari_interformer.checkpoint import load_model
             from napari_interformer.encoding import encode_tiles
 
+            self.encoder.share(lambda cores: cores - max(1, cores // 4))
             model = known.get((name, device)) or load_model(name, device=_resolved(device))
             planes, features = features_for(job.source.planes(), model, store, previous)
             self.encoder.tell(partial(self._prepared, job, (name, device), model, features))
@@ -521,8 +522,12 @@ class Panel(QScrollArea):
         )
         self._refresh()
 
-    def _fill_models(self, names: list[str]) -> None:
-        self.form.fill_models(names)
+    def _model_names(self) -> list[str]:
+        # In the decoding thread: this loads torch.
+        from napari_interformer.checkpoint import models
+
+        self.decoder.share(lambda cores: cores // 4)
+        return list(models())
 
     def _inserted(self, event: Any) -> None:
         event.value.events.name.connect(self._fill_layers)
@@ -685,13 +690,6 @@ def features_for(
     if previous is not None and previous.path == path and not previous.origin.differences(fresh.origin):
         return planes, previous
     return planes, fresh
-
-
-def _model_names() -> list[str]:
-    # Loads torch, in the thread that will need it first.
-    from napari_interformer.checkpoint import models
-
-    return list(models())
 
 
 def _resolved(device: str) -> Any:
