@@ -5,6 +5,7 @@ Nothing here knows what the buttons do.
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
 from collections import deque
@@ -68,6 +69,8 @@ class Lane(QObject):
             target=_work, args=(self, self._jobs), name=f"interformer-{name}", daemon=True
         )
         self._thread.start()
+        # Python must not end under a thread that is within torch: that aborts.
+        atexit.register(self._end)
 
     def run(
         self, work: Callable[[], Any], done: Callable[[Any], None], failed: Callable[[Exception], None]
@@ -117,6 +120,15 @@ class Lane(QObject):
 
             self.tell(restore)
             restored.wait(1)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nobody waits for results any more."""
+        return self._closed.is_set()
+
+    def _end(self) -> None:
+        self.close()
+        self._thread.join(60)
 
     def close(self, _: Any = None) -> None:
         """Do nothing more after the job at hand, and report no more."""

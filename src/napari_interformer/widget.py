@@ -200,7 +200,7 @@ class Panel(QScrollArea):
             self.encoder.tell(partial(self._prepared, job, (name, device), model, features))
             for step in encode_tiles(planes, features, model, device=model.device, first=lambda: job.wanted):
                 self.encoder.tell(partial(self._progressed, job, step))
-                if job.cancelled.is_set():
+                if job.cancelled.is_set() or self.encoder.closed:
                     break
 
         self._job = job
@@ -454,7 +454,7 @@ class Panel(QScrollArea):
         def told(done: int, most: int) -> None:
             self.decoder.tell(partial(self._carried, job, done, most))
 
-        annotator.propagate(told, job.cancelled.is_set)
+        annotator.propagate(told, lambda: job.cancelled.is_set() or self.decoder.closed)
         self._refresh()
 
     def stop(self) -> None:
