@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 CLICKS, LABELS = "InterFormer clicks", "InterFormer labels"
 GREEN, RED = "#00c853", "#ff1744"
 _POSITIVE = "positive"  # the feature column that says what a point means
-_ON_SCREEN = (9, 14)  # pixels; points stay visible on large images and never hide small objects
+_ON_SCREEN = (9, 14)  # pixels; zoomed in or out, points stay visible and never hide small objects
 
 ContrastChoice = Literal["layer", "volume", "plane"]
 
@@ -62,6 +62,12 @@ class Source:
     def axis(self) -> int | None:
         """The channel axis; None for RGB, whose colours are no axis to napari."""
         return None if self.image.rgb else self.channel_axis
+
+    @property
+    def side(self) -> int:
+        """The longer side of a plane in pixels."""
+        shape = finest(self.image).shape[: -1 if self.image.rgb else None]
+        return int(max([n for i, n in enumerate(shape) if i != self.axis][-2:]))
 
     def planes(self) -> Planes:
         """Look at the layers as planes; a worker thread may do this, since percentiles read a sample.
@@ -192,7 +198,8 @@ class ClickLayer:
             face_color=_POSITIVE,
             face_color_cycle={True: GREEN, False: RED},
             border_color="white",
-            size=1,
+            border_width=0.15,
+            size=max(8, source.side / 60),
             canvas_size_limits=_ON_SCREEN,
             name=CLICKS,
             **place,
