@@ -79,6 +79,28 @@ def test_the_baselines_find_an_object_with_sharp_edges(method):
     assert report.results[0].summary(CONFIG)["NoC@85"] <= 5
 
 
+@pytest.mark.parametrize("method", [WatershedAnnotator, RandomWalkerAnnotator])
+def test_the_image_border_is_no_background_for_the_baselines(method):
+    image = np.full((60, 60), 20, np.uint8)
+    image[:30, :20] = 200  # cut by two sides of the image, and its background lies within the window
+    annotator = method(image)
+    annotator.begin()
+    mask = annotator.click(12, 8, True)
+    assert mask[0, 0] and not mask[-1, -1]
+    assert (mask & (image > 100)).sum() > 0.9 * (image > 100).sum()
+
+
+@pytest.mark.parametrize("method", [WatershedAnnotator, RandomWalkerAnnotator])
+def test_the_baselines_obey_their_own_clicks_and_survive_a_constant_image(method):
+    annotator = method(np.full((40, 40), 7, np.uint8))
+    annotator.begin()
+    assert annotator.click(20, 20, True)[20, 20]
+    mask = annotator.click(20, 24, False)
+    assert mask[20, 20] and not mask[20, 24]
+    annotator.begin()
+    assert not annotator.click(5, 5, False).any()
+
+
 def test_ignored_pixels_do_not_count():
     half = LABELS.copy()
     half[:, :32] = 0
