@@ -51,7 +51,8 @@ def display() -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext()
     from pyvirtualdisplay.display import Display
 
-    return Display(size=(SIZE[0] + 20, SIZE[1] + 20))
+    virtual: contextlib.AbstractContextManager[Any] = Display(size=(SIZE[0] + 20, SIZE[1] + 20))
+    return virtual
 
 
 def open_panel(sample: str) -> tuple[Any, Any]:
