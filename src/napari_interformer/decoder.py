@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from napari_interformer.encoder import attend
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -87,9 +89,7 @@ class PoolingAttention(nn.Module):
         batch, dim, height, width = x.shape
         query = self.query_proj(x.flatten(2).transpose(1, 2))  # (B, H * W, C)
         query = query.view(batch, height * width, self.heads, dim // self.heads).transpose(1, 2)
-        out = (
-            F.scaled_dot_product_attention(query, *memory).transpose(1, 2).reshape(batch, height * width, dim)
-        )
+        out = attend(query, *memory).transpose(1, 2).reshape(batch, height * width, dim)
         return self.proj(out).transpose(1, 2).reshape(batch, dim, height, width)  # type: ignore[no-any-return]
 
 
@@ -164,6 +164,8 @@ class IMSA(nn.Module):
 
     Parameters
     ----------
+    stored : tuple of int
+        Channels of the encoder's maps; where they are fewer than `channels`, a 1x1 convolution widens them.
     channels, heads, mlp_ratios : tuple of int
         One per stage.
     depths : tuple of int
@@ -177,6 +179,7 @@ class IMSA(nn.Module):
     def __init__(
         self,
         *,
+        stored: tuple[int, int, int, int],
         channels: tuple[int, int, int, int],
         depths: tuple[int, int, int, int],
         coarse_depths: tuple[int, int, int, int],
@@ -188,6 +191,10 @@ class IMSA(nn.Module):
         super().__init__()
         self.strides = strides
         self.patch_embed = nn.Parameter(torch.zeros(STATES, channels[0]))
+        self.widen = nn.ModuleList(
+            nn.Identity() if few == many else nn.Conv2d(few, many, 1)
+            for few, many in zip(stored, channels, strict=True)
+        )
         self.stages, self.refine_stages = nn.ModuleList(), nn.ModuleList()
         for i, dim in enumerate(channels):
             blocks = [
@@ -202,7 +209,7 @@ class IMSA(nn.Module):
     def prepare(self, maps: list[Tensor]) -> Prepared:
         """Compute what the clicks do not change: keys and values of each stage's first block."""
         # The encoder leaves channels-last maps; PyTorch 2.13's CPU backward pass crashes on the mixture.
-        maps = [level.contiguous() for level in maps]
+        maps = [widen(level.contiguous()) for widen, level in zip(self.widen, maps, strict=True)]
         stages = cast("list[Stage]", list(self.stages))
         return Prepared(maps[0], tuple(stage.keys(level) for stage, level in zip(stages, maps, strict=True)))
 
@@ -247,12 +254,16 @@ def _refine(x: Tensor, stage: Stage, roi: Region | None, stride: int) -> Tensor:
 
 
 class ConvModule(nn.Module):
-    """Convolution without bias, batch norm, ReLU."""
+    """Convolution without bias, norm, ReLU.
 
-    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
+    The paper's norm is "batch"; "group" (one group per window) needs no batch, which a CPU could not hold.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, norm: str) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
-        self.bn = nn.BatchNorm2d(outputs)
+        # called bn whichever it is: the name in the reference's files
+        self.bn = nn.BatchNorm2d(outputs) if norm == "batch" else nn.GroupNorm(1, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Keep the size (B, C, H, W)."""
@@ -271,19 +282,21 @@ class Head(nn.Module):
     parts : int
         Logits per cell and axis of the finest level: 1 in the paper; more are predicted from the same
         vector (sub-pixel convolution).
+    norm : str
+        "batch" as in the paper, or "group".
     """
 
-    def __init__(self, channels: tuple[int, int, int, int], width: int, parts: int) -> None:
+    def __init__(self, channels: tuple[int, int, int, int], width: int, parts: int, norm: str) -> None:
         super().__init__()
         self.parts = parts
         self.psp_modules = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(scale), ConvModule(channels[3], width, 1))
+            nn.Sequential(nn.AdaptiveAvgPool2d(scale), ConvModule(channels[3], width, 1, norm))
             for scale in PSP_SCALES
         )
-        self.bottleneck = ConvModule(channels[3] + len(PSP_SCALES) * width, width, 3)
-        self.lateral_convs = nn.ModuleList(ConvModule(dim, width, 1) for dim in channels[:3])
-        self.fpn_convs = nn.ModuleList(ConvModule(width, width, 3) for _ in channels[:3])
-        self.fpn_bottleneck = ConvModule(4 * width, width, 3)
+        self.bottleneck = ConvModule(channels[3] + len(PSP_SCALES) * width, width, 3, norm)
+        self.lateral_convs = nn.ModuleList(ConvModule(dim, width, 1, norm) for dim in channels[:3])
+        self.fpn_convs = nn.ModuleList(ConvModule(width, width, 3, norm) for _ in channels[:3])
+        self.fpn_bottleneck = ConvModule(4 * width, width, 3, norm)
         self.dropout = nn.Dropout2d(0.1)
         self.conv_seg = nn.Conv2d(width, 2 * self.parts**2, 1)
 
@@ -304,9 +317,9 @@ class Head(nn.Module):
 class AuxiliaryHead(nn.Module):
     """A second opinion on the third level, for training only."""
 
-    def __init__(self, dim: int, width: int) -> None:
+    def __init__(self, dim: int, width: int, norm: str) -> None:
         super().__init__()
-        self.convs = nn.ModuleList([ConvModule(dim, width, 3)])
+        self.convs = nn.ModuleList([ConvModule(dim, width, 3, norm)])
         self.conv_seg = nn.Conv2d(width, 2, 1)
 
     def forward(self, levels: list[Tensor]) -> Tensor:

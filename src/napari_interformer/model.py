@@ -49,13 +49,18 @@ class InterFormerConfig:
     drop_path : float
         Stochastic depth while training.
     channels : tuple of int
-        Channels of the four feature maps, finest first.
+        Channels of I-MSA's four stages, finest first.
+    stored_channels : tuple of int
+        Channels of the four feature maps that are kept between encoding and clicks; empty for the same, as in the
+        paper. Fewer make a smaller feature store.
     depths, coarse_depths : tuple of int
         I-MSA blocks per stage, and how many of them see the whole window; the rest refine a region.
     imsa_heads, imsa_mlp_ratios : tuple of int
         Per stage.
     head_width : int
         Channels of the UPerNet head.
+    head_norm : str
+        Norm of the head: "batch" as in the paper, or "group", which can be trained in small batches.
     logit_parts : int
         Logits per cell and axis of the finest map: 1 as in the paper, or more.
     inner_radius, outer_radius : int
@@ -76,11 +81,13 @@ class InterFormerConfig:
     detail: tuple[int, ...] = ()
     drop_path: float = 0.1
     channels: tuple[int, int, int, int] = (32, 64, 128, 256)
+    stored_channels: tuple[int, ...] = ()
     depths: tuple[int, int, int, int] = (1, 1, 2, 1)
     coarse_depths: tuple[int, int, int, int] = (1, 1, 2, 1)
     imsa_heads: tuple[int, int, int, int] = (1, 2, 4, 8)
     imsa_mlp_ratios: tuple[int, int, int, int] = (8, 8, 4, 4)
     head_width: int = 64
+    head_norm: str = "batch"
     logit_parts: int = 1
     inner_radius: int = 5
     outer_radius: int = 0
@@ -91,6 +98,12 @@ class InterFormerConfig:
     def strides(self) -> tuple[int, int, int, int]:
         """Strides of the four feature maps in pixels."""
         return strides_of(self.patch_size)
+
+    @property
+    def map_channels(self) -> tuple[int, int, int, int]:
+        """Channels of the four feature maps."""
+        first, second, third, fourth = self.stored_channels or self.channels
+        return first, second, third, fourth
 
 
 PRESETS = {
@@ -104,14 +117,18 @@ PRESETS = {
         window=256,
         click_window=128,
         patch_size=8,
-        embed_dim=192,
+        embed_dim=128,
         layers=6,
-        heads=6,
+        heads=4,
         detail=(16, 32, 64),
+        drop_path=0.0,
         channels=(16, 32, 64, 128),
+        stored_channels=(8, 16, 32, 64),
         imsa_mlp_ratios=(4, 4, 4, 4),
         head_width=32,
-        inner_radius=2,
+        head_norm="group",
+        logit_parts=2,
+        inner_radius=1,
         zoom_min_size=128,
     ),
 }
@@ -136,11 +153,12 @@ class InterFormer(nn.Module):
             depth=config.layers,
             heads=config.heads,
             mlp_ratio=config.mlp_ratio,
-            channels=config.channels,
+            channels=config.map_channels,
             detail=config.detail,
             drop_path=config.drop_path,
         )
         self.neck = IMSA(
+            stored=config.map_channels,
             channels=config.channels,
             depths=config.depths,
             coarse_depths=config.coarse_depths,
@@ -149,8 +167,8 @@ class InterFormer(nn.Module):
             strides=config.strides,
             window=config.window,
         )
-        self.decode_head = Head(config.channels, config.head_width, config.logit_parts)
-        self.auxiliary_head = AuxiliaryHead(config.channels[2], config.head_width)
+        self.decode_head = Head(config.channels, config.head_width, config.logit_parts, config.head_norm)
+        self.auxiliary_head = AuxiliaryHead(config.channels[2], config.head_width, config.head_norm)
         self._fingerprint: str | None = None
 
     def encode(self, x: Tensor) -> list[Tensor]:
@@ -204,7 +222,7 @@ class InterFormer(nn.Module):
     @property
     def channels(self) -> tuple[int, int, int, int]:
         """Channels of the four feature maps."""
-        return self.config.channels
+        return self.config.map_channels
 
     @property
     def strides(self) -> tuple[int, int, int, int]:

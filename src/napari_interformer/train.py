@@ -10,6 +10,7 @@ dozens of objects, so one encoding teaches many of them at once, each in a windo
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import math
 import os
@@ -55,9 +56,6 @@ class TrainConfig:
         Sizes of the network, one of `model.PRESETS`.
     start : str
         Name or file of a model to start from instead of random weights; its sizes hold then.
-    frozen_norms : bool
-        Let batch norms use their running statistics while training, as they do afterwards. A crop's own statistics
-        help at first, but a model that has come to rely on them is worse without: finish a run with this.
     dataset : str
         Layout of the folder, one of `datasets.DATASETS`.
     validation : float
@@ -76,8 +74,10 @@ class TrainConfig:
         Pixels encoded per step and device: the batch is this over the crop's area.
     windows_per_step : int
         Objects per step and device, at the smallest decoding window.
+    diameters : tuple of float
+        Range of an image's median object diameter in pixels after random magnification, log-uniform.
     zoom : tuple of float
-        Range of the random magnification, log-uniform.
+        Least and greatest magnification.
     lr, weight_decay : float
         AdamW.
     layer_decay : float
@@ -111,7 +111,6 @@ class TrainConfig:
 
     preset: str = "small"
     start: str = ""
-    frozen_norms: bool = False
     dataset: str = "folder"
     validation: float = 0.2
     synthetic: float = 0.0
@@ -121,7 +120,8 @@ class TrainConfig:
     crop_sizes: tuple[int, ...] = (128, 128, 128, 256)
     pixels_per_step: int = 4 * 128 * 128
     windows_per_step: int = 64
-    zoom: tuple[float, float] = (0.7, 2.0)
+    diameters: tuple[float, float] = (9.0, 60.0)
+    zoom: tuple[float, float] = (0.5, 4.0)
     lr: float = 1e-3
     weight_decay: float = 0.05
     layer_decay: float = 1.0
@@ -160,6 +160,12 @@ class Picture:
 
     pixels: NDArray[np.generic]
     labels: NDArray[np.integer]
+
+    @functools.cached_property
+    def diameter(self) -> float:
+        """Median diameter of the objects in pixels, each taken for a disk."""
+        areas = np.unique(self.labels[self.labels > 0], return_counts=True)[1]
+        return float(np.sqrt(4 * np.median(areas) / np.pi)) if len(areas) else 1.0
 
 
 @dataclass(frozen=True)
@@ -224,7 +230,7 @@ class Batches(Dataset[Batch]):
         targets: list[NDArray[np.bool_]] = []
         while len(pixels) < count or len(boxes) < 2:  # batch norm cannot learn from one
             pool = self.synthetic if rng.random() < config.synthetic and self.synthetic else self.real
-            crop, labels = crop_picture(pool[int(rng.integers(len(pool)))], size, config.zoom, rng)
+            crop, labels = crop_picture(pool[int(rng.integers(len(pool)))], size, config, rng)
             found = choose_objects(labels, per_image, rng)
             if len(found) == 0:
                 continue
@@ -248,13 +254,15 @@ class Batches(Dataset[Batch]):
 
 
 def crop_picture(
-    picture: Picture, size: int, magnification: tuple[float, float], rng: np.random.Generator
+    picture: Picture, size: int, config: TrainConfig, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
     """Cut a random, magnified, flipped and recoloured square.
 
     Returns pixels (size, size, 3) in 0..255 and labels (size, size); what lies beyond the image is black.
     """
-    factor = math.exp(rng.uniform(*np.log(magnification)))
+    # By the objects' size, not the image's: what was seen at one magnification is then known at all.
+    factor = math.exp(rng.uniform(*np.log(config.diameters))) / picture.diameter
+    factor = float(np.clip(factor, *config.zoom))
     pixels, labels = picture.pixels, picture.labels
     need = max(1, round(size / factor))
     top, left = (int(rng.integers(0, max(n - need, 0) + 1)) for n in labels.shape)
@@ -410,6 +418,7 @@ def simulate(
     size = targets.shape[1:]
     masks = np.zeros_like(targets)
     references = [blank(size) for _ in targets]
+    clicks: list[list[tuple[int, int, bool]]] = [[] for _ in targets]
     device, ious = maps[0].device, []
     prepared = model.prepare(maps) if further else None
     for n in range(further + 1):
@@ -417,11 +426,15 @@ def simulate(
             # The first click is at the deepest point, later ones somewhere deep (as the method has it).
             click = next_click(masks[i], target, rng=rng if n else None)
             if click is not None:
+                clicks[i].append(click)
                 references[i] = draw_click(references[i], *click, inner, outer)
         states = torch.from_numpy(np.stack(references)).to(device)
         if n == further or prepared is None:
             break
         masks = (foreground(model.decode_levels(prepared, states)[0], size) > 0).cpu().numpy()
+        for mask, given in zip(masks, clicks, strict=True):
+            for y, x, positive in given:
+                mask[y, x] = positive  # as the session does
         ious.append(mean_iou(masks, targets))
         references = [fold(reference, mask) for reference, mask in zip(references, masks, strict=True)]
     return states, ious
@@ -530,9 +543,6 @@ def train(
     torch.manual_seed(config.seed)
     model = load_model(config.start) if config.start else initialise(InterFormer(PRESETS[config.preset]))
     model.to(device).train()
-    if config.frozen_norms:
-        for module in model.modules():
-            module.training &= not isinstance(module, nn.BatchNorm2d)
     moving = torch.optim.swa_utils.get_ema_multi_avg_fn(config.average)  # type: ignore[no-untyped-call]
     average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=moving, use_buffers=True)
     step_module = Step(model, config).to(device)
