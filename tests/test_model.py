@@ -15,8 +15,8 @@ from napari_interformer.model import PRESETS, InterFormer, normalise, resolve_de
 from napari_interformer.prompts import blank, draw_click, fold, region, sure
 
 TOLERANCE = 1e-3
-# Where the reference's two logits are equal but for rounding, either answer is right.
-ROUNDING = 1e-5
+# Where the reference's two logits are equal but for rounding, another order of summing may fall on either side.
+ROUNDING = 1e-6
 
 
 def worst(ours: np.ndarray, reference: np.ndarray) -> float:
@@ -44,7 +44,15 @@ def test_features_agree_with_the_reference(case):
         assert error < TOLERANCE
 
 
-def test_logits_masks_reference_labels_and_regions_agree_with_the_reference(case):
+@pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_logits_masks_reference_labels_and_regions_agree_with_the_reference(case, threads):
     model, numbers, config = case
     image = torch.from_numpy(numbers["image"][None].astype(np.float32)).permute(0, 3, 1, 2)
     height, width = numbers["image"].shape[:2]
@@ -69,11 +77,10 @@ def test_logits_masks_reference_labels_and_regions_agree_with_the_reference(case
         expected = numbers[f"logits_{n}"]
         mask = logits[1] > logits[0]
         different = mask[:height, :width] != numbers[f"mask_{n}"]
+        print(f"mask after click {n}: {different.sum()} of {different.size} pixels differ")
         tie = np.abs(expected[1] - expected[0]) < ROUNDING * np.abs(expected).max()
-        print(
-            f"mask after click {n}: {different.sum()} pixels differ, {(tie[:height, :width] & different).sum()} of them ties"
-        )
-        assert not (different & ~tie[:height, :width]).any()
+        # With one thread not a pixel differs; with more, one in one case, at which the reference's logits are equal.
+        assert not (different & ~tie[:height, :width]).any() and different.sum() <= threads - 1
         mask = np.where(tie, expected[1] > expected[0], mask)
         reference = fold(reference, mask)
         np.testing.assert_array_equal(reference, numbers[f"ref_label_after_{n}"])

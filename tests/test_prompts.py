@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from napari_interformer.prompts import Box, Click, State, blank, cut, draw_click, fold, paste, region, sure
+from napari_interformer.prompts import Box, Click, State, blank, cut, draw_click, fold, obey, paste, region, sure
 
 SHAPE = (12, 15)
 references = arrays(np.uint8, SHAPE, elements=st.integers(0, 4))
@@ -60,6 +60,36 @@ def test_predictions_that_disagree_leave_a_pixel_unknown(mask):
 def test_sure_pixels_are_never_changed_by_predictions(reference, mask):
     settled = sure(reference)
     np.testing.assert_array_equal(fold(reference, mask)[settled], reference[settled])
+
+
+@given(
+    arrays(np.float32, SHAPE, elements=st.floats(-50, 50, width=32)),
+    st.lists(st.tuples(st.integers(-2, 16), st.integers(-2, 16), st.booleans()), max_size=20),
+)
+def test_every_click_has_its_way_whatever_the_network_says(logits, clicks):
+    before = logits.copy()
+    bent = obey(logits, clicks)
+    np.testing.assert_array_equal(logits, before)
+    last = {(y, x): positive for y, x, positive in clicks}  # of two clicks on one pixel the newer counts
+    for (y, x), positive in last.items():
+        if 0 <= y < SHAPE[0] and 0 <= x < SHAPE[1]:
+            assert (bent[y, x] > 0) == positive
+    agreed = all(
+        logits[y, x] * (1 if positive else -1) >= 0.5
+        for (y, x, positive) in clicks
+        if 0 <= y < SHAPE[0] and 0 <= x < SHAPE[1]
+    )
+    if agreed:
+        np.testing.assert_array_equal(bent, logits)
+
+
+def test_a_click_against_the_network_takes_the_error_it_sits_in_and_no_more():
+    columns = np.arange(40)
+    logits = np.where(columns < 20, 3, -3)[None].repeat(40, 0).astype(np.float32)
+    logits[15:24, 4:13] = -3  # a hole of 9 pixels
+    bent = obey(logits, [(19, 8, True)])
+    assert (bent[18:21, 7:10] > 0).all()
+    np.testing.assert_array_equal(bent[:, 20:] > 0, logits[:, 20:] > 0)
 
 
 def test_a_click_at_the_corner_is_cut_off_at_the_border():

@@ -135,7 +135,7 @@ def test_a_few_steps_on_one_batch_lower_the_loss():
     optimizer = torch.optim.AdamW(step.parameters(), lr=3e-3)
     made = batch()
     losses = []
-    for _ in range(12):
+    for _ in range(20):
         loss, first, last = step(made)
         optimizer.zero_grad()
         loss.backward()

@@ -21,11 +21,11 @@ from napari_interformer.prompts import (
     Box,
     Click,
     Mask,
-    State,
     blank,
     cut,
     draw_click,
     fold,
+    obey,
     paste,
     region,
     sure,
@@ -87,12 +87,14 @@ class Step:
     """What is known of the object on one plane after one prompt.
 
     `reference` (uint8 states) and `mask` (bool) cover `box`; outside it nothing is known and nothing is masked.
+    `clicks` are all so far, this one included.
     """
 
     prompt: Prompt
     box: Box
     reference: Reference
     mask: BoolMask
+    clicks: tuple[Click, ...] = ()
 
 
 Steps = tuple[Step, ...]
@@ -543,18 +545,18 @@ class Session:
                 before | sure(reference), expansion=config.zoom_expansion, min_size=config.zoom_min_size
             )
         logits = self.model.decode_logits(self._prepare(click.plane, window), reference, roi)
-        # Whatever the network thinks, the user has the last word.
-        mask = np.where(sure(reference), reference == State.FOREGROUND, logits > 0)
+        clicks = (*(previous.clicks if previous is not None else ()), click)
+        mask = obey(logits, ((c.y - window.top, c.x - window.left, c.positive) for c in clicks)) > 0
         reference = fold(reference, mask)
         if previous is None or window.holds(previous.box) or not _outside(previous, window):
-            return Step(click, window, reference, mask)
+            return Step(click, window, reference, mask, clicks)
         # What lies beyond the window stays as it was.
         whole = window.union(previous.box)
         reference = paste(
             reference, window, cut(previous.reference, previous.box, whole, blank((1, 1))[0, 0]), whole
         )
         mask = paste(mask, window, cut(previous.mask, previous.box, whole, False), whole)
-        return Step(click, whole, reference, mask)
+        return Step(click, whole, reference, mask, clicks)
 
     @property
     def _padded(self) -> tuple[int, int]:

@@ -33,7 +33,7 @@ from napari_interformer.checkpoint import load_model, save_model
 from napari_interformer.decoder import resize
 from napari_interformer.image import percentiles, stretch
 from napari_interformer.model import PRESETS, InterFormer, normalise, resolve_device
-from napari_interformer.prompts import Box, blank, draw_click, fold
+from napari_interformer.prompts import Box, blank, draw_click, fold, obey
 from napari_interformer.simulate import iou, next_click
 
 if TYPE_CHECKING:
@@ -431,10 +431,8 @@ def simulate(
         states = torch.from_numpy(np.stack(references)).to(device)
         if n == further or prepared is None:
             break
-        masks = (foreground(model.decode_levels(prepared, states)[0], size) > 0).cpu().numpy()
-        for mask, given in zip(masks, clicks, strict=True):
-            for y, x, positive in given:
-                mask[y, x] = positive  # as the session does
+        logits = foreground(model.decode_levels(prepared, states)[0], size).cpu().numpy()
+        masks = np.stack([obey(one, given) > 0 for one, given in zip(logits, clicks, strict=True)])
         ious.append(mean_iou(masks, targets))
         references = [fold(reference, mask) for reference, mask in zip(references, masks, strict=True)]
     return states, ious
