@@ -140,6 +140,7 @@ class Features:
 
     def __init__(self, origin: Origin, arrays: dict[str, Any], path: Path | None = None) -> None:
         self.origin, self.path = origin, path
+        self.source: Planes | None = None  # the image, where it is at hand
         self.tiles = _tiles(self.padded, origin.core)
         self._arrays = arrays
         self._read_only = bool(getattr(arrays["done"], "read_only", False))

@@ -63,6 +63,9 @@ class InterFormerConfig:
         Norm of the head: "batch" as in the paper, or "group", which can be trained in small batches.
     logit_parts : int
         Logits per cell and axis of the finest map: 1 as in the paper, or more.
+    diameters : tuple of (float, float)
+        Objects smaller or larger than this many pixels are seen at another magnification, where the image is at hand;
+        empty for none of that, as in the paper.
     inner_radius, outer_radius : int
         How far a click makes pixels sure, and how much farther possible, in pixels.
     zoom_expansion : float
@@ -89,6 +92,7 @@ class InterFormerConfig:
     head_width: int = 64
     head_norm: str = "batch"
     logit_parts: int = 1
+    diameters: tuple[float, ...] = ()
     inner_radius: int = 5
     outer_radius: int = 0
     zoom_expansion: float = 1.4
@@ -128,6 +132,7 @@ PRESETS = {
         head_width=32,
         head_norm="group",
         logit_parts=2,
+        diameters=(24.0, 160.0),
         inner_radius=1,
         zoom_min_size=128,
     ),

@@ -252,7 +252,9 @@ def obey(logits: NDArray[np.float32], clicks: Iterable[tuple[int, int, bool]]) -
         Relative to `logits`, oldest first: of two on one pixel the newer counts. Those outside are left out.
     """
     height, width = logits.shape
-    latest = {(y, x): 1 if positive else -1 for y, x, positive in clicks if 0 <= y < height and 0 <= x < width}
+    latest = {
+        (y, x): 1 if positive else -1 for y, x, positive in clicks if 0 <= y < height and 0 <= x < width
+    }
     rows, columns = np.ogrid[:height, :width]
     bent = logits
     for _ in range(3):  # a bump can upset an older click next to it

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import threading
 import zlib
 from collections import OrderedDict
@@ -30,6 +31,7 @@ from napari_interformer.prompts import (
     region,
     sure,
 )
+from napari_interformer.scales import FINEST, maps_at, size_at, to_image, to_working, working
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_interformer.features import Features
+    from napari_interformer.image import Planes
     from napari_interformer.model import InterFormerConfig
     from napari_interformer.prompts import (
         BoolMask,
@@ -62,6 +65,13 @@ class Decoder(Protocol):
     def fingerprint(self) -> str:
         """Which features it can decode."""
 
+    @property
+    def strides(self) -> tuple[int, int, int, int]:
+        """Strides of its feature maps in pixels."""
+
+    def encode_pixels(self, pixels: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
+        """Encode (B, Y, X, 3), for objects that are seen at another magnification."""
+
     def prepare_maps(self, maps: Sequence[NDArray[np.float32]]) -> Any:
         """Compute what no click changes in a window."""
 
@@ -83,18 +93,35 @@ class LabelArray(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
-    """What is known of the object on one plane after one prompt.
+class View:
+    """What the network works on: a window of a plane at a magnification (see `scales`), in working pixels.
 
     `reference` (uint8 states) and `mask` (bool) cover `box`; outside it nothing is known and nothing is masked.
-    `clicks` are all so far, this one included.
     """
 
-    prompt: Prompt
+    level: int
     box: Box
     reference: Reference
     mask: BoolMask
-    clicks: tuple[Click, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What is known of the object on one plane after one prompt.
+
+    `mask` (bool) covers `box`, in pixels of the image; outside it nothing is masked. `prompts` are all of this plane so
+    far, this one included.
+    """
+
+    prompts: tuple[Prompt, ...]
+    box: Box
+    mask: BoolMask
+    view: View
+
+    @property
+    def prompt(self) -> Prompt:
+        """The newest."""
+        return self.prompts[-1]
 
 
 Steps = tuple[Step, ...]
@@ -124,6 +151,11 @@ class Session:
         Whether the object may take pixels of other objects; by default they are protected.
     live : bool
         Paint the current object into `labels` after every change (what the window does) instead of on `commit`.
+    image : Planes, optional
+        The image, so that small objects can be magnified and large ones be seen whole; that of `features` if they were
+        just encoded. Without it every object is seen at the image's own magnification.
+    object_size : float, optional
+        How large objects are across, in pixels; found out from the first answer if None.
 
     Raises
     ------
@@ -139,6 +171,8 @@ class Session:
         *,
         overwrite: bool = False,
         live: bool = False,
+        image: Planes | None = None,
+        object_size: float | None = None,
     ) -> None:
         if features.model_fingerprint != model.fingerprint:
             raise ValueError(
@@ -156,7 +190,16 @@ class Session:
             raise ValueError(
                 f"labels takes an integer array; got {target.dtype}: convert it with astype('int32')."
             )
+        image = features.source if image is None else image
+        if image is not None and image.fingerprint != features.image_fingerprint:
+            raise ValueError(
+                "image takes the image that was encoded; got another one: leave it out, or encode it first."
+            )
+        if object_size is not None and not object_size > 0:
+            raise ValueError(f"object_size takes pixels, more than 0; got {object_size!r}.")
         self.features, self.model = features, model
+        self._image = None if image is None or not model.config.diameters else image
+        self.object_size = object_size
         self.labels: LabelArray = target
         self.overwrite, self.live = overwrite, live
         self.objects: dict[int, tuple[Prompt, ...]] = {}
@@ -164,7 +207,7 @@ class Session:
         self._past: list[Steps] = []
         self._future: list[Steps] = []
         self._patches: dict[Plane, _Patch] = {}
-        self._prepared: OrderedDict[tuple[Plane, Box], Any] = OrderedDict()
+        self._prepared: OrderedDict[tuple[Plane, int, Box], Any] = OrderedDict()
         self._lock = threading.Lock()
         self._highest = self._highest_label()
         self.label = self._highest + 1
@@ -509,95 +552,157 @@ class Session:
             )
 
     def _answer(self, previous: Step | None, prompt: Prompt) -> Step:
-        """Return the step after `previous` (None at the start of a plane)."""
+        """Return the step after `previous` (None at the start of a plane), at the magnification that suits the object."""
+        level = self._first_level(prompt) if previous is None else previous.view.level
+        step = self._answer_at(level, previous, prompt)
+        prompts = (*(previous.prompts if previous is not None else ()), prompt)
+        turned = 0
+        while (turn := -1 if step is None else self._turn(step)) and turn != -turned:
+            level, turned, step = level + turn, turn, None
+            for known in prompts:  # at another magnification everything is seen anew
+                step = self._answer_at(level, step, known)
+                if step is None:
+                    break
+        assert step is not None  # at some level everything fits
+        return step
+
+    def _first_level(self, prompt: Prompt) -> int:
+        if self._image is None:
+            return 0
+        size = max(prompt.box.width, prompt.box.height) if isinstance(prompt, Mask) else self.object_size
+        least, most = self.model.config.diameters
+        level = 0
+        while size is not None and size * 2.0**level > most:
+            level -= 1
+        while size is not None and size * 2.0**level < least and level < FINEST:
+            level += 1
+        return level
+
+    def _turn(self, step: Step) -> int:
+        """Return 1 if the object is so small that it should be magnified, -1 if it is too large, else 0."""
+        if self._image is None or not isinstance(step.prompt, Click):
+            return 0
+        view, found = step.view, Box.around(step.view.mask)
+        least, most = self.model.config.diameters
+        extent = max(found.width, found.height)
+        if extent > most or self._wider(view.box, view.mask, view.level, math.inf) != view.box:
+            return -1
+        return int(0 < extent < least and view.level < FINEST)
+
+    def _answer_at(self, level: int, previous: Step | None, prompt: Prompt) -> Step | None:
+        """Return the step after `previous`, at a level; None where the object is too large for that."""
         if isinstance(prompt, Mask):
-            window = self._window(prompt.box, None)
-            mask = cut(prompt.mask, prompt.box, window, False)
-            return Step(prompt, window, fold(blank(mask.shape), mask), mask)
+            box, mask = to_working(prompt.mask, prompt.box, level)
+            window = self._window(box, None, level)
+            if not window.holds(box) and self._image is not None:
+                return None
+            mask = cut(mask, box, window, False)
+            view = View(level, window, fold(blank(mask.shape), mask), mask)
+            shown = (window, mask) if level == 0 else (prompt.box, prompt.mask)
+            return Step((prompt,), *shown, view)
+        before = None if previous is None else previous.view
+        y, x = working(prompt.y, level), working(prompt.x, level)
         radius = self.model.config.inner_radius
-        known = Box(prompt.x - radius, prompt.y - radius, prompt.x + radius + 1, prompt.y + radius + 1)
-        known = known.intersect(Box.of(self._padded))
-        if previous is not None:
-            seen = Box.around(previous.mask | sure(previous.reference))
-            known = known.union(seen.shift(previous.box.top, previous.box.left) if not seen.empty else seen)
-        window = self._window(known, None if previous is None else previous.box)
-        if not window.holds(known):  # too large to decode at once: renew what lies around the click
-            window = self._window(Box(prompt.x, prompt.y, prompt.x + 1, prompt.y + 1), None, LARGEST_WINDOW)
+        known = Box(x - radius, y - radius, x + radius + 1, y + radius + 1).intersect(
+            Box.of(self._padded(level))
+        )
+        if before is not None:
+            seen = Box.around(before.mask | sure(before.reference))
+            known = known.union(seen.shift(before.box.top, before.box.left) if not seen.empty else seen)
+        window = self._window(known, None if before is None else before.box, level)
+        if not window.holds(known):
+            if self._image is not None:
+                return None
+            # Too large to decode at once, and no image to see it from farther away: renew what lies around the click.
+            window = self._window(Box(x, y, x + 1, y + 1), None, level, LARGEST_WINDOW)
         while True:
-            step = self._decode(previous, prompt, window)
-            wider = self._wider(window, step.mask if step.box == window else None)
+            step = self._decode(previous, prompt, window, level)
+            inside = step.view.box == window
+            wider = self._wider(window, step.view.mask, level, self._limit) if inside else window
             if wider == window:
                 return step
             window = wider
 
-    def _decode(self, previous: Step | None, click: Click, window: Box) -> Step:
+    def _decode(self, previous: Step | None, click: Click, window: Box, level: int) -> Step:
         config = self.model.config
         reference = blank((window.height, window.width))
-        before = np.zeros((window.height, window.width), bool)
-        if previous is not None:
-            reference = cut(previous.reference, previous.box, window, reference[0, 0])
-            before = cut(previous.mask, previous.box, window, False)
-        y, x = click.y - window.top, click.x - window.left
-        reference = draw_click(reference, y, x, click.positive, config.inner_radius, config.outer_radius)
+        known = np.zeros((window.height, window.width), bool)
+        before = None if previous is None else previous.view
+        if before is not None:
+            reference = cut(before.reference, before.box, window, reference[0, 0])
+            known = cut(before.mask, before.box, window, False)
+        prompts = (*(previous.prompts if previous is not None else ()), click)
+        clicks = [
+            (working(c.y, level) - window.top, working(c.x, level) - window.left, c.positive)
+            for c in prompts
+            if isinstance(c, Click)
+        ]
+        reference = draw_click(reference, *clicks[-1], config.inner_radius, config.outer_radius)
         roi = None
-        if previous is not None:
+        if before is not None:
             roi = region(
-                before | sure(reference), expansion=config.zoom_expansion, min_size=config.zoom_min_size
+                known | sure(reference), expansion=config.zoom_expansion, min_size=config.zoom_min_size
             )
-        logits = self.model.decode_logits(self._prepare(click.plane, window), reference, roi)
-        clicks = (*(previous.clicks if previous is not None else ()), click)
-        mask = obey(logits, ((c.y - window.top, c.x - window.left, c.positive) for c in clicks)) > 0
-        reference = fold(reference, mask)
-        if previous is None or window.holds(previous.box) or not _outside(previous, window):
-            return Step(click, window, reference, mask, clicks)
-        # What lies beyond the window stays as it was.
-        whole = window.union(previous.box)
-        reference = paste(
-            reference, window, cut(previous.reference, previous.box, whole, blank((1, 1))[0, 0]), whole
-        )
-        mask = paste(mask, window, cut(previous.mask, previous.box, whole, False), whole)
-        return Step(click, whole, reference, mask, clicks)
+        logits = self.model.decode_logits(self._prepare(click.plane, level, window), reference, roi)
+        logits = obey(logits, clicks)
+        mask = logits > 0
+        view = View(level, window, fold(reference, mask), mask)
+        if level != 0:
+            return Step(prompts, *_in_image(logits, window, level, prompts), view)
+        if before is not None and not window.holds(before.box) and _outside(before, window):
+            # What lies beyond the window stays as it was.
+            whole = window.union(before.box)
+            reference = cut(before.reference, before.box, whole, blank((1, 1))[0, 0])
+            reference = paste(view.reference, window, reference, whole)
+            view = View(
+                level,
+                whole,
+                reference,
+                paste(mask, window, cut(before.mask, before.box, whole, False), whole),
+            )
+        return Step(prompts, view.box, view.mask, view)
 
-    @property
-    def _padded(self) -> tuple[int, int]:
-        height, width = self.features.size
+    def _padded(self, level: int) -> tuple[int, int]:
+        height, width = size_at(self.features.size, level)
         return -(-height // SNAP) * SNAP, -(-width // SNAP) * SNAP
 
-    def _window(self, known: Box, previous: Box | None, least: int = 1) -> Box:
+    @property
+    def _limit(self) -> int:
+        """The largest side of a window in working pixels."""
+        return self.model.config.window * (LARGEST_WINDOW if self._image is None else 1)
+
+    def _window(self, known: Box, previous: Box | None, level: int, least: int = 1) -> Box:
         """Return the window in which to decode an object of which `known` is known.
 
         The previous one serves as long as it leaves room around the object, so that nothing is prepared twice.
         """
         config = self.model.config
-        limit = LARGEST_WINDOW * config.window
+        padded = self._padded(level)
         room = (config.zoom_expansion - 1) / 4
         margin_y, margin_x = round(known.height * room), round(known.width * room)
         roomy = Box(
             known.left - margin_x, known.top - margin_y, known.right + margin_x, known.bottom + margin_y
         )
-        if previous is not None and previous.holds(roomy.intersect(Box.of(self._padded))):
+        if previous is not None and previous.holds(roomy.intersect(Box.of(padded))):
             return previous
         spans = []
         for start, stop, length in (
-            (known.left, known.right, self._padded[1]),
-            (known.top, known.bottom, self._padded[0]),
+            (known.left, known.right, padded[1]),
+            (known.top, known.bottom, padded[0]),
         ):
             side = max(config.click_window * least, (stop - start) * config.zoom_expansion)
-            side = min(-(-int(side) // SNAP) * SNAP, limit, length)
+            side = min(-(-int(side) // SNAP) * SNAP, self._limit, length)
             first = round(((start + stop) / 2 - side / 2) / SNAP) * SNAP
             first = min(max(first, 0), length - side)
             spans.append((first, first + side))
         (left, right), (top, bottom) = spans
         return Box(left, top, right, bottom)
 
-    def _wider(self, window: Box, mask: BoolMask | None) -> Box:
+    def _wider(self, window: Box, mask: BoolMask, level: int, limit: float) -> Box:
         """Return a window that goes on where the mask runs into this one's edge; the same if it does not."""
-        if mask is None:
-            return window
-        limit = LARGEST_WINDOW * self.model.config.window
-        across = min(window.width, max(0, limit - window.width) // 2) // SNAP * SNAP
-        along = min(window.height, max(0, limit - window.height) // 2) // SNAP * SNAP
-        height, width = self._padded
+        across = int(min(window.width, max(0, limit - window.width) // 2)) // SNAP * SNAP
+        along = int(min(window.height, max(0, limit - window.height) // 2)) // SNAP * SNAP
+        height, width = self._padded(level)
         return Box(
             max(0, window.left - across) if mask[:, 0].any() else window.left,
             max(0, window.top - along) if mask[0].any() else window.top,
@@ -605,13 +710,17 @@ class Session:
             min(height, window.bottom + along) if mask[-1].any() else window.bottom,
         )
 
-    def _prepare(self, plane: Plane, window: Box) -> Any:
-        key = (plane, window)
+    def _prepare(self, plane: Plane, level: int, window: Box) -> Any:
+        key = (plane, level, window)
         with self._lock:
             if key in self._prepared:
                 self._prepared.move_to_end(key)
                 return self._prepared[key]
-        prepared = self.model.prepare_maps(self.features.window(plane, window))
+        if level == 0 or self._image is None:
+            maps = self.features.window(plane, window)
+        else:
+            maps = maps_at(self._image, self.model, plane, level, window)
+        prepared = self.model.prepare_maps(maps)
         with self._lock:
             self._prepared[key] = prepared
             while len(self._prepared) > 4:
@@ -696,13 +805,25 @@ def _last(steps: Steps, plane: Plane) -> Step | None:
     return next((step for step in reversed(steps) if step.prompt.plane == plane), None)
 
 
-def _outside(step: Step, window: Box) -> bool:
-    """Whether anything of a step's mask lies outside `window`."""
-    kept = step.mask.copy()
-    inner = window.intersect(step.box)
+def _outside(view: View, window: Box) -> bool:
+    """Whether anything of a view's mask lies outside `window`."""
+    kept = view.mask.copy()
+    inner = window.intersect(view.box)
     if not inner.empty:
-        kept[inner.shift(-step.box.top, -step.box.left).slices] = False
+        kept[inner.shift(-view.box.top, -view.box.left).slices] = False
     return bool(kept.any())
+
+
+def _in_image(
+    logits: NDArray[np.float32], window: Box, level: int, prompts: Sequence[Prompt]
+) -> tuple[Box, BoolMask]:
+    """Return a mask in pixels of the image from logits in working pixels; clicked pixels keep their sign."""
+    box, fine = to_image(logits, window, level)
+    mask = fine > 0
+    for click in prompts:
+        if isinstance(click, Click) and box.top <= click.y < box.bottom and box.left <= click.x < box.right:
+            mask[click.y - box.top, click.x - box.left] = click.positive
+    return box, mask
 
 
 def _to_json(prompt: Prompt) -> dict[str, Any]:

@@ -1,0 +1,153 @@
+"""The image at other magnifications, encoded window by window when an object asks for it.
+
+A network sees objects of 10 and of 3,000 pixels best at about the size of those it was trained on. Level 0 is the image as it
+is, and lies in the features; level n is magnified by 2 to the power n, so that -2 is a quarter of the size. *Working* pixels
+are those of a level.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from napari_interformer.prompts import Box
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_interformer.image import Planes
+
+FINEST = 1  # what is magnified more than twice shows nothing new
+HALO = 32  # working pixels that are encoded around a window and thrown away
+
+
+class Encoder(Protocol):
+    """What encoding a window needs of a model."""
+
+    @property
+    def strides(self) -> tuple[int, int, int, int]:
+        """Strides of the four maps in pixels."""
+
+    def encode_pixels(self, pixels: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
+        """Encode (B, Y, X, 3)."""
+
+
+def size_at(size: tuple[int, int], level: int) -> tuple[int, int]:
+    """Return Y and X of a plane in working pixels."""
+    return size_along(size[0], level), size_along(size[1], level)
+
+
+def size_along(length: int, level: int) -> int:
+    """Return an axis' length in working pixels; a last, partial one counts."""
+    return length << level if level >= 0 else -(-length >> -level)
+
+
+def working(position: int, level: int) -> int:
+    """Return in which working pixel (the first, if there are several) a pixel of the image lies."""
+    return position << level if level >= 0 else position >> -level
+
+
+def maps_at(
+    planes: Planes, model: Encoder, plane: tuple[int, ...], level: int, box: Box
+) -> list[NDArray[np.float32]]:
+    """Encode a box of a plane at a level.
+
+    Parameters
+    ----------
+    planes : Planes
+        The image.
+    model : InterFormer
+        Its device does the work.
+    plane : tuple of int
+        Leading indices.
+    level : int
+        See the module.
+    box : Box
+        In working pixels, multiples of 32, inside the plane rounded up to 32.
+
+    Returns
+    -------
+    list of (C_i, h / s_i, w / s_i) float32
+        As `Features.window` returns them.
+    """
+    wide = Box(box.left - HALO, box.top - HALO, box.right + HALO, box.bottom + HALO)
+    wide = wide.intersect(Box.of(size_at(planes.size, level)))
+    maps = model.encode_pixels(magnified(planes, plane, level, wide)[None])
+    cut = []
+    for whole, stride in zip(maps, model.strides, strict=True):
+        top, left = (box.top - wide.top) // stride, (box.left - wide.left) // stride
+        cut.append(whole[0][:, top : top + box.height // stride, left : left + box.width // stride])
+    return cut
+
+
+def magnified(planes: Planes, plane: tuple[int, ...], level: int, box: Box) -> NDArray[np.float32]:
+    """Read a box of a plane at a level: (h, w, 3) float32 in 0..255; `box` in working pixels, inside the plane."""
+    height, width = planes.size
+    if level < 0:
+        many = 1 << -level
+        out = np.empty((box.height, box.width, 3), np.float32)
+        for row in range(
+            box.height
+        ):  # row by row: a coarse box covers more pixels than there is need to hold
+            top = (box.top + row) * many
+            part = Box(box.left * many, top, min(box.right * many, width), min(top + many, height))
+            band = planes.read(plane, part).mean(axis=0)
+            starts = np.arange(0, part.width, many)
+            counts = np.minimum(many, part.width - starts)
+            out[row] = np.add.reduceat(band, starts, axis=0) / counts[:, None]
+        return out
+    many = 1 << level
+    seen = Box(
+        box.left // many - 1, box.top // many - 1, -(-box.right // many) + 1, -(-box.bottom // many) + 1
+    )
+    seen = seen.intersect(Box.of(planes.size))
+    pixels = torch.from_numpy(planes.read(plane, seen)).permute(2, 0, 1)[None]
+    pixels = F.interpolate(pixels, scale_factor=many, mode="bilinear", align_corners=False)[0].permute(
+        1, 2, 0
+    )
+    top, left = box.top - seen.top * many, box.left - seen.left * many
+    return np.ascontiguousarray(pixels[top : top + box.height, left : left + box.width].numpy())
+
+
+def to_working(mask: NDArray[np.bool_], box: Box, level: int) -> tuple[Box, NDArray[np.bool_]]:
+    """Return a mask of the image in working pixels: those of which at least half is masked."""
+    many = 1 << abs(level)
+    if level >= 0:
+        return Box(*(n * many for n in box)), mask.repeat(many, 0).repeat(many, 1)
+    target = Box(box.left // many, box.top // many, -(-box.right // many), -(-box.bottom // many))
+    padded = np.pad(
+        mask,
+        (
+            (box.top - target.top * many, target.bottom * many - box.bottom),
+            (box.left - target.left * many, target.right * many - box.right),
+        ),
+    )
+    share = padded.reshape(target.height, many, target.width, many).mean(axis=(1, 3))
+    return target, share >= 0.5
+
+
+def to_image(logits: NDArray[np.float32], box: Box, level: int) -> tuple[Box, NDArray[np.float32]]:
+    """Return logits of a working box in pixels of the image; at coarse levels only those around where they are positive."""
+    if level == 0:
+        return box, logits
+    many = 1 << abs(level)
+    if level > 0:
+        target = Box(*(n // many for n in box))
+        return target, logits.reshape(target.height, many, target.width, many).mean(axis=(1, 3))
+    found = Box.around(logits > 0)
+    if found.empty:
+        return Box(box.left * many, box.top * many, box.left * many, box.top * many), np.empty(
+            (0, 0), np.float32
+        )
+    found = Box(found.left - 2, found.top - 2, found.right + 2, found.bottom + 2).intersect(
+        Box.of(logits.shape)
+    )
+    part = torch.from_numpy(np.ascontiguousarray(logits[found.slices]))[None, None]
+    fine = F.interpolate(part, scale_factor=many, mode="bilinear", align_corners=False)[0, 0].numpy()
+    placed = found.shift(box.top, box.left)
+    return Box(*(n * many for n in placed)), fine
