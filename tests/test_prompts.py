@@ -8,7 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from napari_interformer.prompts import Box, Click, State, blank, cut, draw_click, fold, obey, paste, region, sure
+from napari_interformer.prompts import (
+    Box,
+    Click,
+    State,
+    blank,
+    cut,
+    draw_click,
+    fold,
+    obey,
+    paste,
+    region,
+    sure,
+)
 
 SHAPE = (12, 15)
 references = arrays(np.uint8, SHAPE, elements=st.integers(0, 4))

@@ -285,6 +285,11 @@ def encode(
 @click.option(
     "--features", type=FILE, help="Where `encode` left the features; what is missing there is added."
 )
+@click.option(
+    "--object-size",
+    type=click.FloatRange(min=0, min_open=True),
+    help="How large the objects are across, in pixels.  [default: the first answer tells]",
+)
 @image_options
 def segment(
     image: Path,
@@ -295,6 +300,7 @@ def segment(
     overlay: Path | None,
     propagate: bool,
     features: Path | None,
+    object_size: float | None,
     model: str | None,
     device: str,
     channel_axis: int | None,
@@ -329,7 +335,7 @@ def segment(
         None if propagate or prompts else sorted({position[:-2] for one in everything for position, _ in one})
     )
     encoded = encode_planes(planes, network, needed, store=features, device=device)
-    session = ni.Session(encoded, network)
+    session = ni.Session(encoded, network, object_size=object_size)
     if prompts is not None:
         session.load_prompts(prompts)
         if session.prompts:

@@ -109,7 +109,6 @@ def encode(
     target = resolve_device(device)
     source = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast, rgb=rgb)
     features = room_for(source, model, store=store, tile=tile, halo=halo)
-    features.source = source
     if cancelled is not None and cancelled():
         return features
     for step in encode_tiles(source, features, model, device=target, only=planes):

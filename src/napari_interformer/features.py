@@ -182,7 +182,9 @@ class Features:
         """
         origin = Origin.of(planes, model, core=core, halo=halo)
         if store is None:
-            return cls(origin, _in_memory(origin))
+            made = cls(origin, _in_memory(origin))
+            made.source = planes
+            return made
         path = Path(store)
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
             try:
@@ -194,6 +196,7 @@ class Features:
             raise ValueError(
                 f"{path.name} holds features of another {' and '.join(different)}; give another store, or delete this one."
             )
+        found.source = planes
         return found
 
     @classmethod

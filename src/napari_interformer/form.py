@@ -27,6 +27,7 @@ from qtpy.QtWidgets import (
     QProgressBar,
     QPushButton,
     QSizePolicy,
+    QSpinBox,
     QVBoxLayout,
     QWidget,
 )
@@ -325,8 +326,17 @@ class Form(QWidget):
             QCheckBox("Overwrite other objects"),
             "Let the object take pixels of others; by default they are protected.",
         )
+        self.size = _hint(
+            QSpinBox(),
+            "How large objects are across, in pixels. Small ones are magnified and large ones seen from farther away; "
+            "if you do not say, the first answer tells.",
+        )
+        self.size.setRange(0, 100_000)
+        self.size.setSpecialValueText("found from the click")
+        self.size.setSuffix(" px")
         rows = QFormLayout()
         rows.addRow("Labels", self.labels)
+        rows.addRow("Size", self.size)
         part.addLayout(rows)
         part.addWidget(self.object)
         part.addLayout(_grid((self.commit, self.new), (self.undo, self.redo), (self.clear, self.edit)))

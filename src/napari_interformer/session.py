@@ -200,6 +200,8 @@ class Session:
         self.features, self.model = features, model
         self._image = None if image is None or not model.config.diameters else image
         self.object_size = object_size
+        self._size = object_size  # of the current object: a new size is for the next one
+        self._sizes: dict[int, float | None] = {}
         self.labels: LabelArray = target
         self.overwrite, self.live = overwrite, live
         self.objects: dict[int, tuple[Prompt, ...]] = {}
@@ -421,6 +423,7 @@ class Session:
         if not self.live:
             self._paint(self._steps)
         self.objects[label] = self.prompts
+        self._sizes[label] = self._size
         self._patches.clear()
         self._forget()
         return label
@@ -483,9 +486,14 @@ class Session:
             "image": self.features.image_fingerprint,
             "model": self.features.model_fingerprint,
             "objects": [
-                {"label": label, "prompts": list(map(_to_json, p))} for label, p in self.objects.items()
+                {"label": label, "size": self._sizes.get(label), "prompts": list(map(_to_json, p))}
+                for label, p in self.objects.items()
             ],
-            "current": {"label": self.label, "prompts": list(map(_to_json, self.prompts))},
+            "current": {
+                "label": self.label,
+                "size": self._size,
+                "prompts": list(map(_to_json, self.prompts)),
+            },
         }
         path.write_text(json.dumps(content), encoding="utf-8")
         return path
@@ -503,10 +511,9 @@ class Session:
             content = json.loads(path.read_text(encoding="utf-8"))
             image = content["image"]
             stories = [
-                (int(entry["label"]), tuple(map(_from_json, entry["prompts"])))
-                for entry in content["objects"]
+                (int(entry["label"]), entry.get("size"), tuple(map(_from_json, entry["prompts"])))
+                for entry in (*content["objects"], content["current"])
             ]
-            current = tuple(map(_from_json, content["current"]["prompts"]))
         except (ValueError, KeyError, TypeError, UnicodeDecodeError):
             raise ValueError(
                 f"load_prompts takes a file of save_prompts; {path.name} is something else or damaged."
@@ -519,14 +526,21 @@ class Session:
             raise ValueError(
                 "load_prompts takes a session without a current object; commit or clear it first."
             )
-        computed = [(label, self.compute(prompts)) for label, prompts in stories]
-        latest = self.compute(current)
-        for label, steps in computed:
-            self.label = label
-            self.adopt(steps)
-            self.commit()
-        if latest:
-            self.adopt(latest)
+        usual, computed = self.object_size, []
+        try:
+            for label, size, prompts in stories:
+                self.object_size = size
+                computed.append((label, size, self.compute(prompts)))
+            *done, (_, size, latest) = computed
+            for label, self.object_size, steps in done:
+                self.label = label
+                self.adopt(steps)
+                self.commit()
+            self.object_size = size
+            if latest:
+                self.adopt(latest)
+        finally:
+            self.object_size = usual
 
     # ------------------------------------------------------------------------------------ decoding
 
@@ -569,7 +583,9 @@ class Session:
     def _first_level(self, prompt: Prompt) -> int:
         if self._image is None:
             return 0
-        size = max(prompt.box.width, prompt.box.height) if isinstance(prompt, Mask) else self.object_size
+        size = self._size if self._steps else self.object_size
+        if isinstance(prompt, Mask):
+            size = max(prompt.box.width, prompt.box.height)
         least, most = self.model.config.diameters
         level = 0
         while size is not None and size * 2.0**level > most:
@@ -736,6 +752,8 @@ class Session:
 
     def _show(self, steps: Steps) -> list[tuple[Plane, Box]]:
         """Make `steps` current; return where masks may have changed."""
+        if not self._steps:
+            self._size = self.object_size
         changed: dict[Plane, Box] = {}
         for side in (self._steps, steps):
             other = steps if side is self._steps else self._steps

@@ -125,6 +125,7 @@ class Panel(QScrollArea):
         ):
             button.clicked.connect(partial(self._safely, action))
         form.overwrite.toggled.connect(self._overwrite)
+        form.size.valueChanged.connect(self._size)
         form.image.activated.connect(self._image_chosen)
         form.labels.activated.connect(partial(self._safely, self._labels_chosen))
         form.model.activated.connect(self._model_chosen)
@@ -255,7 +256,14 @@ class Panel(QScrollArea):
     def _annotate(self, source: Source, model: InterFormer, features: Features, layer: Labels) -> None:
         """Start a session that writes to a Labels layer; if it cannot, nothing has changed."""
         labels = LayerLabels(layer, source.axis)
-        session = Session(features, model, labels, overwrite=self.form.overwrite.isChecked(), live=True)
+        session = Session(
+            features,
+            model,
+            labels,
+            overwrite=self.form.overwrite.isChecked(),
+            live=True,
+            object_size=self.form.size.value() or None,
+        )
         self._end_session()
         clicks, layers = self.clicks, self.viewer.layers
         if clicks is not None and (not clicks.fits(source) or clicks.layer not in layers):
@@ -404,6 +412,10 @@ class Panel(QScrollArea):
     def _overwrite(self, on: bool) -> None:
         if self.annotator is not None:
             self.annotator.session.overwrite = on
+
+    def _size(self, pixels: int) -> None:
+        if self.annotator is not None:
+            self.annotator.session.object_size = pixels or None
 
     def pick(self) -> None:
         """Let the next click on the canvas choose the object to go on with; a second time, think better of it."""
