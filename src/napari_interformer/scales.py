@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from napari_interformer.image import Planes
 
 FINEST = 1  # what is magnified more than twice shows nothing new
+STRIP = 1024  # rows of the image that are read at once: chunks of lazy arrays are read once, and memory stays small
 HALO = 32  # working pixels that are encoded around a window and thrown away
 
 
@@ -87,19 +88,14 @@ def maps_at(
 
 def magnified(planes: Planes, plane: tuple[int, ...], level: int, box: Box) -> NDArray[np.float32]:
     """Read a box of a plane at a level: (h, w, 3) float32 in 0..255; `box` in working pixels, inside the plane."""
-    height, width = planes.size
     if level < 0:
         many = 1 << -level
         out = np.empty((box.height, box.width, 3), np.float32)
-        for row in range(
-            box.height
-        ):  # row by row: a coarse box covers more pixels than there is need to hold
-            top = (box.top + row) * many
-            part = Box(box.left * many, top, min(box.right * many, width), min(top + many, height))
-            band = planes.read(plane, part).mean(axis=0)
-            starts = np.arange(0, part.width, many)
-            counts = np.minimum(many, part.width - starts)
-            out[row] = np.add.reduceat(band, starts, axis=0) / counts[:, None]
+        rows = max(1, STRIP // many)
+        for first in range(0, box.height, rows):
+            last = min(first + rows, box.height)
+            strip = Box(box.left, box.top + first, box.right, box.top + last)
+            out[first:last] = _shrunk(planes.read(plane, _covered(strip, many, planes.size)), many)
         return out
     many = 1 << level
     seen = Box(
@@ -112,6 +108,20 @@ def magnified(planes: Planes, plane: tuple[int, ...], level: int, box: Box) -> N
     )
     top, left = box.top - seen.top * many, box.left - seen.left * many
     return np.ascontiguousarray(pixels[top : top + box.height, left : left + box.width].numpy())
+
+
+def _covered(box: Box, many: int, size: tuple[int, int]) -> Box:
+    """Return the image's pixels under a box of coarse ones."""
+    return Box(*(n * many for n in box)).intersect(Box.of(size))
+
+
+def _shrunk(pixels: NDArray[np.float32], many: int) -> NDArray[np.float32]:
+    """Return means of blocks of `many` x `many` pixels; those at the end may be partial."""
+    for axis in (0, 1):
+        starts = np.arange(0, pixels.shape[axis], many)
+        counts = np.minimum(many, pixels.shape[axis] - starts).astype(np.float32)
+        pixels = np.add.reduceat(pixels, starts, axis=axis) / np.expand_dims(counts, (1 - axis, 2))
+    return pixels
 
 
 def to_working(mask: NDArray[np.bool_], box: Box, level: int) -> tuple[Box, NDArray[np.bool_]]:
