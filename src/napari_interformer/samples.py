@@ -1,35 +1,64 @@
 """Images that nobody had to draw: synthetic microscopy with its ground truth.
 
-Deterministic by seed, a few milliseconds per image. For training, for the two samples of the *Open Sample* menu,
-and for tests. Each family is one function `(rng, size) -> (image, labels)`.
+Deterministic by seed, some tens of milliseconds per image. For training, for the two samples of the *Open Sample*
+menu, and for tests. Each family is one function `(rng, size) -> (image, labels)`: shapes first (`shapes.py`), which
+are the truth, then light (`optics.py`), which blurs them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, gaussian_filter, zoom
-from scipy.spatial import cKDTree
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from napari_interformer.prompts import Box
+from napari_interformer.optics import (
+    camera,
+    clouds,
+    exposed,
+    hazy,
+    phase_contrast,
+    relief,
+    stained,
+    texture,
+    unevenly_focused,
+)
+from napari_interformer.shapes import (
+    draw,
+    mosaic,
+    nest,
+    outlines,
+    scatter,
+    shape_of,
+    tube,
+    walk,
+    whole,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Image = NDArray[np.generic]
     Labels = NDArray[np.int32]
+    Signal = NDArray[np.float32]
     Size = tuple[int, int]
 
 Family = Callable[[np.random.Generator, tuple[int, int]], "tuple[Image, Labels]"]
+VolumeFamily = Callable[[np.random.Generator, tuple[int, int, int]], "tuple[Image, Labels]"]
 
 
 def synthetic(
-    rng: np.random.Generator, size: tuple[int, int] = (256, 256), family: str | None = None
+    rng: np.random.Generator,
+    size: tuple[int, int] = (256, 256),
+    family: str | None = None,
+    *,
+    exclude: Collection[str] = (),
 ) -> tuple[Image, Labels]:
     """Make one image.
+
+    Objects are 8 to 500 pixels across, log-uniform from image to image, and no larger than the image.
 
     Parameters
     ----------
@@ -39,18 +68,53 @@ def synthetic(
         Y and X in pixels.
     family : str, optional
         One of `FAMILIES`; drawn if None.
+    exclude : collection of str
+        Families that are not drawn: hold one out of training to see how well a model does without it.
 
     Returns
     -------
     image : (Y, X) or (Y, X, 3), uint8 or uint16
     labels : (Y, X) int32
-        0 is background.
+        0 is background; each object is one connected piece.
     """
-    if family is None:
-        family = str(rng.choice(list(FAMILIES)))
-    if family not in FAMILIES:
-        raise ValueError(f"family takes one of {', '.join(FAMILIES)}; got {family!r}.")
-    return FAMILIES[family](rng, size)
+    make: Family = FAMILIES[choose(rng, FAMILIES, family, exclude)]
+    return make(rng, size)
+
+
+def synthetic_stack(
+    rng: np.random.Generator,
+    size: tuple[int, int, int] = (24, 128, 128),
+    family: str | None = None,
+    *,
+    exclude: Collection[str] = (),
+) -> tuple[Image, Labels]:
+    """Make one stack, of `VOLUMES`; otherwise as `synthetic`.
+
+    Planes are one to five times as far apart as pixels.
+
+    Returns
+    -------
+    image : (Z, Y, X) uint8 or uint16
+    labels : (Z, Y, X) int32
+        0 is background; an object has the same number in all its planes, and is one connected piece.
+    """
+    make: VolumeFamily = VOLUMES[choose(rng, VOLUMES, family, exclude)]
+    return make(rng, size)
+
+
+def choose(
+    rng: np.random.Generator, families: dict[str, Any], family: str | None, exclude: Collection[str]
+) -> str:
+    """Return the family asked for, or draw one."""
+    unknown = [name for name in (*exclude, *([family] if family else [])) if name not in families]
+    if unknown:
+        raise ValueError(f"family takes one of {', '.join(families)}; got {unknown[0]!r}.")
+    if family is not None:
+        return family
+    left = [name for name in families if name not in exclude]
+    if not left:
+        raise ValueError(f"exclude leaves none of {', '.join(families)}; leave at least one.")
+    return str(rng.choice(left))
 
 
 def cells(shape: tuple[int, int] = (512, 512), seed: int = 0) -> tuple[NDArray[np.uint16], Labels]:
@@ -111,219 +175,474 @@ def nuclei_stack(
     return np.asarray(np.clip(counts * 9_000 + 300, 0, 65_535), np.uint16), labels
 
 
-# ------------------------------------------------------------------------------------- building blocks
+# ----------------------------------------------------------------------------------------- ingredients
 
 
-def shape_of(rng: np.random.Generator, radius: float, roughness: float = 0.12) -> NDArray[np.bool_]:
-    """Return one smooth, roundish object of about `radius` pixels, in an array of its own box."""
-    reach = math.ceil(radius * 2.2)
-    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float32)
-    turn, stretch = rng.uniform(0, math.pi), math.exp(rng.normal(0, 0.2))
-    u = (x * math.cos(turn) + y * math.sin(turn)) * stretch
-    v = (y * math.cos(turn) - x * math.sin(turn)) / stretch
-    angle = np.arctan2(v, u)
-    outline = np.full_like(u, radius)
-    for harmonic in range(2, 6):
-        amplitude = radius * rng.normal(0, roughness / harmonic)
-        outline += amplitude * np.cos(harmonic * angle + rng.uniform(0, 2 * math.pi))
-    inside = u**2 + v**2 <= np.maximum(outline, 1) ** 2
-    return np.asarray(inside[Box.around(inside).slices])
+def extent(rng: np.random.Generator, size: tuple[int, ...], smallest: float = 8) -> float:
+    """Draw how many pixels the objects of an image are across: log-uniform up to 500, or to what the image holds."""
+    largest = max(smallest, min(500.0, 0.8 * min(size[-2:])))
+    return math.exp(rng.uniform(math.log(smallest), math.log(largest)))
 
 
-def scatter(
-    rng: np.random.Generator,
-    size: Size,
-    radius: tuple[float, float],
-    cover: float,
-    *,
-    roughness: float = 0.12,
-    above: bool = False,
-    overlap: float = 0.25,
-) -> Labels:
-    """Fill a field with objects until they cover a share of it.
-
-    Objects whose share under earlier ones exceeds `overlap` are dropped; what remains lies below them, or
-    `above` them. Touching neighbours are the rule.
-    """
-    labels = np.zeros(size, np.int32)
-    label, covered = 0, 0
-    for _ in range(600):
-        if covered >= cover * labels.size:
-            break
-        r = math.exp(rng.uniform(*np.log(radius)))
-        mask = shape_of(rng, r, roughness)
-        h, w = mask.shape
-        top, left = int(rng.integers(-h // 2, size[0] - h // 2)), int(rng.integers(-w // 2, size[1] - w // 2))
-        box = Box(left, top, left + w, top + h)
-        seen = box.intersect(Box.of(size))
-        if seen.empty:
-            continue
-        part = mask[seen.shift(-top, -left).slices]
-        field = labels[seen.slices]
-        hidden = np.count_nonzero(part & (field > 0))
-        if part.sum() < 8 or (not above and hidden > overlap * part.sum()):
-            continue
-        label += 1
-        visible = part if above else part & (field == 0)
-        field[visible] = label
-        covered += int(visible.sum())
-    return labels
+def fuzz(rng: np.random.Generator, across: float) -> float:
+    """Draw the blur of objects that many pixels across: what is large is magnified, so its edges are softer."""
+    return float(rng.uniform(0.4, 0.8 + 0.9 * math.log2(max(across, 8) / 8)))
 
 
-def clouds(rng: np.random.Generator, size: Size, scale: float) -> NDArray[np.float32]:
-    """Return smooth random values with zero mean and unit deviation, varying over `scale` pixels."""
-    coarse = [max(3, math.ceil(n / max(scale, 1)) + 3) for n in size]
-    field = rng.standard_normal(coarse).astype(np.float32)
-    field = zoom(field, [(n + 2 * scale) / c for n, c in zip(size, coarse, strict=True)], order=1)
-    top, left = (int(rng.integers(0, max(1, f - n))) for f, n in zip(field.shape, size, strict=True))
-    field = field[top : top + size[0], left : left + size[1]]
-    return np.asarray((field - field.mean()) / (field.std() + 1e-6), np.float32)
+def per_object(
+    rng: np.random.Generator, labels: Labels, spread: float, ground: float = 0.0
+) -> NDArray[np.float64]:
+    """Draw a positive value for every label, log-normal around 1, and `ground` for the background."""
+    values = np.exp(rng.normal(0, spread, int(labels.max()) + 1))
+    values[0] = ground
+    return np.asarray(values)
 
 
-def paint(labels: Labels, values: NDArray[np.floating]) -> NDArray[np.float32]:
+def paint(labels: Labels, values: NDArray[np.floating]) -> Signal:
     """Give every object its value: `values[0]` is the background's."""
     return np.asarray(values[labels], np.float32)
 
 
-def outlines(labels: Labels) -> NDArray[np.bool_]:
-    """Return the pixels (Y, X) of objects that touch another label."""
-    edge = np.zeros(labels.shape, bool)
-    edge[1:] |= labels[1:] != labels[:-1]
-    edge[:-1] |= labels[1:] != labels[:-1]
-    edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
-    edge[:, :-1] |= labels[:, 1:] != labels[:, :-1]
-    return edge
+def depth(labels: Labels) -> Signal:
+    """Return how far each pixel of an object is from the nearest other label: 0.5 at the edge, 0 outside."""
+    inner = ~outlines(labels) & (labels > 0)
+    return np.asarray((distance_transform_edt(inner) + 0.5) * (labels > 0), np.float32)
 
 
-def camera(
-    rng: np.random.Generator, signal: NDArray[np.floating], *, photons: tuple[float, float] = (20, 400)
-) -> Image:
-    """Record a signal of about 0..1: uneven light, shot and read noise, 8 or 16 bits."""
-    size = signal.shape[:2]
-    light = np.clip(1 + rng.uniform(0, 0.2) * clouds(rng, size, max(size) / 2), 0.3, None)
-    light = light if signal.ndim == 2 else light[..., None]
-    full = math.exp(rng.uniform(*np.log(photons)))
-    counts = rng.poisson(np.clip(signal * light, 0, 2) * full) / full
-    counts = counts + rng.normal(0, rng.uniform(0.002, 0.02), signal.shape)
-    if signal.ndim == 3 or rng.random() < 0.6:
-        return np.asarray(np.clip(counts * 230 + 5, 0, 255), np.uint8)
-    return np.asarray(np.clip(counts * rng.uniform(1_500, 40_000) + 100, 0, 65_535), np.uint16)
+def speckles(
+    rng: np.random.Generator, where: NDArray[np.bool_], radius: tuple[float, float], cover: float
+) -> Signal:
+    """Return small spots as a mask of floats, within `where` only."""
+    size = (where.shape[0], where.shape[1])
+    return np.asarray((scatter(rng, size, radius, cover, above=True) > 0) & where, np.float32)
 
 
 # -------------------------------------------------------------------------------------------- families
 
 
 def nuclei(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
-    """Fluorescent nuclei: bright, textured, touching, some out of focus, over a haze."""
-    mean = math.exp(rng.uniform(math.log(4), math.log(28)))
+    """Fluorescent nuclei: chromatin, nucleoli or bright spots, touching, some out of focus, over a haze."""
+    across = extent(rng, size)
+    mean = across / 2
     labels = scatter(
-        rng, size, (mean * 0.7, mean * 1.4), rng.uniform(0.05, 0.5), roughness=rng.uniform(0.05, 0.2)
+        rng,
+        size,
+        (mean * 0.75, mean * 1.3),
+        rng.uniform(0.05, 0.6),
+        roughness=rng.uniform(0.03, 0.2),
+        stretch=rng.uniform(0.1, 0.3),
+        turn=rng.uniform(0, math.pi) if rng.random() < 0.2 else None,
+        overlap=0.2,
+        gather=rng.uniform(0, 0.6),
     )
-    count = int(labels.max()) + 1
-    brightness = np.exp(rng.normal(0, rng.uniform(0.1, 0.6), count))
-    brightness[0] = 0
-    signal = paint(labels, brightness)
-    texture = 1 + rng.uniform(0.05, 0.3) * clouds(rng, size, mean * rng.uniform(0.3, 0.8))
-    dome = np.sqrt(np.minimum(distance_transform_edt(~outlines(labels)), mean) / mean)
-    signal = signal * np.clip(texture, 0.2, None) * (1 - rng.uniform(0, 0.6) * (1 - dome))
-    signal = gaussian_filter(signal, rng.uniform(0.4, 0.08 * mean + 0.5))
-    haze = gaussian_filter(signal, mean * rng.uniform(1, 2))
-    signal = signal + rng.uniform(0, 0.6) * haze + rng.uniform(0.02, 0.2)
-    return camera(rng, signal / (np.percentile(signal, 99.5) + 1e-6)), labels
+    signal = paint(labels, per_object(rng, labels, rng.uniform(0.1, 0.6)))
+    signal *= texture(rng, size, max(1.5, mean * rng.uniform(0.15, 0.6)), rng.uniform(0.03, 0.25))
+    if mean > 6 and rng.random() < 0.7:  # nucleoli are dark, chromocentres bright
+        spots = speckles(rng, labels > 0, (mean * 0.08, mean * 0.25), rng.uniform(0.02, 0.1))
+        signal *= 1 + rng.choice([rng.uniform(-0.5, -0.2), rng.uniform(0.3, 1.0)]) * spots
+    signal *= 1 - rng.uniform(0, 0.7) * (1 - np.sqrt(np.minimum(depth(labels) / mean, 1)))
+    in_focus = per_object(rng, labels, 1)[labels] < rng.uniform(1, 20)
+    signal = unevenly_focused(rng, signal, in_focus, fuzz(rng, across), 0.1 * across + 0.5)
+    if rng.random() < 0.3:  # debris that nobody wants
+        signal += rng.uniform(0.3, 1.5) * gaussian_filter(
+            speckles(rng, labels == 0, (0.6, max(1.2, mean * 0.12)), 0.003), 0.7
+        )
+    signal = hazy(rng, exposed(signal), mean * rng.uniform(1, 2))
+    return camera(rng, exposed(signal)), whole(labels)
 
 
 def whole_cells(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
-    """Whole cells in fluorescence: irregular, granular, often with a dark or bright nucleus."""
-    mean = math.exp(rng.uniform(math.log(12), math.log(60)))
-    labels = scatter(
-        rng, size, (mean * 0.7, mean * 1.4), rng.uniform(0.3, 0.8), roughness=rng.uniform(0.2, 0.45)
-    )
-    count = int(labels.max()) + 1
-    brightness = np.exp(rng.normal(0, 0.35, count))
-    brightness[0] = rng.uniform(0, 0.15)
-    signal = paint(labels, brightness)
-    grain = clouds(rng, size, rng.uniform(1.5, 5))
-    inner = distance_transform_edt(~outlines(labels)) > mean * rng.uniform(0.3, 0.5)
-    signal *= np.where(inner & (labels > 0), rng.uniform(0.3, 1.8), 1)
-    signal = gaussian_filter(signal, rng.uniform(0.6, 2)) * np.clip(1 + 0.3 * grain, 0.1, None)
-    return camera(rng, signal / (np.percentile(signal, 99.5) + 1e-6)), labels
+    """Whole cells in fluorescence: apart or wall to wall, granular or bright at the rim; nuclei may count as objects."""
+    across = extent(rng, size, 12)
+    mean = across / 2
+    if rng.random() < 0.35:  # a confluent layer, with gaps
+        labels = mosaic(rng, size, mean)
+        gone = rng.random(int(labels.max()) + 1) < rng.uniform(0, 0.5)
+        labels = np.where(gone[labels], 0, labels)
+    else:
+        labels = scatter(
+            rng,
+            size,
+            (mean * 0.7, mean * 1.3),
+            rng.uniform(0.2, 0.8),
+            roughness=rng.uniform(0.1, 0.6),
+            stretch=rng.uniform(0.1, 0.5),
+            lobes=int(rng.integers(4, 12)),
+            gather=0.3,
+        )
+    signal = paint(labels, per_object(rng, labels, 0.35, rng.uniform(0, 0.15)))
+    inner = nest(rng, labels, (0.35, 0.65))
+    deep = np.minimum(depth(labels) / mean, 1)
+    if rng.random() < 0.3:  # a stain of the membrane
+        signal *= 0.25 + np.exp(-depth(labels) / rng.uniform(1, 0.04 * across + 1.5))
+    else:  # of the cytoplasm: thicker in the middle
+        signal *= 0.4 + 0.6 * deep ** rng.uniform(0.2, 0.8)
+    signal *= texture(rng, size, rng.uniform(1.5, 2 + 0.1 * across), rng.uniform(0.05, 0.35))
+    nucleus = rng.choice([rng.uniform(0.1, 0.7), 1.0, rng.uniform(1.5, 3)], p=[0.4, 0.2, 0.4])
+    signal *= np.where(inner > 0, nucleus, 1)
+    signal = gaussian_filter(signal, fuzz(rng, across) * 0.7)
+    if nucleus != 1 and rng.random() < 0.25:
+        labels = np.where(inner > 0, inner + int(labels.max()), labels)
+    return camera(rng, exposed(hazy(rng, exposed(signal), mean))), whole(labels)
 
 
-def tissue(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
-    """Stained tissue: violet nuclei in pink, by absorption in three colours."""
-    mean = math.exp(rng.uniform(math.log(5), math.log(24)))
+def phase(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
+    """Living cells in phase contrast: grey, granular, spread or round and shining, each in a bright halo."""
+    across = extent(rng, size, 10)
+    mean = across / 2
+    spread = rng.random() < 0.6
     labels = scatter(
-        rng, size, (mean * 0.6, mean * 1.4), rng.uniform(0.1, 0.45), roughness=rng.uniform(0.1, 0.3)
+        rng,
+        size,
+        (mean * 0.7, mean * 1.3),
+        rng.uniform(0.1, 0.7),
+        roughness=rng.uniform(0.2, 0.6) if spread else 0.05,
+        stretch=rng.uniform(0.2, 0.6) if spread else 0.1,
+        lobes=int(rng.integers(4, 10)),
+        overlap=0.1,
+        gather=rng.uniform(0, 0.6),
     )
-    count = int(labels.max()) + 1
-    amount = np.exp(rng.normal(0, 0.3, count)) * rng.uniform(0.5, 1.2)
-    amount[0] = rng.uniform(0, 0.15)
-    stain = gaussian_filter(paint(labels, amount), rng.uniform(0.5, 1.2))
-    stain *= np.clip(1 + rng.uniform(0.1, 0.4) * clouds(rng, size, mean * 0.4), 0.2, None)
-    fibres = np.clip(0.35 + 0.2 * clouds(rng, size, rng.uniform(6, 40)) + 0.1 * clouds(rng, size, 3), 0, None)
-    violet = np.array([0.65, 0.70, 0.29]) + rng.normal(0, 0.08, 3)
-    pink = np.array([0.07, 0.99, 0.11]) + np.abs(rng.normal(0, 0.08, 3))
-    signal = np.exp(-stain[..., None] * violet * 1.6 - fibres[..., None] * pink * rng.uniform(0.2, 1.0))
-    return camera(rng, signal, photons=(200, 3000)), labels
+    height = np.sqrt(np.minimum(depth(labels) / (mean * rng.uniform(0.3, 1)), 1))
+    thick = paint(labels, per_object(rng, labels, 0.25)) * (0.3 + 0.7 * height)
+    thick *= texture(rng, size, max(1.2, across * rng.uniform(0.03, 0.12)), rng.uniform(0.05, 0.35))
+    if across > 16:
+        thick += 0.5 * (nest(rng, labels, (0.4, 0.6)) > 0) * rng.choice([-1, 1])
+        thick += rng.uniform(0, 0.8) * speckles(rng, labels > 0, (1, max(1.5, across * 0.02)), 0.03)
+    thick = gaussian_filter(thick, fuzz(rng, across) * 0.6)
+    reach = rng.uniform(2, 2 + 0.25 * across)
+    signal = phase_contrast(thick, reach, rng.uniform(0.15, 0.5) * rng.choice([1, -1], p=[0.8, 0.2]))
+    signal += rng.uniform(0, 0.03) * clouds(rng, size, rng.uniform(3, 12))
+    return camera(rng, signal, photons=(150, 3000)), whole(labels)
 
 
 def brightfield(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
-    """Cells in transmitted light: grey inside and out, a rim, and a halo as in phase contrast."""
-    mean = math.exp(rng.uniform(math.log(6), math.log(45)))
+    """Cells in transmitted light: rims of a slight defocus, or the relief of interference contrast."""
+    across = extent(rng, size)
+    mean = across / 2
     labels = scatter(
-        rng, size, (mean * 0.7, mean * 1.4), rng.uniform(0.1, 0.6), roughness=rng.uniform(0.1, 0.3)
+        rng,
+        size,
+        (mean * 0.7, mean * 1.3),
+        rng.uniform(0.1, 0.6),
+        roughness=rng.uniform(0.03, 0.3),
+        gather=rng.uniform(0, 0.5),
+        overlap=0.1,
     )
-    count = int(labels.max()) + 1
-    tone = rng.normal(0, 0.06, count) + rng.uniform(-0.15, 0.15)
-    tone[0] = 0
-    signal = 0.5 + paint(labels, tone)
-    rim = gaussian_filter(outlines(labels).astype(np.float32), rng.uniform(0.6, 1.5))
-    halo = gaussian_filter((labels > 0).astype(np.float32), mean * 0.25) * (labels == 0)
-    signal = signal + rng.choice([-1, 1]) * rng.uniform(0.1, 0.5) * rim + rng.uniform(-0.1, 0.4) * halo
-    signal = signal + (labels > 0) * rng.uniform(0, 0.08) * clouds(rng, size, rng.uniform(2, 6))
-    return camera(rng, signal, photons=(200, 3000)), labels
+    blur = fuzz(rng, across)
+    height = np.sqrt(np.minimum(depth(labels) / mean, 1)) * paint(labels, per_object(rng, labels, 0.2))
+    height += 0.3 * (nest(rng, labels, (0.3, 0.5)) > 0)
+    height += rng.uniform(0, 0.4) * speckles(rng, labels > 0, (1, max(1.5, across * 0.03)), 0.03)
+    height = gaussian_filter(height, blur)
+    if rng.random() < 0.4:
+        signal = relief(rng, height, rng.uniform(0.5, 1.2) * math.sqrt(mean) * 0.6)
+    else:
+        rings = height - gaussian_filter(height, blur * rng.uniform(1.3, 2.5) + 0.5)
+        signal = 0.5 + rng.choice([-1, 1]) * rng.uniform(0.6, 1.5) * rings - rng.uniform(-0.1, 0.25) * height
+    signal = signal + rng.uniform(0, 0.03) * clouds(rng, size, rng.uniform(2, 8))
+    return camera(rng, signal, photons=(200, 3000)), whole(labels)
+
+
+def tissue(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
+    """Stained tissue or smears: dark nuclei in pink fibres or pale cells, by absorption in three colours."""
+    across = extent(rng, size)
+    mean = across / 2
+    labels = scatter(
+        rng,
+        size,
+        (mean * 0.6, mean * 1.3),
+        rng.uniform(0.05, 0.5),
+        roughness=rng.uniform(0.08, 0.3),
+        stretch=rng.uniform(0.1, 0.5),
+        turn=rng.uniform(0, math.pi) if rng.random() < 0.4 else None,
+        gather=rng.uniform(0, 0.4),
+    )
+    dark = paint(labels, per_object(rng, labels, 0.3) * rng.uniform(0.6, 1.6))
+    # Vesicular nuclei are pale with a dark rim.
+    dark *= 1 - rng.uniform(0, 0.6) * np.minimum(depth(labels) / mean, 1)
+    dark *= texture(rng, size, max(1.5, mean * 0.4), rng.uniform(0.1, 0.35))
+    dark = gaussian_filter(dark, fuzz(rng, across))
+    if rng.random() < 0.35:  # a smear: pale cells on white
+        body = scatter(rng, size, (mean * 1.5, mean * 3), rng.uniform(0, 0.6), roughness=0.3, above=True)
+        body = np.where(labels > 0, 1, body)
+        pale = gaussian_filter(paint(body, per_object(rng, body, 0.4, 0.03) * 0.3), fuzz(rng, across))
+    else:
+        pale = 0.45 + 0.2 * clouds(rng, size, rng.uniform(0.5, 2) * across)
+        grain = (mean * rng.uniform(0.1, 0.4), mean * rng.uniform(0.4, 2))
+        pale += 0.15 * clouds(rng, size, grain if rng.random() < 0.5 else grain[::-1])
+        holes = scatter(rng, size, (mean, mean * 5), rng.uniform(0, 0.3), roughness=0.3) > 0
+        pale = gaussian_filter(np.where(holes & (labels == 0), 0.03, np.clip(pale, 0.05, None)), 1)
+    pale = pale * texture(rng, size, 2.5, rng.uniform(0.02, 0.15))
+    violet = np.array([0.65, 0.70, 0.29]) + rng.normal(0, 0.08, 3)
+    brown = np.array([0.27, 0.57, 0.78]) + rng.normal(0, 0.08, 3)
+    pink = np.array([0.07, 0.99, 0.11]) + np.abs(rng.normal(0, 0.08, 3))
+    nuclear = brown if rng.random() < 0.15 else violet
+    other = violet * 0.6 if rng.random() < 0.25 else pink
+    signal = stained([dark * 1.3, pale * rng.uniform(0.3, 1.2)], [nuclear, other])
+    if rng.random() < 0.15:  # a grey camera
+        return camera(rng, signal.mean(axis=-1), photons=(200, 3000)), whole(labels)
+    return camera(rng, signal, photons=(200, 3000)), whole(labels)
+
+
+def bacteria(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
+    """Rods and cocci, alone, in chains and packed side by side; phase contrast, fluorescence or brightfield."""
+    long = extent(rng, size)
+    aspect = rng.choice([1.0, rng.uniform(1.5, 3), rng.uniform(3, 6)], p=[0.25, 0.5, 0.25])
+    radius = max(1.7, long / aspect / 2)
+    labels = np.zeros(size, np.int32)
+    covered, cover = 0, rng.uniform(0.05, 0.5)
+    chain, bend = int(rng.choice([1, 2, 4, 8])), rng.uniform(0, 0.4)
+    heading = rng.normal(0, 1, 2) if rng.random() < 0.3 else None
+    label = 0
+    for _ in range(250):
+        if covered > cover * labels.size:
+            break
+        start = rng.uniform(-0.1, 1.1, 2) * size
+        links = int(rng.integers(1, chain + 1))
+        lengths = np.maximum(2 * radius, 2 * radius * aspect * rng.uniform(0.7, 1.3, links))
+        step = max(0.5, radius / 4)
+        path = walk(rng, start, float(lengths.sum()), step, bend, heading)
+        ends = np.cumsum(lengths) / step
+        for begin, end in zip([0, *ends[:-1]], ends, strict=True):
+            # A cell's round ends lie within its length, and a septum's width apart from the next's.
+            rod = path[
+                round(begin + radius / step) : max(
+                    round(begin + radius / step) + 1, round(end - radius / step)
+                )
+            ]
+            pixels = tube(rod, radius)
+            if draw(labels, pixels, label + 1, overlap=0.1):
+                label += 1
+                covered += len(np.unique(pixels, axis=0)) if radius < 3 else int(math.pi * radius**2 * aspect)
+    labels = whole(labels)
+    body = np.sqrt(np.minimum(depth(labels) / radius, 1)) * paint(labels, per_object(rng, labels, 0.15))
+    body *= texture(rng, size, max(1.5, radius), rng.uniform(0.02, 0.2))
+    body = gaussian_filter(body, min(fuzz(rng, 2 * radius), 0.35 * radius))
+    look = rng.random()
+    if look < 0.4:
+        signal = phase_contrast(body, rng.uniform(1, 3) * radius, rng.uniform(0.2, 0.5))
+        return camera(rng, signal, photons=(150, 3000)), labels
+    if look < 0.7:
+        return camera(rng, exposed(hazy(rng, body, 2 * radius))), labels
+    rings = body - gaussian_filter(body, radius * 0.5 + 0.5)
+    signal = 0.5 + rng.choice([-1, 1]) * rng.uniform(0.4, 1) * rings - rng.uniform(0, 0.2) * body
+    return camera(rng, signal, photons=(150, 3000)), labels
+
+
+def filaments(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
+    """Threads, hyphae, fibres: long, thin, winding, above and below each other. A crossed one stays one object."""
+    long = extent(rng, size, 24)
+    width = math.exp(rng.uniform(math.log(2.5), math.log(max(3.0, min(40.0, long / 5)))))
+    labels = np.zeros(size, np.int32)
+    profile = np.zeros(size, np.float32)
+    wander, count = rng.uniform(0.1, 0.8), int(rng.integers(2, 6 + 0.25 * size[0] * size[1] / (long * width)))
+    for label in range(1, min(count, 80) + 1):
+        radius = width / 2 * rng.uniform(0.8, 1.25)
+        path = walk(
+            rng, rng.uniform(0, 1, 2) * size, long * rng.uniform(0.7, 2), max(0.4, radius / 4), wander
+        )
+        draw(labels, tube(path, radius), label, above=True, overlap=0.25)
+    names, numbers = np.unique(labels, return_inverse=True)
+    labels = np.asarray(numbers.reshape(size) + (names[0] > 0), np.int32)
+    profile = np.sqrt(np.minimum(depth(labels) / (width / 2), 1)) * paint(
+        labels, per_object(rng, labels, 0.35)
+    )
+    profile *= texture(rng, size, max(1.5, width), rng.uniform(0.02, 0.35))
+    profile = gaussian_filter(profile, min(fuzz(rng, width), 0.3 * width))
+    look = rng.random()
+    if look < 0.5:
+        return camera(rng, exposed(hazy(rng, exposed(profile), 2 * width))), labels
+    ground = 0.6 + rng.uniform(0, 0.05) * clouds(rng, size, rng.uniform(4, 30))
+    if look < 0.75:
+        signal = ground - rng.uniform(0.15, 0.5) * profile
+    else:
+        signal = phase_contrast(profile, width * rng.uniform(0.5, 1.5), rng.uniform(0.2, 0.5)) + ground - 0.6
+    return camera(rng, signal, photons=(100, 2000)), labels
 
 
 def membranes(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
-    """Cells wall to wall behind dark membranes, with dark specks, as in electron micrographs."""
-    mean = math.exp(rng.uniform(math.log(10), math.log(45)))
-    count = max(4, int(size[0] * size[1] / (math.pi * mean**2)))
-    seeds = rng.uniform(0, 1, (count, 2)) * size
-    y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
-    y += mean * 0.25 * clouds(rng, size, mean * 0.7)
-    x += mean * 0.25 * clouds(rng, size, mean * 0.7)
-    nearest = cKDTree(seeds).query(np.stack([y, x], axis=-1))[1]
-    labels = np.asarray(nearest + 1, np.int32)
-    wall = distance_transform_edt(~outlines(labels)) < rng.uniform(1.2, max(1.5, mean * 0.12))
-    tone = np.clip(rng.normal(0.7, 0.06, len(seeds) + 1), 0.4, 1)
-    signal = paint(labels, tone) * np.clip(
-        1 + rng.uniform(0.03, 0.12) * clouds(rng, size, rng.uniform(2, 6)), 0.3, 2
-    )
-    signal = np.where(wall, rng.uniform(0.1, 0.35), signal)
-    specks = scatter(rng, size, (1.5, max(2.5, mean * 0.15)), rng.uniform(0, 0.06))
-    signal = np.where(specks > 0, signal * 0.6, signal)
+    """Cells wall to wall behind membranes: dark as in electron micrographs, or bright as in fluorescence."""
+    across = extent(rng, size, 12)
+    mean = across / 2
+    labels = mosaic(rng, size, mean)
+    wall = distance_transform_edt(~outlines(labels)) < rng.uniform(0.8, max(1.3, min(6, mean * 0.12)))
     labels[wall] = 0
-    return camera(rng, gaussian_filter(signal, rng.uniform(0.4, 1.0)), photons=(30, 400)), labels
+    inside = labels > 0
+    specks = speckles(rng, inside, (1.5, max(2.5, mean * 0.2)), rng.uniform(0, 0.1))
+    grain = texture(rng, size, rng.uniform(1.5, 5), rng.uniform(0.03, 0.15))
+    if rng.random() < 0.65:
+        tones = np.clip(rng.normal(0.7, 0.07, int(labels.max()) + 1), 0.4, 1)
+        signal = np.where(wall, rng.uniform(0.1, 0.4), paint(labels, tones) * grain)
+        signal *= 1 - rng.uniform(0.2, 0.6) * specks
+        return camera(rng, gaussian_filter(signal, rng.uniform(0.5, 1.2)), photons=(30, 400)), whole(labels)
+    tones = per_object(rng, labels, 0.4) * rng.uniform(0, 0.3)
+    signal = np.where(wall, np.clip(1 + 0.25 * clouds(rng, size, mean), 0.3, 2), paint(labels, tones))
+    signal = gaussian_filter(signal * grain + 0.2 * specks, rng.uniform(0.6, 1.5))
+    return camera(rng, exposed(hazy(rng, exposed(signal), mean))), whole(labels)
+
+
+def organelles(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
+    """Electron micrographs: dark mitochondria with cristae, pale vacuoles with vesicles inside, dense droplets."""
+    across = extent(rng, size, 12)
+    mean = across / 2
+    signal = 0.65 * texture(rng, size, rng.uniform(1.5, 3), rng.uniform(0.05, 0.2))
+    signal += 0.06 * clouds(rng, size, 2 * across)
+    thick = float(np.clip(0.06 * across, 1.0, 4.0)) * rng.uniform(0.8, 1.3)
+    if rng.random() < 0.7:  # membranes of the cells, which are not objects here
+        wall = distance_transform_edt(~outlines(mosaic(rng, size, 2.5 * mean + 10))) < thick
+        signal = np.where(wall, 0.25, signal)
+    labels = np.zeros(size, np.int32)
+    kinds = [""]
+    weights = rng.dirichlet([2, 1, 1])
+    covered, cover = 0.0, rng.uniform(0.1, 0.45)
+    for _ in range(200):
+        if covered > cover * labels.size:
+            break
+        kind = str(rng.choice(["mitochondrion", "vacuole", "droplet"], p=weights))
+        radius = mean * rng.uniform(0.5, 1.2)
+        start = rng.uniform(0, 1, 2) * size
+        if kind == "mitochondrion":
+            radius *= 0.6
+            pixels = tube(walk(rng, start, radius * rng.uniform(0.5, 6), radius / 4, 0.4), radius)
+        else:
+            pixels = np.argwhere(shape_of(rng, radius, 0.12 if kind == "vacuole" else 0.05))
+            pixels = pixels - pixels.mean(axis=0).astype(int) + start.astype(int)
+        if draw(labels, pixels, len(kinds), overlap=0.02):
+            kinds.append(kind)
+            covered += np.count_nonzero(labels == len(kinds) - 1)
+    inner = nest(rng, labels, (0.25, 0.6))  # vesicles within vacuoles: objects within objects
+    for label, kind in enumerate(kinds):
+        if kind == "vacuole" and rng.random() < 0.6 and (inner == label).sum() >= 12:
+            labels[inner == label] = len(kinds)
+            kinds.append("vesicle")
+    name = np.array(kinds)[labels]
+    cristae = np.sin(clouds(rng, size, max(4.0, mean * 0.8)) * rng.uniform(4, 8)) > rng.uniform(0.3, 0.7)
+    matrix = 0.42 + 0.03 * clouds(rng, size, 2) - 0.18 * cristae
+    signal = np.where(name == "mitochondrion", matrix, signal)
+    signal = np.where(name == "vacuole", 0.85 + 0.03 * clouds(rng, size, 3), signal)
+    signal = np.where(name == "vesicle", 0.6 + 0.08 * clouds(rng, size, 2), signal)
+    signal = np.where(name == "droplet", rng.uniform(0.15, 0.35) + 0.03 * clouds(rng, size, 3), signal)
+    # The membrane is the outermost layer of what it encloses.
+    signal = np.where((labels > 0) & (depth(labels) < thick), 0.22, signal)
+    return camera(rng, gaussian_filter(signal, rng.uniform(0.5, 1.2)), photons=(30, 500)), whole(labels)
 
 
 def leaves(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
-    """Textured regions over textured regions, of any size: the dead-leaves model."""
-    labels = scatter(rng, size, (5, min(size) / 3), rng.uniform(0.8, 2.5), roughness=0.4, above=True)
-    labels = np.unique(labels, return_inverse=True)[1].reshape(size).astype(np.int32)
-    colours = rng.uniform(0.1, 0.9, (int(labels.max()) + 1, 3))
-    grain = np.stack([clouds(rng, size, s) for s in (1.5, 4, 12)])
-    weights = rng.dirichlet(np.full(3, 0.5), int(labels.max()) + 1) * rng.uniform(0, 0.35)
-    texture = sum(weights[labels, i] * grain[i] for i in range(3))
-    signal = colours[labels] + np.asarray(texture)[..., None]
-    signal = gaussian_filter(signal, (*[rng.uniform(0.3, 1.0)] * 2, 0))
-    return camera(rng, signal if rng.random() < 0.5 else signal[..., 0], photons=(100, 2000)), labels
+    """Textured regions of any shape above textured regions of any other: the dead-leaves model.
+
+    Regions differ in colour, or in texture alone: its grain, its strength, its direction.
+    """
+    across = extent(rng, size, 10)
+    labels = scatter(
+        rng,
+        size,
+        (max(4, across / 5), across / 2),
+        rng.uniform(0.5, 2.5),
+        roughness=rng.uniform(0.1, 0.6),
+        stretch=rng.uniform(0.1, 0.6),
+        lobes=int(rng.integers(3, 12)),
+        above=True,
+    )
+    count = int(labels.max()) + 1
+    shades = rng.uniform(0.1, 0.9, (count, 3))
+    if rng.random() < 0.3:
+        shades = 0.5 + (shades - 0.5) * rng.uniform(0, 0.2)
+    scales = [(1.5, 1.5), (4.0, 4.0), (12.0, 12.0), (1.5, 10.0), (10.0, 1.5)]
+    weights = rng.dirichlet(np.full(len(scales), 0.4), count) * rng.uniform(0.1, 0.3, (count, 1))
+    signal = shades[labels].astype(np.float32)
+    for scale, weight in zip(scales, weights.T, strict=True):
+        signal += (paint(labels, weight) * clouds(rng, size, scale))[..., None]
+    signal = gaussian_filter(signal, (*[rng.uniform(0.3, 1.2)] * 2, 0))
+    return camera(rng, signal if rng.random() < 0.4 else signal[..., 0], photons=(100, 2000)), whole(labels)
 
 
 FAMILIES: dict[str, Family] = {
     "nuclei": nuclei,
     "cells": whole_cells,
-    "tissue": tissue,
+    "phase": phase,
     "brightfield": brightfield,
+    "tissue": tissue,
+    "bacteria": bacteria,
+    "filaments": filaments,
     "membranes": membranes,
+    "organelles": organelles,
     "leaves": leaves,
 }
+
+
+# ---------------------------------------------------------------------------------------------- stacks
+
+
+def nuclei_volume(rng: np.random.Generator, size: tuple[int, int, int]) -> tuple[Image, Labels]:
+    """Fluorescent nuclei in a stack: touching, textured, blurred more along Z than across, dimmer with depth."""
+    apart = rng.uniform(1, 5)
+    mean = min(extent(rng, size, 12), 2 * size[0] * apart) / 2
+    labels = np.zeros(size, np.int32)
+    # Smoothly bent space makes bent ellipsoids; it is measured in pixels across.
+    grid = np.stack(np.meshgrid(*[np.arange(n, dtype=np.float32) for n in size], indexing="ij"))
+    grid[0] *= apart
+    grid += 0.12 * mean * np.stack([clouds(rng, size, mean / np.array([apart, 1, 1])) for _ in range(3)])
+    room = np.array([apart, 1, 1]) * size
+    cover, label = rng.uniform(0.05, 0.3), 0
+    for _ in range(200):
+        if np.count_nonzero(labels) > cover * labels.size:
+            break
+        radii = mean * np.exp(rng.normal(0, 0.2, 3))
+        centre = rng.uniform(0, 1, 3) * room
+        unit = np.array([apart, 1, 1])
+        near = tuple(
+            slice(max(0, int((c - 1.5 * r) / u)), max(0, int((c + 1.5 * r) / u) + 2))
+            for c, r, u in zip(centre, radii, unit, strict=True)
+        )
+        part = (grid[(slice(None), *near)] - centre[:, None, None, None]) / radii[:, None, None, None]
+        mask = (part**2).sum(axis=0) <= 1
+        field = labels[near]
+        if mask.sum() >= 30 and np.count_nonzero(field[mask]) <= 0.1 * mask.sum():
+            label += 1
+            field[mask & (field == 0)] = label
+    labels = whole(labels, 30)
+    signal = paint(labels, per_object(rng, labels, 0.3))
+    signal *= texture(rng, size, max(1.5, 0.3 * mean), rng.uniform(0.05, 0.2))
+    blur = fuzz(rng, mean)
+    signal = gaussian_filter(signal, (rng.uniform(1, 3) * blur / apart, blur, blur))
+    signal *= np.linspace(1, rng.uniform(0.5, 1), size[0], dtype=np.float32)[:, None, None]
+    return camera(rng, exposed(hazy(rng, exposed(signal), mean / 2))), labels
+
+
+def organelles_volume(rng: np.random.Generator, size: tuple[int, int, int]) -> tuple[Image, Labels]:
+    """Cells and mitochondria in an electron micrograph's stack. Objects are the cells, the mitochondria, or both."""
+    apart = rng.uniform(1, 5)
+    unit = np.array([apart, 1, 1])
+    mean = extent(rng, size, 20) / 2
+    bodies = mosaic(rng, size, mean, unit)
+    thick = rng.uniform(1.2, max(1.5, min(4, 0.12 * mean)))
+    wall = distance_transform_edt(~outlines(bodies), sampling=unit) < thick
+    bodies[wall] = 0
+    tones = np.clip(rng.normal(0.7, 0.06, int(bodies.max()) + 1), 0.4, 1)
+    signal = np.where(wall, 0.25, paint(bodies, tones) * texture(rng, size, 2, 0.08))
+    inner = np.zeros(size, np.int32)
+    inside = np.argwhere(bodies)
+    for label in range(1, max(4, round(np.prod(unit * size) / (8 * mean**3))) + 1):
+        radius = mean * rng.uniform(0.15, 0.35)
+        home = inside[rng.integers(len(inside))]
+        path = walk(rng, home * unit, radius * rng.uniform(2, 12), radius / 4, 0.4)
+        pixels = tube(path / unit, tuple(radius / unit))
+        pixels = pixels[np.all((pixels >= 0) & (pixels < size), axis=1)]
+        # A mitochondrion stays in its cell.
+        draw(inner, pixels[bodies[tuple(pixels.T)] == bodies[tuple(home)]], label, overlap=0.05)
+    inner = whole(inner, 30)
+    matrix = 0.42 - 0.15 * (np.sin(6 * clouds(rng, size, np.maximum(1, 0.3 * mean / unit))) > 0.5)
+    skin = distance_transform_edt(~outlines(inner), sampling=unit) < max(1.0, thick * 0.6)
+    signal = np.where(inner > 0, np.where(skin, 0.22, matrix), signal)
+    blur = rng.uniform(0.5, 1)
+    signal = gaussian_filter(signal, (blur / apart, blur, blur))
+    wanted = str(rng.choice(["cells", "mitochondria", "both"]))
+    if wanted == "mitochondria":
+        labels = inner
+    elif wanted == "both":
+        labels = np.where(inner > 0, inner + int(bodies.max()), bodies)
+    else:
+        labels = bodies
+    return camera(rng, signal, photons=(30, 400)), whole(labels, 30)
+
+
+VOLUMES: dict[str, VolumeFamily] = {"nuclei": nuclei_volume, "organelles": organelles_volume}
