@@ -9,7 +9,7 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, zoom
+from scipy.ndimage import gaussian_filter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,15 +20,27 @@ if TYPE_CHECKING:
     Signal = NDArray[np.float32]
 
 
-def clouds(rng: np.random.Generator, size: Sequence[int], scale: float | Sequence[float]) -> Signal:
+def clouds(
+    rng: np.random.Generator, size: Sequence[int], scale: float | Sequence[float] | NDArray[np.floating]
+) -> Signal:
     """Return smooth random values with zero mean and unit deviation, varying over `scale` pixels (per axis)."""
     scales = [float(s) for s in np.broadcast_to(scale, len(size))]
     coarse = [max(3, math.ceil(n / max(s, 1)) + 3) for n, s in zip(size, scales, strict=True)]
-    field = rng.standard_normal(coarse).astype(np.float32)
-    field = zoom(field, [(n + 2 * s) / c for n, s, c in zip(size, scales, coarse, strict=True)], order=1)
+    field = rng.standard_normal(coarse).astype(np.float32).astype(float)
+    for axis, (n, s) in enumerate(zip(size, scales, strict=True)):
+        field = enlarge(field, axis, round(n + 2 * s))
+    field = field.astype(np.float32)
     starts = [int(rng.integers(0, max(1, f - n))) for f, n in zip(field.shape, size, strict=True)]
     field = field[tuple(slice(start, start + n) for start, n in zip(starts, size, strict=True))]
     return np.asarray((field - field.mean()) / (field.std() + 1e-6), np.float32)
+
+
+def enlarge(field: NDArray[np.floating], axis: int, count: int) -> NDArray[np.floating]:
+    """Interpolate linearly along an axis to `count` points between the first and the last."""
+    where = np.linspace(0, field.shape[axis] - 1, count, dtype=field.dtype)
+    low = np.minimum(where.astype(int), field.shape[axis] - 2)
+    share = (where - low).reshape([-1 if a == axis else 1 for a in range(field.ndim)])
+    return np.asarray(field.take(low, axis) * (1 - share) + field.take(low + 1, axis) * share)
 
 
 def texture(rng: np.random.Generator, size: Sequence[int], scale: float, strength: float) -> Signal:
@@ -79,6 +91,14 @@ def exposed(signal: NDArray[np.floating]) -> Signal:
     return np.asarray(signal / (np.percentile(signal, 99.5) + 1e-6), np.float32)
 
 
+def uneven_light(rng: np.random.Generator, size: Sequence[int]) -> Signal:
+    """Return a factor (Y, X) around 1: a lamp that shines a little beside the field's middle, more or less wide."""
+    y, x = (np.linspace(-1, 1, n, dtype=np.float32) - rng.uniform(-0.7, 0.7) for n in size)
+    fall = math.exp(rng.uniform(math.log(0.01), math.log(0.6)))
+    light = np.exp(-fall * (y[:, None] ** 2 + x**2))
+    return np.asarray(light / light.mean(), np.float32)
+
+
 def camera(
     rng: np.random.Generator,
     signal: NDArray[np.floating],
@@ -104,7 +124,7 @@ def camera(
     """
     coloured = signal.shape[-1] == 3
     plane = signal.shape[:2] if coloured else signal.shape[-2:]
-    light = np.clip(1 + rng.uniform(0, 0.2) * clouds(rng, plane, max(plane) / 2), 0.3, None)
+    light = uneven_light(rng, plane)
     lit = np.clip(signal * (light[..., None] if coloured else light), 0, 2)
     full = math.exp(rng.uniform(*np.log(photons)))
     # Shot noise by its normal approximation: twenty times faster than Poisson, and no eye tells them apart.

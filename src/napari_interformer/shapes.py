@@ -9,11 +9,11 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, maximum_position
+from scipy.ndimage import distance_transform_edt, find_objects
 from scipy.spatial import cKDTree
 from skimage.measure import label as connected
 
-from napari_interformer.optics import clouds
+from napari_interformer.optics import clouds, enlarge
 from napari_interformer.prompts import Box
 
 if TYPE_CHECKING:
@@ -67,19 +67,12 @@ def shape_of(
     outline = np.full_like(u, radius)
     for n, amplitude, phase in waves:
         outline += amplitude * np.cos(n * angle + phase)
-    inside = enlarge(np.maximum(outline, 1) ** 2 - (u**2 + v**2), step) >= 0
+    field = np.maximum(outline, 1) ** 2 - (u**2 + v**2)
+    if step > 1:
+        side = (len(field) - 1) * step + 1
+        field = enlarge(enlarge(field, 0, side), 1, side)
+    inside = field >= 0
     return np.asarray(inside[Box.around(inside).slices])
-
-
-def enlarge(field: NDArray[np.float32], step: int) -> NDArray[np.float32]:
-    """Interpolate linearly between the rows and columns of a square (N, N), `step` pixels apart."""
-    if step == 1:
-        return field
-    where = np.arange((len(field) - 1) * step + 1) / step
-    low = np.minimum(where.astype(int), len(field) - 2)
-    share = (where - low).astype(np.float32)
-    field = field[low] * (1 - share[:, None]) + field[low + 1] * share[:, None]
-    return np.asarray(field[:, low] * (1 - share) + field[:, low + 1] * share, np.float32)
 
 
 def scatter(
@@ -146,14 +139,16 @@ def nest(
     Its radius is the given `share` of the largest circle's that fits.
     """
     inner = np.zeros_like(labels)
-    count = int(labels.max())
-    if count == 0:
-        return inner
     depth = distance_transform_edt(np.pad(~outlines(labels) & (labels > 0), 1))[1:-1, 1:-1]
-    for label, (y, x) in enumerate(maximum_position(depth, labels, range(1, count + 1)), 1):
-        radius = depth[y, x] * rng.uniform(*share)
-        if labels[y, x] != label or radius < 2:
+    for label, box in enumerate(find_objects(labels), 1):
+        if box is None:
             continue
+        own = depth[box] * (labels[box] == label)
+        y, x = np.unravel_index(np.argmax(own), own.shape)
+        radius = own[y, x] * rng.uniform(*share)
+        if radius < 2:
+            continue
+        y, x = int(y) + box[0].start, int(x) + box[1].start
         mask = shape_of(rng, radius, roughness)
         h, w = mask.shape
         top, left = y - h // 2, x - w // 2
@@ -164,11 +159,17 @@ def nest(
 
 
 def mosaic(
-    rng: np.random.Generator, size: Sequence[int], mean: float, spacing: Sequence[float] | None = None
+    rng: np.random.Generator,
+    size: Sequence[int],
+    mean: float,
+    spacing: Sequence[float] | NDArray[np.floating] | None = None,
+    *,
+    bend: float = 0.2,
 ) -> Labels:
     """Fill a plane or a stack with cells of about `mean` pixels in radius, wall to wall, of unequal sizes.
 
     `spacing` is the size of a voxel along each axis, 1 if None: `mean` counts in the same unit.
+    Walls stray from straight ones by about `bend` times `mean`.
     """
     unit = np.ones(len(size)) if spacing is None else np.asarray(spacing, float)
     extent = unit * size
@@ -182,8 +183,8 @@ def mosaic(
     grid = np.stack(np.meshgrid(*[np.arange(n, dtype=np.float32) for n in size], indexing="ij"), axis=-1)
     grid *= unit
     for axis in range(len(size)):
-        grid[..., axis] += 0.25 * mean * clouds(rng, size, mean * 0.7 / unit)
-        grid[..., axis] += 0.05 * mean * clouds(rng, size, np.maximum(2, mean * 0.2 / unit))
+        grid[..., axis] += bend * mean * clouds(rng, size, mean * 0.8 / unit)
+        grid[..., axis] += 0.15 * bend * mean * clouds(rng, size, np.maximum(2, mean * 0.2 / unit))
     at_zero = np.concatenate([grid, np.zeros((*size, 1), np.float32)], axis=-1)
     nearest = cKDTree(np.concatenate([seeds, lift], axis=1)).query(at_zero)[1]
     return np.asarray(nearest + 1, np.int32)
@@ -245,7 +246,7 @@ def outlines(labels: Labels) -> Mask:
 
 
 def whole(labels: Labels, smallest: int = 12) -> Labels:
-    """Number objects from 1 so that each is one connected piece of at least `smallest` pixels.
+    """Renumber objects from 1, so that each is one connected piece of at least `smallest` pixels.
 
     What lies behind another object may show in two places: a user sees two objects there, and so does this.
     """
