@@ -21,17 +21,29 @@ if TYPE_CHECKING:
 
 
 def clouds(
-    rng: np.random.Generator, size: Sequence[int], scale: float | Sequence[float] | NDArray[np.floating]
+    rng: np.random.Generator,
+    size: Sequence[int],
+    scale: float | Sequence[float] | NDArray[np.floating],
+    *,
+    smooth: bool = True,
 ) -> Signal:
-    """Return smooth random values with zero mean and unit deviation, varying over `scale` pixels (per axis)."""
+    """Return random values with zero mean and unit deviation, varying over `scale` pixels (per axis).
+
+    They are interpolated linearly; unless `smooth`, one sees it.
+    """
     scales = [float(s) for s in np.broadcast_to(scale, len(size))]
     coarse = [max(3, math.ceil(n / max(s, 1)) + 3) for n, s in zip(size, scales, strict=True)]
     field = rng.standard_normal(coarse).astype(np.float32).astype(float)
+    if smooth:  # round off the facets while the field is still small
+        finer = [int(np.clip(s / 2, 1, 4)) for s in scales]
+        for axis, factor in enumerate(finer):
+            field = enlarge(field, axis, factor * field.shape[axis])
+        field = gaussian_filter(field, [0.4 * factor if factor > 1 else 0 for factor in finer])
     for axis, (n, s) in enumerate(zip(size, scales, strict=True)):
         field = enlarge(field, axis, round(n + 2 * s))
-    field = field.astype(np.float32)
     starts = [int(rng.integers(0, max(1, f - n))) for f, n in zip(field.shape, size, strict=True)]
     field = field[tuple(slice(start, start + n) for start, n in zip(starts, size, strict=True))]
+    field = field.astype(np.float32)
     return np.asarray((field - field.mean()) / (field.std() + 1e-6), np.float32)
 
 
@@ -77,11 +89,10 @@ def relief(rng: np.random.Generator, signal: Signal, gain: float) -> Signal:
     return np.asarray(0.5 + gain * (math.cos(angle) * rows + math.sin(angle) * columns), np.float32)
 
 
-def stained(amounts: Sequence[Signal], colours: Sequence[Sequence[float]]) -> Signal:
+def stained(amounts: Sequence[Signal], colours: Sequence[NDArray[np.floating]]) -> Signal:
     """Return the light (Y, X, 3) left by stains: each absorbs by its amount (Y, X) and colour (optical density)."""
     density = sum(
-        amount[..., None] * np.asarray(colour, np.float32)
-        for amount, colour in zip(amounts, colours, strict=True)
+        amount[..., None] * colour.astype(np.float32) for amount, colour in zip(amounts, colours, strict=True)
     )
     return np.asarray(np.exp(-np.asarray(density)), np.float32)
 
@@ -94,7 +105,7 @@ def exposed(signal: NDArray[np.floating]) -> Signal:
 def uneven_light(rng: np.random.Generator, size: Sequence[int]) -> Signal:
     """Return a factor (Y, X) around 1: a lamp that shines a little beside the field's middle, more or less wide."""
     y, x = (np.linspace(-1, 1, n, dtype=np.float32) - rng.uniform(-0.7, 0.7) for n in size)
-    fall = math.exp(rng.uniform(math.log(0.01), math.log(0.6)))
+    fall = math.exp(rng.uniform(math.log(0.01), math.log(0.3)))
     light = np.exp(-fall * (y[:, None] ** 2 + x**2))
     return np.asarray(light / light.mean(), np.float32)
 
@@ -103,7 +114,7 @@ def camera(
     rng: np.random.Generator,
     signal: NDArray[np.floating],
     *,
-    photons: tuple[float, float] = (20, 400),
+    photons: tuple[float, float] = (20, 2000),
     inverted: float = 0.05,
 ) -> Image:
     """Record a signal of about 0..1: uneven light, shot and read noise, 8, 12 or 16 bits.

@@ -132,7 +132,7 @@ def cells(shape: tuple[int, int] = (512, 512), seed: int = 0) -> tuple[NDArray[n
     labels = scatter(rng, shape, (9, 17), 0.28, roughness=0.12, overlap=0.1)
     brightness = np.exp(rng.normal(0, 0.3, int(labels.max()) + 1))
     brightness[0] = 0
-    signal = paint(labels, brightness) * np.clip(1 + 0.18 * clouds(rng, shape, 5), 0.2, None)
+    signal = paint(labels, brightness) * np.clip(1 + 0.18 * clouds(rng, shape, 5, smooth=False), 0.2, None)
     signal = gaussian_filter(signal, 1.2)
     signal += 0.25 * gaussian_filter(signal, 20) + 0.05
     counts = rng.poisson(signal * 120) / 120 + rng.normal(0, 0.01, shape)
@@ -170,7 +170,9 @@ def nuclei_stack(
         if len(brightness) > count:
             break
     signal = paint(labels, np.array(brightness))
-    signal *= np.clip(1 + 0.15 * np.stack([clouds(rng, shape[1:], 4) for _ in range(shape[0])]), 0.2, None)
+    signal *= np.clip(
+        1 + 0.15 * np.stack([clouds(rng, shape[1:], 4, smooth=False) for _ in range(shape[0])]), 0.2, None
+    )
     signal = gaussian_filter(signal, (0.7, 1.0, 1.0))
     signal += 0.15 * gaussian_filter(signal, (2, 12, 12)) + 0.05
     counts = rng.poisson(signal * 100) / 100 + rng.normal(0, 0.01, shape)
@@ -211,6 +213,12 @@ def depth(labels: Labels) -> Signal:
     return np.asarray((distance_transform_edt(inner) + 0.5) * (labels > 0), np.float32)
 
 
+def dome(labels: Labels, radius: float) -> Signal:
+    """Return the height of objects that rise from 0 at their edge as a ball does, and are flat from `radius` on."""
+    rise = np.minimum(depth(labels) / radius, 1)
+    return np.asarray(np.sqrt(rise * (2 - rise)), np.float32)
+
+
 def speckles(
     rng: np.random.Generator, where: NDArray[np.bool_], radius: tuple[float, float], cover: float
 ) -> Signal:
@@ -242,7 +250,7 @@ def nuclei(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
     if mean > 6 and rng.random() < 0.7:  # nucleoli are dark, chromocentres bright
         spots = speckles(rng, labels > 0, (mean * 0.08, mean * 0.25), rng.uniform(0.02, 0.1))
         signal *= 1 + rng.choice([rng.uniform(-0.5, -0.2), rng.uniform(0.3, 1.0)]) * spots
-    signal *= 1 - rng.uniform(0, 0.7) * (1 - np.sqrt(np.minimum(depth(labels) / mean, 1)))
+    signal *= 1 - rng.uniform(0, 0.7) * (1 - dome(labels, mean))
     in_focus = per_object(rng, labels, 1)[labels] < rng.uniform(1, 20)
     signal = unevenly_focused(rng, signal, in_focus, fuzz(rng, across), 0.1 * across + 0.5)
     if rng.random() < 0.3:  # debris that nobody wants
@@ -267,22 +275,23 @@ def whole_cells(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
             size,
             (mean * 0.7, mean * 1.3),
             rng.uniform(0.2, 0.8),
-            roughness=rng.uniform(0.1, 0.6),
-            stretch=rng.uniform(0.1, 0.5),
+            roughness=rng.uniform(0.1, 0.45),
+            stretch=rng.uniform(0.1, 0.4),
             lobes=int(rng.integers(4, 12)),
             gather=0.3,
         )
     signal = paint(labels, per_object(rng, labels, 0.35, rng.uniform(0, 0.15)))
     inner = nest(rng, labels, (0.35, 0.65))
-    deep = np.minimum(depth(labels) / mean, 1)
-    if rng.random() < 0.3:  # a stain of the membrane
-        signal *= 0.25 + np.exp(-depth(labels) / rng.uniform(1, 0.04 * across + 1.5))
-    else:  # of the cytoplasm: thicker in the middle
-        signal *= 0.4 + 0.6 * deep ** rng.uniform(0.2, 0.8)
-    signal *= texture(rng, size, rng.uniform(1.5, 2 + 0.1 * across), rng.uniform(0.05, 0.35))
     nucleus = rng.choice([rng.uniform(0.1, 0.7), 1.0, rng.uniform(1.5, 3)], p=[0.4, 0.2, 0.4])
+    rim, thin = np.exp(-depth(labels) / rng.uniform(1, 0.02 * across + 1.5)), rng.uniform(0.2, 0.8)
+    if rng.random() < 0.3:  # a stain of the membrane
+        signal *= rng.uniform(0.1, 0.4) + rim
+        nucleus = 1.0
+    else:  # of the cytoplasm: thicker in the middle, with a cleft between neighbours
+        signal *= (1 - thin * (1 - dome(labels, mean))) * (1 - 0.6 * rim)
+    signal *= texture(rng, size, rng.uniform(1.5, 2 + 0.1 * across), rng.uniform(0.05, 0.3))
     signal *= np.where(inner > 0, nucleus, 1)
-    signal = gaussian_filter(signal, fuzz(rng, across) * 0.7)
+    signal = gaussian_filter(signal, fuzz(rng, across) * 0.6)
     if nucleus != 1 and rng.random() < 0.25:
         labels = np.where(inner > 0, inner + int(labels.max()), labels)
     return camera(rng, exposed(hazy(rng, exposed(signal), mean))), whole(labels)
@@ -298,17 +307,17 @@ def phase(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
         size,
         (mean * 0.7, mean * 1.3),
         rng.uniform(0.1, 0.7),
-        roughness=rng.uniform(0.2, 0.6) if spread else 0.05,
-        stretch=rng.uniform(0.2, 0.6) if spread else 0.1,
+        roughness=rng.uniform(0.1, 0.4) if spread else 0.05,
+        stretch=rng.uniform(0.1, 0.4) if spread else 0.1,
         lobes=int(rng.integers(4, 10)),
         overlap=0.1,
         gather=rng.uniform(0, 0.6),
     )
-    height = np.sqrt(np.minimum(depth(labels) / (mean * rng.uniform(0.3, 1)), 1))
+    height = dome(labels, mean * rng.uniform(0.3, 1))
     thick = paint(labels, per_object(rng, labels, 0.25)) * (0.3 + 0.7 * height)
     thick *= texture(rng, size, max(1.2, across * rng.uniform(0.03, 0.12)), rng.uniform(0.05, 0.35))
     if across > 16:
-        thick += 0.5 * (nest(rng, labels, (0.4, 0.6)) > 0) * rng.choice([-1, 1])
+        thick += rng.uniform(0, 0.35) * (nest(rng, labels, (0.4, 0.6)) > 0) * rng.choice([-1, 1])
         thick += rng.uniform(0, 0.8) * speckles(rng, labels > 0, (1, max(1.5, across * 0.02)), 0.03)
     thick = gaussian_filter(thick, fuzz(rng, across) * 0.6)
     reach = rng.uniform(2, 2 + 0.25 * across)
@@ -331,7 +340,7 @@ def brightfield(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
         overlap=0.1,
     )
     blur = fuzz(rng, across)
-    height = np.sqrt(np.minimum(depth(labels) / mean, 1)) * paint(labels, per_object(rng, labels, 0.2))
+    height = dome(labels, mean) * paint(labels, per_object(rng, labels, 0.2))
     height += 0.3 * (nest(rng, labels, (0.3, 0.5)) > 0)
     height += rng.uniform(0, 0.4) * speckles(rng, labels > 0, (1, max(1.5, across * 0.03)), 0.03)
     height = gaussian_filter(height, blur)
@@ -416,7 +425,7 @@ def bacteria(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
                 label += 1
                 covered += len(np.unique(pixels, axis=0)) if radius < 3 else int(math.pi * radius**2 * aspect)
     labels = whole(labels)
-    body = np.sqrt(np.minimum(depth(labels) / radius, 1)) * paint(labels, per_object(rng, labels, 0.15))
+    body = dome(labels, radius) * paint(labels, per_object(rng, labels, 0.15))
     body *= texture(rng, size, max(1.5, radius), rng.uniform(0.02, 0.2))
     body = gaussian_filter(body, min(fuzz(rng, 2 * radius), 0.35 * radius))
     look = rng.random()
@@ -435,8 +444,7 @@ def filaments(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
     long = extent(rng, size, 24)
     width = math.exp(rng.uniform(math.log(2.5), math.log(max(3.0, min(40.0, long / 5)))))
     labels = np.zeros(size, np.int32)
-    profile = np.zeros(size, np.float32)
-    wander, count = rng.uniform(0.1, 0.8), int(rng.integers(2, 6 + 0.25 * size[0] * size[1] / (long * width)))
+    wander, count = rng.uniform(0.1, 0.8), int(rng.integers(2, 6 + size[0] * size[1] // (4 * long * width)))
     for label in range(1, min(count, 80) + 1):
         radius = width / 2 * rng.uniform(0.8, 1.25)
         path = walk(
@@ -445,9 +453,7 @@ def filaments(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
         draw(labels, tube(path, radius), label, above=True, overlap=0.25)
     names, numbers = np.unique(labels, return_inverse=True)
     labels = np.asarray(numbers.reshape(size) + (names[0] > 0), np.int32)
-    profile = np.sqrt(np.minimum(depth(labels) / (width / 2), 1)) * paint(
-        labels, per_object(rng, labels, 0.35)
-    )
+    profile = dome(labels, width / 2) * paint(labels, per_object(rng, labels, 0.35))
     profile *= texture(rng, size, max(1.5, width), rng.uniform(0.02, 0.35))
     profile = gaussian_filter(profile, min(fuzz(rng, width), 0.3 * width))
     look = rng.random()
@@ -545,16 +551,19 @@ def leaves(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
         above=True,
     )
     count = int(labels.max()) + 1
-    shades = rng.uniform(0.1, 0.9, (count, 3))
-    if rng.random() < 0.3:
-        shades = 0.5 + (shades - 0.5) * rng.uniform(0, 0.2)
-    scales = [(1.5, 1.5), (4.0, 4.0), (12.0, 12.0), (1.5, 10.0), (10.0, 1.5)]
-    weights = rng.dirichlet(np.full(len(scales), 0.4), count) * rng.uniform(0.1, 0.3, (count, 1))
+    shades, strength = rng.uniform(0.1, 0.9, (count, 3)), rng.uniform(0.02, 0.25, (count, 1))
+    if across > 30 and rng.random() < 0.4:
+        shades, strength = 0.5 + (shades - 0.5) * rng.uniform(0, 0.2), strength + 0.1
+    # A grain must be finer than what it fills.
+    scales = np.array([(1.5, 1.5), (4, 4), (12, 12), (1.5, 10), (10, 1.5)]) * np.clip(across / 80, 0.3, 2)
+    weights = rng.dirichlet(np.full(len(scales), 0.3), count) * strength
     signal = shades[labels].astype(np.float32)
     for scale, weight in zip(scales, weights.T, strict=True):
         signal += (paint(labels, weight) * clouds(rng, size, scale))[..., None]
     signal = gaussian_filter(signal, (*[rng.uniform(0.3, 1.2)] * 2, 0))
-    return camera(rng, signal if rng.random() < 0.4 else signal[..., 0], photons=(100, 2000)), whole(labels)
+    signal = signal if rng.random() < 0.4 else signal[..., 0]
+    # What little shows of a region behind others is not worth a click.
+    return camera(rng, signal, photons=(100, 2000)), whole(labels, max(12, round(0.02 * across**2)))
 
 
 FAMILIES: dict[str, Family] = {
