@@ -444,7 +444,10 @@ def filaments(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
     long = extent(rng, size, 24)
     width = math.exp(rng.uniform(math.log(2.5), math.log(max(3.0, min(40.0, long / 5)))))
     labels = np.zeros(size, np.int32)
-    wander, count = rng.uniform(0.1, 0.8), int(rng.integers(2, 6 + size[0] * size[1] // (4 * long * width)))
+    wander, count = (
+        rng.uniform(0.1, 0.8),
+        int(rng.integers(2, 6 + size[0] * size[1] // int(4 * long * width))),
+    )
     for label in range(1, min(count, 80) + 1):
         radius = width / 2 * rng.uniform(0.8, 1.25)
         path = walk(
@@ -471,7 +474,7 @@ def membranes(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
     """Cells wall to wall behind membranes: dark as in electron micrographs, or bright as in fluorescence."""
     across = extent(rng, size, 12)
     mean = across / 2
-    labels = mosaic(rng, size, mean)
+    labels = mosaic(rng, size, mean, bend=rng.uniform(0.05, 0.3))
     wall = distance_transform_edt(~outlines(labels)) < rng.uniform(0.8, max(1.3, min(6, mean * 0.12)))
     labels[wall] = 0
     inside = labels > 0
@@ -539,7 +542,7 @@ def leaves(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
 
     Regions differ in colour, or in texture alone: its grain, its strength, its direction.
     """
-    across = extent(rng, size, 10)
+    across = extent(rng, size, 20)
     labels = scatter(
         rng,
         size,
@@ -620,39 +623,45 @@ def nuclei_volume(rng: np.random.Generator, size: tuple[int, int, int]) -> tuple
 
 
 def organelles_volume(rng: np.random.Generator, size: tuple[int, int, int]) -> tuple[Image, Labels]:
-    """Cells and mitochondria in an electron micrograph's stack. Objects are the cells, the mitochondria, or both."""
+    """Cells and mitochondria in a stack of electron micrographs: objects are the cells, the mitochondria, or both."""
     apart = rng.uniform(1, 5)
     unit = np.array([apart, 1, 1])
-    mean = extent(rng, size, 20) / 2
-    bodies = mosaic(rng, size, mean, unit)
-    thick = rng.uniform(1.2, max(1.5, min(4, 0.12 * mean)))
-    wall = distance_transform_edt(~outlines(bodies), sampling=unit) < thick
-    bodies[wall] = 0
+    mean = extent(rng, size, 24) / 2
+    bodies = mosaic(rng, size, mean, unit, bend=rng.uniform(0.05, 0.3))
+    thick = rng.uniform(1.0, max(1.3, min(4, 0.1 * mean)))
+    # Where planes are further apart than a membrane is thick, one that lies between two of them is not seen.
+    seen = (0, 1, 2) if apart < thick else (1, 2)
+    sampling = unit if apart < thick else np.array([1e3, 1, 1])
+    inward = distance_transform_edt(~outlines(bodies, seen), sampling=sampling).astype(np.float32)
+    bodies[inward < thick] = 0
     tones = np.clip(rng.normal(0.7, 0.06, int(bodies.max()) + 1), 0.4, 1)
-    signal = np.where(wall, 0.25, paint(bodies, tones) * texture(rng, size, 2, 0.08))
+    tones[0] = rng.uniform(0.15, 0.3)
+    signal = paint(bodies, tones) * texture(rng, size, 2, 0.08)
     inner = np.zeros(size, np.int32)
-    inside = np.argwhere(bodies)
-    for label in range(1, max(4, round(np.prod(unit * size) / (8 * mean**3))) + 1):
-        radius = mean * rng.uniform(0.15, 0.35)
-        home = inside[rng.integers(len(inside))]
-        path = walk(rng, home * unit, radius * rng.uniform(2, 12), radius / 4, 0.4)
-        pixels = tube(path / unit, tuple(radius / unit))
+    for label in range(1, min(60, max(6, round(np.prod(unit * size) / (4 * mean**3)))) + 1):
+        radius = mean * rng.uniform(0.15, 0.4)
+        deep = np.flatnonzero(inward > thick + 0.7 * radius)
+        if not deep.size:
+            continue
+        home = np.stack(np.unravel_index(rng.choice(deep), size))
+        path = walk(rng, home * unit, radius * rng.uniform(2, 12), radius / 3, 0.4)
+        pixels = tube(path / unit, radius / unit)
         pixels = pixels[np.all((pixels >= 0) & (pixels < size), axis=1)]
         # A mitochondrion stays in its cell.
         draw(inner, pixels[bodies[tuple(pixels.T)] == bodies[tuple(home)]], label, overlap=0.05)
     inner = whole(inner, 30)
-    matrix = 0.42 - 0.15 * (np.sin(6 * clouds(rng, size, np.maximum(1, 0.3 * mean / unit))) > 0.5)
-    skin = distance_transform_edt(~outlines(inner), sampling=unit) < max(1.0, thick * 0.6)
-    signal = np.where(inner > 0, np.where(skin, 0.22, matrix), signal)
+    cristae = np.sin(clouds(rng, size, np.maximum(1, 0.3 * mean / unit)) * rng.uniform(3, 7)) > 0.5
+    skin = distance_transform_edt(~outlines(inner, seen), sampling=sampling) < max(1.0, thick * 0.6)
+    signal = np.where(inner > 0, np.where(skin, 0.22, 0.45 - 0.15 * cristae), signal)
     blur = rng.uniform(0.5, 1)
     signal = gaussian_filter(signal, (blur / apart, blur, blur))
     wanted = str(rng.choice(["cells", "mitochondria", "both"]))
-    if wanted == "mitochondria":
-        labels = inner
-    elif wanted == "both":
-        labels = np.where(inner > 0, inner + int(bodies.max()), bodies)
-    else:
+    if wanted == "cells" or not inner.any():
         labels = bodies
+    elif wanted == "mitochondria":
+        labels = inner
+    else:
+        labels = np.where(inner > 0, inner + int(bodies.max()), bodies)
     return camera(rng, signal, photons=(30, 400)), whole(labels, 30)
 
 

@@ -208,7 +208,7 @@ def walk(
     return np.asarray(start + step * (np.cumsum(heading, axis=0) - heading[0]))
 
 
-def tube(path: NDArray[np.floating], radii: Sequence[float] | float) -> NDArray[np.int64]:
+def tube(path: NDArray[np.floating], radii: float | NDArray[np.floating]) -> NDArray[np.int64]:
     """Return the pixels (M, D), some twice, within `radii` (per axis) of any point of a path (N, D)."""
     unit = np.broadcast_to(np.asarray(radii, float), path.shape[1:])
     reach = [np.arange(-math.ceil(r) - 1, math.ceil(r) + 2) for r in unit]
@@ -234,10 +234,10 @@ def draw(
     return True
 
 
-def outlines(labels: Labels) -> Mask:
-    """Return the pixels of objects that touch another label, in the plane or in a stack."""
+def outlines(labels: Labels, axes: Sequence[int] | None = None) -> Mask:
+    """Return the pixels that touch another label, along all axes or some."""
     edge = np.zeros(labels.shape, bool)
-    for axis in range(labels.ndim):
+    for axis in range(labels.ndim) if axes is None else axes:
         line, across = np.moveaxis(edge, axis, 0), np.moveaxis(labels, axis, 0)
         differs = across[1:] != across[:-1]
         line[1:] |= differs
