@@ -133,7 +133,7 @@ def camera(
     -------
     uint8 or uint16 array of the same shape
     """
-    coloured = signal.shape[-1] == 3
+    coloured = signal.ndim == 3 and signal.shape[-1] == 3
     plane = signal.shape[:2] if coloured else signal.shape[-2:]
     light = uneven_light(rng, plane)
     lit = np.clip(signal * (light[..., None] if coloured else light), 0, 2)
