@@ -40,16 +40,18 @@ def clouds(
             field = enlarge(field, axis, factor * field.shape[axis])
         field = gaussian_filter(field, [0.4 * factor if factor > 1 else 0 for factor in finer])
     for axis, (n, s) in enumerate(zip(size, scales, strict=True)):
-        field = enlarge(field, axis, round(n + 2 * s))
-    starts = [int(rng.integers(0, max(1, f - n))) for f, n in zip(field.shape, size, strict=True)]
-    field = field[tuple(slice(start, start + n) for start, n in zip(starts, size, strict=True))]
+        whole = round(n + 2 * s)
+        start = int(rng.integers(0, max(1, whole - n)))
+        field = enlarge(field, axis, whole, slice(start, start + n))
     field = field.astype(np.float32)
     return np.asarray((field - field.mean()) / (field.std() + 1e-6), np.float32)
 
 
-def enlarge(field: NDArray[np.floating], axis: int, count: int) -> NDArray[np.floating]:
-    """Interpolate linearly along an axis to `count` points between the first and the last."""
-    where = np.linspace(0, field.shape[axis] - 1, count, dtype=field.dtype)
+def enlarge(
+    field: NDArray[np.floating], axis: int, count: int, part: slice = slice(None)
+) -> NDArray[np.floating]:
+    """Interpolate linearly along an axis to `count` points between the first and the last; return a part of them."""
+    where = np.linspace(0, field.shape[axis] - 1, count, dtype=field.dtype)[part]
     low = np.minimum(where.astype(int), field.shape[axis] - 2)
     share = (where - low).reshape([-1 if a == axis else 1 for a in range(field.ndim)])
     return np.asarray(field.take(low, axis) * (1 - share) + field.take(low + 1, axis) * share)
