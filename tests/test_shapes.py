@@ -70,12 +70,13 @@ def test_a_walk_has_the_length_asked_for_and_no_corners():
 
 def test_what_is_drawn_goes_below_or_above_or_not_at_all():
     labels = np.zeros((10, 10), np.int32)
-    block, lower = np.argwhere(np.ones((4, 4))), np.argwhere(np.ones((4, 4))) + [2, 0]
+    block = np.argwhere(np.ones((4, 4)))
+    lower = block + np.array([2, 0])
     assert draw(labels, block, 1)
     assert not draw(labels, lower, 2)  # half of it is taken
     assert draw(labels, lower, 2, overlap=0.6) and labels[3, 0] == 1 and labels[4, 0] == 2
     assert draw(labels, lower, 3, overlap=1, above=True) and labels[3, 0] == 3
-    assert not draw(labels, block - [8, 0], 4)  # nothing to see
+    assert not draw(labels, block - np.array([8, 0]), 4)  # nothing to see
 
 
 def test_outlines_are_where_neighbours_differ():

@@ -23,6 +23,7 @@ from napari_interformer.optics import (
     stained,
     texture,
     unevenly_focused,
+    visible,
 )
 from napari_interformer.shapes import (
     draw,
@@ -161,7 +162,7 @@ def whole_cells(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
     signal *= texture(rng, size, rng.uniform(1.5, 2 + 0.1 * across), rng.uniform(0.05, 0.3))
     signal *= np.where(inner > 0, nucleus, 1)
     signal = gaussian_filter(signal, fuzz(rng, across) * 0.6)
-    if nucleus != 1 and rng.random() < 0.25:
+    if nucleus != 1 and rng.random() < 0.4:  # nuclei are objects within objects
         labels = np.where(inner > 0, inner + int(labels.max()), labels)
     return camera(rng, exposed(hazy(rng, exposed(signal), mean))), whole(labels)
 
@@ -189,9 +190,9 @@ def phase(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
         thick += rng.uniform(0, 0.35) * (nest(rng, labels, (0.4, 0.6)) > 0) * rng.choice([-1, 1])
         thick += rng.uniform(0, 0.8) * speckles(rng, labels > 0, (1, max(1.5, across * 0.02)), 0.03)
     thick = gaussian_filter(thick, fuzz(rng, across) * 0.6)
-    reach = rng.uniform(2, 2 + 0.25 * across)
+    reach = rng.uniform(2, 2 + 0.2 * across)
     signal = phase_contrast(thick, reach, rng.uniform(0.15, 0.5) * rng.choice([1, -1], p=[0.8, 0.2]))
-    signal += rng.uniform(0, 0.03) * clouds(rng, size, rng.uniform(3, 12))
+    signal = visible(signal) + rng.uniform(0, 0.03) * clouds(rng, size, rng.uniform(3, 12))
     return camera(rng, signal, photons=(150, 3000)), whole(labels)
 
 
@@ -218,7 +219,7 @@ def brightfield(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
     else:
         rings = height - gaussian_filter(height, blur * rng.uniform(1.3, 2.5) + 0.5)
         signal = 0.5 + rng.choice([-1, 1]) * rng.uniform(0.6, 1.5) * rings - rng.uniform(-0.1, 0.25) * height
-    signal = signal + rng.uniform(0, 0.03) * clouds(rng, size, rng.uniform(2, 8))
+    signal = visible(signal) + rng.uniform(0, 0.03) * clouds(rng, size, rng.uniform(2, 8))
     return camera(rng, signal, photons=(200, 3000)), whole(labels)
 
 

@@ -104,6 +104,12 @@ def exposed(signal: NDArray[np.floating]) -> Signal:
     return np.asarray(signal / (np.percentile(signal, 99.5) + 1e-6), np.float32)
 
 
+def visible(signal: NDArray[np.floating]) -> Signal:
+    """Raise a faint contrast around 0.5, as one does at the microscope until one sees something."""
+    low, high = np.percentile(signal, (1, 99))
+    return np.asarray(0.5 + (signal - 0.5) * max(1.0, 0.3 / (high - low + 1e-6)), np.float32)
+
+
 def uneven_light(rng: np.random.Generator, size: Sequence[int]) -> Signal:
     """Return a factor (Y, X) around 1: a lamp that shines a little beside the field's middle, more or less wide."""
     y, x = (np.linspace(-1, 1, n, dtype=np.float32) - rng.uniform(-0.7, 0.7) for n in size)
