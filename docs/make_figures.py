@@ -161,8 +161,9 @@ def families(path: Path) -> None:
         stack, objects = synthetic_stack(np.random.default_rng(seed), (16, side, side), name)
         pictures.append((stack[8], objects[8]))
     for image, labels in pictures:
-        low, high = np.percentile(image, (0.5, 99.8))
-        tile = rescale_intensity(image.astype(float), (low, high), (0, 255)).astype(np.uint8)
+        values = np.asarray(image, float)
+        low, high = np.percentile(values, (0.5, 99.8))
+        tile = rescale_intensity(values, (low, high), (0, 255)).astype(np.uint8)
         tile = tile if tile.ndim == 3 else gray2rgb(tile)
         right = np.add.outer(np.arange(side), np.arange(side)) > side
         tile[find_boundaries(labels, mode="inner") & right] = (0, 230, 118)
