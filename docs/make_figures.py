@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from napari_interformer.samples import cells, nuclei_stack
+from napari_interformer.samples import FAMILIES, VOLUMES, cells, nuclei_stack, synthetic, synthetic_stack
 from napari_interformer.simulate import iou, next_click
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def main() -> None:
     with display():
         window_with_cells(IMAGES / "napari.png")
         window_with_stack(IMAGES / "stack.png")
+    families(IMAGES / "families.png")
     overlay(IMAGES / "overlay.png")
     if data is not None:
         benchmark(data)
@@ -144,6 +145,32 @@ def shoot(viewer: Any, path: Path) -> None:
 def save(picture: Any, path: Path) -> None:
     """Write a small PNG: 256 colours are enough for a window."""
     Image.fromarray(picture).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def families(path: Path) -> None:
+    """Take one picture of each kind of synthetic microscopy, its truth outlined in the lower right half."""
+    from skimage.color import gray2rgb
+    from skimage.exposure import rescale_intensity
+    from skimage.segmentation import find_boundaries
+
+    # Seeds whose objects are neither tiny nor larger than the tile; in the order of FAMILIES, then of VOLUMES.
+    flat = dict(zip(FAMILIES, (7, 8, 7, 5, 1, 1, 9, 6, 8, 7), strict=True))
+    deep = dict(zip(VOLUMES, (3, 1), strict=True))
+    side, gap, tiles = 208, 4, []
+    pictures = [synthetic(np.random.default_rng(seed), (side, side), name) for name, seed in flat.items()]
+    for name, seed in deep.items():
+        stack, objects = synthetic_stack(np.random.default_rng(seed), (16, side, side), name)
+        pictures.append((stack[8], objects[8]))
+    for image, labels in pictures:
+        values = np.asarray(image, float)
+        low, high = np.percentile(values, (0.5, 99.8))
+        tile = rescale_intensity(values, (low, high), (0, 255)).astype(np.uint8)
+        tile = tile if tile.ndim == 3 else gray2rgb(tile)
+        right = np.add.outer(np.arange(side), np.arange(side)) > side
+        tile[find_boundaries(labels, mode="inner") & right] = (0, 230, 118)
+        tiles.append(np.pad(tile, ((0, gap), (0, gap), (0, 0)), constant_values=255))
+    rows = [np.hstack(tiles[start : start + 4]) for start in range(0, len(tiles), 4)]
+    save(np.vstack(rows)[:-gap, :-gap], path)
 
 
 def overlay(path: Path) -> None:

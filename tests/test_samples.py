@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_interformer.samples import FAMILIES, cells, nuclei_stack, synthetic
+from napari_interformer.samples import FAMILIES, VOLUMES, cells, nuclei_stack, synthetic, synthetic_stack
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -31,6 +31,31 @@ def test_an_unknown_family_lists_the_known_ones():
         synthetic(np.random.default_rng(0), family="galaxies")
 
 
+def test_a_family_can_be_held_out(monkeypatch):
+    drawn = []
+    for name in FAMILIES:
+        monkeypatch.setitem(FAMILIES, name, lambda rng, size, name=name: drawn.append(name))
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        synthetic(rng, (48, 48), exclude=("membranes", "filaments"))
+    assert set(drawn) == set(FAMILIES) - {"membranes", "filaments"}
+
+
+def test_holding_out_needs_known_names_and_leaves_something():
+    with pytest.raises(ValueError, match="membrans"):
+        synthetic(np.random.default_rng(0), exclude=["membrans"])
+    with pytest.raises(ValueError, match="at least one"):
+        synthetic(np.random.default_rng(0), exclude=list(FAMILIES))
+
+
+def test_stacks_are_drawn_alike():
+    stack, labels = synthetic_stack(np.random.default_rng(0), (6, 48, 40))
+    assert stack.shape == labels.shape == (6, 48, 40)
+    with pytest.raises(ValueError, match="organelles"):
+        synthetic_stack(np.random.default_rng(0), family="galaxies")
+    assert set(VOLUMES) == {"nuclei", "organelles"}
+
+
 def test_fluorescent_objects_are_brighter_than_the_ground():
     for image, labels in (cells(), nuclei_stack()):
         assert image[labels > 0].mean() > 2 * image[labels == 0].mean()
@@ -41,6 +66,7 @@ def test_the_samples_of_the_menu_are_reproducible_and_have_their_size():
     assert image.shape == labels.shape == (256, 200) and image.dtype == np.uint16
     np.testing.assert_array_equal(image, cells((256, 200), seed=3)[0])
     assert not np.array_equal(image, cells((256, 200), seed=4)[0])
+    assert cells(seed=1)[1].max() == 157  # the documentation and other tests click into this very image
     stack, objects = nuclei_stack((12, 64, 64))
     assert stack.shape == objects.shape == (12, 64, 64)
     spans = [np.ptp(np.flatnonzero((objects == n).any(axis=(1, 2)))) + 1 for n in range(1, objects.max() + 1)]
