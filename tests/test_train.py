@@ -225,3 +225,27 @@ train({str(folder)!r}, {str(model)!r}, {endless!r})
 def test_settings_that_make_no_sense_are_refused(change, told, folder, tmp_path):
     with pytest.raises(ValueError, match=told):
         train(folder, tmp_path / "m.safetensors", replace(QUICK, **change))
+
+
+def test_kinds_and_families_can_be_left_out(folder, monkeypatch):
+    kinds = {"0": "tissue", "1": "nuclei", "2": "tissue", "3": "nuclei"}
+    load = training.datasets.load
+    monkeypatch.setattr(
+        training.datasets,
+        "load",
+        lambda name, root: (replace(sample, kind=kinds[sample.name]) for sample in load(name, root)),
+    )
+    config = replace(QUICK, validation=0.0, synthetic_images=3, crop_sizes=(64,))
+    assert len(training.training_pictures(folder, config)) == 4
+    left = replace(config, exclude="tissue, membranes")
+    assert len(training.training_pictures(folder, left)) == 2
+    asked = []
+    monkeypatch.setattr(
+        training.samples,
+        "synthetic",
+        lambda rng, size, exclude: asked.append(exclude) or synthetic(rng, size, "nuclei"),
+    )
+    assert len(training.synthetic_pictures(left)) == 3
+    assert asked == [{"tissue", "membranes"}] * 3
+    with pytest.raises(ValueError, match="exclude takes kinds of image and synthetic families .*; got cats"):
+        training.training_pictures(folder, replace(config, exclude="cats"))

@@ -64,6 +64,9 @@ class TrainConfig:
         Share of the crops that are synthetic images of `samples.py`.
     synthetic_images : int
         How many synthetic images are made (once, at the start).
+    exclude : str
+        Kinds of image and synthetic families that are left out, separated by commas: how good is a model on what it has
+        never seen?
     steps : int
         Optimiser steps.
     minutes : float
@@ -115,6 +118,7 @@ class TrainConfig:
     validation: float = 0.2
     synthetic: float = 0.0
     synthetic_images: int = 600
+    exclude: str = ""
     steps: int = 10_000
     minutes: float = 0.0
     crop_sizes: tuple[int, ...] = (128, 128, 128, 256)
@@ -646,14 +650,30 @@ def training_pictures(folder: str | Path, config: TrainConfig) -> list[Picture]:
     """Return the images of the training split."""
     everything = list(datasets.load(config.dataset, folder))
     chosen, _ = datasets.split(everything, fraction=config.validation, seed=config.seed)
-    return [Picture(sample.image, sample.labels) for sample in chosen]
+    left_out = excluded(config)
+    known = {sample.kind for sample in everything} | set(samples.FAMILIES)
+    if unknown := left_out - known:
+        raise ValueError(
+            f"exclude takes kinds of image and synthetic families ({', '.join(sorted(known - {''}))}); got "
+            f"{', '.join(sorted(unknown))}."
+        )
+    return [Picture(sample.image, sample.labels) for sample in chosen if sample.kind not in left_out]
+
+
+def excluded(config: TrainConfig) -> set[str]:
+    """Return the kinds and families that are left out."""
+    return {name.strip() for name in config.exclude.split(",")} - {""}
 
 
 def synthetic_pictures(config: TrainConfig) -> list[Picture]:
     """Return synthetic images, the same for the same seed."""
     rng = np.random.default_rng(config.seed)
     size = max(config.crop_sizes)
-    return [Picture(*samples.synthetic(rng, (size, size))) for _ in range(config.synthetic_images)]
+    exclude = excluded(config) & set(samples.FAMILIES)
+    return [
+        Picture(*samples.synthetic(rng, (size, size), exclude=exclude))
+        for _ in range(config.synthetic_images)
+    ]
 
 
 def parameter_groups(module: nn.Module, layers: int, config: TrainConfig) -> list[dict[str, object]]:
