@@ -247,5 +247,5 @@ def test_kinds_and_families_can_be_left_out(folder, monkeypatch):
     )
     assert len(training.synthetic_pictures(left)) == 3
     assert asked == [{"tissue", "membranes"}] * 3
-    with pytest.raises(ValueError, match="exclude takes kinds of image and synthetic families .*; got cats"):
+    with pytest.raises(ValueError, match=r"exclude takes kinds of image and synthetic families .*; got cats"):
         training.training_pictures(folder, replace(config, exclude="cats"))
