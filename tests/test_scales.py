@@ -100,6 +100,19 @@ def test_an_object_that_grows_is_seen_from_farther_away_and_every_click_keeps_it
     assert not s.mask.any()
 
 
+def test_a_far_click_keeps_a_small_object_from_being_magnified_and_hurts_nothing(model):
+    truth = disk(16, (640, 640), (320, 320))
+    s = session_on(truth, model)
+    s.click((320, 320))
+    assert s._steps[-1].view.level == 1
+    before = s.mask
+    s.click((320, 410), positive=False)
+    assert s._steps[-1].view.level < 1
+    assert iou(s.mask, before) > 0.5 and not s.mask[320, 410]
+    s.click((100, 20), positive=False)
+    assert s.mask[320, 320] and not s.mask[100, 20]
+
+
 def test_without_the_image_everything_is_seen_as_it_is(model, tmp_path):
     truth = disk(150, (320, 320), (160, 160))
     image = np.where(truth, 200, 0).astype(np.uint8)

@@ -572,12 +572,21 @@ class Session:
         prompts = (*(previous.prompts if previous is not None else ()), prompt)
         turned = 0
         while (turn := -1 if step is None else self._turn(step)) and turn != -turned:
-            level, turned, step = level + turn, turn, None
-            for known in prompts:  # at another magnification everything is seen anew
-                step = self._answer_at(level, step, known)
-                if step is None:
-                    break
-        assert step is not None  # at some level everything fits
+            level, turned = level + turn, turn
+            seen = self._replay(level, prompts)
+            if seen is None and step is not None:
+                break  # the object would be magnified, but its clicks lie too far apart for that
+            step = seen
+        assert step is not None  # in a plane shrunk to one window everything fits
+        return step
+
+    def _replay(self, level: int, prompts: Iterable[Prompt]) -> Step | None:
+        """Answer all prompts of a plane at a level; None if the object is too large for that."""
+        step: Step | None = None
+        for prompt in prompts:
+            step = self._answer_at(level, step, prompt)
+            if step is None:
+                return None
         return step
 
     def _first_level(self, prompt: Prompt) -> int:
