@@ -59,7 +59,7 @@ class Checkpoint:
         lines = [
             f"ViT: {size.layers} layers, width {size.embed_dim}, {size.heads} heads, window {size.window}",
             f"I-MSA: depths {size.depths}, {size.coarse_depths} of them coarse, heads {size.imsa_heads}",
-            f"features: {size.channels} channels; head: {size.head_width} channels",
+            f"features: {size.map_channels} channels; head: {size.head_width} channels",
             f"{len(self.tensors)} tensors, {count / 1e6:.2f} million parameters",
         ]
         return "\n".join([*lines, *(f"{name}: {value}" for name, value in self.notes.items())])
