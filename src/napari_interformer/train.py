@@ -54,7 +54,7 @@ class TrainConfig:
     ----------
     preset : str
         Sizes of the network, one of `model.PRESETS`.
-    start : str
+    initial : str
         Name or file of a model to start from instead of random weights; its sizes hold then.
     dataset : str
         Layout of the folder, one of `datasets.DATASETS`.
@@ -113,7 +113,7 @@ class TrainConfig:
     """
 
     preset: str = "small"
-    start: str = ""
+    initial: str = ""
     dataset: str = "folder"
     validation: float = 0.2
     synthetic: float = 0.0
@@ -543,7 +543,7 @@ def train(
     # Late in a run many gradients are denormal numbers, on which a CPU is several times slower.
     torch.set_flush_denormal(True)
     torch.manual_seed(config.seed)
-    model = load_model(config.start) if config.start else initialise(InterFormer(PRESETS[config.preset]))
+    model = load_model(config.initial) if config.initial else initialise(InterFormer(PRESETS[config.preset]))
     model.to(device).train()
     moving = torch.optim.swa_utils.get_ema_multi_avg_fn(config.average)  # type: ignore[no-untyped-call]
     average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=moving, use_buffers=True)
@@ -628,7 +628,7 @@ def train(
         save_state(step, seconds)
     elif rank == 0:
         trained = cast("InterFormer", average.module).eval()
-        told = dataclasses.replace(config, start=Path(config.start).name)  # a machine's paths stay on it
+        told = dataclasses.replace(config, initial=Path(config.initial).name)  # a machine's paths stay on it
         notes = {"trained": f"{step} steps, {seconds / 3600:.2f} h on {device.type}", "config": repr(told)}
         save_model(trained, output, notes, half=True)
         state_path.unlink(missing_ok=True)
