@@ -217,3 +217,21 @@ def test_durations_read_as_people_say_them() -> None:
     assert cli.duration(61) == "1 min 01 s"
     assert cli.duration(3 * 3600 + 120) == "3 h 02 min"
     assert cli.duration(float("inf")) == "unknown time"
+
+
+def test_train_adapts_the_model_in_the_package(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from napari_interformer import load_model
+    from napari_interformer.samples import synthetic
+
+    for name in ("images", "labels"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    for i in range(2):
+        image, labels = synthetic(np.random.default_rng(i), (64, 80), "nuclei")
+        tifffile.imwrite(tmp_path / "data" / "images" / f"{i}.tif", image)
+        tifffile.imwrite(tmp_path / "data" / "labels" / f"{i}.tif", labels.astype(np.uint16))
+    model = tmp_path / "mine.safetensors"
+    assert run("train", tmp_path / "data", "--adapt", "-o", model, "--steps", "1", "--crop-sizes", "64") == 2
+    assert "--adapt takes" in capsys.readouterr().err
+    assert run("train", tmp_path / "data", "--adapt", "-o", model, "--steps", "1", "--max-clicks", "0") == 0
+    assert "adapted on 2 images" in capsys.readouterr().out
+    assert load_model(model).fingerprint == load_model().fingerprint

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from napari_interformer.adapting import adapt as adapt
     from napari_interformer.checkpoint import load_model as load_model
     from napari_interformer.checkpoint import save_model as save_model
     from napari_interformer.encoding import encode as encode
@@ -23,12 +24,13 @@ _HOME = {
     "Click": "napari_interformer.prompts",
     "Features": "napari_interformer.features",
     "Session": "napari_interformer.session",
+    "adapt": "napari_interformer.adapting",
     "encode": "napari_interformer.encoding",
     "load_model": "napari_interformer.checkpoint",
     "save_model": "napari_interformer.checkpoint",
 }
 
-__all__ = ["Click", "Features", "Session", "__version__", "encode", "load_model", "save_model"]
+__all__ = ["Click", "Features", "Session", "__version__", "adapt", "encode", "load_model", "save_model"]
 
 
 def __getattr__(name: str) -> object:

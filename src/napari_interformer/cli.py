@@ -121,13 +121,12 @@ class ConfigCommand(click.Command):
 def options_of(config: type) -> list[click.Parameter]:
     """Return an option for each field of a dataclass; the help is its docstring's ``Attributes``."""
     hints = typing.get_type_hints(config)
-    told = dict(
-        re.findall(r"^ {4}(\w[\w, ]*) : [^\n]*\n((?: {8}[^\n]+\n)+)", config.__doc__ or "", re.MULTILINE)
-    )
+    written = "\n".join(one.__doc__ or "" for one in config.__mro__ if dataclasses.is_dataclass(one))
+    told = dict(re.findall(r"^ {4}(\w[\w, ]*) : [^\n]*\n((?: {8}[^\n]+\n)+)", written, re.MULTILINE))
     text = {name.strip(): textwrap.dedent(help) for names, help in told.items() for name in names.split(",")}
     options: list[click.Parameter] = []
     for field in dataclasses.fields(config):
-        flag = "--" + field.name.replace("_", "-")
+        flag = _flag(field.name)
         if hints[field.name] is bool:
             flag += f"/--no-{flag[2:]}"
         options.append(
@@ -364,7 +363,14 @@ def _train_config() -> type:
 @app.command(cls=ConfigCommand, config=_train_config)
 @click.argument("folder", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="The model to write (.safetensors).")
-def train(folder: Path, output: Path, **settings: Any) -> None:
+@click.option(
+    "--adapt",
+    "only_adapt",
+    is_flag=True,
+    help="Adapt a model (--initial, or the one in the package) to the images, in minutes: its encoder stays as it is.",
+)
+@click.pass_context
+def train(ctx: click.Context, /, folder: Path, output: Path, only_adapt: bool, **settings: Any) -> None:
     """Train a model from FOLDER of images and label images (TIFF or PNG, matched by name).
 
     FOLDER holds images/ and labels/ with equal file names; a label image has 0 for the background and a number for
@@ -372,12 +378,27 @@ def train(folder: Path, output: Path, **settings: Any) -> None:
 
     \b
     several GPUs: torchrun --nproc-per-node 4 -m napari_interformer.cli train FOLDER -o model.safetensors
+    a few images: napari-interformer train FOLDER --adapt -o model.safetensors
     """  # noqa: D301 - click's mark for lines that are not to be wrapped
     check_folder(folder)
+    if only_adapt:
+        by_hand = click.core.ParameterSource.COMMANDLINE
+        given = {name for name in settings if ctx.get_parameter_source(name) is by_hand}
+        adapt_model(folder, output, {name: settings[name] for name in given})
+        return
     from napari_interformer.train import TrainConfig
     from napari_interformer.train import train as run
 
-    with bar("training", "step") as line:
+    with training_bar("training") as told:
+        saved = run(folder, output, TrainConfig(**settings), progress=told)
+    if first_process():
+        click.echo(f"model: {saved}")
+
+
+@contextmanager
+def training_bar(title: str) -> Iterator[Callable[[Progress], None]]:
+    """Show a bar for steps of training, with loss, overlap and the time left."""
+    with bar(title, "step") as line:
 
         def told(now: Progress) -> None:
             line.set_postfix_str(
@@ -385,9 +406,43 @@ def train(folder: Path, output: Path, **settings: Any) -> None:
             )
             show(line, now.step, now.steps)
 
-        saved = run(folder, output, TrainConfig(**settings), progress=told)
-    if first_process():
-        click.echo(f"model: {saved}")
+        yield told
+
+
+def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
+    """Adapt a model to a folder; `settings` are those of `AdaptConfig`, and which images and model."""
+    import napari_interformer as ni
+    from napari_interformer.adapting import AdaptConfig
+    from napari_interformer.datasets import load, split
+    from napari_interformer.train import TrainConfig
+
+    names = ("initial", "dataset", "validation")
+    usual = TrainConfig()
+    known = {field.name for field in dataclasses.fields(AdaptConfig) if hasattr(usual, field.name)} | set(names)
+    if unknown := sorted(settings.keys() - known):
+        raise click.UsageError(
+            f"--adapt takes {', '.join(sorted(_flag(name) for name in known))}; got {', '.join(map(_flag, unknown))}."
+        )
+    initial, dataset, fraction = (settings.pop(name, getattr(usual, name)) for name in names)
+    config = AdaptConfig(**settings)
+    model = ni.load_model(initial or None)
+    chosen, kept = split(list(load(dataset, folder)), fraction=fraction, seed=config.seed)
+    features = []
+    with bar("encoding", "image") as line:
+        for sample in chosen:
+            features.append(ni.encode(sample.image, model))
+            show(line, len(features), len(chosen))
+    labels: list[Any] = [one.labels for one in chosen]
+    with training_bar("adapting") as told:
+        adapted = ni.adapt(model, features, labels, config=config, progress=told)
+    notes = {"adapted": f"from {Path(initial).name or 'default'} on {count(len(chosen), 'image')}"}
+    ni.save_model(adapted, output, notes)
+    click.echo(f"adapted on {count(len(chosen), 'image')}; kept for a benchmark: {len(kept)}")
+    click.echo(f"model: {output}")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _benchmark_config() -> type:

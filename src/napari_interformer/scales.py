@@ -48,6 +48,17 @@ def size_along(length: int, level: int) -> int:
     return length << level if level >= 0 else -(-length >> -level)
 
 
+def level_for(extent: float, diameters: Sequence[float]) -> int:
+    """Return the level at which an object that many pixels across is between `diameters` wide, or nearly so."""
+    least, most = diameters
+    level = 0
+    while extent * 2.0**level > most:
+        level -= 1
+    while extent * 2.0**level < least and level < FINEST:
+        level += 1
+    return level
+
+
 def working(position: int, level: int) -> int:
     """Return in which working pixel (the first, if there are several) a pixel of the image lies."""
     return position << level if level >= 0 else position >> -level

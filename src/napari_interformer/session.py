@@ -31,7 +31,7 @@ from napari_interformer.prompts import (
     region,
     sure,
 )
-from napari_interformer.scales import FINEST, maps_at, size_at, to_image, to_working, working
+from napari_interformer.scales import FINEST, level_for, maps_at, size_at, to_image, to_working, working
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -595,13 +595,7 @@ class Session:
         size = self._size if self._steps else self.object_size
         if isinstance(prompt, Mask):
             size = max(prompt.box.width, prompt.box.height)
-        least, most = self.model.config.diameters
-        level = 0
-        while size is not None and size * 2.0**level > most:
-            level -= 1
-        while size is not None and size * 2.0**level < least and level < FINEST:
-            level += 1
-        return level
+        return 0 if size is None else level_for(size, self.model.config.diameters)
 
     def _turn(self, step: Step) -> int:
         """Return 1 if the object is so small that it should be magnified, -1 if it is too large, else 0."""

@@ -47,8 +47,30 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """Everything that shapes a training run.
+class ClickConfig:
+    """How clicks are learnt from.
+
+    Attributes
+    ----------
+    clicks : float
+        P(n further clicks) is proportional to this to the power n.
+    max_clicks : int
+        Most further clicks.
+    auxiliary : float
+        Weight of the auxiliary head's loss.
+    dice : float
+        Weight of the Dice loss, which the paper does not have: an object of a few pixels counts as much as a large one.
+    """
+
+    clicks: float = 0.6
+    max_clicks: int = 20
+    auxiliary: float = 0.4
+    dice: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrainConfig(ClickConfig):
+    """Everything that shapes a training run, beside `ClickConfig`.
 
     Attributes
     ----------
@@ -89,14 +111,6 @@ class TrainConfig:
         Steps of linear warm-up.
     average : float
         Decay of the running average of the weights, which is what is saved.
-    clicks : float
-        P(n further clicks) is proportional to this to the power n.
-    max_clicks : int
-        Most further clicks.
-    auxiliary : float
-        Weight of the auxiliary head's loss.
-    dice : float
-        Weight of the Dice loss, which the paper does not have: an object of a few pixels counts as much as a large one.
     dense : float
         Weight of a loss on the encoder alone: foreground and borders of all objects of a crop, read off the finest map
         (not in the paper; for folders in which every object is labelled, else set it to 0).
@@ -131,10 +145,6 @@ class TrainConfig:
     layer_decay: float = 1.0
     warmup: int = 100
     average: float = 0.998
-    clicks: float = 0.6
-    max_clicks: int = 20
-    auxiliary: float = 0.4
-    dice: float = 1.0
     dense: float = 1.0
     precision: str = "auto"
     device: str = "auto"
@@ -376,21 +386,50 @@ class Step(nn.Module):
             )
             for level, stride in zip(maps, model.strides, strict=True)
         ]
-        further = int(rng.choice(config.max_clicks + 1, p=click_chances(config)))
-        with torch.no_grad(), evaluating(model):
-            references, ious = simulate(
-                model, [level.detach() for level in maps], batch.targets, further, rng
-            )
-        logits, levels = model.decode_levels(maps, references)
-        second = model.auxiliary_head(levels)
-        targets = torch.from_numpy(batch.targets).to(logits.device)
-        loss = normalised_focal_loss(logits, targets) + config.auxiliary * normalised_focal_loss(
-            second, targets
-        )
-        loss = loss + config.dice * dice_loss(logits, targets)
+        loss, first, last = click_loss(model, maps, batch.targets, config, rng)
         loss = loss + config.dense * F.binary_cross_entropy_with_logits(dense.float(), batch.dense)
-        masks = foreground(logits.detach(), targets.shape[1:]) > 0
-        return loss, ious[0] if ious else mean_iou(masks, batch.targets), mean_iou(masks, batch.targets)
+        return loss, first, last
+
+
+def click_loss(
+    model: InterFormer,
+    maps: list[Tensor],
+    targets: NDArray[np.bool_],
+    config: ClickConfig,
+    rng: np.random.Generator,
+) -> tuple[Tensor, float, float]:
+    """Simulate clicks on each object, then decode once with gradient.
+
+    Parameters
+    ----------
+    model : InterFormer
+        In training or evaluation mode.
+    maps : list of (N, C_i, w / s_i, w / s_i)
+        Each object's window.
+    targets : (N, w, w) bool
+        The objects.
+    config : ClickConfig
+        How many clicks, and what counts.
+    rng : numpy.random.Generator
+        How many and where.
+
+    Returns
+    -------
+    loss : Tensor
+        A number.
+    first, last : float
+        Mean IoU after the first click, and with all clicks.
+    """
+    further = int(rng.choice(config.max_clicks + 1, p=click_chances(config)))
+    with torch.no_grad(), evaluating(model):
+        references, ious = simulate(model, [level.detach() for level in maps], targets, further, rng)
+    logits, levels = model.decode_levels(maps, references)
+    truth = torch.from_numpy(targets).to(logits.device)
+    loss = normalised_focal_loss(logits, truth) + config.dice * dice_loss(logits, truth)
+    if config.auxiliary:
+        loss = loss + config.auxiliary * normalised_focal_loss(model.auxiliary_head(levels), truth)
+    last = mean_iou(foreground(logits.detach(), truth.shape[1:]) > 0, targets)
+    return loss, ious[0] if ious else last, last
 
 
 def simulate(
@@ -473,7 +512,7 @@ def cells(box: Box, stride: int) -> tuple[slice, slice]:
     return slice(box.top // stride, box.bottom // stride), slice(box.left // stride, box.right // stride)
 
 
-def click_chances(config: TrainConfig) -> NDArray[np.float64]:
+def click_chances(config: ClickConfig) -> NDArray[np.float64]:
     """Return P(n further clicks), n = 0 .. max_clicks."""
     chances = config.clicks ** np.arange(config.max_clicks + 1)
     return np.asarray(chances / chances.sum())

@@ -1,0 +1,258 @@
+"""A model learns from somebody's own finished labels, in minutes and without a GPU.
+
+Features are stored and the encoder stays as it is, so only I-MSA and the head have to learn. The adapted model works on the
+features that are there already.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scipy.ndimage import find_objects
+
+from napari_interformer.features import SNAP, Features
+from napari_interformer.prompts import Box, cut
+from napari_interformer.scales import level_for, maps_at, size_at, to_working
+from napari_interformer.train import ClickConfig, Progress, click_loss
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_interformer.image import Planes
+    from napari_interformer.model import InterFormer
+    from napari_interformer.session import LabelArray
+
+log = logging.getLogger(__name__)
+
+Plane = tuple[int, ...]
+LEAST_PIXELS = 12  # of an object in working pixels, as in training
+UNMAGNIFIED = 0.3  # of the small objects: so a session sees them at the first click
+ROOM = 1.4  # a window's side relative to its object's, at least
+
+
+@dataclass(frozen=True)
+class AdaptConfig(ClickConfig):
+    """How a model is adapted, beside `ClickConfig`.
+
+    Attributes
+    ----------
+    steps : int
+        Optimiser steps.
+    minutes : float
+        Stop after this long even if steps are left (the learning rate follows whichever comes first); 0 for no limit.
+    objects : int
+        Most objects that are learnt from, drawn at random; their features are held in memory.
+    windows_per_step : int
+        Objects per step, at the smallest decoding window.
+    lr, weight_decay : float
+        AdamW.
+    seed : int
+        Of the choice of objects and the clicks.
+    """
+
+    auxiliary: float = 0.0  # its only purpose is to teach the encoder
+    steps: int = 600
+    minutes: float = 4.0
+    objects: int = 800
+    windows_per_step: int = 8
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """An object in its window: four maps (C_i, h / s_i, w / s_i) float16, and the object (h, w) bool."""
+
+    maps: list[NDArray[np.float16]]
+    target: NDArray[np.bool_]
+
+
+def adapt(
+    model: InterFormer,
+    features: Features | Sequence[Features],
+    labels: LabelArray | Sequence[LabelArray],
+    *,
+    images: Planes | Sequence[Planes | None] | None = None,
+    config: AdaptConfig | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> InterFormer:
+    """Teach a copy of a model, except its encoder, from finished labels.
+
+    Parameters
+    ----------
+    model : InterFormer
+        The model that made the features; it stays as it is.
+    features : Features or sequence of Features
+        Of one or several images; planes that are not encoded are passed over.
+    labels : integer array or sequence of them
+        A label image of each one's shape: 0 is background, and every other number an object. Objects may be missing.
+    images : Planes or sequence of Planes, optional
+        The images, so that small and large objects are seen at the magnification at which a session shows them; those that
+        were encoded just now are known.
+    config : AdaptConfig, optional
+        Defaults if None.
+    progress, cancelled : callable, optional
+        Told after each step; asked before each whether to stop.
+
+    Returns
+    -------
+    InterFormer
+        It takes the same features. Save it with `save_model`.
+
+    Raises
+    ------
+    ValueError
+        If features and labels do not belong together, the features are another model's, or no labelled object lies on
+        an encoded plane.
+    InterruptedError
+        If it was cancelled.
+    """
+    config = config or AdaptConfig()
+    pairs = _pairs(model, features, labels, images)
+    rng = np.random.default_rng(config.seed)
+    lessons = [
+        lesson for pair in pairs for lesson in _lessons(model, *pair, config.objects // len(pairs), rng)
+    ]
+    if not lessons:
+        raise ValueError(
+            "adapt takes finished labels; got none on an encoded plane: commit some objects first, the more varied the better."
+        )
+    log.info("adapting on %d objects", len(lessons))
+    learner = copy.deepcopy(model)
+    # In evaluation mode throughout: nothing that norms have learnt from many images is to be overwritten by few.
+    learner.eval().requires_grad_(False)
+    taught = [*learner.neck.parameters(), *learner.decode_head.parameters()]
+    for parameter in taught:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW(taught, lr=config.lr, weight_decay=config.weight_decay)
+    began = time.monotonic()
+    for step, batch in enumerate(_batches(lessons, config, model.config.click_window, rng)):
+        if cancelled is not None and cancelled():
+            raise InterruptedError("Adapting was cancelled; the model is as it was.")
+        seconds = time.monotonic() - began
+        done = max(step / config.steps, seconds / (60 * config.minutes) if config.minutes else 0)
+        if done >= 1:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * min(1, (step + 1) / 20) * (1 - done)
+        maps = [
+            torch.from_numpy(np.stack([lesson.maps[i] for lesson in batch])).to(model.device).float()
+            for i in range(4)
+        ]
+        targets = np.stack([lesson.target for lesson in batch])
+        loss, first, last = click_loss(learner, maps, targets, config, rng)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(taught, 1.0)
+        optimizer.step()
+        if progress is not None:
+            left = seconds / done * (1 - done) if done else math.inf
+            progress(Progress(step + 1, config.steps, float(loss.detach()), first, last, left))
+    return learner.requires_grad_(True).eval()
+
+
+def _pairs(
+    model: InterFormer, features: Any, labels: Any, images: Any
+) -> list[tuple[Features, LabelArray, Planes | None]]:
+    """Check what belongs together, and make lists of single ones."""
+    if isinstance(features, Features):
+        features, labels, images = [features], [labels], [images]
+    images = [None] * len(features) if images is None else images
+    if not len(features) == len(labels) == len(images) or not features:
+        raise ValueError(
+            f"adapt takes one label image for each image's features; got {len(labels)} for {len(features)}, and "
+            f"{len(images)} images."
+        )
+    pairs = []
+    for one, truth, image in zip(features, labels, images, strict=True):
+        if one.model_fingerprint != model.fingerprint:
+            raise ValueError(
+                "adapt takes features of the model that is to be adapted; got another one's: encode the image with this model."
+            )
+        if tuple(truth.shape) != tuple(one.shape):
+            raise ValueError(
+                f"labels takes the image's shape {tuple(one.shape)}; got {tuple(truth.shape)}: give the labels of this image."
+            )
+        if not np.issubdtype(truth.dtype, np.integer):
+            raise ValueError(f"labels takes an integer array; got {truth.dtype}.")
+        image = one.source if image is None else image
+        pairs.append((one, truth, image if model.config.diameters else None))
+    return pairs
+
+
+def _lessons(
+    model: InterFormer,
+    features: Features,
+    labels: LabelArray,
+    image: Planes | None,
+    most: int,
+    rng: np.random.Generator,
+) -> list[Lesson]:
+    """Return objects of an image in their windows, at most so many, drawn at random."""
+    found: list[tuple[Plane, int, Box]] = []
+    for plane in np.ndindex(*features.leading):
+        if features.ready(plane):
+            for label, slices in enumerate(find_objects(np.asarray(labels[plane or ...])), 1):
+                if slices is not None:
+                    rows, columns = slices
+                    found.append((plane, label, Box(columns.start, rows.start, columns.stop, rows.stop)))
+    lessons = []
+    for number in rng.permutation(len(found))[: max(1, most)]:
+        plane, label, box = found[number]
+        mask = np.asarray(labels[(*plane, *box.slices)]) == label
+        level = 0 if image is None else level_for(max(box.height, box.width), model.config.diameters)
+        if level > 0 and rng.random() < UNMAGNIFIED:
+            level = 0
+        seen, target = to_working(mask, box, level)
+        if target.sum() < LEAST_PIXELS:
+            continue
+        window = _window(model, seen, size_at(features.size, level), rng)
+        maps = (
+            features.window(plane, window)
+            if level == 0 or image is None
+            else maps_at(image, model, plane, level, window)
+        )
+        lessons.append(Lesson([one.astype(np.float16) for one in maps], cut(target, seen, window, False)))
+    return lessons
+
+
+def _window(model: InterFormer, seen: Box, size: tuple[int, int], rng: np.random.Generator) -> Box:
+    """Place a window as a session might: over the object, not always in its middle."""
+    spans = []
+    for start, stop, length in ((seen.left, seen.right, size[1]), (seen.top, seen.bottom, size[0])):
+        padded = -(-length // SNAP) * SNAP
+        side = model.config.click_window
+        while side < ROOM * max(seen.width, seen.height) and side < model.config.window:
+            side *= 2
+        side = min(side, padded)
+        reach = max(0, side - (stop - start)) / 4
+        first = round(((start + stop - side) / 2 + rng.uniform(-reach, reach)) / SNAP) * SNAP
+        first = min(max(first, 0), padded - side)
+        spans.append((first, first + side))
+    (left, right), (top, bottom) = spans
+    return Box(left, top, right, bottom)
+
+
+def _batches(
+    lessons: Sequence[Lesson], config: AdaptConfig, smallest: int, rng: np.random.Generator
+) -> Iterator[list[Lesson]]:
+    """Draw lessons with windows of one size, for ever; each lesson is as likely as another."""
+    groups: dict[tuple[int, ...], list[Lesson]] = {}
+    for lesson in lessons:
+        groups.setdefault(lesson.target.shape, []).append(lesson)
+    while True:
+        group = groups[lessons[int(rng.integers(len(lessons)))].target.shape]
+        height, width = group[0].target.shape
+        count = max(1, min(config.windows_per_step * smallest**2 // (height * width), len(group)))
+        yield [group[i] for i in rng.choice(len(group), count, replace=False)]

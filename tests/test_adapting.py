@@ -1,0 +1,113 @@
+"""Adapting: a copy learns from finished labels, the features stay good, and bad input changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import napari_interformer as ni
+from napari_interformer.adapting import AdaptConfig
+from napari_interformer.image import Planes
+from napari_interformer.samples import synthetic, synthetic_stack
+
+QUICK = AdaptConfig(steps=3, minutes=0, objects=12, windows_per_step=3, max_clicks=2)
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return synthetic(np.random.default_rng(3), (96, 110), "nuclei")
+
+
+@pytest.fixture(scope="module")
+def encoded(cells, small_model):
+    return ni.encode(cells[0], small_model)
+
+
+def test_the_adapted_model_answers_differently_on_the_same_features(cells, encoded, small_model):
+    before = {name: value.clone() for name, value in small_model.state_dict().items()}
+    adapted = ni.adapt(small_model, encoded, cells[1], config=replace(QUICK, lr=1e-2))
+    assert adapted.fingerprint == small_model.fingerprint
+    after = adapted.state_dict()
+    changed = {name.split(".")[0] for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed == {"neck", "decode_head"}
+    assert all(torch.equal(value, small_model.state_dict()[name]) for name, value in before.items())
+    ni.Session(encoded, adapted).click((50, 50))
+
+
+def test_adapting_lowers_the_loss_on_what_it_learns_from(default_model):
+    image, labels = synthetic(np.random.default_rng(3), (128, 128), "bacteria")
+    features, losses = ni.encode(image, default_model), []
+    config = replace(QUICK, steps=16, objects=4, windows_per_step=4, lr=1e-3, max_clicks=0)
+    ni.adapt(default_model, features, labels, config=config, progress=lambda now: losses.append(now.loss))
+    assert len(losses) == 16
+    assert np.mean(losses[-4:]) < 0.9 * np.mean(losses[:4])
+
+
+def test_the_same_seed_gives_the_same_model(cells, encoded, small_model):
+    one, two = (ni.adapt(small_model, encoded, cells[1], config=QUICK) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_an_adapted_model_is_saved_and_loaded_like_any_other(cells, encoded, small_model, tmp_path):
+    adapted = ni.adapt(small_model, encoded, cells[1], config=QUICK)
+    again = ni.load_model(ni.save_model(adapted, tmp_path / "mine.safetensors"))
+    ni.Session(encoded, again)
+    assert all(torch.equal(a, b) for a, b in zip(adapted.parameters(), again.parameters(), strict=True))
+
+
+def test_several_images_and_stacks_with_planes_missing(cells, encoded, small_model):
+    stack, labels = synthetic_stack(np.random.default_rng(1), (3, 64, 64), "nuclei")
+    some = ni.encode(stack, small_model, planes=[(1,)])
+    ni.adapt(small_model, [encoded, some], [cells[1], labels], config=QUICK)
+
+
+def test_objects_are_seen_at_the_magnification_of_a_session(cells, small_model):
+    config = replace(small_model.config, diameters=(40.0, 60.0))
+    torch.manual_seed(0)
+    model = type(small_model)(config).eval()
+    features = ni.encode(cells[0], model)
+    asked = []
+    plain = model.encode_pixels
+    model.encode_pixels = lambda pixels: asked.append(pixels.shape) or plain(pixels)
+    ni.adapt(model, features, cells[1], config=replace(QUICK, steps=1))
+    assert asked
+    asked.clear()
+    features.source = None
+    ni.adapt(model, features, cells[1], config=replace(QUICK, steps=1))
+    assert not asked
+    ni.adapt(model, features, cells[1], images=Planes.of(cells[0]), config=replace(QUICK, steps=1))
+    assert asked
+
+
+def test_cancelling_leaves_the_model_as_it_was(cells, encoded, small_model):
+    before = {name: value.clone() for name, value in small_model.state_dict().items()}
+    with pytest.raises(InterruptedError, match="as it was"):
+        ni.adapt(small_model, encoded, cells[1], config=QUICK, cancelled=lambda: True)
+    assert all(torch.equal(value, small_model.state_dict()[name]) for name, value in before.items())
+
+
+WRONG = {
+    "no labels": (lambda labels: np.zeros_like(labels), "commit some objects"),
+    "another shape": (lambda labels: labels[:50], "image's shape"),
+    "not integers": (lambda labels: labels.astype(float), "integer array"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_labels_that_do_not_serve_are_told(name, cells, encoded, small_model):
+    change, word = WRONG[name]
+    with pytest.raises(ValueError, match=word):
+        ni.adapt(small_model, encoded, change(cells[1]), config=QUICK)
+
+
+def test_features_of_another_model_are_told(cells, encoded, default_model):
+    with pytest.raises(ValueError, match="encode the image with this model"):
+        ni.adapt(default_model, encoded, cells[1], config=QUICK)
+
+
+def test_as_many_labels_as_images(cells, encoded, small_model):
+    with pytest.raises(ValueError, match="got 1 for 2"):
+        ni.adapt(small_model, [encoded, encoded], [cells[1]], config=QUICK)
