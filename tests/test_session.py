@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from napari_interformer.encoding import encode, encode_tiles, room_for
 from napari_interformer.features import NotEncodedError
 from napari_interformer.image import Planes
 from napari_interformer.prompts import Click, Mask
+from napari_interformer.samples import synthetic
 from napari_interformer.session import Session
 
 IMAGE, LABELS = blobs()
@@ -348,3 +350,25 @@ def test_computing_changes_nothing_until_it_is_adopted():
     assert plane == () and box.holds(box.around(LABELS == 1))
     assert s.adopt(steps) == []  # the same again is no change
     assert s.undo() and not s.can_undo
+
+
+def test_the_same_prompts_give_the_same_mask_on_any_number_of_threads(default_model):
+    image, labels = synthetic(np.random.default_rng(1), (192, 192), "tissue")
+    features, before = encode(image, default_model), torch.get_num_threads()
+    answers: dict[int, list[np.ndarray]] = {}
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            s = Session(features, default_model)
+            for label in np.unique(labels)[1:4]:
+                ys, xs = np.nonzero(labels == label)
+                middle = len(ys) // 2
+                s.click((ys[middle], xs[middle]))
+                s.click((ys[0], xs[0]), positive=False)
+                answers.setdefault(threads, []).append(s.mask)
+                s.clear()
+    finally:
+        torch.set_num_threads(before)
+    for one, two, four in zip(*answers.values(), strict=True):
+        assert (one != two).sum() <= 1  # docs/how-it-works.md: a pixel of which both logits are equal
+        assert (one != four).sum() <= 1

@@ -46,7 +46,9 @@ class AdaptConfig(ClickConfig):
     Attributes
     ----------
     steps : int
-        Optimiser steps.
+        Optimiser steps at most.
+    passes : int
+        How often each object is seen at most: few objects would be learnt by heart.
     minutes : float
         Stop after this long even if steps are left (the learning rate follows whichever comes first); 0 for no limit.
     objects : int
@@ -61,6 +63,7 @@ class AdaptConfig(ClickConfig):
 
     auxiliary: float = 0.0  # its only purpose is to teach the encoder
     steps: int = 600
+    passes: int = 10
     minutes: float = 4.0
     objects: int = 800
     windows_per_step: int = 8
@@ -136,12 +139,13 @@ def adapt(
     for parameter in taught:
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(taught, lr=config.lr, weight_decay=config.weight_decay)
+    steps = min(config.steps, max(1, round(config.passes * len(lessons) / config.windows_per_step)))
     began = time.monotonic()
     for step, batch in enumerate(_batches(lessons, config, model.config.click_window, rng)):
         if cancelled is not None and cancelled():
             raise InterruptedError("Adapting was cancelled; the model is as it was.")
         seconds = time.monotonic() - began
-        done = max(step / config.steps, seconds / (60 * config.minutes) if config.minutes else 0)
+        done = max(step / steps, seconds / (60 * config.minutes) if config.minutes else 0)
         if done >= 1:
             break
         for group in optimizer.param_groups:
@@ -158,7 +162,7 @@ def adapt(
         optimizer.step()
         if progress is not None:
             left = seconds / done * (1 - done) if done else math.inf
-            progress(Progress(step + 1, config.steps, float(loss.detach()), first, last, left))
+            progress(Progress(step + 1, steps, float(loss.detach()), first, last, left))
     return learner.requires_grad_(True).eval()
 
 

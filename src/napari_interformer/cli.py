@@ -418,7 +418,9 @@ def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
 
     names = ("initial", "dataset", "validation")
     usual = TrainConfig()
-    known = {field.name for field in dataclasses.fields(AdaptConfig) if hasattr(usual, field.name)} | set(names)
+    known = {field.name for field in dataclasses.fields(AdaptConfig) if hasattr(usual, field.name)} | set(
+        names
+    )
     if unknown := sorted(settings.keys() - known):
         raise click.UsageError(
             f"--adapt takes {', '.join(sorted(_flag(name) for name in known))}; got {', '.join(map(_flag, unknown))}."
