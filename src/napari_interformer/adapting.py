@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from scipy.ndimage import find_objects
 from napari_interformer.features import SNAP, Features
 from napari_interformer.prompts import Box, cut
 from napari_interformer.scales import level_for, maps_at, size_at, to_working
-from napari_interformer.train import ClickConfig, Progress, click_loss
+from napari_interformer.train import ClickConfig, Progress, click_loss, share_done
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -148,7 +147,7 @@ def adapt(
         if cancelled is not None and cancelled():
             raise InterruptedError("Adapting was cancelled; the model is as it was.")
         seconds = time.monotonic() - began
-        done = max(step / steps, seconds / (60 * config.minutes) if config.minutes else 0)
+        done = share_done(step, steps, seconds, config.minutes)
         if done >= 1:
             break
         for group in optimizer.param_groups:
@@ -164,7 +163,9 @@ def adapt(
         torch.nn.utils.clip_grad_norm_(taught, 1.0)
         optimizer.step()
         if progress is not None:
-            left = seconds / done * (1 - done) if done else math.inf
+            seconds = time.monotonic() - began
+            done = share_done(step + 1, steps, seconds, config.minutes)
+            left = seconds / done * (1 - done)
             progress(Progress(step + 1, steps, float(loss.detach()), first, last, left))
     with torch.no_grad():
         for new, old in zip(learner.parameters(), model.parameters(), strict=True):

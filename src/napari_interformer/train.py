@@ -636,7 +636,7 @@ def train(
     step = start
     for batch in loader:
         seconds = spent + time.monotonic() - began
-        done = max(step / config.steps, seconds / (60 * config.minutes) if config.minutes else 0)
+        done = share_done(step, config.steps, seconds, config.minutes)
         if _any(done >= 1 or (cancelled is not None and cancelled()), device, world):
             break
         rate = min(1, (step + 1) / config.warmup) * (1 - done)
@@ -656,8 +656,8 @@ def train(
         if step % 20 == 0 and progress is not None and rank == 0:
             seconds = spent + time.monotonic() - began
             mean, first, last = (float(value) for value in np.mean(recent, axis=0))
-            left = seconds / done * (1 - done) if done else math.inf
-            progress(Progress(step, config.steps, mean, first, last, left))
+            done = share_done(step, config.steps, seconds, config.minutes)
+            progress(Progress(step, config.steps, mean, first, last, seconds / done * (1 - done)))
             recent.clear()
         if time.monotonic() - saved > 60 * config.save_minutes:
             saved = time.monotonic()
@@ -674,6 +674,11 @@ def train(
     if world > 1:
         torch.distributed.destroy_process_group()
     return output
+
+
+def share_done(step: int, steps: int, seconds: float, minutes: float) -> float:
+    """Return how much of a run is over, from 0 to 1, by its steps or its minutes (0 for no limit), whichever ends it."""
+    return min(1.0, max(step / steps, seconds / (60 * minutes) if minutes else 0))
 
 
 def _any(stop: bool, device: torch.device, world: int) -> bool:
