@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -180,7 +179,33 @@ def test_the_plane_that_somebody_waits_for_comes_next(rng):
             shown[0] = (2,)  # in the middle of plane 0
         if len(order) == 30:
             shown[0] = (9,)  # a plane that is not there changes nothing
+    # Plane 2 is done, then the rest in order, from there.
     assert order == [0] * 5 + [2] * 16 + [0] * 11 + [1] * 16 + [3] * 16
+
+
+def test_the_tiles_under_what_somebody_looks_at_come_next(rng):
+    planes = Planes.of(rng.integers(0, 9, (2, 400, 400)))
+    features = room_for(planes, FakeModel())
+    looked = Box(150, 210, 190, 260)
+    touched = [i for i, core in enumerate(features.tiles) if not core.intersect(looked).empty]
+    steps = encode_tiles(planes, features, FakeModel(), device="cpu", first=lambda: ((1,), looked))
+    for _ in touched:
+        assert not features.ready((1,), looked)
+        assert next(steps).plane == (1,)
+    assert features.ready((1,), looked)
+    features.window((1,), Box(128, 192, 192, 288))  # what a click needs
+    next(steps)
+    extra = set(range(49)) - set(features.waiting((1,))) - set(touched)
+    around = Box(looked.left - 64, looked.top - 64, looked.right + 64, looked.bottom + 64)
+    assert all(not features.tiles[i].intersect(around).empty for i in extra)
+    assert [step.plane for step in steps] == [(1,)] * (49 - len(touched) - 1) + [(0,)] * 49
+
+
+@pytest.mark.parametrize("wanted", [(2,), ((2,), None)])
+def test_a_plane_without_a_box_is_waited_for_as_well(rng, wanted):
+    planes = Planes.of(rng.integers(0, 9, (3, 40, 40)))
+    steps = encode_tiles(planes, room_for(planes, FakeModel()), FakeModel(), first=lambda: wanted)
+    assert [step.plane for step in steps] == [(2,), (0,), (1,)]
 
 
 def test_only_some_planes(rng):
@@ -206,37 +231,97 @@ def test_two_encoders_share_a_store(rng, tmp_path):
     assert same(Features.open(tmp_path / "x.zarr"), encode(planes, FakeModel()))
 
 
-def test_killed_at_any_moment_the_next_run_goes_on(rng, tmp_path):
-    image = rng.integers(0, 9, (4, 400, 400)).astype(np.uint8)
-    np.save(tmp_path / "image.npy", image)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork for each kill; a fresh process takes seconds")
+def test_killed_ten_times_at_random_the_next_run_goes_on(rng, tmp_path):
+    np.save(tmp_path / "image.npy", rng.integers(0, 9, (4, 400, 400)).astype(np.uint8))
+    # One process loads the packages and forks those that are killed; each says a tile before it is written.
     program = f"""
-import sys, time
+import os, random, signal, sys, time
 sys.path.insert(0, {os.path.dirname(__file__)!r})
-import numpy as np
+import numpy as np, torch
 from test_encoding import FakeModel, encode
-def told(step):
-    print(step.done, flush=True)
-    time.sleep(0.002)
-encode(np.load({str(tmp_path / "image.npy")!r}), FakeModel(), store={str(tmp_path / "x.zarr")!r}, progress=told)
+torch.set_num_threads(1)
+class Slow(FakeModel):
+    def encode_pixels(self, pixels):
+        os.write(told, b".")
+        return super().encode_pixels(pixels)
+image, chance = np.load({str(tmp_path / "image.npy")!r}), random.Random(0)
+made = 0
+for _ in range(10):
+    heard, told = os.pipe()
+    child = os.fork()
+    if not child:
+        encode(image, Slow(), store={str(tmp_path / "x.zarr")!r}, device="cpu")
+        os._exit(0)
+    os.close(told)
+    for _ in range(chance.randint(3, 18)):  # 4 * 49 tiles are more than these
+        made += len(os.read(heard, 1))
+    time.sleep(chance.uniform(0, 0.02))
+    os.kill(child, signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    while more := os.read(heard, 100):
+        made += len(more)
+    os.close(heard)
+print(made)
 """
-    done = 0
-    for part in (40, 120):
-        run = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-        assert run.stdout is not None
-        for line in run.stdout:
-            if int(line) >= part:
-                time.sleep(float(rng.uniform(0, 0.02)))
-                break
-        run.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
-        run.stdout.close()
-        run.wait()
-        left = sum(len(Features.open(tmp_path / "x.zarr").waiting((z,))) for z in range(4))
-        assert done < 4 * 49 - left < 4 * 49
-        done = 4 * 49 - left
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    made, store = int(run.stdout), tmp_path / "x.zarr"
+    left = sum(len(Features.open(store).waiting((z,))) for z in range(4))
+    assert 0 < left < 4 * 49 and made - 10 <= 4 * 49 - left  # a kill loses the tile at hand, and no other
     model = FakeModel()
-    features = encode(image, model, store=tmp_path / "x.zarr")
-    assert len(model.seen) == 4 * 49 - done
-    assert same(features, encode(image, FakeModel()))
+    image = np.load(tmp_path / "image.npy")
+    features = encode(image, model, store=store)
+    assert len(model.seen) == left
+    undisturbed = encode(image, FakeModel(), store=tmp_path / "y.zarr")
+    assert same(features, undisturbed)
+    kept = [
+        {path.relative_to(one): path.read_bytes() for path in one.rglob("c/*/*") if path.suffix != ".partial"}
+        for one in (store, tmp_path / "y.zarr")
+    ]
+    assert kept[0] == kept[1] and len(kept[0]) == 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="two processes from one that has loaded the packages")
+def test_two_processes_share_the_work_and_make_each_tile_once(rng, tmp_path):
+    np.save(tmp_path / "image.npy", rng.integers(0, 9, (3, 400, 400)).astype(np.uint8))
+    program = f"""
+import os, sys, time
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+import numpy as np, torch
+from test_encoding import FakeModel, encode
+torch.set_num_threads(1)
+class Slow(FakeModel):
+    def encode_pixels(self, pixels):
+        time.sleep(0.005)
+        return super().encode_pixels(pixels)
+image = np.load({str(tmp_path / "image.npy")!r})
+children = []
+for _ in range(2):
+    children.append(os.fork())
+    if not children[-1]:
+        model = Slow()
+        features = encode(image, model, store={str(tmp_path / "x.zarr")!r}, device="cpu")
+        assert features.ready_planes().all()
+        os.write(1, b"%d\\n" % len(model.seen))
+        os._exit(0)
+assert all(os.waitpid(child, 0)[1] == 0 for child in children)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    first, second = map(int, run.stdout.split())
+    assert first + second == 3 * 49 and min(first, second) > 20
+    assert same(Features.open(tmp_path / "x.zarr"), encode(np.load(tmp_path / "image.npy"), FakeModel()))
+
+
+def test_a_tile_that_another_process_never_finishes_is_made_here(rng, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoding, "_PATIENCE", 0.1)
+    planes, model = Planes.of(rng.integers(0, 9, (2, 200, 200))), FakeModel()
+    features = room_for(planes, model, store=tmp_path / "x.zarr")
+    with features.claim((0,), [3, 4], 2) as taken:
+        assert taken == [3, 4]
+        order = [step.plane[0] for step in encode_tiles(planes, features, model, device="cpu")]
+    assert order == [0] * 14 + [1] * 16 + [0] * 2 and features.ready_planes().all()
 
 
 # ------------------------------------------------------------------------------------------- memory and devices

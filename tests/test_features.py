@@ -6,7 +6,9 @@ import json
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 import zarr
 
 from napari_interformer import features as room
+from napari_interformer import store as stores
 from napari_interformer.features import Features, NotEncodedError, Origin
 from napari_interformer.image import Planes
 from napari_interformer.prompts import Box
@@ -208,13 +211,16 @@ def test_what_is_no_store_is_refused_and_left_alone(tmp_path):
         Features.open(tmp_path / "none.zarr")
 
 
-def test_a_store_of_a_newer_version_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "told"), [(99, "newer version .*; update"), (1, "older version .*; encode again")]
+)
+def test_a_store_of_another_version_is_refused(tmp_path, number, told):
     made(tmp_path / "x.zarr")
     meta = tmp_path / "x.zarr" / "zarr.json"
     content = json.loads(meta.read_text())
-    content["attributes"] = {"interformer": 99, "origin": "?"}
+    content["attributes"] = {"interformer": number, "origin": "?"}
     meta.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="newer version"):
+    with pytest.raises(ValueError, match=told):
         Features.open(tmp_path / "x.zarr")
 
 
@@ -226,13 +232,206 @@ def test_an_empty_folder_becomes_a_store_with_nothing_beside_it(tmp_path):
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["y.zarr"]
 
 
-def test_a_damaged_chunk_is_named(tmp_path):
-    fill(made(tmp_path / "x.zarr"), [(0,)])
-    (tmp_path / "x.zarr" / "level1" / "c" / "0" / "0" / "0" / "0").write_bytes(b"\0" * 30)
+def test_a_damaged_tile_is_named(tmp_path):
+    features = fill(made(tmp_path / "x.zarr"), [(0,)])
+    features.write((1,), 0, maps_of(features, (1,), 0))
+    features.write((1,), 5, maps_of(features, (1,), 5))
+    for file in ("maps/c/0/0", "tiles/c/1/0"):
+        (tmp_path / "x.zarr" / file).write_bytes(b"\0" * 30)
     features = Features.open(tmp_path / "x.zarr")
-    with pytest.raises(OSError, match=r"could not be read from .*x\.zarr .*; the store is damaged"):
-        features.window((0,), Box(0, 0, 32, 32))
-    features.window((0,), Box(64, 64, 96, 96))
+    for plane in [(0,), (1,)]:
+        with pytest.raises(OSError, match=r"could not be read from .*x\.zarr .*; the store is damaged"):
+            features.window(plane, Box(0, 0, 32, 32))
+    features.window((1,), Box(128, 64, 160, 96))
+
+
+def files_of(store) -> list[str]:
+    return sorted(
+        path.relative_to(store).as_posix()
+        for path in store.rglob("*")
+        if path.is_file() and path.name not in ("zarr.json", "claims")
+    )
+
+
+def test_a_tile_is_a_file_at_first_and_a_complete_plane_one(tmp_path):
+    features = made(tmp_path / "x.zarr")
+    for tile in (3, 0):
+        features.write((1,), tile, maps_of(features, (1,), tile))
+    assert files_of(tmp_path / "x.zarr") == ["tiles/c/1/0", "tiles/c/1/3"]
+    fill(features)
+    assert files_of(tmp_path / "x.zarr") == ["maps/c/0/0", "maps/c/1/0", "maps/c/2/0"]
+
+
+def test_a_large_plane_is_kept_in_groups_of_tiles(tmp_path, monkeypatch):
+    monkeypatch.setattr(stores, "SHARD_TILES", 4)
+    features = fill(made(tmp_path / "x.zarr"), [(0,)])
+    assert files_of(tmp_path / "x.zarr") == ["maps/c/0/0", "maps/c/0/1"]
+    for tile in range(4):
+        features.write((1,), tile, maps_of(features, (1,), tile))
+    assert Features.open(tmp_path / "x.zarr").waiting((1,)) == [4, 5]
+    assert files_of(tmp_path / "x.zarr") == ["maps/c/0/0", "maps/c/0/1", "maps/c/1/0"]
+    for tile, core in enumerate(features.tiles):
+        for got, wrote in zip(
+            Features.open(tmp_path / "x.zarr").window((0,), core),
+            maps_of(features, (0,), tile),
+            strict=True,
+        ):
+            np.testing.assert_allclose(got, wrote, rtol=1e-3)
+
+
+def test_a_reader_finds_a_tile_that_is_packed_meanwhile(tmp_path):
+    writer = made(tmp_path / "x.zarr")
+    for tile in range(5):
+        writer.write((0,), tile, maps_of(writer, (0,), tile))
+    reader = Features.open(tmp_path / "x.zarr")
+    assert reader.ready((0,), Box(0, 0, 32, 32))  # it lies in a file of its own
+    writer.write((0,), 5, maps_of(writer, (0,), 5))
+    reader.window((0,), Box(0, 0, 32, 32))
+
+
+def test_what_was_killed_while_it_packed_is_packed_by_the_next(tmp_path, monkeypatch):
+    features = made(tmp_path / "x.zarr")
+    with monkeypatch.context() as patch:
+        patch.setattr(stores.Store, "pack", lambda *_: None)
+        fill(features)
+    assert len(files_of(tmp_path / "x.zarr")) == 18 and Features.open(tmp_path / "x.zarr").ready((2,))
+    made(tmp_path / "x.zarr").finish()
+    assert files_of(tmp_path / "x.zarr") == ["maps/c/0/0", "maps/c/1/0", "maps/c/2/0"]
+
+
+def test_finished_features_need_no_look_at_each_plane(tmp_path, monkeypatch):
+    features = fill(made(tmp_path / "x.zarr"), [(0,), (1,)])
+    assert not features.finish()
+    assert fill(features, [(2,)]).finish()
+    monkeypatch.setattr(stores.Store, "done", None)
+    assert Features.open(tmp_path / "x.zarr").ready_planes().all()
+
+
+def test_the_size_of_features_is_told(tmp_path, default_model):
+    assert Origin.of(Planes.of(image()), default_model, core=0, halo=0).channels == default_model.channels
+    features = made(pixels=np.zeros((992, 1056), np.uint8), model=default_model, core=0)
+    assert features.bytes_per_megapixel == 7.5e6 <= 8e6
+    assert features.nbytes == pytest.approx(7.5 * 992 * 1056)
+
+
+@pytest.mark.parametrize("mode", ["r", "r+"])
+def test_features_of_another_image_or_model_are_refused_when_opened(tmp_path, mode):
+    made(tmp_path / "x.zarr")
+    same, other = Planes.of(image()), Planes.of(image(seed=1))
+    changed = SimpleNamespace(**{**vars(MODEL), "fingerprint": "n"})
+    Features.open(tmp_path / "x.zarr", mode=mode, image=same, model=MODEL)
+    for options, named in [
+        ({"image": other}, "image"),
+        ({"model": changed}, "model"),
+        ({"image": other, "model": changed}, "image and model"),
+    ]:
+        with pytest.raises(ValueError, match=f"of another {named}; give another store, or delete this one"):
+            Features.open(tmp_path / "x.zarr", mode=mode, **options)
+
+
+# ----------------------------------------------------------------------------------------------- elsewhere
+
+
+@contextmanager
+def served(folder, *, parts=True):
+    """Serve a folder as web servers do: files and parts of files, no lists of folders."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            path = folder / self.path.lstrip("/")
+            if not path.is_file():
+                self.send_error(404)
+                return
+            content, status = path.read_bytes(), 200
+            if parts and "Range" in self.headers:
+                first, last = self.headers["Range"].removeprefix("bytes=").split("-")
+                start = int(first) if first else len(content) - int(last)
+                stop = int(last) + 1 if first and last else len(content)
+                content, status = content[start:stop], 206
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_features_are_read_from_a_web_server_while_they_are_written(tmp_path):
+    pytest.importorskip("aiohttp", reason="fsspec reads http with it")
+    writer = fill(made(tmp_path / "x.zarr"), [(0,)])
+    with served(tmp_path) as address:
+        reader = Features.open(f"{address}/x.zarr")
+        assert reader.origin == writer.origin and reader.ready_planes().tolist() == [True, False, False]
+        writer.write((1,), 2, maps_of(writer, (1,), 2))
+        assert reader.ready((1,), writer.tiles[2]) and reader.waiting((1,)) == [0, 1, 3, 4, 5]
+        for plane, tile in [((0,), 4), ((1,), 2)]:
+            for got, wrote in zip(
+                reader.window(plane, writer.tiles[tile]), maps_of(writer, plane, tile), strict=True
+            ):
+                np.testing.assert_allclose(got, wrote, rtol=1e-3)
+        with pytest.raises(FileNotFoundError, match="is not there: encode first"):
+            Features.open(f"{address}/y.zarr")
+        with pytest.raises(ValueError, match="of another model"):
+            Features.open(f"{address}/x.zarr", model=SimpleNamespace(**{**vars(MODEL), "fingerprint": "n"}))
+
+
+def test_a_web_server_that_serves_no_parts_of_files_is_named(tmp_path):
+    pytest.importorskip("aiohttp", reason="fsspec reads http with it")
+    writer = fill(made(tmp_path / "x.zarr"), [(0,)])
+    with served(tmp_path, parts=False) as address:
+        reader = Features.open(f"{address}/x.zarr")
+        with pytest.raises(OSError, match="see whether the server serves parts of files"):
+            reader.window((0,), writer.tiles[0])
+
+
+def test_features_behind_a_url_are_written_and_read():
+    url = "memory://features/x.zarr"
+    writer = made(url)
+    reader = Features.open(url)
+    assert not reader.ready((0,))
+    fill(writer, [(0,)])
+    assert reader.ready_planes().tolist() == [True, False, False] and url in repr(reader)
+    reader.window((0,), Box(0, 0, 160, 128))
+    again = fill(made(url))
+    assert again.finish() and Features.open(url).ready_planes().all()
+    with pytest.raises(ValueError, match="opened for reading"):
+        reader.write((1,), 0, maps_of(reader, (1,), 0))
+    with pytest.raises(ValueError, match=r"memory://features/x\.zarr holds features of another image"):
+        made(url, pixels=image(seed=1), contrast=writer.contrast)
+    with pytest.raises(FileNotFoundError, match="encode first"):
+        Features.open("memory://features/y.zarr")
+
+
+def test_a_url_of_a_file_is_its_path(tmp_path):
+    fill(made(tmp_path / "x.zarr"), [(0,)])
+    assert Features.open((tmp_path / "x.zarr").as_uri()).path == tmp_path / "x.zarr"
+
+
+def test_a_url_that_needs_another_package_says_so(monkeypatch):
+    def missing(*_, **__):
+        raise ImportError("Install s3fs to access S3", name="s3fs")
+
+    monkeypatch.setattr(stores.zarr, "open_group", missing)
+    with pytest.raises(
+        ImportError, match=r"behind s3:// need another package \(Install s3fs .*\); install it"
+    ):
+        Features.open("s3://bucket/x.zarr")
+
+
+# ------------------------------------------------------------------------------------------- two processes
 
 
 def test_a_second_reader_sees_what_is_written(tmp_path):

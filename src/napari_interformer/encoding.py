@@ -32,8 +32,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Plane = tuple[int, ...]
+Wanted = Plane | tuple[Plane, Box | None] | None  # what somebody looks at: a plane, or a box of it
 Tile = int | Literal["whole"] | None
 GPU_BATCH = 8  # tiles at once, halved while memory does not suffice
+_NAP, _PATIENCE = (
+    0.02,
+    60.0,
+)  # seconds to wait for tiles of other processes, and until they are made here, too
 
 
 @dataclass(frozen=True)
@@ -150,10 +155,13 @@ def encode_tiles(
     model: InterFormer,
     *,
     device: str | torch.device = "auto",
-    first: Callable[[], Plane | None] | None = None,
+    first: Callable[[], Wanted] | None = None,
     only: Iterable[Plane] | None = None,
 ) -> Iterator[Progress]:
     """Encode what is not encoded yet, tile by tile, and yield after each; whoever iterates may stop at any time.
+
+    Several processes may encode into one store: each takes tiles that no other works at, and waits in the end for those
+    of the others.
 
     Parameters
     ----------
@@ -166,7 +174,8 @@ def encode_tiles(
     device : str
         As for `encode`.
     first : callable, optional
-        Asked before each tile which plane somebody is waiting for; None for the next in order.
+        Asked before each tile what somebody is waiting for: a plane, or (plane, box) with the pixels that they look at,
+        whose tiles come first and then the nearest; None for the next in order.
     only : iterable of tuple of int, optional
         Planes to encode; all if None.
 
@@ -185,48 +194,93 @@ def encode_tiles(
     todo = {plane: tiles for plane in chosen if (tiles := features.waiting(plane))}
     total = len(chosen) * len(features.tiles)
     if not todo:
+        if only is None:
+            features.finish()
         return
     worker = _on(model, target)
     batch = 1 if target.type == "cpu" else GPU_BATCH
-    began, fresh, plane = time.monotonic(), 0, next(iter(todo))
+    before, plane = sum(map(len, todo.values())), next(iter(todo))
+    began = busy = time.monotonic()
     log.info("encoding %d planes on %s, %d tiles each", len(todo), target, len(features.tiles))
     while todo:
-        wanted = first() if first is not None else None
-        if wanted in todo:
-            plane = wanted
-        elif plane not in todo:
-            plane = next(iter(todo))
-        tiles = todo[plane] = features.waiting(plane)  # another process may work on the same store
-        if not tiles:
-            del todo[plane]
-            continue
-        boxes = {tile: tile_box(features.tiles[tile], features) for tile in tiles[:batch]}
-        size = _shape(boxes[tiles[0]])
-        boxes = {
-            tile: box for tile, box in boxes.items() if _shape(box) == size
-        }  # at borders some are smaller
-        try:
-            maps = _encode(planes, worker, plane, list(boxes.values()))
-        except (MemoryError, RuntimeError) as error:
-            if not _is_memory(error):
-                raise
-            if len(boxes) == 1:
-                raise MemoryError(
-                    f"A tile of {size[0]} x {size[1]} pixels is too large for the memory of {target}; encode with a smaller "
-                    "tile or on another device."
-                ) from error
-            batch = len(boxes) // 2
-            log.info("memory of %s is short: %d tiles at once from here", target, batch)
-            continue
-        for (tile, box), levels in zip(boxes.items(), maps, strict=True):
-            core = features.tiles[tile]
-            features.write(plane, tile, _core(levels, core, box, features), _missing(planes, plane, core))
-            tiles.remove(tile)
+        wanted, box = _wanted(first() if first is not None else None)
+        made: list[int] = []
+        for candidate in dict.fromkeys(p for p in (wanted, plane, *todo) if p in todo):
+            plane = candidate
+            tiles = features.waiting(plane)
             if not tiles:
                 del todo[plane]
-            fresh += 1
+                continue
+            todo[plane] = tiles
+            if box is not None and plane == wanted:
+                tiles = _nearest(tiles, features, box)
+            with features.claim(plane, tiles, batch) as mine:
+                if not mine and time.monotonic() - busy > _PATIENCE:
+                    mine = tiles[:1]  # whoever has it hangs; that it may be made twice does no harm
+                if mine:
+                    made = _make(planes, features, worker, plane, mine)
+                    if not made:
+                        batch = len(mine) // 2
+                        log.info("memory of %s is short: %d tiles at once from here", target, batch)
+            if mine:
+                busy = time.monotonic()
+                break
+        else:
+            time.sleep(_NAP)  # others work at all that is left
+        for tile in made:
+            todo[plane].remove(tile)
+            if not todo[plane]:
+                del todo[plane]
             left = sum(map(len, todo.values()))
-            yield Progress(total - left, total, plane, (time.monotonic() - began) / fresh * left)
+            spent = time.monotonic() - began
+            yield Progress(total - left, total, plane, spent / max(before - left, 1) * left)
+    if only is None:
+        features.finish()
+
+
+def _wanted(asked: Wanted) -> tuple[Plane | None, Box | None]:
+    """Tell the plane and the box in what `first` returned."""
+    if asked is not None and len(asked) == 2 and isinstance(asked[0], tuple):
+        return asked
+    return asked, None
+
+
+def _nearest(tiles: Sequence[int], features: Features, box: Box) -> list[int]:
+    """Sort tiles by how far they lie from a box, and then from its middle."""
+
+    def distance(tile: int) -> tuple[int, int]:
+        core = features.tiles[tile]
+        aside = max(core.left - box.right, box.left - core.right, 0)
+        above = max(core.top - box.bottom, box.top - core.bottom, 0)
+        across = core.left + core.right - box.left - box.right
+        along = core.top + core.bottom - box.top - box.bottom
+        return aside**2 + above**2, across**2 + along**2
+
+    return sorted(tiles, key=distance)
+
+
+def _make(
+    planes: Planes, features: Features, model: InterFormer, plane: Plane, tiles: Sequence[int]
+) -> list[int]:
+    """Encode and write those of some tiles that are as large as the first; return which, none if memory was too short."""
+    boxes = {tile: tile_box(features.tiles[tile], features) for tile in tiles}
+    size = _shape(boxes[tiles[0]])
+    boxes = {tile: box for tile, box in boxes.items() if _shape(box) == size}  # at borders some are smaller
+    try:
+        maps = _encode(planes, model, plane, list(boxes.values()))
+    except (MemoryError, RuntimeError) as error:
+        if not _is_memory(error):
+            raise
+        if len(tiles) > 1:
+            return []
+        raise MemoryError(
+            f"A tile of {size[0]} x {size[1]} pixels is too large for the memory of {model.device}; encode with a smaller "
+            "tile or on another device."
+        ) from error
+    for (tile, box), levels in zip(boxes.items(), maps, strict=True):
+        core = features.tiles[tile]
+        features.write(plane, tile, _core(levels, core, box, features), _missing(planes, plane, core))
+    return list(boxes)
 
 
 def tile_box(core: Box, features: Features) -> Box:

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 import threading
 from collections import OrderedDict
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-import zarr
-from zarr.codecs import BloscCodec
 
 from napari_interformer.files import brief, unwritable
 from napari_interformer.prompts import Box
+from napari_interformer.store import Shape, Store, damaged, is_there, located, make_store, name_of, open_group
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
 Plane = tuple[int, ...]
 SNAP = 32
-FORMAT = 1
+FORMAT = 2
 _CACHE_BYTES = 256 * 2**20  # tiles of stored features that are kept decompressed
 
 
@@ -131,28 +130,25 @@ class Features:
     ----------
     origin : Origin
         What they are made from.
-    arrays : dict
-        `level0` ... `level3` of shape (planes, C_i, Yp / s_i, Xp / s_i), Y and X padded to multiples of 32; `done`
-        (planes, tiles) and, for floating images, `missing` (planes, Y, X): NumPy or zarr.
-    path : Path, optional
-        Where they are stored.
+    kept : Store, optional
+        Where they are stored; in memory if None.
     """
 
-    def __init__(self, origin: Origin, arrays: dict[str, Any], path: Path | None = None) -> None:
-        self.origin, self.path = origin, path
+    def __init__(self, origin: Origin, kept: Store | None = None) -> None:
+        self.origin = origin
+        self.path = None if kept is None else kept.location
         self.source: Planes | None = None  # the image, where it is at hand
         self.tiles = _tiles(self.padded, origin.core)
-        self._arrays = arrays
-        self._read_only = bool(getattr(arrays["done"], "read_only", False))
-        self._done = np.zeros(arrays["done"].shape, bool)
+        self._store = kept
+        self._read_only = kept is not None and kept.read_only
+        self._done = np.zeros((math.prod(origin.leading), len(self.tiles)), bool)
         self._lock = threading.Lock()
+        # All tiles of features in memory; of stored ones those that were read last.
         self._cache: OrderedDict[tuple[int, int], list[NDArray[np.float16]]] = OrderedDict()
-        largest = self.tiles[0]
-        self._tile_bytes = sum(
-            2 * c * (largest.height // s) * (largest.width // s)
-            for c, s in zip(origin.channels, origin.strides, strict=True)
-        )
-        self._refresh()
+        self._gone: dict[tuple[int, int], NDArray[np.bool_]] = {}  # in memory: pixels without a value
+        if kept is not None and kept.group.attrs.get("complete"):
+            self._done[:] = True
+        self._looked = bool(self._done.all())
 
     # --------------------------------------------------------------------------------- making and opening
 
@@ -171,7 +167,7 @@ class Features:
         core, halo : int
             Pixels of a tile that are kept, and how much more is encoded on each side; core 0 is the whole plane.
         store : path, optional
-            A zarr group to write to; in memory if None.
+            A zarr group to write to, or its URL; in memory if None.
 
         Raises
         ------
@@ -182,55 +178,99 @@ class Features:
         """
         origin = Origin.of(planes, model, core=core, halo=halo)
         if store is None:
-            made = cls(origin, _in_memory(origin))
+            _check_memory(origin)
+            made = cls(origin)
             made.source = planes
             return made
-        path = Path(store)
-        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-            try:
-                _make_store(origin, path)
-            except OSError as error:
-                raise unwritable(path, error) from error
-        found = cls.open(path, mode="r+")
-        if different := found.origin.differences(origin):
-            raise ValueError(
-                f"{path.name} holds features of another {' and '.join(different)}; give another store, or delete this one."
-            )
+        location = located(store)
+        try:
+            if not is_there(location):
+                make_store(location, _shape(origin), _attributes(origin))
+        except OSError as error:
+            raise _unwritable(location, error) from error
+        found = cls.open(store, mode="r+")
+        found._check(origin)
         found.source = planes
         return found
 
     @classmethod
-    def open(cls, store: str | Path, *, mode: Literal["r", "r+"] = "r") -> Features:
+    def open(
+        cls,
+        store: str | Path,
+        *,
+        mode: Literal["r", "r+"] = "r",
+        image: Planes | None = None,
+        model: Encoder | None = None,
+    ) -> Features:
         """Open stored features; another process may still be writing them.
+
+        Parameters
+        ----------
+        store : path or URL
+            A zarr group made by `encode`; also on a network drive, or anything that fsspec reads, such as
+            ``https://``, ``s3://`` or ``memory://`` (some need a package of their own).
+        mode : "r" or "r+"
+            For reading, or to go on encoding.
+        image, model : Planes, InterFormer, optional
+            What the features must be of.
 
         Raises
         ------
         FileNotFoundError
             If there is no store.
         ValueError
-            If it holds something else, or was written by a newer version.
+            If it holds something else, features of another image or model, or was written by another version.
         """
-        path = Path(store)
-        if not path.exists():
-            raise FileNotFoundError(
-                f"Features.open takes a store made by encode; got {str(store)!r}, which is not there: encode first."
-            )
+        location = located(store)
+        name = name_of(location)
+        absent = f"Features.open takes a store made by encode; got {str(store)!r}, which is not there: encode first."
+        if isinstance(location, Path) and not location.exists():
+            raise FileNotFoundError(absent)
         try:
-            group = zarr.open_group(path, mode=mode)
+            group = open_group(location, mode)
             attributes: dict[str, Any] = dict(group.attrs)
             written = int(attributes["interformer"])
-            if written <= FORMAT:
+            if written == FORMAT:
                 origin = _origin(attributes["origin"])
-                return cls(origin, {name: group[name] for name in _layout(origin)}, path)
+                found = cls(origin, Store(group, _shape(origin), location))
+        except ImportError:
+            raise
         except PermissionError as error:
-            raise OSError(f"{path.name} may not be read ({error.strerror}); ask for the right to.") from error
+            raise OSError(f"{name} may not be read ({error.strerror}); ask for the right to.") from error
         except (
             Exception
         ) as error:  # no group, somebody else's group, or a damaged one: zarr and JSON tell in many ways
+            if isinstance(location, str) and isinstance(error, FileNotFoundError):
+                raise FileNotFoundError(absent) from error
+            if isinstance(location, str) and isinstance(error, OSError):
+                raise OSError(
+                    f"{name} could not be reached ({brief(error)}); check the address and the network."
+                ) from error
             raise ValueError(
-                f"{path.name} is not a store of features; give one made by encode(store=...), or another name for a new one."
+                f"{name} is not a store of features; give one made by encode(store=...), or another name for a new one."
             ) from error
-        raise ValueError(f"{path.name} was written by a newer version of the package; update the package.")
+        if written > FORMAT:
+            raise ValueError(f"{name} was written by a newer version of the package; update the package.")
+        if written < FORMAT:
+            raise ValueError(
+                f"{name} was written by an older version of the package, which kept features in another way; "
+                "encode again, into another store."
+            )
+        found._check(
+            replace(
+                origin,
+                image=origin.image if image is None else image.fingerprint,
+                model=origin.model if model is None else model.fingerprint,
+            )
+        )
+        return found
+
+    def _check(self, origin: Origin) -> None:
+        if different := self.origin.differences(origin):
+            raise ValueError(
+                f"{name_of(self.path or Path('memory'))} holds features of another {' and '.join(different)}; give another "
+                "store, or delete this one."
+            )
 
     # ------------------------------------------------------------------------------------------- reading
 
@@ -252,7 +292,7 @@ class Features:
     @property
     def padded(self) -> tuple[int, int]:
         """Y and X rounded up to multiples of 32."""
-        return -(-self.size[0] // SNAP) * SNAP, -(-self.size[1] // SNAP) * SNAP
+        return _padded(self.size)
 
     @property
     def image_fingerprint(self) -> str:
@@ -272,35 +312,58 @@ class Features:
     @property
     def nbytes(self) -> int:
         """Bytes of all maps before compression."""
-        return sum(2 * math.prod(self._arrays[f"level{i}"].shape) for i in range(4))
+        return math.prod(self.leading) * sum(2 * _cells_of(tile, self.origin) for tile in self.tiles)
+
+    @property
+    def bytes_per_megapixel(self) -> float:
+        """Bytes of the maps of a million pixels before compression; 7.5 million with the model in the package."""
+        return 2e6 * sum(c / s**2 for c, s in zip(self.origin.channels, self.origin.strides, strict=True))
 
     def ready(self, plane: Plane = (), box: Box | None = None) -> bool:
         """Whether a plane, or all tiles that a box of it touches, are encoded."""
         row, wanted = self.flat(plane), self._touched(box)
-        if not self._done[row, wanted].all():
-            self._refresh(row)
+        self._refresh(row, wanted)
         return bool(self._done[row, wanted].all())
 
     def ready_planes(self) -> NDArray[np.bool_]:
         """Return which planes are encoded: bool, the shape of the leading axes.
 
-        Features opened for reading look into their store each time; those that write know what they wrote.
+        Features opened for reading look into their store each time; those that write look once, and know what they wrote.
         """
-        if self._read_only and not self._done.all():
-            self._refresh()
+        if self._read_only or not self._looked:
+            self._refresh_all()
         return np.asarray(self._done.all(axis=1).reshape(self.leading))
 
-    def waiting(self, plane: Plane = ()) -> list[int]:
-        """Return the numbers of a plane's tiles that are not encoded yet."""
-        row = self.flat(plane)
-        if not self._done[row].all():
-            self._refresh(row)
-        return [int(tile) for tile in np.flatnonzero(~self._done[row])]
+    def waiting(self, plane: Plane = (), box: Box | None = None) -> list[int]:
+        """Return the numbers of a plane's tiles that are not encoded yet; of those that a box touches, if there is one."""
+        row, wanted = self.flat(plane), self._touched(box)
+        self._refresh(row, wanted)
+        return [tile for tile in wanted if not self._done[row, tile]]
 
-    def _refresh(self, row: int | slice = slice(None)) -> None:
-        """Look at what is stored: another process may have written it."""
-        if self.path is not None:
-            self._done[row] |= np.asarray(self._arrays["done"][row], bool)
+    def _refresh(self, row: int, tiles: Sequence[int]) -> None:
+        """Look at what is stored of a plane: another process may have written it."""
+        if self._store is not None and (unknown := [t for t in tiles if not self._done[row, t]]):
+            self._done[row, unknown] |= self._store.done(row, unknown)
+
+    def _refresh_all(self) -> None:
+        for row in np.flatnonzero(~self._done.all(axis=1)):
+            self._refresh(int(row), range(len(self.tiles)))
+        self._looked = True
+
+    def finish(self) -> bool:
+        """Note in the store that all planes are done, if they are: whoever opens it then need not look for each.
+
+        What a process that was killed has not packed is packed.
+        """
+        self._refresh_all()
+        if complete := bool(self._done.all()):
+            if self._store is not None and not self._store.group.attrs.get("complete"):
+                try:
+                    self._store.pack_all()
+                    self._store.group.attrs["complete"] = True
+                except OSError as error:
+                    raise _unwritable(self._store.location, error) from error
+        return complete
 
     def window(self, plane: Plane, box: Box) -> list[NDArray[np.float32]]:
         """Read the maps of a window.
@@ -349,7 +412,14 @@ class Features:
 
     def valid(self, plane: Plane, y: int, x: int) -> bool:
         """Whether the image has a value at a pixel (is not NaN there); only of encoded tiles it is known."""
-        return not self.origin.floating or not bool(self._arrays["missing"][self.flat(plane), y, x])
+        row = self.flat(plane)
+        if not self.origin.floating:
+            return True
+        if self._store is not None:
+            return not self._store.missing(row, y, x)
+        tile = self._touched(Box(x, y, x + 1, y + 1))[0]
+        missing, core = self._gone.get((row, tile)), self.tiles[tile]
+        return missing is None or not missing[y - core.top, x - core.left]
 
     def flat(self, plane: Plane) -> int:
         """Return the number of a plane in C order."""
@@ -394,21 +464,32 @@ class Features:
                 "These features were opened for reading; to go on encoding, give encode their store."
             )
         limit = np.finfo(np.float16).max
-        try:
-            for i, (level, stride) in enumerate(zip(maps, self.origin.strides, strict=True)):
-                half = np.clip(level, -limit, limit).astype(np.float16)
-                self._arrays[f"level{i}"][(row, slice(None), *_cells(core, stride))] = half
+        halves = [
+            np.nan_to_num(np.clip(level, -limit, limit)).astype(np.float16) for level in maps
+        ]  # NaN would be no tile
+        if self._store is None:
             if missing is not None and missing.any():
-                self._arrays["missing"][(row, *core.intersect(Box.of(self.size)).slices)] = missing
-            with self._lock:  # last, so that a tile is never half there; threads share the plane's row
-                self._refresh(row)
-                marks = self._done[row].copy()
-                marks[tile] = True
-                self._arrays["done"][row] = marks
-                self._done[row] = marks
-                self._cache.pop((row, tile), None)
-        except OSError as error:
-            raise unwritable(self.path or Path("memory"), error) from error
+                self._gone[row, tile] = missing
+            self._cache[row, tile] = halves
+        else:
+            try:
+                if missing is not None and missing.any():
+                    self._store.write_missing(row, core.intersect(Box.of(self.size)).slices, missing)
+                self._store.write(row, tile, np.concatenate([half.ravel() for half in halves]))
+            except OSError as error:
+                raise _unwritable(self._store.location, error) from error
+        self._done[row, tile] = True  # last, so that a tile is never half there
+
+    @contextmanager
+    def claim(self, plane: Plane, tiles: Sequence[int], most: int) -> Iterator[list[int]]:
+        """Take up to `most` of a plane's tiles that nobody else on this file system works at, while in the context."""
+        if self._store is None:
+            yield list(tiles[:most])
+            return
+        with self._store.claim(self.flat(plane), tiles, most) as taken:
+            # One that has just been given back may be done.
+            self._refresh(self.flat(plane), taken)
+            yield [tile for tile in taken if not self._done[self.flat(plane), tile]]
 
     def _touched(self, box: Box | None) -> list[int]:
         """Return the numbers of the tiles that a box of the padded plane touches."""
@@ -424,38 +505,42 @@ class Features:
         return [row * across + column for row in rows for column in columns]
 
     def _tile(self, row: int, tile: int) -> list[NDArray[np.float16]]:
-        key, core = (row, tile), self.tiles[tile]
+        key = (row, tile)
+        if self._store is None:
+            return self._cache[key]
         with self._lock:
             if key in self._cache:
                 self._cache.move_to_end(key)
                 return self._cache[key]
-        try:
-            maps = [
-                np.asarray(self._arrays[f"level{i}"][(row, slice(None), *_cells(core, stride))])
-                for i, stride in enumerate(self.origin.strides)
-            ]
-        except Exception as error:  # whatever codecs and file systems raise
-            raise OSError(
-                f"Stored features could not be read from {self.path} ({brief(error)}); the store is damaged: delete it and "
-                "encode again."
-            ) from error
-        if self.path is not None:
-            with self._lock:
-                self._cache[key] = maps
-                while len(self._cache) > max(1, _CACHE_BYTES // self._tile_bytes):
-                    self._cache.popitem(last=False)
+        numbers = self._store.read(row, tile)
+        if numbers is None:
+            raise damaged(self._store.location, "a tile is gone")
+        core, maps, start = self.tiles[tile], [], 0
+        for c, s in zip(self.origin.channels, self.origin.strides, strict=True):
+            shape = (c, core.height // s, core.width // s)
+            maps.append(numbers[start : start + math.prod(shape)].reshape(shape))
+            start += math.prod(shape)
+        with self._lock:
+            self._cache[key] = maps
+            while len(self._cache) > max(1, _CACHE_BYTES // (2 * self._store.shape.cells)):
+                self._cache.popitem(last=False)
         return maps
 
     def __repr__(self) -> str:
         """Say what is there."""
-        ready, total = int(self._done.all(axis=1).sum()), len(self._done)
+        ready, total = int(self.ready_planes().sum()), len(self._done)
         return f"Features({self.origin.axes} {self.shape}, {ready} of {total} planes encoded, {self.path or 'in memory'})"
 
 
-def _in_memory(origin: Origin) -> dict[str, NDArray[Any]]:
-    """Return empty arrays, or refuse what no memory of this machine holds."""
-    layout = _layout(origin)
-    needed = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype, _ in layout.values())
+def _unwritable(location: Path | str, error: OSError) -> OSError:
+    if isinstance(location, Path):
+        return unwritable(location, error)
+    return OSError(f"{location} could not be written ({brief(error)}); check the right to, and the network.")
+
+
+def _check_memory(origin: Origin) -> None:
+    """Refuse what no memory of this machine holds."""
+    needed = Features(origin).nbytes
     # The system hands out more than there is, and ends the process when it is used.
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
     if needed > there:
@@ -463,29 +548,34 @@ def _in_memory(origin: Origin) -> dict[str, NDArray[Any]]:
             f"Features of this image take {needed / 1e9:.0f} GB, and this machine has {there / 1e9:.0f} GB of memory; keep "
             'them on disk with store="name.zarr".'
         )
-    return {name: np.zeros(shape, dtype) for name, (shape, dtype, _) in layout.items()}
 
 
-def _make_store(origin: Origin, path: Path) -> None:
-    """Write a store without features, at once or not at all; harmless if another process is faster."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".making-") as folder:
-        made = Path(folder) / "store"
-        group = zarr.open_group(made, mode="w", zarr_format=3)
-        for name, (shape, dtype, chunks) in _layout(origin).items():
-            # Bytes of equal weight side by side: 1.6 instead of 1.3 times smaller, and faster.
-            codec = BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=np.dtype(dtype).itemsize)
-            group.create_array(
-                name, shape=shape, dtype=dtype, chunks=chunks, compressors=[codec], fill_value=0
-            )
-        group.attrs.update({"interformer": FORMAT, "package": _package(), "origin": asdict(origin)})
-        try:
-            if path.exists():
-                path.rmdir()  # it is empty
-            os.rename(made, path)
-        except OSError:
-            if not (path / "zarr.json").exists():
-                raise
+def _attributes(origin: Origin) -> dict[str, Any]:
+    return {"interformer": FORMAT, "package": _package(), "origin": asdict(origin), "complete": False}
+
+
+def _shape(origin: Origin) -> Shape:
+    """Return what a store for these features has room for."""
+    tiles = _tiles(_padded(origin.size), origin.core)
+    return Shape(
+        planes=math.prod(origin.leading),
+        tiles=len(tiles),
+        cells=_cells_of(tiles[0], origin),
+        size=origin.size if origin.floating else None,
+        core=(tiles[0].height, tiles[0].width),
+    )
+
+
+def _padded(size: tuple[int, int]) -> tuple[int, int]:
+    return -(-size[0] // SNAP) * SNAP, -(-size[1] // SNAP) * SNAP
+
+
+def _cells_of(tile: Box, origin: Origin) -> int:
+    """Return how many numbers the maps of a tile have."""
+    return sum(
+        c * (tile.height // s) * (tile.width // s)
+        for c, s in zip(origin.channels, origin.strides, strict=True)
+    )
 
 
 def _cells(box: Box, stride: int) -> tuple[slice, slice]:
@@ -501,29 +591,6 @@ def _tiles(padded: tuple[int, int], core: int) -> list[Box]:
         for top in range(0, height, step_y)
         for left in range(0, width, step_x)
     ]
-
-
-def _layout(origin: Origin) -> dict[str, tuple[tuple[int, ...], type, tuple[int, ...]]]:
-    """Return shape, dtype and chunks of each array; a chunk is a tile."""
-    planes = math.prod(origin.leading)
-    height, width = (-(-n // SNAP) * SNAP for n in origin.size)
-    core_y, core_x = min(origin.core or height, height), min(origin.core or width, width)
-    layout: dict[str, tuple[tuple[int, ...], type, tuple[int, ...]]] = {}
-    for i, (c, s) in enumerate(zip(origin.channels, origin.strides, strict=True)):
-        layout[f"level{i}"] = (
-            (planes, c, height // s, width // s),
-            np.float16,
-            (1, c, core_y // s, core_x // s),
-        )
-    tiles = len(_tiles((height, width), origin.core))
-    layout["done"] = ((planes, tiles), bool, (1, tiles))
-    if origin.floating:
-        layout["missing"] = (
-            (planes, *origin.size),
-            bool,
-            (1, min(core_y, origin.size[0]), min(core_x, origin.size[1])),
-        )
-    return layout
 
 
 def _origin(stored: dict[str, Any]) -> Origin:

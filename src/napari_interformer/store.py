@@ -1,0 +1,370 @@
+"""Tiles of features on disk: a zarr group that many processes may write to and read from at the same time.
+
+Each tile is one row of float16 numbers, all four maps behind one another. It is written twice: at once as a chunk of its
+own in ``tiles``, which can be read as soon as it lies there; and, when a group of neighbouring tiles is complete, with
+them as one shard in ``maps``, after which the single chunks are removed. So a plane of up to 64 tiles is a single file in
+the end. A shard alone would not do: zarr writes one as a whole, so that a tile would have to wait for its neighbours, a
+kill would lose them all, and two processes would overwrite each other's halves.
+
+There is no list of what is done: a file that is there is done, since files appear whole or not at all. Nothing is ever
+read, changed and written back, so that no mark can be lost between processes. The fill value is NaN, which no tile holds.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import shutil
+import tempfile
+import threading
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec
+from zarr.core.sync import sync
+
+from napari_interformer.files import brief
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+SHARD_TILES = 64  # at most, in one file; with the default model 18 MB before compression
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a store has room for.
+
+    Attributes
+    ----------
+    planes, tiles : int
+        How many, and of each how many.
+    cells : int
+        Numbers in the largest tile.
+    size : (int, int), optional
+        Y and X of the planes, where pixels may have no value.
+    core : (int, int)
+        Y and X of a tile.
+    """
+
+    planes: int
+    tiles: int
+    cells: int
+    size: tuple[int, int] | None
+    core: tuple[int, int]
+
+    @property
+    def together(self) -> int:
+        """Tiles that end in one file."""
+        return min(self.tiles, SHARD_TILES)
+
+
+class Store:
+    """The tiles in a zarr group, opened by `open_store`."""
+
+    def __init__(self, group: zarr.Group, shape: Shape, location: Path | str) -> None:
+        self.group, self.shape, self.location = group, shape, location
+        self._loose: Any = group["tiles"]
+        self._packed: Any = group["maps"]
+        self._missing: Any = group["missing"] if shape.size else None
+        # Web servers show no folders.
+        self._lists = not (
+            isinstance(location, str) and urlparse(location).scheme.rpartition(":")[2] in ("http", "https")
+        )
+
+    @property
+    def read_only(self) -> bool:
+        """Whether nothing can be written."""
+        return bool(self.group.read_only)
+
+    # ------------------------------------------------------------------------------------- what is there
+
+    def done(self, row: int, tiles: Sequence[int]) -> NDArray[np.bool_]:
+        """Look which tiles of a plane are there: bool, one for each of `tiles`."""
+        if self._lists:
+            # Packed last: a tile goes from loose to packed, and would be missed the other way round.
+            loose = self._numbers(f"tiles/c/{row}")
+            packed = self._numbers(f"maps/c/{row}")
+            return np.array([t in loose or t // self.shape.together in packed for t in tiles], bool)
+        groups = {t // self.shape.together for t in tiles}
+        packed = {group for group in groups if self._exists(f"maps/c/{row}/{group}")}
+        return np.array(
+            [t // self.shape.together in packed or self._exists(f"tiles/c/{row}/{t}") for t in tiles], bool
+        )
+
+    def _numbers(self, folder: str) -> set[int]:
+        store: Any = self.group.store
+        if isinstance(self.location, str):
+            store.fs.invalidate_cache()  # it remembers folders, and others write
+
+        async def names() -> list[str]:
+            found: AsyncIterator[str] = store.list_dir(f"{self._prefix}{folder}")
+            return [name async for name in found]
+
+        return {int(name) for name in sync(names()) if name.isdigit()}
+
+    def _exists(self, key: str) -> bool:
+        return bool(sync(self.group.store.exists(f"{self._prefix}{key}")))
+
+    @property
+    def _prefix(self) -> str:
+        return f"{self.group.path}/" if self.group.path else ""
+
+    # ------------------------------------------------------------------------------------------- tiles
+
+    def read(self, row: int, tile: int) -> NDArray[np.float16] | None:
+        """Return a tile's numbers, None if it is not there."""
+        part = slice(tile * self.shape.cells, (tile + 1) * self.shape.cells)
+        for array in (self._packed, self._loose, self._packed):  # it may be packed at this moment
+            try:
+                numbers: NDArray[np.float16] = np.asarray(array[row, part])
+            except Exception as error:  # whatever codecs and file systems raise
+                raise damaged(self.location, brief(error)) from error
+            if not np.isnan(numbers[0]):
+                return numbers
+        return None
+
+    def write(self, row: int, tile: int, numbers: NDArray[np.float16]) -> None:
+        """Keep a tile's numbers, at once and whole; with its neighbours, if they are complete now."""
+        whole = np.zeros(self.shape.cells, np.float16)
+        whole[: numbers.size] = numbers
+        part = slice(tile * self.shape.cells, (tile + 1) * self.shape.cells)
+        try:
+            self._loose[row, part] = whole
+        except (
+            FileNotFoundError
+        ):  # somebody who had the same tile has just packed the plane and removed the folder
+            self._loose[row, part] = whole
+        self.pack(row, tile // self.shape.together)
+
+    def pack(self, row: int, group: int) -> None:
+        """Write the tiles of a complete group into one file, and remove their own."""
+        together, cells = self.shape.together, self.shape.cells
+        tiles = range(group * together, min((group + 1) * together, self.shape.tiles))
+        if not self.done(row, tiles).all():
+            return
+        if not self._exists(f"maps/c/{row}/{group}"):
+            shard = np.full(together * cells, np.nan, np.float16)
+            for i, tile in enumerate(tiles):
+                numbers = self.read(row, tile)
+                if numbers is None:  # removed meanwhile: somebody else has packed it
+                    return
+                shard[i * cells : (i + 1) * cells] = numbers
+            self._packed[row, group * together * cells : (group + 1) * together * cells] = shard
+        store: Any = self.group.store
+        loose = self._numbers(f"tiles/c/{row}")
+        for tile in loose.intersection(tiles):
+            with suppress(FileNotFoundError):  # somebody else did
+                sync(store.delete(f"{self._prefix}tiles/c/{row}/{tile}"))
+        if isinstance(self.location, Path) and self.done(row, range(self.shape.tiles)).all():
+            # With what killed processes left half written.
+            shutil.rmtree(self.location / "tiles" / "c" / str(row), ignore_errors=True)
+
+    def pack_all(self) -> None:
+        """Pack the complete groups whose last writer was killed before it could."""
+        for row in self._numbers("tiles/c"):
+            for group in {tile // self.shape.together for tile in self._numbers(f"tiles/c/{row}")}:
+                self.pack(row, group)
+
+    # ---------------------------------------------------------------------------- pixels without a value
+
+    def write_missing(self, row: int, part: tuple[slice, slice], missing: NDArray[np.bool_]) -> None:
+        """Keep which pixels of a tile have no value; before the tile itself."""
+        self._missing[(row, *part)] = missing
+
+    def missing(self, row: int, y: int, x: int) -> bool:
+        """Whether a pixel has no value."""
+        return bool(self._missing[row, y, x])
+
+    # ------------------------------------------------------------------------------------------- claims
+
+    @contextmanager
+    def claim(self, row: int, tiles: Sequence[int], most: int) -> Iterator[list[int]]:
+        """Take up to `most` of a plane's tiles that no other process on this file system works at.
+
+        The claims end with the process that made them, however it ends. Where there are no locks, as in object stores,
+        all are granted: the same tile made twice does no harm.
+        """
+        taken: list[int] = []
+        try:
+            for tile in tiles:
+                if len(taken) == most:
+                    break
+                if self.read_only or isinstance(self.location, str):
+                    taken.append(tile)
+                elif _lock(self.location, row * self.shape.tiles + tile):
+                    taken.append(tile)
+            yield taken
+        finally:
+            if isinstance(self.location, Path):
+                for tile in taken:
+                    _unlock(self.location, row * self.shape.tiles + tile)
+
+
+# ------------------------------------------------------------------------------------------ making and opening
+
+
+def located(store: str | os.PathLike[str]) -> Path | str:
+    """Return a path, or the URL of something that is not a file of this machine."""
+    text = os.fspath(store)
+    if "://" not in text:
+        return Path(text)
+    parts = urlparse(text)
+    return Path(url2pathname(parts.path)) if parts.scheme in ("file", "local") else text.rstrip("/")
+
+
+def name_of(location: Path | str) -> str:
+    """Return what errors call a store."""
+    return location.name if isinstance(location, Path) else location
+
+
+def damaged(location: Path | str, why: str) -> OSError:
+    """Return an error that says that a store cannot be read."""
+    remedy = "the store is damaged: delete it and encode again"
+    if isinstance(location, str):
+        remedy = "see whether the server serves parts of files (range requests), else the store is damaged"
+    return OSError(f"Stored features could not be read from {location} ({why}); {remedy}.")
+
+
+def is_there(location: Path | str) -> bool:
+    """Whether something lies there already; an empty folder is nothing."""
+    if isinstance(location, Path):
+        return location.exists() and not (location.is_dir() and not any(location.iterdir()))
+    try:
+        open_group(location, "r")
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def open_group(location: Path | str, mode: Literal["r", "r+"]) -> zarr.Group:
+    """Open a zarr group on a path or behind a URL."""
+    try:
+        return zarr.open_group(location, mode=mode, use_consolidated=False)
+    except ImportError as error:
+        scheme = urlparse(str(location)).scheme
+        raise ImportError(
+            f"Features behind {scheme}:// need another package ({error}); install it with pip.",
+            name=error.name,
+        ) from error
+
+
+def make_store(location: Path | str, shape: Shape, attributes: dict[str, Any]) -> None:
+    """Write a store without tiles, at once or not at all; harmless if another process is faster."""
+    if isinstance(location, str):
+        _make_arrays(zarr.open_group(location, mode="a", zarr_format=3), shape)
+        zarr.open_group(location, mode="r+").attrs.update(attributes)
+        return
+    location.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=location.parent, prefix=".making-") as folder:
+        made = Path(folder) / "store"
+        group = zarr.open_group(made, mode="w", zarr_format=3)
+        _make_arrays(group, shape)
+        group.attrs.update(attributes)
+        try:
+            if location.exists():
+                location.rmdir()  # it is empty
+            os.rename(made, location)
+        except OSError:
+            if not (location / "zarr.json").exists():
+                raise
+
+
+def _make_arrays(group: zarr.Group, shape: Shape) -> None:
+    groups = -(-shape.tiles // shape.together)
+    for name, columns, shard in (
+        ("tiles", shape.tiles, None),
+        ("maps", groups * shape.together, shape.together),
+    ):
+        group.create_array(
+            name,
+            shape=(shape.planes, columns * shape.cells),
+            dtype=np.float16,
+            chunks=(1, shape.cells),
+            shards=None if shard is None else (1, shard * shape.cells),
+            # Bytes of equal weight side by side: 1.6 instead of 1.3 times smaller, and faster.
+            compressors=[BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=2)],
+            fill_value=np.nan,
+            overwrite=True,
+        )
+    if shape.size is not None:
+        group.create_array(
+            "missing",
+            shape=(shape.planes, *shape.size),
+            dtype=bool,
+            chunks=(1, *(min(c, n) for c, n in zip(shape.core, shape.size, strict=True))),
+            compressors=[BloscCodec(cname="zstd", clevel=1, typesize=1)],
+            fill_value=False,
+            overwrite=True,
+        )
+
+
+# --------------------------------------------------------------------------------------------------- locks
+# A lock on one byte of a file for each claim: the system itself gives it back when a process ends. The bytes need not
+# exist. Within a process such locks are no obstacle, hence the set.
+
+_guard = threading.Lock()
+_files: dict[Path, int] = {}
+_held: set[tuple[Path, int]] = set()
+
+
+def _forget() -> None:
+    """Begin anew in a forked process, which inherits no locks."""
+    global _guard
+    _guard = threading.Lock()
+    _files.clear()
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
+def _lock(store: Path, number: int) -> bool:
+    with _guard:
+        if (store, number) in _held:
+            return False
+        try:
+            if store not in _files:
+                _files[store] = os.open(store / "tiles" / "claims", os.O_RDWR | os.O_CREAT, 0o666)
+            _byte_lock(_files[store], number, take=True)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK) and store in _files:
+                _close_if_idle(store)
+                return False
+            # No locks on this file system: go on without.
+        _held.add((store, number))
+        return True
+
+
+def _unlock(store: Path, number: int) -> None:
+    with _guard:
+        _held.discard((store, number))
+        with suppress(OSError, KeyError):
+            _byte_lock(_files[store], number, take=False)
+        _close_if_idle(store)
+
+
+def _close_if_idle(store: Path) -> None:
+    """Close the file, since Windows removes no open ones; that gives back all locks on it."""
+    if not any(path == store for path, _ in _held) and store in _files:
+        os.close(_files.pop(store))
+
+
+def _byte_lock(file: int, number: int, *, take: bool) -> None:
+    if os.name == "nt":
+        windows: Any = importlib.import_module("msvcrt")
+        os.lseek(file, number, os.SEEK_SET)
+        windows.locking(file, windows.LK_NBLCK if take else windows.LK_UNLCK, 1)
+    else:
+        posix: Any = importlib.import_module("fcntl")
+        posix.lockf(file, posix.LOCK_EX | posix.LOCK_NB if take else posix.LOCK_UN, 1, number)
