@@ -165,7 +165,7 @@ def carry(
             "propagate takes an object with at least one click; got none: click on the object first."
         )
     sources = sorted({prompt.plane for prompt in kept})
-    carried = [mask for mask in session.masks if mask.plane in sources]
+    carried = [_kept(session, mask) for mask in session.masks if mask.plane in sources]
     stacks = sorted({plane[:-1] for plane in sources})
     most, done = leading[-1] * len(stacks) - len(sources), 0
 
@@ -178,13 +178,13 @@ def carry(
     for stack in stacks:
         own = [plane for plane in sources if plane[:-1] == stack]
         for before, after in zip([None, *own], [*own, None], strict=True):
-            steps = tuple(None if plane is None else session.latest(plane) for plane in (before, after))
+            steps = _source(session, before), _source(session, after)
             gap = session.gaps.get((before, after))
             if gap is None or gap.sources != steps:
                 fronts = _fill(session, before, after, told, cancelled)
                 masks = tuple(mask for front in fronts for mask in front.trail)
                 ends = tuple(front.ended for front in fronts if front.ended is not None)
-                gap = Gap((steps[0], steps[1]), masks, ends)
+                gap = Gap(steps, masks, ends)
                 if not (cancelled is not None and cancelled()):
                     session.gaps[before, after] = gap
             else:
@@ -240,20 +240,51 @@ def _fill(
 
 def _front(session: Session, plane: Plane, direction: int) -> _Front | None:
     """Return where to begin on a clicked plane; None if the object is not there."""
-    step = session.latest(plane)
+    step = _source(session, plane)
     box, mask = session.plane_mask(plane)
     if step is None or not mask.any():
         return None
-    start = step.prompts[0]
-    if isinstance(start, Mask) and not any(isinstance(p, Click) and p.positive for p in step.prompts):
-        # An object that red clicks have all but removed is not there either: what they left is not carried on.
-        whole = box.union(start.box)
-        same = iou(cut(mask, box, whole, False), cut(start.mask, start.box, whole, False))
-        if same < LEAST_IOU:
-            return None
     source = _tight(plane, box, mask)
     look = look_at(session, source)
     return _Front(source, direction, step.view.level, look, areas=[int(mask.sum())])
+
+
+def _source(session: Session, plane: Plane | None) -> Step | None:
+    """Return the step of a clicked plane that others follow; None if there is no plane, or no object on it."""
+    step = None if plane is None else session.latest(plane)
+    return None if step is None or _removed(step) else step
+
+
+def _removed(step: Step) -> bool:
+    """Whether a plane has but red clicks, one of them at the heart of the mask that was there: no object."""
+    start = step.prompts[0]
+    clicks = [prompt for prompt in step.prompts if isinstance(prompt, Click)]
+    if not clicks or any(click.positive for click in clicks):
+        return False
+    if not isinstance(start, Mask) or not start.mask.any():
+        return True
+    core, box = _core(start.mask), start.box
+    return any(
+        box.holds(Box(click.x, click.y, click.x + 1, click.y + 1))
+        and core[click.y - box.top, click.x - box.left]
+        for click in clicks
+    )
+
+
+def _kept(session: Session, start: Mask) -> Mask:
+    """Return the mask that a clicked plane started from, without a pixel if the clicks say that there is no object."""
+    step = session.latest(start.plane)
+    if start.mask.any() and step is not None and _removed(step):
+        return Mask(start.plane, start.box, np.zeros_like(start.mask))
+    return start
+
+
+def _core(mask: BoolMask) -> BoolMask:
+    """Return the deeper half of a mask."""
+    part, depths = depth(mask)
+    core = np.zeros(mask.shape, bool)
+    core[part.slices] = depths >= depths.max() / 2
+    return core
 
 
 def neighbour(session: Session, front: _Front, other: _Front | None) -> Mask | Reason:
@@ -274,8 +305,6 @@ def neighbour(session: Session, front: _Front, other: _Front | None) -> Mask | R
     click = Click(plane, prior.box.top + part.top + y, prior.box.left + part.left + x)
     if not session.features.valid(plane, click.y, click.x):
         return Reason.NO_VALUE
-    core = np.zeros(prior.mask.shape, bool)
-    core[part.slices] = depths >= deepest / 2
     reach = max(LEAST_REACH, REACH * deepest)
     grown = round(reach) + 1
     room = Box(
@@ -291,7 +320,7 @@ def neighbour(session: Session, front: _Front, other: _Front | None) -> Mask | R
     likeness = None
     if front.look is not None:
         likeness = front.look.likeness(values_of(session, plane, room))
-        if other is None and likeness[cut(core, prior.box, room, False)].mean() < LEAST_LIKENESS:
+        if other is None and likeness[cut(_core(prior.mask), prior.box, room, False)].mean() < LEAST_LIKENESS:
             return Reason.UNLIKE
     box, logits = session.guess(prior, click, front.level, BAND)
     score = cut(logits, box, room, -1).clip(-LARGEST_LOGIT, LARGEST_LOGIT)
