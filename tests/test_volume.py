@@ -145,6 +145,21 @@ def test_an_object_behind_a_waist_is_another_one():
     assert len(s.planes) == 6
 
 
+def test_a_red_click_at_its_heart_says_that_the_object_is_not_there():
+    s = session_of(planes_of(*[32] * 9))
+    s.click((2, 48, 40))
+    s.propagate()
+    s.click((5, 34, 40), positive=False)  # at its rim: a correction, which planes beyond follow
+    assert s.plane_mask((5,))[1].sum() < 1024
+    s.undo()
+    s.click((5, 48, 40), positive=False)
+    s.propagate()
+    assert s.mask.any(axis=(1, 2)).tolist() == [z < 5 for z in range(9)]
+    decoded = s.model.decoded
+    s.propagate()
+    assert s.model.decoded == decoded
+
+
 def test_a_gap_in_the_image_between_two_clicks_is_filled_with_what_lies_between():
     planes = planes_of(40, 40, 24, 24)
     planes[1:3] = 0
