@@ -7,7 +7,9 @@ import pytest
 
 from conftest import BlobModel, blobs
 from napari_interformer.encoding import encode
+from napari_interformer.prompts import Box, Mask
 from napari_interformer.session import Session
+from napari_interformer.volume import Ended, Reason, between
 
 MODEL = BlobModel()
 
@@ -59,7 +61,7 @@ def test_carrying_tells_its_progress_and_stops_when_asked(stack):
     s.click((4, 32, 96))
     told = []
     s.propagate(progress=lambda done, most: told.append((done, most)), cancelled=lambda: len(told) >= 2)
-    assert len(told) == 2 and told[-1] == (2, 9)
+    assert len(told) == 2 and told[-1] == (2, 8)
     assert s.mask.any(axis=(1, 2)).sum() == 3
 
 
@@ -82,3 +84,164 @@ def test_a_single_plane_or_no_click_is_refused(stack):
         flat.propagate()
     with pytest.raises(ValueError, match="at least one click"):
         Session(stack[0], MODEL).propagate()
+
+
+def planes_of(*sides, step=0):
+    """Return planes with one bright square of these sides, each moved `step` pixels to the right."""
+    planes = np.zeros((len(sides), 96, 192), np.uint8)
+    for z, side in enumerate(sides):
+        half, x = side // 2, 40 + step * z
+        planes[z, 48 - half : 48 + half, x - half : x + half] = 200
+    return planes
+
+
+def session_of(images, **more):
+    model = BlobModel()
+    return Session(encode(images, model, contrast=(0, 255), device="cpu", **more), model)
+
+
+def test_it_says_where_and_why_an_object_ends(stack):
+    s, ends = Session(stack[0], MODEL), []
+    s.click((4, 32, 32))
+    s.propagate(ended=ends.append)
+    assert sorted(ends, key=lambda end: end.plane) == [Ended((1,), Reason.UNLIKE), Ended((7,), Reason.UNLIKE)]
+    assert str(ends[0]) == "The object ends before plane 1: what is there looks like the surroundings."
+    s.clear()
+    s.click((4, 32, 96))  # this one goes on to the ends of the stack
+    s.propagate(ended=ends.append)
+    assert len(ends) == 2 and len(s.planes) == 9
+
+
+def test_another_object_in_the_way_is_where_it_ends(stack):
+    there = np.zeros(stack[0].shape, np.int32)
+    there[6, 16:40, 16:48] = 5
+    s, ends = Session(stack[0], MODEL, labels=there), []
+    s.click((4, 32, 32))
+    s.propagate(ended=ends.append)
+    assert Ended((6,), Reason.OCCUPIED) in ends
+    there[6, 16:40] = 0
+    there[6, 16:20, 16:48] = 5  # of a small part, the rest is still the object's
+    s.gaps.clear()
+    s.propagate()
+    assert next(mask.box for mask in s.masks if mask.plane == (6,)) == Box(16, 20, 48, 48)
+
+
+def test_planes_that_are_not_encoded_end_it():
+    s, ends = session_of(planes_of(32, 32, 32, 32), planes=[(0,), (1,)]), []
+    s.click((0, 48, 40))
+    s.propagate(ended=ends.append)
+    assert s.planes == ((0,), (1,))
+    assert ends == [Ended((2,), Reason.NOT_ENCODED)]
+
+
+def test_an_object_behind_a_waist_is_another_one():
+    s, ends = session_of(planes_of(40, 32, 24, 20, 28, 40)), []
+    s.click((0, 48, 40))
+    s.propagate(ended=ends.append)
+    assert ends == [Ended((4,), Reason.ANOTHER)]
+    assert s.planes == ((0,), (1,), (2,), (3,))
+    s.click((5, 48, 40))  # unless the user says that it is the same
+    s.propagate()
+    assert len(s.planes) == 6
+
+
+def test_a_red_click_at_its_heart_says_that_the_object_is_not_there():
+    s = session_of(planes_of(*[32] * 9))
+    s.click((2, 48, 40))
+    s.propagate()
+    s.click((5, 34, 40), positive=False)  # at its rim: a correction, which planes beyond follow
+    assert s.plane_mask((5,))[1].sum() < 1024
+    s.undo()
+    s.click((5, 48, 40), positive=False)
+    s.propagate()
+    assert s.mask.any(axis=(1, 2)).tolist() == [z < 5 for z in range(9)]
+    decoded = s.model.decoded
+    s.propagate()
+    assert s.model.decoded == decoded
+
+
+def test_a_gap_in_the_image_between_two_clicks_is_filled_with_what_lies_between():
+    planes = planes_of(40, 40, 24, 24)
+    planes[1:3] = 0
+    s = session_of(planes)
+    s.click((0, 48, 40))
+    s.click((3, 48, 40))
+    s.propagate()
+    areas = s.mask.sum(axis=(1, 2))
+    assert areas[0] == 1600 and areas[3] == 576
+    assert areas[0] > areas[1] > areas[2] > areas[3]
+
+
+def test_the_shape_between_two_squares_is_the_square_between_them():
+    outer = Mask((0,), Box(0, 0, 20, 20), np.ones((20, 20), bool))
+    inner = Mask((4,), Box(8, 8, 12, 12), np.ones((4, 4), bool))
+    for z, side in ((1, 16), (2, 12), (3, 8)):
+        shape = between(outer, inner, (z,))
+        assert (shape.plane, shape.box.width, shape.box.height) == ((z,), side, side)
+        assert between(inner, outer, (z,)).box == shape.box
+
+
+def test_a_new_click_decodes_only_what_it_can_change(stack):
+    model = BlobModel()
+    s = Session(stack[0], model)
+
+    def decoded(change):
+        before, masks = model.decoded, {m.plane[0]: m for m in s.masks}
+        change()
+        kept = {z for m in s.masks if masks.get(z := m.plane[0]) is m}
+        return model.decoded - before, kept
+
+    s.click((2, 32, 96))
+    assert decoded(s.propagate) == (8, set())
+    assert decoded(s.propagate) == (0, {0, 1, 3, 4, 5, 6, 7, 8})
+    s.click((6, 32, 96))
+    assert decoded(s.propagate) == (5, {0, 1, 6})  # 3, 4, 5 between the clicks, 7 and 8 beyond
+    s.click((8, 32, 96))
+    assert decoded(s.propagate) == (1, {0, 1, 3, 4, 5, 6, 8})
+    s.undo()
+    assert decoded(s.propagate)[0] == 0
+    s.clear()
+    s.click((2, 32, 96))
+    assert decoded(s.propagate)[0] == 8  # nothing is remembered of another object
+
+
+def test_what_was_cancelled_is_carried_on_the_next_time(stack):
+    s, told = Session(stack[0], MODEL), []
+    s.click((4, 32, 96))
+    s.propagate(progress=lambda done, most: told.append(done), cancelled=lambda: len(told) >= 2)
+    s.propagate()
+    assert len(s.planes) == 9
+
+
+def test_a_moving_object_is_followed_through_time():
+    s = session_of(planes_of(*[32] * 8, step=8))
+    s.click((3, 48, 64))
+    s.propagate()
+    np.testing.assert_array_equal(s.mask, planes_of(*[32] * 8, step=8) > 0)
+
+
+def test_in_stacks_over_time_each_time_has_its_own_clicks():
+    s = session_of(np.stack([planes_of(32, 32, 32)] * 2))
+    s.click((1, 1, 48, 40))
+    s.propagate()
+    assert s.planes == ((1, 0), (1, 1), (1, 2))
+    s.click((0, 2, 48, 40))
+    s.propagate()
+    assert len(s.planes) == 6
+
+
+def test_an_object_is_told_from_its_surroundings_with_and_without_the_image(default_model, tmp_path):
+    from napari_interformer.features import Features
+    from napari_interformer.samples import nuclei_stack
+    from napari_interformer.simulate import iou
+
+    image, truth = nuclei_stack((12, 96, 96))
+    target = truth == 4  # on planes 5 to 10
+    z = int(target.sum(axis=(1, 2)).argmax())
+    y, x = np.argwhere(target[z]).mean(axis=0).astype(int)
+    encode(image, default_model, device="cpu", store=tmp_path / "stack.zarr")
+    for features in (encode(image, default_model, device="cpu"), Features.open(tmp_path / "stack.zarr")):
+        s = Session(features, default_model)
+        s.click((z, y, x))
+        s.propagate()
+        assert iou(s.mask, target) > 0.7

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from scipy.ndimage import binary_dilation, binary_erosion
 
 from napari_interformer.prompts import (
     Box,
     Click,
     Mask,
+    State,
     blank,
     cut,
     draw_click,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
         Prompt,
         Reference,
     )
+    from napari_interformer.volume import Ended, Gap
 
 Plane = tuple[int, ...]
 SNAP = 32  # windows begin and end on multiples of this, as tiles and regions do
@@ -210,6 +213,7 @@ class Session:
         self._future: list[Steps] = []
         self._patches: dict[Plane, _Patch] = {}
         self._prepared: OrderedDict[tuple[Plane, int, Box], Any] = OrderedDict()
+        self.gaps: dict[tuple[Plane | None, Plane | None], Gap] = {}  # what `volume.carry` need not do again
         self._lock = threading.Lock()
         self._highest = self._highest_label()
         self.label = self._highest + 1
@@ -252,6 +256,15 @@ class Session:
         """
         step = _last(self._steps, plane)
         return (Box(0, 0, 0, 0), np.zeros((0, 0), bool)) if step is None else self._clip(step)
+
+    def latest(self, plane: Plane = ()) -> Step | None:
+        """Return the current object's newest step on a plane, None where it has no prompt."""
+        return _last(self._steps, plane)
+
+    @property
+    def image(self) -> Planes | None:
+        """The image, if objects are seen at other magnifications too."""
+        return self._image
 
     @property
     def can_undo(self) -> bool:
@@ -391,14 +404,15 @@ class Session:
         *,
         progress: Callable[[int, int], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
+        ended: Callable[[Ended], None] | None = None,
     ) -> list[tuple[Plane, Box]]:
         """Carry the object from the planes with clicks through their neighbours (see `volume.carry`).
 
-        One step for `undo`. Returns what changed.
+        One step for `undo`. `ended` is told each plane before which the object ends, and why. Returns what changed.
         """
         from napari_interformer.volume import carry  # volume builds on sessions
 
-        return self.adopt(carry(self, progress=progress, cancelled=cancelled))
+        return self.adopt(carry(self, progress=progress, cancelled=cancelled, ended=ended))
 
     # ------------------------------------------------------------------------------------ objects
 
@@ -473,6 +487,7 @@ class Session:
 
     def _forget(self) -> None:
         self._steps, self._past, self._future = (), [], []
+        self.gaps.clear()
         self._highest = max(self._highest, self.label)
         self.label = self._highest + 1
 
@@ -680,6 +695,42 @@ class Session:
                 paste(mask, window, cut(before.mask, before.box, whole, False), whole),
             )
         return Step(prompts, view.box, view.mask, view)
+
+    def guess(self, start: Mask, click: Click, level: int, band: int) -> tuple[Box, NDArray[np.float32]]:
+        """Decode an object that is possibly `start`, unknown near its outline and sure at `click`; no state changes.
+
+        Parameters
+        ----------
+        start : Mask
+            What is possible.
+        click : Click
+            On the same plane.
+        level : int
+            The magnification (see `scales`).
+        band : int
+            Working pixels on either side of the outline that are unknown.
+
+        Returns
+        -------
+        box : Box
+            In pixels of the image.
+        logits : (Y, X) float32
+            Of that box.
+        """
+        config = self.model.config
+        box, mask = to_working(start.mask, start.box, level)
+        window = self._window(box, None, level)
+        mask = cut(mask, box, window, False)
+        reference = blank(mask.shape)
+        reference[binary_erosion(mask, iterations=band, border_value=1)] = State.POSSIBLE_FOREGROUND
+        reference[~binary_dilation(mask, iterations=band)] = State.POSSIBLE_BACKGROUND
+        y, x = working(click.y, level) - window.top, working(click.x, level) - window.left
+        reference = draw_click(reference, y, x, click.positive, config.inner_radius, config.outer_radius)
+        roi = region(mask | sure(reference), expansion=config.zoom_expansion, min_size=config.zoom_min_size)
+        logits = self.model.decode_logits(self._prepare(click.plane, level, window), reference, roi)
+        box, fine = to_image(obey(logits, [(y, x, click.positive)]), window, level)
+        inside = box.intersect(Box.of(self.features.size))
+        return inside, fine[: inside.height, : inside.width]
 
     def _padded(self, level: int) -> tuple[int, int]:
         height, width = size_at(self.features.size, level)

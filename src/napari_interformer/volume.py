@@ -1,13 +1,20 @@
 """Carrying an object through a stack, from the planes a person clicked to their neighbours.
 
-A neighbour's mask enters as what is possible, not as what is certain; where it is deepest, it clicks.
-Nothing is decoded on planes that have clicks of their own: they are the truth that the others follow.
+A neighbour's mask enters as what is possible, not as what is certain; where it is deepest, it clicks. What the network says
+is weighed with how the object looked where it was clicked, beside what was around it there; the same tells where the object
+ends. Between two clicked planes the object is carried from both until they meet, each side knowing of the other. Nothing is
+decoded on planes that have clicks of their own: they are the truth that the others follow.
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from napari_interformer.prompts import Box, Click, Mask, cut
 from napari_interformer.simulate import depth, iou
@@ -15,13 +22,103 @@ from napari_interformer.simulate import depth, iou
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from napari_interformer.session import Plane, Session, Steps
+    from numpy.typing import NDArray
+
+    from napari_interformer.prompts import BoolMask
+    from napari_interformer.session import Plane, Session, Step, Steps
 
 log = logging.getLogger(__name__)
 
-# An object that overlaps its neighbour's mask by less than this has ended, or is another one.
-LEAST_IOU = 0.35
+# All chosen on stacks 0 to 7 of each family in benchmarks/volumes.py; docs/performance.md has what else was tried.
+BAND = 2  # working pixels on either side of a neighbour's outline on which nothing is assumed
+LIKENESS = 2.0  # how much looks weigh against the network's logits, which count up to LARGEST_LOGIT
+LARGEST_LOGIT = 4.0
+LEAST_LIKENESS = 0.5  # 1 looks like the object, 0 like its surroundings: below this at its core, it has ended
+REACH = 0.5  # from plane to plane an outline moves out by at most this share of the object's depth
+LEAST_REACH = 2.0  # pixels
+LEAST_IOU = (
+    0.35  # an object that overlaps its neighbour's mask by less than this has ended, or is another one
+)
 LEAST_PIXELS = 4
+LEAST_SHARE = 0.15  # of the area where it was clicked
+WAIST, REGROWN = (
+    0.5,
+    1.25,
+)  # an object that shrinks below this share and then grows by this factor is two objects
+SMOOTHED = (0.7, 1.5, 3.0)  # sigma, in pixels, of the copies of the image that say how an object looks
+LOOKED_AT = 2  # the finest maps say it too
+
+
+class Reason(StrEnum):
+    """Why an object is not carried on."""
+
+    NOT_ENCODED = "that plane is not encoded yet"
+    NO_VALUE = "the image has no value there"
+    OCCUPIED = "another object is there"
+    UNLIKE = "what is there looks like the surroundings"
+    VANISHED = "next to nothing is left of it"
+    ELSEWHERE = "what is there hardly overlaps with it"
+    ANOTHER = "it has become narrow and widens again, as where another object begins"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Where an object was not carried on: the first plane without it, and why. `str` makes a sentence for people."""
+
+    plane: Plane
+    reason: Reason
+
+    def __str__(self) -> str:
+        where = self.plane[0] if len(self.plane) == 1 else self.plane
+        return f"The object ends before plane {where}: {self.reason}."
+
+
+@dataclass(frozen=True, eq=False)
+class Gap:
+    """What was carried between two clicked planes, or beyond the outermost, and the steps that it follows from."""
+
+    sources: tuple[Step | None, Step | None]
+    masks: tuple[Mask, ...]
+    ends: tuple[Ended, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What tells an object from its surroundings: a direction in feature space, and where the two lie along it."""
+
+    weights: NDArray[np.float64]
+    surroundings: float
+    object: float
+
+    def likeness(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return for values (C, Y, X) how they look (Y, X): 1 like the object, 0 like its surroundings."""
+        along = np.tensordot(self.weights, values, 1)
+        return np.asarray((along - self.surroundings) / (self.object - self.surroundings))
+
+
+@dataclass(eq=False)
+class _Front:
+    """How far an object was carried from one clicked plane in one direction."""
+
+    mask: Mask
+    direction: int
+    level: int
+    look: Look | None
+    trail: list[Mask] = field(default_factory=list)
+    areas: list[int] = field(default_factory=list)
+    ended: Ended | None = None
+
+    @property
+    def ahead(self) -> Plane:
+        return (*self.mask.plane[:-1], self.mask.plane[-1] + self.direction)
+
+    def advance(self, mask: Mask) -> None:
+        self.mask = mask
+        self.trail.append(mask)
+        self.areas.append(int(mask.mask.sum()))
+
+    def end(self, plane: Plane, reason: Reason) -> None:
+        self.ended = Ended(plane, reason)
 
 
 def carry(
@@ -29,31 +126,36 @@ def carry(
     *,
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
+    ended: Callable[[Ended], None] | None = None,
 ) -> Steps:
     """Compute the current object on the planes beside those with clicks, along the last leading axis.
+
+    That axis may be depth or time. In (T, Z, Y, X) an object is carried along Z at each time that has a click.
 
     Parameters
     ----------
     session : Session
-        With a current object; not changed.
+        With a current object, which is not changed. It remembers what was carried: as long as the clicks on the planes
+        that enclose a gap stay the same, nothing is decoded there again.
     progress : callable, optional
         Told (planes done, planes at most).
     cancelled : callable, optional
         Asked before each plane; what is done by then is returned.
+    ended : callable, optional
+        Told every plane before which the object ends though the stack goes on, and why.
 
     Returns
     -------
     tuple of Step
-        For `Session.adopt`: the clicks as they were, and one mask per plane that the object was carried to. Masks of
-        an earlier call are made anew.
+        For `Session.adopt`: the clicks as they were, and one mask per plane that the object was carried to.
 
     Raises
     ------
     ValueError
         If the image is a single plane, or the object has neither clicks nor masks.
     """
-    features = session.features
-    if not features.leading:
+    leading = session.features.leading
+    if not leading:
         raise ValueError("propagate takes a stack; got a single plane: commit the object as it is.")
     clicks = session.clicks
     # Without clicks, an object that is being edited spreads from the planes it has.
@@ -63,50 +165,258 @@ def carry(
             "propagate takes an object with at least one click; got none: click on the object first."
         )
     sources = sorted({prompt.plane for prompt in kept})
-    masks = [mask for mask in session.masks if mask.plane in sources]
-    carried: dict[Plane, Mask] = {}
-    distance: dict[Plane, int] = {}
-    most, done = features.leading[-1] * len({plane[:-1] for plane in sources}), 0
-    for source in sources:
-        for direction in (-1, 1):
-            box, mask = session.plane_mask(source)
-            plane, previous = source, Mask(source, box, mask)
-            while mask.any() and not (cancelled is not None and cancelled()):
-                plane = (*plane[:-1], plane[-1] + direction)
-                away = abs(plane[-1] - source[-1])
-                if not 0 <= plane[-1] < features.leading[-1] or plane in sources:
-                    break
-                if away >= distance.get(plane, away + 1):
-                    break  # another clicked plane is nearer
-                if not features.ready(plane):
-                    log.info("stopped before plane %s: it is not encoded", plane)
-                    break
-                following = neighbour(session, previous, plane)
-                if following is None:
-                    log.info("the object ends before plane %s", plane)
-                    break
-                carried[plane], distance[plane], previous = following, away, following
-                done += 1
-                if progress is not None:
-                    progress(done, most)
-    return session.compute((*masks, *carried.values(), *clicks))
+    carried = [_kept(session, mask) for mask in session.masks if mask.plane in sources]
+    stacks = sorted({plane[:-1] for plane in sources})
+    most, done = leading[-1] * len(stacks) - len(sources), 0
+
+    def told(planes: int) -> None:
+        nonlocal done
+        done += planes
+        if progress is not None and planes:
+            progress(done, most)
+
+    for stack in stacks:
+        own = [plane for plane in sources if plane[:-1] == stack]
+        for before, after in zip([None, *own], [*own, None], strict=True):
+            steps = _source(session, before), _source(session, after)
+            gap = session.gaps.get((before, after))
+            if gap is None or gap.sources != steps:
+                fronts = _fill(session, before, after, told, cancelled)
+                masks = tuple(mask for front in fronts for mask in front.trail)
+                ends = tuple(front.ended for front in fronts if front.ended is not None)
+                gap = Gap(steps, masks, ends)
+                if not (cancelled is not None and cancelled()):
+                    session.gaps[before, after] = gap
+            else:
+                told(len(gap.masks))
+            carried += gap.masks
+            for end in gap.ends:
+                log.info("%s", end)
+                if ended is not None:
+                    ended(end)
+    return session.compute((*carried, *clicks))
 
 
-def neighbour(session: Session, previous: Mask, plane: Plane) -> Mask | None:
-    """Return the object on the plane beside `previous`, or None where it ends."""
-    start = Mask(plane, previous.box, previous.mask)
-    part, depths = depth(previous.mask)
+def _fill(
+    session: Session,
+    before: Plane | None,
+    after: Plane | None,
+    told: Callable[[int], None],
+    cancelled: Callable[[], bool] | None,
+) -> list[_Front]:
+    """Carry the object from either end of a gap, plane by plane in turns, until it ends or the two meet."""
+    stops = {before, after}
+    fronts = [
+        front
+        for plane, direction in ((before, 1), (after, -1))
+        if plane is not None and (front := _front(session, plane, direction)) is not None
+    ]
+    while going := [
+        front
+        for front in fronts
+        if front.ended is None
+        and 0 <= front.ahead[-1] < session.features.leading[-1]
+        and front.ahead not in stops
+    ]:
+        if cancelled is not None and cancelled():
+            break
+        front = min(going, key=lambda one: len(one.trail))
+        other = next((one for one in fronts if one is not front and one.ended is None), None)
+        plane = front.ahead
+        if not session.features.ready(plane):
+            front.end(plane, Reason.NOT_ENCODED)
+            continue
+        found = neighbour(session, front, other)
+        if isinstance(found, Reason):
+            front.end(plane, found)
+            continue
+        front.advance(found)
+        stops.add(plane)
+        told(1)
+        if other is None:
+            _cut_at_waist(front)
+    return fronts
+
+
+def _front(session: Session, plane: Plane, direction: int) -> _Front | None:
+    """Return where to begin on a clicked plane; None if the object is not there."""
+    step = _source(session, plane)
+    box, mask = session.plane_mask(plane)
+    if step is None or not mask.any():
+        return None
+    source = _tight(plane, box, mask)
+    look = look_at(session, source)
+    return _Front(source, direction, step.view.level, look, areas=[int(mask.sum())])
+
+
+def _source(session: Session, plane: Plane | None) -> Step | None:
+    """Return the step of a clicked plane that others follow; None if there is no plane, or no object on it."""
+    step = None if plane is None else session.latest(plane)
+    return None if step is None or _removed(step) else step
+
+
+def _removed(step: Step) -> bool:
+    """Whether a plane has but red clicks, one of them at the heart of the mask that was there: no object."""
+    start = step.prompts[0]
+    clicks = [prompt for prompt in step.prompts if isinstance(prompt, Click)]
+    if not clicks or any(click.positive for click in clicks):
+        return False
+    if not isinstance(start, Mask) or not start.mask.any():
+        return True
+    core, box = _core(start.mask), start.box
+    return any(
+        box.holds(Box(click.x, click.y, click.x + 1, click.y + 1))
+        and core[click.y - box.top, click.x - box.left]
+        for click in clicks
+    )
+
+
+def _kept(session: Session, start: Mask) -> Mask:
+    """Return the mask that a clicked plane started from, without a pixel if the clicks say that there is no object."""
+    step = session.latest(start.plane)
+    if start.mask.any() and step is not None and _removed(step):
+        return Mask(start.plane, start.box, np.zeros_like(start.mask))
+    return start
+
+
+def _core(mask: BoolMask) -> BoolMask:
+    """Return the deeper half of a mask."""
+    part, depths = depth(mask)
+    core = np.zeros(mask.shape, bool)
+    core[part.slices] = depths >= depths.max() / 2
+    return core
+
+
+def neighbour(session: Session, front: _Front, other: _Front | None) -> Mask | Reason:
+    """Return the object on the plane ahead of a front, or why it is not there.
+
+    With another front coming from the other side, the object is between them in any case: where the image does not show
+    it, it is what lies between the two masks.
+    """
+    plane, size = front.ahead, Box.of(session.features.size)
+    prior = (
+        Mask(plane, front.mask.box, front.mask.mask)
+        if other is None
+        else between(front.mask, other.mask, plane)
+    )
+    part, depths = depth(prior.mask)
+    deepest = float(depths.max())
     y, x = divmod(int(depths.argmax()), depths.shape[1])
-    click = Click(plane, previous.box.top + part.top + y, previous.box.left + part.left + x)
+    click = Click(plane, prior.box.top + part.top + y, prior.box.left + part.left + x)
     if not session.features.valid(plane, click.y, click.x):
-        return None
-    step = session.compute((start, click))[-1]
-    size = session.features.size
-    box = step.box.intersect(Box.of(size))
-    mask = step.mask[: box.height, : box.width]
-    whole = box.union(previous.box)
-    overlap = iou(cut(mask, box, whole, False), cut(previous.mask, previous.box, whole, False))
+        return Reason.NO_VALUE
+    reach = max(LEAST_REACH, REACH * deepest)
+    grown = round(reach) + 1
+    room = Box(
+        prior.box.left - grown, prior.box.top - grown, prior.box.right + grown, prior.box.bottom + grown
+    ).intersect(size)
+    inside = cut(prior.mask, prior.box, room, False)
+    free = np.ones(inside.shape, bool)
+    if not session.overwrite:
+        there = np.asarray(session.labels[(*plane, *room.slices)])
+        free = (there == 0) | (there == session.label)
+        if 2 * np.count_nonzero(inside & free) < np.count_nonzero(inside):
+            return Reason.OCCUPIED
+    likeness = None
+    if front.look is not None:
+        likeness = front.look.likeness(values_of(session, plane, room))
+        if other is None and likeness[cut(_core(prior.mask), prior.box, room, False)].mean() < LEAST_LIKENESS:
+            return Reason.UNLIKE
+    box, logits = session.guess(prior, click, front.level, BAND)
+    score = cut(logits, box, room, -1).clip(-LARGEST_LOGIT, LARGEST_LOGIT)
+    if likeness is not None:
+        score = score + LIKENESS * (likeness - 0.5).clip(-1, 1)
+    near = distance_transform_edt(~inside) <= reach
+    mask = (score > 0) & near & free
+    area = int(mask.sum())
+    if area < max(LEAST_PIXELS, LEAST_SHARE * front.areas[0]):
+        wrong = Reason.VANISHED
+    elif iou(mask, inside) < LEAST_IOU:
+        wrong = Reason.ELSEWHERE
+    else:
+        return _tight(plane, room, mask)
+    return wrong if other is None else _tight(plane, room, inside & free)
+
+
+def _cut_at_waist(front: _Front) -> None:
+    """End a front where the object was narrowest, if it has widened again since."""
+    narrowest = int(np.argmin(front.areas))
+    least = front.areas[narrowest]
+    if narrowest and least < WAIST * front.areas[0] and front.areas[-1] > REGROWN * least:
+        front.end(front.trail[narrowest].plane, Reason.ANOTHER)
+        del front.trail[narrowest:]
+
+
+def between(first: Mask, second: Mask, plane: Plane) -> Mask:
+    """Return the shape between those of two planes (Raya and Udupa, 1990: signed distances to the outlines, blended)."""
+    here, there, z = first.plane[-1], second.plane[-1], plane[-1]
+    share = (z - here) / (there - here)
+    box = first.box.union(second.box)
+    mask = (1 - share) * _signed(cut(first.mask, first.box, box, False)) + share * _signed(
+        cut(second.mask, second.box, box, False)
+    ) > 0
+    # Shapes that lie apart have nothing between them; then the nearer one counts.
+    return _tight(plane, box, mask) if mask.any() else Mask(plane, first.box, first.mask)
+
+
+def _signed(mask: BoolMask) -> NDArray[np.float64]:
+    padded = np.pad(mask, 1)
+    distance = distance_transform_edt(padded) - distance_transform_edt(~padded)
+    return np.asarray(distance[1:-1, 1:-1])
+
+
+def _tight(plane: Plane, box: Box, mask: BoolMask) -> Mask:
     tight = Box.around(mask)
-    if int(mask.sum()) < LEAST_PIXELS or overlap < LEAST_IOU:
-        return None
     return Mask(plane, tight.shift(box.top, box.left), mask[tight.slices])
+
+
+def look_at(session: Session, source: Mask) -> Look | None:
+    """Return how an object looks beside what is around it (a linear discriminant); None if nothing tells them apart."""
+    deepest = float(depth(source.mask)[1].max())
+    reach = round(max(6.0, deepest))
+    box = source.box
+    room = Box(box.left - reach, box.top - reach, box.right + reach, box.bottom + reach)
+    room = room.intersect(Box.of(session.features.size))
+    mask = cut(source.mask, box, room, False)
+    away = distance_transform_edt(~mask)
+    ours = distance_transform_edt(mask) > min(1, deepest / 2)
+    theirs = (away > 1.5) & (away <= reach)
+    if not theirs.any():
+        return None
+    values = values_of(session, source.plane, room).astype(np.float64)
+    groups = [values[:, ours], values[:, theirs]]
+    means = [group.mean(axis=1) for group in groups]
+    spread = np.concatenate([g - m[:, None] for g, m in zip(groups, means, strict=True)], axis=1)
+    scatter = spread @ spread.T / spread.shape[1]
+    # There are few pixels for so many numbers: the variances count for more than what correlates.
+    scatter += np.diag(0.1 * np.diag(scatter) + 1e-6 * (1 + np.trace(scatter)))
+    weights = np.linalg.solve(scatter, means[0] - means[1])
+    surroundings, of_object = float(weights @ means[1]), float(weights @ means[0])
+    return Look(weights, surroundings, of_object) if of_object > surroundings else None
+
+
+def values_of(session: Session, plane: Plane, box: Box) -> NDArray[np.float32]:
+    """Return what says how pixels look: the finest maps, and the image where it is known. (C, Y, X), of `box`."""
+    many = 32  # windows of features begin and end on multiples of this
+    window = Box(
+        box.left // many * many,
+        box.top // many * many,
+        -(-box.right // many) * many,
+        -(-box.bottom // many) * many,
+    )
+    inner = box.shift(-window.top, -window.left).slices
+    maps = session.features.window(plane, window)[:LOOKED_AT]
+    values = [
+        fine.repeat(stride, 1).repeat(stride, 2)[:, *inner]
+        for fine, stride in zip(maps, session.model.strides, strict=False)
+    ]
+    if session.image is not None:
+        margin = round(3 * max(SMOOTHED))
+        wide = Box(box.left - margin, box.top - margin, box.right + margin, box.bottom + margin)
+        wide = wide.intersect(Box.of(session.features.size))
+        pixels = session.image.read(plane, wide)
+        inner = box.shift(-wide.top, -wide.left).slices
+        values += [
+            gaussian_filter(pixels, (sigma, sigma, 0)).transpose(2, 0, 1)[:, *inner] for sigma in SMOOTHED
+        ]
+    return np.concatenate(values)
