@@ -33,6 +33,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_interformer.layers import GREEN, RED, Source
+from napari_interformer.strip import PlaneStrip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -284,7 +285,9 @@ class Form(QWidget):
         self.bar.setToolTip("Planes that are ready for clicks.")
         part.addWidget(_row(self.store, self.browse))
         part.addWidget(_row(self.encode, self.cancel))
+        self.planes = PlaneStrip()
         part.addWidget(self.bar)
+        part.addWidget(self.planes)
         return part
 
     def _clicks(self) -> QVBoxLayout:
@@ -493,7 +496,9 @@ def _told(annotator: Annotator | None, picking: bool) -> str:
     if len(session.planes) > 1:
         text += f", {len(session.planes)} planes"
     if annotator.waiting:
-        text += f"; {len(annotator.waiting)} more when plane {annotator.waiting[0].plane} is encoded"
+        where = ", ".join(map(str, annotator.waiting[0].plane))
+        wait = f"{len(annotator.waiting)} more wait{'s' * (len(annotator.waiting) == 1)}"
+        text += f"; {wait} until {f'plane {where}' if where else 'the image'} is encoded"
     elif annotator.busy:
         text += " …"
     return text

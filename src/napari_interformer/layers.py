@@ -149,6 +149,15 @@ class Source:
             position.insert(self.axis, 0)
         return tuple(self.image.data_to_world(position))[1 if self.axis == 0 else 0 :]
 
+    def places(self, plane: Sequence[int]) -> dict[int, float]:
+        """Return where a plane lies in the world: {axis, counted from the last: place}, for the axes that lead to it."""
+        position = [*plane, 0, 0]
+        if self.axis is not None:
+            position.insert(self.axis, 0)
+        world = self.image.data_to_world(position)
+        axes = [axis for axis in range(len(position)) if axis != self.axis][:-2]
+        return {axis - len(position): float(world[axis]) for axis in axes}
+
 
 class _Stack:
     """Arrays of one shape as channels of one lazy array, (C, ...): only what is asked for is read."""
@@ -339,6 +348,7 @@ class LayerLabels:
         self.shape = tuple(int(n) for i, n in enumerate(data.shape) if i != self.axis)
         self.dtype: np.dtype[Any] = np.dtype(data.dtype)
         self.writing = False  # so that listeners can tell our edits from a person's
+        self._filled = np.zeros(self.shape[:-2], np.int64)  # pixels of each plane that have a label
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         """Read plane indices and slices, as of an array."""
@@ -357,14 +367,27 @@ class LayerLabels:
         y, x = np.nonzero(before != values)
         if y.size == 0:
             return
+        indices = [*(np.full(y.size, i) for i in plane), y + rows.start, x + columns.start]
         if self.axis is not None:
-            plane.insert(self.axis, 0)
-        indices = (*(np.full(y.size, i) for i in plane), y + rows.start, x + columns.start)
+            indices.insert(self.axis, np.zeros_like(y))
+        after = np.broadcast_to(values, before.shape)[y, x]
+        change = np.count_nonzero(after) - np.count_nonzero(before[y, x])  # now: `before` is a view
         self.writing = True
         try:
-            self.layer.data_setitem(indices, np.broadcast_to(values, before.shape)[y, x])
+            self.layer.data_setitem(tuple(indices), after)
         finally:
             self.writing = False
+        self._filled[tuple(plane)] += change
+
+    @property
+    def annotated(self) -> NDArray[np.bool_]:
+        """Which planes hold labels, as far as `survey` and what was written since tell: bool, the leading axes' shape."""
+        return self._filled > 0
+
+    def survey(self, planes: Iterable[tuple[int, ...]]) -> None:
+        """Count which pixels of these planes have a label; it reads all of them, so let a worker thread do it."""
+        for plane in planes:
+            self._filled[plane] = np.count_nonzero(self[plane or ...])
 
 
 # ------------------------------------------------------------------------------------------------- samples
