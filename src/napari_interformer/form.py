@@ -358,7 +358,8 @@ class Form(QWidget):
 
     def _files(self) -> QGridLayout:
         self.save_labels = _button(
-            "Save labels…", "Write the label image as compressed OME-TIFF, with its pixel size."
+            "Save labels…",
+            "Write the label image as compressed OME-TIFF or OME-Zarr (a name ending in .zarr), with its pixel size.",
         )
         self.save_prompts = _button(
             "Save clicks…", "Write all objects' clicks as JSON; they reproduce the masks."

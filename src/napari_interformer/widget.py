@@ -567,11 +567,11 @@ class Panel(QScrollArea):
             self.form.store.setText(path)
 
     def save_labels(self) -> None:
-        """Write the label image as OME-TIFF with its pixel size."""
+        """Write the label image as OME-TIFF or OME-Zarr with its pixel size."""
         annotator = self._now()
         assert self.labels is not None
         path, _ = QFileDialog.getSaveFileName(
-            self, "Save labels", "labels.ome.tif", "OME-TIFF (*.tif *.tiff)"
+            self, "Save labels", "labels.ome.tif", "OME-TIFF (*.tif *.tiff);;OME-Zarr (*.zarr)"
         )
         if path:
             self.write_labels(annotator, self.labels, Path(path))
@@ -582,9 +582,11 @@ class Panel(QScrollArea):
         kept = [i for i in range(layer.ndim) if i != labels.axis]
         scale = [float(layer.scale[i]) for i in kept]
         unit = str(layer.units[-1])
+        names = [str(layer.axis_labels[i]) for i in kept]  # such as z, or -3 where nobody named it
+        axes = "".join(name if len(name) == 1 else "?" for name in names)
 
         def work() -> Path:
-            return write_labels(path, labels[...], scale=scale, unit=None if unit == "pixel" else unit)
+            return write_labels(path, labels, axes=axes, scale=scale, unit=None if unit == "pixel" else unit)
 
         annotator.act(lambda saved: show_info(f"Labels are saved as {saved.name}."), work)
 
