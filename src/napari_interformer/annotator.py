@@ -13,9 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from napari_interformer.features import NotEncodedError
-from napari_interformer.volume import carry
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
@@ -194,7 +191,13 @@ class Annotator:
 
     def propagate(self, progress: Callable[[int, int], None], cancelled: Callable[[], bool]) -> None:
         """Carry the object through the stack in the worker; `progress` and `cancelled` are called there."""
-        self.act(self.session.adopt, lambda: carry(self.session, progress=progress, cancelled=cancelled))
+
+        def work() -> Steps:
+            from napari_interformer.volume import carry  # loads SciPy
+
+            return carry(self.session, progress=progress, cancelled=cancelled)
+
+        self.act(self.session.adopt, work)
 
     def encoded(self, plane: Plane) -> None:
         """Hear that something of a plane was encoded."""
@@ -268,6 +271,10 @@ class Annotator:
             self.session.label = self._taken + 1
 
     def _adopt(self, answer: Answer) -> None:
+        from napari_interformer.features import (
+            NotEncodedError,
+        )  # loads zarr, which opening the panel need not wait for
+
         waiting: list[Click] = []
         told: list[str] = []
         for click, error in answer.refused:

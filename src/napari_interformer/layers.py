@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 CLICKS, LABELS = "InterFormer clicks", "InterFormer labels"
 GREEN, RED = "#00c853", "#ff1744"
 _POSITIVE = "positive"  # the feature column that says what a point means
+_TEXTURE = 16384  # pixels; the longest side that graphics cards take
 _ON_SCREEN = (9, 14)  # pixels; zoomed in or out, points stay visible and never hide small objects
 
 ContrastChoice = Literal["layer", "volume", "plane"]
@@ -175,7 +176,7 @@ class _Stack:
         return np.asarray(chosen[tuple(rest)])
 
 
-def finest(layer: Image) -> Any:
+def finest(layer: Image | Labels) -> Any:
     """Return the array of a layer, level 0 of a multiscale one."""
     return layer.data[0] if layer.multiscale else layer.data
 
@@ -313,8 +314,16 @@ class ClickLayer:
 
 
 def new_labels(source: Source, shape: Sequence[int]) -> Labels:
-    """Return an empty Labels layer (int32) that covers the image."""
-    return Labels(np.zeros(source.whole(shape), np.int32), name=LABELS, **source.placement())
+    """Return an empty Labels layer (int32) that covers the image.
+
+    A plane larger than a texture would be shown coarser than it is, and drawn whole at every change. It gets coarser levels
+    that are views of the finest, so that napari shows the part on screen; its brush does not paint on such a layer.
+    """
+    data = np.zeros(source.whole(shape), np.int32)
+    if max(shape[-2:]) > _TEXTURE:
+        levels = [data[..., :: 4**n, :: 4**n] for n in range(5)]
+        return Labels(levels, multiscale=True, name=LABELS, **source.placement())
+    return Labels(data, name=LABELS, **source.placement())
 
 
 class LayerLabels:
@@ -336,9 +345,13 @@ class LayerLabels:
     """
 
     def __init__(self, layer: Labels, axis: int | None = None) -> None:
-        data = layer.data
+        data = finest(layer)
         flags = getattr(data, "flags", None)
-        if layer.multiscale or hasattr(data, "dask") or (flags is not None and not flags.writeable):
+        # Coarser levels that are views of the finest (see `new_labels`) change with it; others would not.
+        views = not layer.multiscale or all(
+            isinstance(level, np.ndarray) and np.may_share_memory(level, data) for level in layer.data
+        )
+        if not views or hasattr(data, "dask") or (flags is not None and not flags.writeable):
             raise ValueError(
                 f"Labels are written to a layer in memory or in zarr; {layer.name} is multiscale, lazy or read-only: choose "
                 "a new layer."
@@ -358,7 +371,7 @@ class LayerLabels:
         parts += [slice(None)] * (len(self.shape) - len(parts))
         if self.axis is not None:
             parts.insert(self.axis, 0)
-        return np.asarray(self.layer.data[tuple(parts)])
+        return np.asarray(finest(self.layer)[tuple(parts)])
 
     def __setitem__(self, key: Any, values: Any) -> None:
         """Write a box: plane indices, then two slices with bounds."""
@@ -374,7 +387,11 @@ class LayerLabels:
         change = np.count_nonzero(after) - np.count_nonzero(before[y, x])  # now: `before` is a view
         self.writing = True
         try:
-            self.layer.data_setitem(tuple(indices), after)
+            if self.layer.multiscale:
+                finest(self.layer)[tuple(indices)] = after
+                self.layer.refresh(thumbnail=False, highlight=False, extent=False)
+            else:
+                self.layer.data_setitem(tuple(indices), after)
         finally:
             self.writing = False
         self._filled[tuple(plane)] += change

@@ -24,7 +24,7 @@ from napari_interformer.annotator import Annotator, sentence
 from napari_interformer.form import Form, Lane
 from napari_interformer.image import write_labels
 from napari_interformer.layers import ClickLayer, LayerLabels, new_labels
-from napari_interformer.session import Session
+from napari_interformer.prompts import blank, draw_click
 from napari_interformer.strip import StackState
 
 if TYPE_CHECKING:
@@ -267,6 +267,7 @@ class Panel(QScrollArea):
             return
         self._show_ready()
         self._refresh()
+        self.decoder.run(partial(warm_up, model), lambda _: None, self._failed)
 
     def _begin(self, source: Source, model: InterFormer, features: Features) -> None:
         """Have layers and a session for these features; keep those there are if they fit."""
@@ -290,6 +291,10 @@ class Panel(QScrollArea):
 
     def _annotate(self, source: Source, model: InterFormer, features: Features, layer: Labels) -> None:
         """Start a session that writes to a Labels layer; if it cannot, nothing has changed."""
+        from napari_interformer.session import (
+            Session,
+        )  # loads torch, which opening the panel need not wait for
+
         labels, there = LayerLabels(layer, source.axis), layer in self.viewer.layers
         session = Session(
             features,
@@ -509,6 +514,7 @@ class Panel(QScrollArea):
                 dims_displayed=event.dims_displayed,
                 world=True,
             )
+            value = value[1] if isinstance(value, tuple) else value  # multiscale: the level comes first
             if value:
                 annotator.edit(int(value))
             else:
@@ -801,6 +807,15 @@ def features_for(
     if previous is not None and previous.path == path and not previous.origin.differences(fresh.origin):
         return planes, previous
     return planes, fresh
+
+
+def warm_up(model: InterFormer) -> None:
+    """Decode a black window, so that the first click finds torch's threads and kernels ready."""
+    side = model.config.click_window
+    sides = zip(model.channels, model.strides, strict=True)
+    prepared = model.prepare_maps([np.zeros((c, side // s, side // s), np.float32) for c, s in sides])
+    reference = draw_click(blank((side, side)), side // 2, side // 2, True, model.config.inner_radius)
+    model.decode_logits(prepared, reference)
 
 
 def _resolved(device: str) -> Any:
