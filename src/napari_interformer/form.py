@@ -6,7 +6,9 @@ Nothing here knows what the buttons do.
 from __future__ import annotations
 
 import atexit
+import os
 import queue
+import sys
 import threading
 from collections import deque
 from contextlib import suppress
@@ -47,6 +49,7 @@ _CONTRAST = {
 }
 _DEVICES = ("auto", "cpu", "cuda", "mps")
 DEFAULT_MODEL = "default"
+_PATIENCE = 10  # "niceness"; torch's threads inherit it from the thread that first calls it
 _CORES = threading.Lock()  # one lane after the other asks how many there are
 
 
@@ -55,11 +58,18 @@ class Lane(QObject):
 
     It stays: torch keeps a team of threads for each thread that calls it, and a new one for every click would cost more
     than the click.
+
+    Parameters
+    ----------
+    name : str
+        For debuggers.
+    patient : bool
+        Whether the window and clicks go first where there are not enough cores for all.
     """
 
     _told = Signal(object)
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, patient: bool = False) -> None:
         # The application owns it: were the thread the last to let go of it, Qt would delete it there.
         super().__init__(QApplication.instance())
         self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -68,7 +78,7 @@ class Lane(QObject):
         self._calling = self._shared = False
         self._told.connect(self._call)
         self._thread = threading.Thread(
-            target=_work, args=(self, self._jobs), name=f"interformer-{name}", daemon=True
+            target=_work, args=(self, self._jobs, patient), name=f"interformer-{name}", daemon=True
         )
         self._thread.start()
         # Python must not end under a thread that is within torch: that aborts.
@@ -138,7 +148,12 @@ class Lane(QObject):
         self._jobs.put(None)
 
 
-def _work(lane: Lane, jobs: queue.SimpleQueue[Any]) -> None:
+def _work(lane: Lane, jobs: queue.SimpleQueue[Any], patient: bool) -> None:
+    if (
+        patient and sys.platform == "linux"
+    ):  # elsewhere a thread has no priority of its own, or another way to it
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, max(_PATIENCE, os.getpriority(os.PRIO_PROCESS, thread)))
     while (job := jobs.get()) is not None:
         work, done, failed = job
         try:

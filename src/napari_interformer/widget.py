@@ -100,10 +100,8 @@ class Panel(QScrollArea):
         self._bound: list[tuple[Any, str, Any]] = []
         self._picking = False
         self._docked = False
-        # Measured with a viewer open on the stack sample (2 cores, one of them busy with something else): the event loop
-        # never pauses for longer than 55 ms while a thread encodes, and 690 ms if the main thread does; a process of its
-        # own is no smoother, and loads torch and the model anew.
-        self.encoder, self.decoder = Lane("encode"), Lane("decode")
+        # docs/performance.md has the figures behind these two threads, their cores and their priorities.
+        self.encoder, self.decoder = Lane("encode", patient=True), Lane("decode")
         self._connect()
         self._fill_layers()
         self.decoder.run(self._model_names, self.form.fill_models, self._failed)
