@@ -150,7 +150,6 @@ def test_results_for_a_session_that_was_left_are_dropped():
 def test_clicks_wait_for_their_plane_while_it_is_encoded_and_go_when_nothing_will():
     field, centres = squares()
     desk = Desk(np.stack([field] * 3), encoded=False)
-    desk.annotator.encoding = True
     desk.click(1, *centres[0])
     desk.worker.all()
     assert desk.annotator.waiting and desk.paper.clicks and not desk.told
@@ -169,10 +168,9 @@ def test_clicks_wait_for_their_plane_while_it_is_encoded_and_go_when_nothing_wil
     assert not desk.annotator.waiting and len(desk.paper.clicks) == 1
     desk.click(2, *centres[0])
     desk.worker.all()
-    desk.annotator.encoding = False
-    desk.annotator.encoded(None)
-    desk.worker.all()
-    assert "not encoded" in desk.told.pop() and len(desk.paper.clicks) == 1
+    desk.annotator.give_up()
+    assert "plane 2 is not encoded" in desk.told.pop() and len(desk.paper.clicks) == 1
+    assert not desk.annotator.waiting
 
 
 def test_new_commits_what_there_is_and_edit_goes_on_with_it():

@@ -97,6 +97,50 @@ def test_png_with_and_without_colour_and_alpha(tmp_path, rng, shape, expected):
     np.testing.assert_allclose(planes.read()[..., 0], image if image.ndim == 2 else image[..., 0], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "pixels"),
+    [
+        ("hyperstack.tif", (2, 3, 4, 48, 70)),
+        ("big.tif", (5, 48, 70)),
+        ("other-order.tif", (5, 48, 70)),
+        ("pyramid.ome.tif", (5, 48, 70)),
+        ("pages.tif", (5, 48, 70)),
+    ],
+)
+def test_tiffs_of_many_kinds(tmp_path, rng, name, pixels):
+    image, path = rng.integers(0, 60000, pixels).astype(np.uint16), tmp_path / name
+    metadata = {"axes": "TZCYX", "spacing": 2, "unit": "um"}
+    if name == "hyperstack.tif":
+        tifffile.imwrite(path, image, imagej=True, metadata=metadata, resolution=(5, 4))
+    elif name == "pyramid.ome.tif":
+        with tifffile.TiffWriter(path) as tiff:
+            tiff.write(image, subifds=1, tile=(16, 16), compression="lzw", metadata={"axes": "ZYX"})
+            tiff.write(image[:, ::2, ::2], subfiletype=1, tile=(16, 16))
+    elif name == "pages.tif":
+        with tifffile.TiffWriter(path) as tiff:
+            for plane in image:
+                tiff.write(plane, contiguous=False, metadata=None)
+    else:
+        tifffile.imwrite(path, image, bigtiff=name == "big.tif", byteorder=">")
+    planes = Planes.of(path, channels=1 if name == "hyperstack.tif" else None)
+    assert planes.axes == ("TZYX" if name == "hyperstack.tif" else "ZYX")
+    last = planes.raw((1, 2) if name == "hyperstack.tif" else (4,))
+    np.testing.assert_array_equal(last[..., 0], image[1, 2, 1] if name == "hyperstack.tif" else image[4])
+    if name == "hyperstack.tif":
+        assert planes.scale == pytest.approx((1, 2, 0.25, 0.2)) and planes.unit == "micrometer"
+
+
+def test_jpeg_and_one_bit_png(tmp_path, rng):
+    from PIL import Image
+
+    photograph = np.full((48, 70, 3), (200, 100, 50), np.uint8)
+    Image.fromarray(photograph).save(tmp_path / "a.jpg")
+    np.testing.assert_allclose(Planes.of(tmp_path / "a.jpg").read()[0, 0], (200, 100, 50), atol=3)
+    bits = rng.random((48, 70)) > 0.5
+    Image.fromarray(bits).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(Planes.of(tmp_path / "a.png").read()[..., 0], bits * np.float32(255))
+
+
 @pytest.mark.parametrize("version", ["0.4", "0.5", "bioformats2raw"])
 def test_ome_zarr(tmp_path, stack, version):
     root = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=3 if version == "0.5" else 2)
@@ -227,6 +271,59 @@ def test_labels_show_their_scale_to_readers_without_ome(tmp_path):
         page = tiff.pages[0]
         assert page.resolutionunit == tifffile.RESUNIT.CENTIMETER
         assert page.resolution == pytest.approx((2e4, 4e4))
+
+
+@pytest.mark.parametrize("unit", ["micrometer", "um", "nanometer", "furlong", None])
+def test_labels_name_units_as_ome_does(tmp_path, unit):
+    path = write_labels(tmp_path / "a.tif", np.ones((4, 30, 40), int), axes="ZYX", scale=(2, 1, 1), unit=unit)
+    with tifffile.TiffFile(path) as tiff:
+        pixels = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]["Pixels"]
+    known = {"micrometer": "µm", "um": "µm", "nanometer": "nm"}.get(unit, "pixel")
+    assert [pixels[f"PhysicalSize{axis}Unit"] for axis in "XYZ"] == [known] * 3
+    assert pixels["DimensionOrder"].startswith("XY") and (pixels["SizeZ"], pixels["Type"]) == (4, "uint8")
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "scale", "order"),
+    [
+        ((30, 40), "YX", (0.3, 0.2), "YX"),
+        ((3, 30, 1100), "ZYX", (1.5, 0.3, 0.2), "ZYX"),
+        ((2, 3, 30, 40), "TZYX", (1, 1.5, 0.3, 0.2), "TZYX"),
+        ((3, 2, 30, 40), "ZTYX", (1.5, 1, 0.3, 0.2), "TZYX"),
+        ((3, 30, 40), None, None, "ZYX"),
+    ],
+)
+def test_labels_come_back_from_ome_zarr(tmp_path, rng, shape, axes, scale, order):
+    labels = rng.integers(0, 300, shape)
+    path = write_labels(tmp_path / "labels.ome.zarr", labels, axes=axes, scale=scale, unit="um")
+    moved = np.swapaxes(labels, 0, 1) if axes == "ZTYX" else labels
+    planes = Planes.of(path)
+    assert (planes.axes, planes.shape, planes.dtype) == (order, moved.shape, np.uint16)
+    wanted = (1,) * len(shape) if scale is None else scale
+    assert planes.scale == pytest.approx((1, 1.5, 0.3, 0.2) if axes == "ZTYX" else wanted)
+    assert planes.unit == "micrometer"
+    np.testing.assert_array_equal(planes.data[...], moved)
+    group = zarr.open_group(path, mode="r")
+    assert group.metadata.zarr_format == 2
+    for number, level in enumerate(group.attrs["multiscales"][0]["datasets"]):
+        step = 2**number
+        np.testing.assert_array_equal(group[level["path"]][...], moved[..., ::step, ::step])
+        lengths = level["coordinateTransformations"][0]["scale"]
+        assert lengths[-1] == pytest.approx(step * planes.scale[-1])
+    assert number == (1 if shape[-1] > 1024 else 0)
+    assert [p.name for p in tmp_path.iterdir()] == ["labels.ome.zarr"]
+
+
+def test_labels_in_ome_zarr_replace_labels_and_nothing_else(tmp_path):
+    path = write_labels(tmp_path / "labels.zarr", np.ones((8, 8), int))
+    write_labels(path, np.full((8, 8), 2))
+    assert (Planes.of(path).data[...] == 2).all()
+    zarr.create_array(tmp_path / "image.zarr", data=np.ones((8, 8)))
+    (tmp_path / "folder").mkdir()
+    for name in ("image.zarr", "folder"):
+        with pytest.raises(ValueError, match=f"{name} is a folder: give another name"):
+            write_labels(tmp_path / name, np.ones((8, 8), int))
+    assert (zarr.open_array(tmp_path / "image.zarr", mode="r")[...] == 1).all()
 
 
 @pytest.mark.parametrize(("most", "dtype"), [(0, "u1"), (255, "u1"), (256, "u2"), (70000, "u4")])

@@ -388,7 +388,7 @@ def test_clicks_work_on_ready_planes_and_wait_for_others_while_the_rest_is_encod
     window.wait(lambda: window.panel.annotator is not None)
     window.click(centres[0])
     window.rest(0.1)
-    assert "when plane (3,) is encoded" in window.form.object.text()
+    assert "1 more waits until plane 3 is encoded" in window.form.object.text()
     window.key_and_wait("C")
     assert "still being encoded" in window.told[-1]
     window.model.steps.release(100_000)
@@ -398,20 +398,104 @@ def test_clicks_work_on_ready_planes_and_wait_for_others_while_the_rest_is_encod
     assert area(window.labels[3]) == 400 and len(window.points.data) == 1
 
 
-def test_a_click_that_nothing_will_answer_is_taken_back(window):
+def test_a_click_that_waits_is_taken_back_when_encoding_is_cancelled(window):
     image, centres = squares()
     window.viewer.add_image(np.stack([image] * 4))
+    window.model.steps = threading.Semaphore(0)
+    window.encode(wait=False)
+    window.wait(lambda: window.panel.annotator is not None)
+    window.form.planes.chosen.emit(3)
+    window.rest()
+    window.click(centres[0])
+    window.wait(lambda: window.panel.annotator.waiting)
+    window.form.cancel.click()
+    window.model.steps.release(1)
+    window.wait(lambda: window.panel._job is None)
+    window.idle()
+    assert "plane 3 is not encoded" in window.told[-1]
+    assert len(window.points.data) == 0 and not window.labels.any()
+
+
+def test_a_click_on_a_plane_that_is_not_encoded_encodes_that_plane_alone(window):
+    image, centres = squares()
+    window.viewer.add_image(np.stack([image] * 4))
+    window.viewer.dims.set_current_step(0, 0)
     window.model.steps = threading.Semaphore(0)
     window.encode(wait=False)
     window.wait(lambda: window.panel.annotator is not None)
     window.form.cancel.click()
     window.model.steps.release(100_000)
     window.wait(lambda: window.panel._job is None)
+    tiles = len(window.panel.features.tiles)
     window.viewer.dims.set_current_step(0, 3)
     window.rest()
-    window.click_and_wait(centres[0])
-    assert "not encoded" in window.told[-1]
-    assert len(window.points.data) == 0 and not window.labels.any()
+    window.click(centres[0])
+    window.click(centres[1])
+    window.wait(lambda: not window.panel.annotator.busy and not window.panel.annotator.waiting)
+    window.wait(lambda: window.panel._job is None)
+    assert area(window.labels[3]) == 800 and len(window.points.data) == 2
+    assert window.panel.features.ready_planes().tolist() == [tiles == 1, False, False, True]
+    assert not window.told
+
+
+def test_the_strip_shows_planes_and_a_click_on_it_goes_there(window):
+    image, centres = squares()
+    there = np.zeros((5, *image.shape), np.int32)
+    there[4, :3, :3] = 9
+    place = {"scale": (3, 1, 1), "translate": (7, 0, 0)}
+    mine = window.viewer.add_labels(there, **place)
+    window.viewer.add_image(np.stack([image] * 5), **place)
+    window.viewer.layers.selection.active = window.viewer.layers[-1]
+    window.form.labels.choose(mine)
+    window.viewer.dims.set_current_step(0, 1)
+    window.model.steps = threading.Semaphore(0)
+    window.encode(wait=False)
+    window.wait(lambda: window.panel.annotator is not None)
+    strip = window.form.planes
+    assert strip.isVisible() and not strip.state.encoded.any()
+    window.model.steps.release(len(window.panel.features.tiles))
+    window.wait(lambda: strip.state.encoded.any())
+    shown = strip.state.current
+    assert shown == 1
+    assert strip.state.encoded.tolist() == [n == shown for n in range(5)]
+    window.idle()
+    assert strip.state.annotated.tolist() == [False] * 4 + [True]
+    window.panel.ensureWidgetVisible(strip)
+    window.rest()
+    window.QTest.mouseClick(
+        strip, window.Qt.MouseButton.LeftButton, pos=window.QPoint(strip.x_of(3), strip.height() // 2)
+    )
+    window.rest()
+    assert strip.state.current == 3 and window.panel._job.wanted == (3,)
+    window.click(centres[0])
+    window.wait(lambda: strip.state.asked.tolist() == [n == 3 for n in range(5)])
+    assert "a click waits" in strip.tip(strip.x_of(3))
+    seen = strip.grab().toImage()
+    colours = [seen.pixelColor(strip.x_of(n) + 3, 3).name() for n in range(5)]
+    assert len(set(colours)) == 3 and colours[3] not in colours[:3] and colours[shown] != colours[0]
+    window.model.steps.release(100_000)
+    window.wait(lambda: window.panel._job is None)
+    window.idle()
+    assert strip.state.encoded.all() and strip.state.annotated.tolist() == [False] * 3 + [True] * 2
+    window.key_and_wait("Ctrl+Z")
+    assert strip.state.annotated.tolist() == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize("count", [2, 90, 1000, 5000])
+def test_the_strip_shows_any_number_of_planes(window, count):
+    from napari_interformer.strip import StackState
+
+    strip = window.form.planes
+    encoded = np.arange(count) < count // 2
+    strip.show_state(StackState((count,), encoded, ~encoded, encoded & False, count - 1))
+    strip.resize(200, strip.sizeHint().height())
+    assert strip.plane_at(0) == 0 and strip.plane_at(199) >= count - 1 - count // 200
+    for plane in (0, count // 2, count - 1):
+        assert abs(strip.plane_at(strip.x_of(plane)) - plane) <= count // 200
+    seen = strip.grab().toImage()
+    scale = seen.width() / 200
+    first, last = (seen.pixelColor(int(x * scale), int(12 * scale)).name() for x in (1, 197))
+    assert first != last
 
 
 def test_the_window_goes_on_while_encoding_and_work_is_done_elsewhere(window):

@@ -13,9 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from napari_interformer.features import NotEncodedError
-from napari_interformer.volume import carry
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
@@ -97,7 +94,6 @@ class Annotator:
         changed: Callable[[], None],
     ) -> None:
         self.session, self.clicks = session, clicks
-        self.encoding = False  # whether planes are still being encoded, so that clicks on them may wait
         self.waiting: tuple[Click, ...] = ()  # on planes that are not encoded yet
         self._worker, self._tell, self._changed = worker, tell, changed
         self._line: deque[Edit | Action] = deque()
@@ -195,13 +191,33 @@ class Annotator:
 
     def propagate(self, progress: Callable[[int, int], None], cancelled: Callable[[], bool]) -> None:
         """Carry the object through the stack in the worker; `progress` and `cancelled` are called there."""
-        self.act(self.session.adopt, lambda: carry(self.session, progress=progress, cancelled=cancelled))
 
-    def encoded(self, plane: Plane | None) -> None:
-        """Hear that something of a plane was encoded, or (None) that encoding has ended."""
-        if self.waiting and (plane is None or any(click.plane == plane for click in self.waiting)):
+        def work() -> Steps:
+            from napari_interformer.volume import carry  # loads SciPy
+
+            return carry(self.session, progress=progress, cancelled=cancelled)
+
+        self.act(self.session.adopt, work)
+
+    def encoded(self, plane: Plane) -> None:
+        """Hear that something of a plane was encoded."""
+        if any(click.plane == plane for click in self.waiting):
             self._line.append(Edit((), ()))  # changes nothing, so everything is tried again
             self._next()
+
+    def give_up(self) -> None:
+        """Take back the clicks that wait, since nothing is encoded for them any more."""
+
+        def then(_: None) -> None:
+            if self.waiting:
+                count, planes = len(self.waiting), _planes(self.waiting)
+                self.waiting = ()
+                self._tell(
+                    f"{count} click{'s were' if count > 1 else ' was'} taken back: {planes} is not encoded, and encoding "
+                    "was stopped; click there again to encode it."
+                )
+
+        self.act(then)
 
     def taken(self, label: int) -> None:
         """Hear that somebody painted with a label; no later object gets it."""
@@ -255,15 +271,21 @@ class Annotator:
             self.session.label = self._taken + 1
 
     def _adopt(self, answer: Answer) -> None:
+        from napari_interformer.features import (
+            NotEncodedError,
+        )  # loads zarr, which opening the panel need not wait for
+
         waiting: list[Click] = []
         told: list[str] = []
         for click, error in answer.refused:
-            if self.encoding and isinstance(error, NotEncodedError):
+            if isinstance(error, NotEncodedError):
                 waiting.append(click)
             elif str(error) not in told:  # many points pasted on one bad plane: one sentence
                 told.append(str(error))
                 self._refuse(error)
         self.waiting = tuple(waiting)
+        if any(self.session.features.ready(click.plane) for click in waiting):
+            self._line.append(Edit((), ()))  # the plane was finished while the click was being tried
         before, after = self.session.prompts, tuple(step.prompt for step in answer.steps)
         # Clicks that were answered together are still undone one by one.
         added = len(after) - len(before) if after[: len(before)] == before else 0
@@ -304,9 +326,8 @@ class Annotator:
 
     def _none_waits(self, name: str) -> None:
         if self.waiting:
-            planes = ", ".join(map(str, sorted({click.plane for click in self.waiting})))
             raise ValueError(
-                f"{name.capitalize()} takes an object whose clicks are all answered; plane {planes} is still being "
+                f"{name.capitalize()} takes an object whose clicks are all answered; {_planes(self.waiting)} is still being "
                 "encoded: wait for it, or undo those clicks."
             )
 
@@ -344,6 +365,12 @@ def merge(current: Sequence[Click], before: Sequence[Click], after: Sequence[Cli
     removed, added = Counter(before) - Counter(after), Counter(after) - Counter(before)
     kept = [click for click in current if not _take(removed, click)]
     return (*kept, *(click for click in after if _take(added, click)))
+
+
+def _planes(clicks: Iterable[Click]) -> str:
+    """Name the planes that clicks are on."""
+    named = sorted({", ".join(map(str, click.plane)) for click in clicks})
+    return f"plane {' and '.join(named)}" if named != [""] else "the image"
 
 
 def sentence(error: Exception) -> str:

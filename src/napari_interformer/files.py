@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import tempfile
 import weakref
@@ -15,12 +16,13 @@ import numpy as np
 import tifffile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
+_CHUNK, _COARSEST = 512, 512  # sides in pixels: of OME-Zarr's chunks, and the least of its coarser levels
 _TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -65,6 +67,8 @@ def read_image(path: str | os.PathLike[str]) -> ImageFile:
         raise OSError(
             f"{path.name} cannot be read as an image ({brief(error)}); give a TIFF, PNG, JPEG or zarr."
         ) from error
+    if data.dtype == bool:
+        data = np.not_equal(data, False)  # Pillow's True is 255
     return ImageFile(data, {2: "YX", 3: "YXS", 4: "TYXS"}.get(data.ndim))
 
 
@@ -124,12 +128,14 @@ def _order(mark: str) -> Literal["little", "big"]:
     return "little" if mark == "<" else "big"
 
 
+_MARKS = {"micrometer": "µm", "nanometer": "nm", "millimeter": "mm", "centimeter": "cm", "meter": "m"}
 _MICROMETERS = {"nm": 1e-3, "µm": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
 _UNITS = {
     **dict.fromkeys(("µm", "um", "micron", "microns", "\\u00B5m", "μm", "micrometer"), "micrometer"),
     "nm": "nanometer",
     "mm": "millimeter",
     "cm": "centimeter",
+    "m": "meter",
 }
 
 
@@ -199,18 +205,18 @@ def _read_zarr(path: Path) -> ImageFile:
 
 def write_labels(
     path: str | os.PathLike[str],
-    labels: NDArray[np.integer[Any]],
+    labels: Any,
     *,
     axes: str | None = None,
     scale: Sequence[float] | None = None,
     unit: str | None = None,
 ) -> Path:
-    """Write a label image as compressed OME-TIFF, plane by plane, whole or not at all.
+    """Write a label image as compressed OME-TIFF or OME-Zarr, plane by plane, whole or not at all.
 
     Parameters
     ----------
     path : str or Path
-        Replaced if it exists.
+        OME-Zarr if it ends in .zarr, else OME-TIFF. A file is replaced if it exists, and so are labels in OME-Zarr.
     labels : (..., Y, X) integer
         Any array that can be indexed; stored in the smallest unsigned type that holds it.
     axes : str, optional
@@ -221,7 +227,7 @@ def write_labels(
     Raises
     ------
     TypeError, ValueError
-        If labels are not integers, or negative.
+        If labels are not integers, or negative, or the path is a folder of something else.
     OSError
         If it cannot be written; the file that was there before is untouched.
     """
@@ -239,44 +245,121 @@ def write_labels(
     if least < 0 or most >= 2**32:
         raise ValueError(f"A label image takes labels from 0 to 2**32 - 1; got {least} to {most}.")
     dtype = np.min_scalar_type(most)
-    names = _ome_axes(axes, len(shape))
-    metadata: dict[str, Any] = {"axes": names}
-    resolution: dict[str, Any] = {}
-    if scale is not None:
-        mark = {"micrometer": "µm", "nanometer": "nm", "millimeter": "mm", "centimeter": "cm"}.get(
-            str(unit), unit
+    found = _Labels(labels, indices, dtype, _ome_axes(axes, len(shape)), scale, unit)
+    write = _write_zarr if path.suffix.lower() == ".zarr" else _write_tiff
+    if path.is_dir() and not (write is _write_zarr and _is_labels(path)):
+        raise ValueError(
+            f"A label image takes the name of a new file; {path.name} is a folder: give another name."
         )
-        for axis, length in zip(names, scale, strict=True):
-            if axis in "XYZ":
-                metadata[f"PhysicalSize{axis}"] = float(length)
-                metadata[f"PhysicalSize{axis}Unit"] = mark or "pixel"
-        if mark in _MICROMETERS:  # for readers that know nothing of OME
-            per_cm = [1e4 / (float(length) * _MICROMETERS[mark]) for length in (scale[-1], scale[-2])]
-            resolution = {"resolution": tuple(per_cm), "resolutionunit": "CENTIMETER"}
-
-    def planes() -> Iterator[NDArray[Any]]:
-        for i in indices:
-            yield np.ascontiguousarray(labels[i], dtype)
-
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
             whole = Path(folder) / "labels.ome.tif"
-            tifffile.imwrite(
-                whole,
-                planes(),
-                shape=shape,
-                dtype=dtype,
-                ome=True,
-                metadata=metadata,
-                compression="zlib",
-                photometric="minisblack",
-                bigtiff=len(indices) * shape[-1] * shape[-2] * dtype.itemsize > 2**31,
-                **resolution,
-            )
+            write(whole, found)
+            if path.is_dir():
+                os.rename(path, Path(folder) / "before")
             os.replace(whole, path)
     except OSError as error:
         raise unwritable(path, error) from error
     return path
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """Labels that can be written: their planes in C order, and what each axis is."""
+
+    array: Any
+    indices: Sequence[tuple[int, ...]]
+    dtype: np.dtype[Any]
+    axes: str
+    scale: Sequence[float] | None
+    unit: str | None
+
+    def plane(self, index: tuple[int, ...]) -> NDArray[Any]:
+        return np.ascontiguousarray(self.array[index], self.dtype)
+
+
+def _write_tiff(path: Path, labels: _Labels) -> None:
+    metadata: dict[str, Any] = {"axes": labels.axes}
+    resolution: dict[str, Any] = {}
+    shape = tuple(labels.array.shape)
+    if labels.scale is not None:
+        # OME knows no other names, and Bio-Formats reads no file with one that it does not know.
+        mark = _MARKS.get(_UNITS.get(str(labels.unit), str(labels.unit)), "pixel")
+        for axis, length in zip(labels.axes, labels.scale, strict=True):
+            if axis in "XYZ":
+                metadata[f"PhysicalSize{axis}"] = float(length)
+                metadata[f"PhysicalSize{axis}Unit"] = mark
+        if mark in _MICROMETERS:  # for readers that know nothing of OME
+            per_cm = [
+                1e4 / (float(length) * _MICROMETERS[mark]) for length in (labels.scale[-1], labels.scale[-2])
+            ]
+            resolution = {"resolution": tuple(per_cm), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(
+        path,
+        (labels.plane(index) for index in labels.indices),
+        shape=shape,
+        dtype=labels.dtype,
+        ome=True,
+        metadata=metadata,
+        compression="zlib",
+        photometric="minisblack",
+        bigtiff=math.prod(shape) * labels.dtype.itemsize > 2**31,
+        **resolution,
+    )
+
+
+def _write_zarr(path: Path, labels: _Labels) -> None:
+    """Write OME-Zarr 0.4, which more programs read than 0.5, with a gzip that all of them know."""
+    import zarr
+
+    # The axes have to come as time, channel, space.
+    order = sorted(range(len(labels.axes)), key=lambda i: "TCZYX".index(labels.axes[i]))
+    shape = [labels.array.shape[i] for i in order]
+    scale = [1.0 if labels.scale is None else float(labels.scale[i]) for i in order]
+    unit = _UNITS.get(str(labels.unit), labels.unit)
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    axes: list[dict[str, str]] = []
+    for letter in (labels.axes[i] for i in order):
+        kind = {"T": "time", "C": "channel"}.get(letter, "space")
+        known = {"unit": unit} if kind == "space" and unit not in (None, "pixel") else {}
+        axes.append({"name": letter.lower(), "type": kind, **known})
+    steps = [2**n for n in range(max(shape[-2:]).bit_length()) if n == 0 or max(shape[-2:]) >> n >= _COARSEST]
+    codec: Any = {"id": "gzip", "level": 5}
+    levels, datasets = [], []
+    for number, step in enumerate(steps):
+        size = [-(-n // step) for n in shape[-2:]]
+        levels.append(
+            group.create_array(
+                str(number),
+                shape=(*shape[:-2], *size),
+                chunks=(*(1 for _ in shape[:-2]), *(min(n, _CHUNK) for n in size)),
+                dtype=labels.dtype,
+                compressors=codec,
+                chunk_key_encoding={"name": "v2", "separator": "/"},
+            )
+        )
+        lengths = [*scale[:-2], *(length * step for length in scale[-2:])]
+        datasets.append(
+            {"path": str(number), "coordinateTransformations": [{"type": "scale", "scale": lengths}]}
+        )
+    for index in labels.indices:
+        plane = labels.plane(index)
+        place = tuple(index[i] for i in order[:-2])
+        for level, step in zip(levels, steps, strict=True):
+            level[place] = plane[::step, ::step]  # labels are no numbers: no mean of them
+    image: Any = {"version": "0.4", "name": "labels", "axes": axes, "datasets": datasets}
+    group.attrs.update({"multiscales": [image], "image-label": {"version": "0.4"}})
+
+
+def _is_labels(path: Path) -> bool:
+    """Whether a folder is a label image that may be replaced."""
+    import zarr
+
+    try:
+        attributes: Any = dict(zarr.open_group(path, mode="r").attrs)
+    except Exception:  # whatever else it may be
+        return False
+    return "image-label" in attributes.get("ome", attributes)
 
 
 def _ome_axes(axes: str | None, ndim: int) -> str:

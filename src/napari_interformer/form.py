@@ -6,7 +6,9 @@ Nothing here knows what the buttons do.
 from __future__ import annotations
 
 import atexit
+import os
 import queue
+import sys
 import threading
 from collections import deque
 from contextlib import suppress
@@ -33,6 +35,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_interformer.layers import GREEN, RED, Source
+from napari_interformer.strip import PlaneStrip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,6 +49,7 @@ _CONTRAST = {
 }
 _DEVICES = ("auto", "cpu", "cuda", "mps")
 DEFAULT_MODEL = "default"
+_PATIENCE = 10  # "niceness"; torch's threads inherit it from the thread that first calls it
 _CORES = threading.Lock()  # one lane after the other asks how many there are
 
 
@@ -54,11 +58,18 @@ class Lane(QObject):
 
     It stays: torch keeps a team of threads for each thread that calls it, and a new one for every click would cost more
     than the click.
+
+    Parameters
+    ----------
+    name : str
+        For debuggers.
+    patient : bool
+        Whether the window and clicks go first where there are not enough cores for all.
     """
 
     _told = Signal(object)
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, patient: bool = False) -> None:
         # The application owns it: were the thread the last to let go of it, Qt would delete it there.
         super().__init__(QApplication.instance())
         self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -67,7 +78,7 @@ class Lane(QObject):
         self._calling = self._shared = False
         self._told.connect(self._call)
         self._thread = threading.Thread(
-            target=_work, args=(self, self._jobs), name=f"interformer-{name}", daemon=True
+            target=_work, args=(self, self._jobs, patient), name=f"interformer-{name}", daemon=True
         )
         self._thread.start()
         # Python must not end under a thread that is within torch: that aborts.
@@ -137,7 +148,12 @@ class Lane(QObject):
         self._jobs.put(None)
 
 
-def _work(lane: Lane, jobs: queue.SimpleQueue[Any]) -> None:
+def _work(lane: Lane, jobs: queue.SimpleQueue[Any], patient: bool) -> None:
+    if (
+        patient and sys.platform == "linux"
+    ):  # elsewhere a thread has no priority of its own, or another way to it
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, max(_PATIENCE, os.getpriority(os.PRIO_PROCESS, thread)))
     while (job := jobs.get()) is not None:
         work, done, failed = job
         try:
@@ -284,7 +300,9 @@ class Form(QWidget):
         self.bar.setToolTip("Planes that are ready for clicks.")
         part.addWidget(_row(self.store, self.browse))
         part.addWidget(_row(self.encode, self.cancel))
+        self.planes = PlaneStrip()
         part.addWidget(self.bar)
+        part.addWidget(self.planes)
         return part
 
     def _clicks(self) -> QVBoxLayout:
@@ -355,7 +373,8 @@ class Form(QWidget):
 
     def _files(self) -> QGridLayout:
         self.save_labels = _button(
-            "Save labels…", "Write the label image as compressed OME-TIFF, with its pixel size."
+            "Save labels…",
+            "Write the label image as compressed OME-TIFF or OME-Zarr (a name ending in .zarr), with its pixel size.",
         )
         self.save_prompts = _button(
             "Save clicks…", "Write all objects' clicks as JSON; they reproduce the masks."
@@ -493,7 +512,9 @@ def _told(annotator: Annotator | None, picking: bool) -> str:
     if len(session.planes) > 1:
         text += f", {len(session.planes)} planes"
     if annotator.waiting:
-        text += f"; {len(annotator.waiting)} more when plane {annotator.waiting[0].plane} is encoded"
+        where = ", ".join(map(str, annotator.waiting[0].plane))
+        wait = f"{len(annotator.waiting)} more wait{'s' * (len(annotator.waiting) == 1)}"
+        text += f"; {wait} until {f'plane {where}' if where else 'the image'} is encoded"
     elif annotator.busy:
         text += " …"
     return text

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 CLICKS, LABELS = "InterFormer clicks", "InterFormer labels"
 GREEN, RED = "#00c853", "#ff1744"
 _POSITIVE = "positive"  # the feature column that says what a point means
+_TEXTURE = 16384  # pixels; the longest side that graphics cards take
 _ON_SCREEN = (9, 14)  # pixels; zoomed in or out, points stay visible and never hide small objects
 
 ContrastChoice = Literal["layer", "volume", "plane"]
@@ -149,6 +150,15 @@ class Source:
             position.insert(self.axis, 0)
         return tuple(self.image.data_to_world(position))[1 if self.axis == 0 else 0 :]
 
+    def places(self, plane: Sequence[int]) -> dict[int, float]:
+        """Return where a plane lies in the world: {axis, counted from the last: place}, for the axes that lead to it."""
+        position = [*plane, 0, 0]
+        if self.axis is not None:
+            position.insert(self.axis, 0)
+        world = self.image.data_to_world(position)
+        axes = [axis for axis in range(len(position)) if axis != self.axis][:-2]
+        return {axis - len(position): float(world[axis]) for axis in axes}
+
 
 class _Stack:
     """Arrays of one shape as channels of one lazy array, (C, ...): only what is asked for is read."""
@@ -166,7 +176,7 @@ class _Stack:
         return np.asarray(chosen[tuple(rest)])
 
 
-def finest(layer: Image) -> Any:
+def finest(layer: Image | Labels) -> Any:
     """Return the array of a layer, level 0 of a multiscale one."""
     return layer.data[0] if layer.multiscale else layer.data
 
@@ -304,8 +314,16 @@ class ClickLayer:
 
 
 def new_labels(source: Source, shape: Sequence[int]) -> Labels:
-    """Return an empty Labels layer (int32) that covers the image."""
-    return Labels(np.zeros(source.whole(shape), np.int32), name=LABELS, **source.placement())
+    """Return an empty Labels layer (int32) that covers the image.
+
+    A plane larger than a texture would be shown coarser than it is, and drawn whole at every change. It gets coarser levels
+    that are views of the finest, so that napari shows the part on screen; its brush does not paint on such a layer.
+    """
+    data = np.zeros(source.whole(shape), np.int32)
+    if max(shape[-2:]) > _TEXTURE:
+        levels = [data[..., :: 4**n, :: 4**n] for n in range(5)]
+        return Labels(levels, multiscale=True, name=LABELS, **source.placement())
+    return Labels(data, name=LABELS, **source.placement())
 
 
 class LayerLabels:
@@ -327,9 +345,13 @@ class LayerLabels:
     """
 
     def __init__(self, layer: Labels, axis: int | None = None) -> None:
-        data = layer.data
+        data = finest(layer)
         flags = getattr(data, "flags", None)
-        if layer.multiscale or hasattr(data, "dask") or (flags is not None and not flags.writeable):
+        # Coarser levels that are views of the finest (see `new_labels`) change with it; others would not.
+        views = not layer.multiscale or all(
+            isinstance(level, np.ndarray) and np.may_share_memory(level, data) for level in layer.data
+        )
+        if not views or hasattr(data, "dask") or (flags is not None and not flags.writeable):
             raise ValueError(
                 f"Labels are written to a layer in memory or in zarr; {layer.name} is multiscale, lazy or read-only: choose "
                 "a new layer."
@@ -339,6 +361,7 @@ class LayerLabels:
         self.shape = tuple(int(n) for i, n in enumerate(data.shape) if i != self.axis)
         self.dtype: np.dtype[Any] = np.dtype(data.dtype)
         self.writing = False  # so that listeners can tell our edits from a person's
+        self._filled = np.zeros(self.shape[:-2], np.int64)  # pixels of each plane that have a label
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         """Read plane indices and slices, as of an array."""
@@ -348,7 +371,7 @@ class LayerLabels:
         parts += [slice(None)] * (len(self.shape) - len(parts))
         if self.axis is not None:
             parts.insert(self.axis, 0)
-        return np.asarray(self.layer.data[tuple(parts)])
+        return np.asarray(finest(self.layer)[tuple(parts)])
 
     def __setitem__(self, key: Any, values: Any) -> None:
         """Write a box: plane indices, then two slices with bounds."""
@@ -357,14 +380,31 @@ class LayerLabels:
         y, x = np.nonzero(before != values)
         if y.size == 0:
             return
+        indices = [*(np.full(y.size, i) for i in plane), y + rows.start, x + columns.start]
         if self.axis is not None:
-            plane.insert(self.axis, 0)
-        indices = (*(np.full(y.size, i) for i in plane), y + rows.start, x + columns.start)
+            indices.insert(self.axis, np.zeros_like(y))
+        after = np.broadcast_to(values, before.shape)[y, x]
+        change = np.count_nonzero(after) - np.count_nonzero(before[y, x])  # now: `before` is a view
         self.writing = True
         try:
-            self.layer.data_setitem(indices, np.broadcast_to(values, before.shape)[y, x])
+            if self.layer.multiscale:
+                finest(self.layer)[tuple(indices)] = after
+                self.layer.refresh(thumbnail=False, highlight=False, extent=False)
+            else:
+                self.layer.data_setitem(tuple(indices), after)
         finally:
             self.writing = False
+        self._filled[tuple(plane)] += change
+
+    @property
+    def annotated(self) -> NDArray[np.bool_]:
+        """Which planes hold labels, as far as `survey` and what was written since tell: bool, the leading axes' shape."""
+        return self._filled > 0
+
+    def survey(self, planes: Iterable[tuple[int, ...]]) -> None:
+        """Count which pixels of these planes have a label; it reads all of them, so let a worker thread do it."""
+        for plane in planes:
+            self._filled[plane] = np.count_nonzero(self[plane or ...])
 
 
 # ------------------------------------------------------------------------------------------------- samples

@@ -24,10 +24,11 @@ from napari_interformer.annotator import Annotator, sentence
 from napari_interformer.form import Form, Lane
 from napari_interformer.image import write_labels
 from napari_interformer.layers import ClickLayer, LayerLabels, new_labels
-from napari_interformer.session import Session
+from napari_interformer.prompts import blank, draw_click
+from napari_interformer.strip import StackState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     import napari.viewer
     from qtpy.QtGui import QCloseEvent
@@ -42,10 +43,18 @@ CTRL = "Meta" if sys.platform == "darwin" else "Control"  # napari calls the com
 
 
 class Job:
-    """Long work on its way: the window says when to stop and which plane somebody waits for."""
+    """Long work on its way: the window says when to stop and which plane somebody waits for.
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
+    Parameters
+    ----------
+    source : Source
+        The image.
+    only : tuple of tuple of int, optional
+        The planes to work on; all if None.
+    """
+
+    def __init__(self, source: Source, only: tuple[tuple[int, ...], ...] | None = None) -> None:
+        self.source, self.only = source, only
         self.cancelled = threading.Event()
         self.wanted: tuple[int, ...] | None = None
         self._bar: Any = None
@@ -81,7 +90,6 @@ class Panel(QScrollArea):
         self.setWidget(self.form)
         self.setWidgetResizable(True)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setMinimumWidth(self.form.minimumSizeHint().width() + 20)
         self.features: Features | None = None
         self.clicks: ClickLayer | None = None
         self.labels: LayerLabels | None = None
@@ -92,10 +100,8 @@ class Panel(QScrollArea):
         self._bound: list[tuple[Any, str, Any]] = []
         self._picking = False
         self._docked = False
-        # Measured with a viewer open on the stack sample (2 cores, one of them busy with something else): the event loop
-        # never pauses for longer than 55 ms while a thread encodes, and 690 ms if the main thread does; a process of its
-        # own is no smoother, and loads torch and the model anew.
-        self.encoder, self.decoder = Lane("encode"), Lane("decode")
+        # docs/performance.md has the figures behind these two threads, their cores and their priorities.
+        self.encoder, self.decoder = Lane("encode", patient=True), Lane("decode")
         self._connect()
         self._fill_layers()
         self.decoder.run(self._model_names, self.form.fill_models, self._failed)
@@ -133,9 +139,10 @@ class Panel(QScrollArea):
         layers.inserted.connect(self._inserted)
         layers.removed.connect(self._removed)
         layers.reordered.connect(self._fill_layers)
+        form.planes.chosen.connect(self.go_to)
         for layer in self.viewer.layers:
             layer.events.name.connect(self._fill_layers)
-        self.viewer.dims.events.current_step.connect(self._wanted)
+        self.viewer.dims.events.current_step.connect(self._plane_shown)
         self.destroyed.connect(self.encoder.close)
         self.destroyed.connect(self.decoder.close)
         QApplication.instance().aboutToQuit.connect(self.release)
@@ -193,20 +200,48 @@ class Panel(QScrollArea):
 
         def work() -> None:
             from napari_interformer.checkpoint import load_model
-            from napari_interformer.encoding import encode_tiles
 
             self.encoder.share(lambda cores: cores - max(1, cores // 4))
             model = known.get((name, device)) or load_model(name, device=_resolved(device))
             planes, features = features_for(job.source.planes(), model, store, previous)
             self.encoder.tell(partial(self._prepared, job, (name, device), model, features))
-            for step in encode_tiles(planes, features, model, device=model.device, first=lambda: job.wanted):
-                self.encoder.tell(partial(self._progressed, job, step))
-                if job.cancelled.is_set() or self.encoder.closed:
-                    break
+            self._encode(job, planes, features, model)
 
-        self._job = job
         self.form.bar.setRange(0, 0)
         self.form.bar.setFormat("Loading the model")
+        self._start(job, work)
+
+    def _encode_asked(self) -> None:
+        """Encode the planes on which clicks wait, though nobody pressed Encode (again)."""
+        annotator, clicks = self.annotator, self.clicks
+        if self._job is not None or annotator is None or clicks is None or annotator.busy:
+            return
+        features, model, source = annotator.session.features, annotator.session.model, clicks.source
+        asked = tuple(dict.fromkeys(c.plane for c in annotator.waiting if not features.ready(c.plane)))
+        if not asked:
+            return
+        job = Job(source, asked)
+
+        def work() -> None:
+            planes = features.source or source.planes().with_contrast(features.origin.contrast)
+            self._encode(job, planes, features, model)
+
+        self._start(job, work)
+
+    def _encode(self, job: Job, planes: Planes, features: Features, model: Any) -> None:
+        """In the encoding thread: encode what a job asks for, and report."""
+        from napari_interformer.encoding import encode_tiles
+
+        steps = encode_tiles(
+            planes, features, model, device=model.device, first=lambda: job.wanted, only=job.only
+        )
+        for step in steps:
+            self.encoder.tell(partial(self._progressed, job, step))
+            if job.cancelled.is_set() or self.encoder.closed:
+                break
+
+    def _start(self, job: Job, work: Callable[[], None]) -> None:
+        self._job = job
         self._wanted()
         self.encoder.run(work, partial(self._ended, job), partial(self._ended, job))
         self._refresh()
@@ -228,10 +263,9 @@ class Panel(QScrollArea):
             job.cancelled.set()
             self._failed(error)
             return
-        assert self.annotator is not None
-        self.annotator.encoding = True
         self._show_ready()
         self._refresh()
+        self.decoder.run(partial(warm_up, model), lambda _: None, self._failed)
 
     def _begin(self, source: Source, model: InterFormer, features: Features) -> None:
         """Have layers and a session for these features; keep those there are if they fit."""
@@ -255,7 +289,11 @@ class Panel(QScrollArea):
 
     def _annotate(self, source: Source, model: InterFormer, features: Features, layer: Labels) -> None:
         """Start a session that writes to a Labels layer; if it cannot, nothing has changed."""
-        labels = LayerLabels(layer, source.axis)
+        from napari_interformer.session import (
+            Session,
+        )  # loads torch, which opening the panel need not wait for
+
+        labels, there = LayerLabels(layer, source.axis), layer in self.viewer.layers
         session = Session(
             features,
             model,
@@ -277,9 +315,10 @@ class Panel(QScrollArea):
         layer.events.data.connect(self._replaced)
         self.form.labels.choose(layer)
         self.annotator = Annotator(session, clicks, self.decoder, tell=show_warning, changed=self._refresh)
-        self.annotator.encoding = self._job is not None
         self._bind()
         self._refresh()
+        if there and labels.annotated.ndim:
+            self._survey(np.ndindex(labels.annotated.shape))
 
     def _add_clicks(self, source: Source) -> ClickLayer:
         """Give the viewer a new layer of clicks."""
@@ -335,6 +374,7 @@ class Panel(QScrollArea):
         if step is not None and step.done < step.total:
             text += f", {_duration(step.seconds_left)} left"
         bar.setFormat(text)
+        self._show_planes()
 
     def _ended(self, job: Job, error: Exception | None = None) -> None:
         job.close()
@@ -346,13 +386,13 @@ class Panel(QScrollArea):
         self.form.bar.setFormat("")
         self._show_ready()
         if self.annotator is not None:
-            self.annotator.encoding = False
-            self.annotator.encoded(None)
+            if error is not None or job.cancelled.is_set():
+                self.annotator.give_up()
         if error is not None:
             self._failed(error)
         self._refresh()
 
-    def _wanted(self, _: Any = None) -> None:
+    def _wanted(self) -> None:
         """Let the encode take the plane next on which a click waits, or else the one that is shown."""
         job, annotator = self._job, self.annotator
         if job is None:
@@ -360,8 +400,48 @@ class Panel(QScrollArea):
         if annotator is not None and annotator.waiting:
             job.wanted = annotator.waiting[0].plane
         else:
-            with suppress(ValueError, IndexError):  # the image may just have left the viewer
-                job.wanted = job.source.click(self.viewer.dims.point).plane
+            job.wanted = self._shown_plane(job.source)
+
+    def _plane_shown(self, _: Any = None) -> None:
+        self._wanted()
+        self._show_planes()
+
+    def _shown_plane(self, source: Source) -> tuple[int, ...] | None:
+        """Return the plane on screen; None where it is none of the image's."""
+        with suppress(ValueError, IndexError):  # the image may just have left the viewer
+            return source.click(self.viewer.dims.point).plane
+        return None
+
+    def go_to(self, number: int) -> None:
+        """Show a plane, by its number in C order."""
+        if self.clicks is not None and self.features is not None:
+            dims = self.viewer.dims
+            plane = tuple(int(i) for i in np.unravel_index(number, self.features.leading))
+            places = self.clicks.source.places(plane)
+            dims.set_point([dims.ndim + axis for axis in places], list(places.values()))
+
+    def _show_planes(self) -> None:
+        """Show in the strip what is so of each plane."""
+        annotator, clicks, labels = self.annotator, self.clicks, self.labels
+        if annotator is None or clicks is None or labels is None:
+            self.form.planes.show_state(None)
+            return
+        features = annotator.session.features
+        asked = np.zeros(features.leading, bool)
+        for click in annotator.waiting:
+            asked[click.plane] = True
+        shown, current = self._shown_plane(clicks.source), None
+        if shown is not None and all(0 <= i < n for i, n in zip(shown, features.leading, strict=True)):
+            current = features.flat(shown)
+        self.form.planes.show_state(
+            StackState(
+                features.leading,
+                features.ready_planes().ravel(),
+                labels.annotated.ravel(),
+                asked.ravel(),
+                current,
+            )
+        )
 
     # ------------------------------------------------------------------------------------- objects
 
@@ -432,6 +512,7 @@ class Panel(QScrollArea):
                 dims_displayed=event.dims_displayed,
                 world=True,
             )
+            value = value[1] if isinstance(value, tuple) else value  # multiscale: the level comes first
             if value:
                 annotator.edit(int(value))
             else:
@@ -490,11 +571,11 @@ class Panel(QScrollArea):
             self.form.store.setText(path)
 
     def save_labels(self) -> None:
-        """Write the label image as OME-TIFF with its pixel size."""
+        """Write the label image as OME-TIFF or OME-Zarr with its pixel size."""
         annotator = self._now()
         assert self.labels is not None
         path, _ = QFileDialog.getSaveFileName(
-            self, "Save labels", "labels.ome.tif", "OME-TIFF (*.tif *.tiff)"
+            self, "Save labels", "labels.ome.tif", "OME-TIFF (*.tif *.tiff);;OME-Zarr (*.zarr)"
         )
         if path:
             self.write_labels(annotator, self.labels, Path(path))
@@ -505,9 +586,11 @@ class Panel(QScrollArea):
         kept = [i for i in range(layer.ndim) if i != labels.axis]
         scale = [float(layer.scale[i]) for i in kept]
         unit = str(layer.units[-1])
+        names = [str(layer.axis_labels[i]) for i in kept]  # such as z, or -3 where nobody named it
+        axes = "".join(name if len(name) == 1 else "?" for name in names)
 
         def work() -> Path:
-            return write_labels(path, labels[...], scale=scale, unit=None if unit == "pixel" else unit)
+            return write_labels(path, labels, axes=axes, scale=scale, unit=None if unit == "pixel" else unit)
 
         annotator.act(lambda saved: show_info(f"Labels are saved as {saved.name}."), work)
 
@@ -569,8 +652,19 @@ class Panel(QScrollArea):
             show_info(f"The click layer was removed; Encode brings it back, {told}")
 
     def _painted(self, _: Any) -> None:
-        if self.labels is not None and self.annotator is not None and not self.labels.writing:
-            self.annotator.taken(int(self.labels.layer.selected_label))
+        annotator, clicks, labels = self.annotator, self.clicks, self.labels
+        if labels is None or annotator is None or clicks is None or labels.writing:
+            return
+        annotator.taken(int(labels.layer.selected_label))
+        plane = self._shown_plane(clicks.source)
+        if plane is not None and annotator.session.features.leading:
+            self._survey([plane])
+
+    def _survey(self, planes: Iterable[tuple[int, ...]]) -> None:
+        """Look which planes hold labels, in the decoding thread, once everything before is done."""
+        annotator, labels = self.annotator, self.labels
+        if annotator is not None and labels is not None:
+            annotator.act(lambda _: None, lambda: labels.survey(planes))
 
     def _replaced(self, _: Any) -> None:
         """Somebody gave the Labels layer another array: go on with that one."""
@@ -634,6 +728,8 @@ class Panel(QScrollArea):
             picking=self._picking,
             stack=annotator is not None and bool(annotator.session.features.leading),
         )
+        self._show_planes()
+        self._encode_asked()
 
     # --------------------------------------------------------------------------------------- the end
 
@@ -667,7 +763,9 @@ class Panel(QScrollArea):
         super().closeEvent(event)
 
     def event(self, event: QEvent) -> bool:
-        """Give everything back when napari takes the panel out of its dock."""
+        """Give everything back when napari takes the panel out of its dock; be as wide as its style asks for."""
+        if event.type() in (QEvent.Type.Show, QEvent.Type.StyleChange):
+            QTimer.singleShot(0, self.fit)
         if event.type() == QEvent.Type.ParentChange:
             if self.parent() is not None:
                 self._docked = True
@@ -675,6 +773,11 @@ class Panel(QScrollArea):
                 self._docked = False
                 self.release()
         return bool(super().event(event))
+
+    def fit(self) -> None:
+        """Be wide enough for the form, which has its size once napari has given it its style."""
+        bar = self.verticalScrollBar().sizeHint().width()
+        self.setMinimumWidth(self.form.minimumSizeHint().width() + bar + 2 * self.frameWidth())
 
 
 def features_for(
@@ -690,7 +793,7 @@ def features_for(
     path = None if store is None else Path(store)
     if path is not None and path.is_dir() and any(path.iterdir()):
         found = previous if previous is not None and previous.path == path else Features.open(path, mode="r+")
-        planes = planes.with_contrast(found.origin.contrast)
+        planes = found.source = planes.with_contrast(found.origin.contrast)
         asked = Origin.of(planes, model, core=found.origin.core, halo=found.origin.halo)
         if different := found.origin.differences(asked):
             raise ValueError(
@@ -702,6 +805,15 @@ def features_for(
     if previous is not None and previous.path == path and not previous.origin.differences(fresh.origin):
         return planes, previous
     return planes, fresh
+
+
+def warm_up(model: InterFormer) -> None:
+    """Decode a black window, so that the first click finds torch's threads and kernels ready."""
+    side = model.config.click_window
+    sides = zip(model.channels, model.strides, strict=True)
+    prepared = model.prepare_maps([np.zeros((c, side // s, side // s), np.float32) for c, s in sides])
+    reference = draw_click(blank((side, side)), side // 2, side // 2, True, model.config.inner_radius)
+    model.decode_logits(prepared, reference)
 
 
 def _resolved(device: str) -> Any:

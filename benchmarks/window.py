@@ -1,0 +1,324 @@
+"""How long a click takes in a real napari window, from the mouse event to the frame that shows the new labels.
+
+For example `xvfb-run -s "-screen 0 1400x1000x24" python benchmarks/window.py`, or without xvfb-run on a desktop. Prints a
+table, and JSON with `--json`. The matrix product at its end tells how fast the machine was during this very run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+PARTS = ("open", "plane", "encode", "stack", "huge")
+
+
+class Bench:
+    """A viewer with the panel, a hand on the mouse, and a watch on the screen."""
+
+    def __init__(self) -> None:
+        import napari
+        from qtpy.QtCore import QEventLoop, QPoint, Qt, QTimer
+        from qtpy.QtTest import QTest
+        from qtpy.QtWidgets import QApplication
+
+        self.Qt, self.QTest, self.QPoint, self.QTimer, self.QEventLoop = Qt, QTest, QPoint, QTimer, QEventLoop
+        self.viewer = napari.Viewer()
+        self.app = QApplication.instance()
+        self.viewer.window.resize(1300, 950)
+        self.canvas = self.viewer.window._qt_viewer.canvas.native
+        self.rest(1)
+        began = time.perf_counter()
+        from napari_interformer.widget import Panel
+
+        self.panel: Any = Panel(self.viewer)
+        self.viewer.window.add_dock_widget(self.panel, name="InterFormer")
+        self.app.processEvents()
+        self.opened = 1e3 * (time.perf_counter() - began)
+        self._changed = False
+        self._seen = 0.0
+        self.canvas.frameSwapped.connect(self._swapped)
+        self.rest(0.5)
+
+    def _wrote(self, _: Any = None) -> None:
+        self._changed = True
+
+    def _swapped(self) -> None:
+        if self._changed and not self._seen:
+            self._seen = time.perf_counter()
+
+    def until(self, done: Callable[[], Any], seconds: float = 300) -> None:
+        """Let the event loop run as napari does, until something is so."""
+        loop, end = self.QEventLoop(), time.monotonic() + seconds
+        timer = self.QTimer()
+        timer.setInterval(1)
+        timer.timeout.connect(lambda: loop.quit() if done() or time.monotonic() > end else None)
+        timer.start()
+        loop.exec()
+        timer.stop()
+        if not done():
+            raise TimeoutError(f"waited {seconds} s in vain")
+
+    def rest(self, seconds: float) -> None:
+        """Let the event loop run for a while."""
+        end = time.monotonic() + seconds
+        self.until(lambda: time.monotonic() > end)
+
+    def settle(self) -> None:
+        """Wait until nothing is being decoded, and what follows it is painted."""
+        self.until(lambda: self.panel.annotator is not None and not self.panel.annotator.busy)
+        self.rest(0.06)
+
+    def open(self, image: Any, **kwargs: Any) -> None:
+        """Show one image and no other, and get ready for its clicks; encoding has begun then."""
+        for layer in list(self.viewer.layers):
+            self.viewer.layers.remove(layer)
+        self.until(lambda: self.panel.clicks is None and self.panel._job is None)
+        self.viewer.add_image(image, **kwargs)
+        self.viewer.reset_view()
+        self.rest(0.3)
+        self.panel.form.encode.click()
+        self.until(lambda: self.panel.annotator is not None)
+        layer = self.panel.labels.layer
+        layer.events.labels_update.connect(self._wrote)
+        layer.events.set_data.connect(self._wrote)
+
+    def encoded(self) -> None:
+        """Wait until nothing is encoded any more."""
+        self.until(lambda: self.panel._job is None)
+        self.settle()
+
+    def look_at(self, centre: Sequence[float], zoom: float) -> None:
+        """Move the camera."""
+        camera = getattr(self.viewer, "scene", self.viewer).camera  # moved in napari 0.9
+        camera.center, camera.zoom = (0, *centre), zoom
+        self.rest(0.5)
+
+    def timed(self, act: Callable[[], None]) -> float:
+        """Return milliseconds from an event to the frame that shows other labels."""
+        self._changed, self._seen = False, 0.0
+        began = time.perf_counter()
+        act()
+        self.until(lambda: self._seen, 60)
+        return 1e3 * (self._seen - began)
+
+    def click(self, place: Sequence[float]) -> float:
+        """Click on a pixel with the mouse."""
+        camera = getattr(self.viewer, "scene", self.viewer).camera
+        away = (np.asarray(place, float) - np.asarray(camera.center)[-2:]) * camera.zoom
+        point = self.QPoint(
+            round(self.canvas.width() / 2 + away[1]), round(self.canvas.height() / 2 + away[0])
+        )
+        self.QTest.mouseMove(self.canvas, point)
+        self.rest(0.03)
+        return self.timed(
+            lambda: self.QTest.mouseClick(self.canvas, self.Qt.MouseButton.LeftButton, pos=point)
+        )
+
+    def press(self, letter: str, *modifiers: str) -> None:
+        """Press a key."""
+        held = self.Qt.KeyboardModifier.NoModifier
+        for modifier in modifiers:
+            held |= getattr(self.Qt.KeyboardModifier, f"{modifier}Modifier")
+        self.QTest.keyClick(self.canvas, getattr(self.Qt.Key, f"Key_{letter}"), held)
+
+    def objects(self, places: Sequence[tuple[float, float]]) -> dict[str, list[float]]:
+        """Click each object twice, undo and redo the second click, commit; return the times."""
+        times: dict[str, list[float]] = {"click": [], "undo": [], "redo": []}
+        for y, x in places:
+            for dy in (0, 3):
+                with suppress(TimeoutError):  # the second click changed nothing
+                    times["click"].append(self.click((y + dy, x)))
+                self.settle()
+            if self.panel.annotator.can_undo:
+                times["undo"].append(self.timed(lambda: self.press("Z", "Control")))
+                self.settle()
+                times["redo"].append(self.timed(lambda: self.press("Z", "Control", "Shift")))
+                self.settle()
+            self.press("C")
+            self.settle()
+        return times
+
+
+def centres(truth: np.ndarray, count: int, inside: int = 40) -> list[tuple[float, float]]:
+    """Return places within that many objects, away from the border."""
+    from scipy import ndimage
+
+    found = []
+    for label in range(1, int(truth.max()) + 1):
+        distance = ndimage.distance_transform_edt(truth == label)
+        y, x = np.unravel_index(distance.argmax(), truth.shape)
+        if inside < y < truth.shape[0] - inside and inside < x < truth.shape[1] - inside:
+            found.append((float(y), float(x)))
+    return found[:count]
+
+
+def told(times: Sequence[float]) -> dict[str, float]:
+    """Return median and 95th percentile of some times."""
+    if not times:
+        return {}
+    p50, p95 = np.percentile(times, [50, 95])
+    return {"p50": round(float(p50), 1), "p95": round(float(p95), 1), "n": len(times)}
+
+
+def product() -> float:
+    """Return milliseconds of a matrix product of 1757 x 1757 in float32: how fast the machine is now."""
+    a = np.random.default_rng(0).random((1757, 1757), np.float32)
+    took = []
+    for _ in range(7):
+        began = time.perf_counter()
+        a @ a
+        took.append(1e3 * (time.perf_counter() - began))
+    return float(np.median(took))
+
+
+def on_a_plane(bench: Bench, count: int) -> dict[str, Any]:
+    """Measure on 512 x 512 pixels."""
+    from napari_interformer.samples import cells
+
+    image, truth = cells()
+    bench.open(image)
+    bench.encoded()
+    places = centres(truth, count)
+    first = bench.click(places[0])
+    bench.settle()
+    bench.press("C")
+    bench.settle()
+    times = bench.objects(places[1:])
+    return {"first": round(first, 1), **{name: told(values) for name, values in times.items()}}
+
+
+def in_a_stack(bench: Bench, count: int) -> dict[str, Any]:
+    """Measure in 1,000 planes of 512 x 512 of which few are encoded."""
+    from napari_interformer.samples import cells
+
+    image, truth = cells()
+    bench.open(da.stack([da.from_array(image)] * 1000))
+    bench.panel.cancel()
+    bench.encoded()
+    bench.viewer.dims.set_current_step(0, 700)
+    bench.rest(0.5)
+    places = centres(truth, count)
+    began = time.perf_counter()
+    bench.click(places[0])  # encodes the plane first
+    waited = time.perf_counter() - began
+    bench.encoded()
+    bench.press("C")
+    bench.settle()
+    times = bench.objects(places[1:])
+    return {"first with encoding s": round(waited, 1), **{n: told(values) for n, values in times.items()}}
+
+
+def on_a_huge_plane(bench: Bench, count: int) -> dict[str, Any]:
+    """Measure on 20,000 x 20,000 pixels of which one corner of 768 x 768 is encoded."""
+    from napari_interformer.samples import cells
+
+    image, truth = cells()
+    whole = da.tile(da.from_array(image), (40, 40))[:20000, :20000]
+    top = left = 512 * 18
+    from napari_interformer.features import Features
+
+    waiting = Features.waiting
+
+    def near(self: Features, plane: tuple[int, ...] = ()) -> list[int]:
+        there = [self.tiles[t] for t in range(len(self.tiles))]
+        return [
+            t
+            for t in waiting(self, plane)
+            if abs(there[t].top - top - 160) < 400 and abs(there[t].left - left - 160) < 400
+        ]
+
+    Features.waiting = near  # type: ignore[method-assign]
+    try:
+        bench.open([whole, whole[::4, ::4], whole[::16, ::16], whole[::64, ::64]], multiscale=True)
+        bench.encoded()
+    finally:
+        Features.waiting = waiting  # type: ignore[method-assign]
+    bench.look_at((top + 256, left + 256), 1.3)
+    times = bench.objects([(y + top, x + left) for y, x in centres(truth, count)])
+    return {name: told(values) for name, values in times.items()}
+
+
+def while_encoding(bench: Bench, count: int) -> dict[str, Any]:
+    """Measure pauses of the event loop, and clicks, while a stack of 16 planes is encoded and when it is idle."""
+    from napari_interformer.samples import cells
+
+    image, truth = cells()
+    places = centres(truth, count)
+
+    def pauses(work: Callable[[], None]) -> float:
+        ticks: list[float] = []
+        timer = bench.QTimer()
+        timer.setTimerType(bench.Qt.TimerType.PreciseTimer)
+        timer.setInterval(1)
+        timer.timeout.connect(lambda: ticks.append(time.perf_counter()))
+        timer.start()
+        work()
+        timer.stop()
+        return round(1e3 * float(np.diff(ticks).max()), 1)
+
+    def clicks() -> list[float]:
+        times = []
+        for place in places:
+            times.append(bench.click(place))
+            bench.settle()
+            bench.press("C", "Shift")
+            bench.settle()
+        return times
+
+    bench.open(np.stack([image] * 16))
+    plane = bench.viewer.dims.current_step[0]
+    bench.until(lambda: bench.panel.features.ready((plane,)))
+    bench.settle()
+    found: dict[str, Any] = {}
+    found["longest pause, encoding"] = pauses(lambda: bench.rest(4))
+    during: list[float] = []
+    found["longest pause, encoding and clicks"] = pauses(lambda: during.extend(clicks()))
+    if bench.panel._job is None:
+        raise RuntimeError("the encode ended too early; take fewer clicks")
+    bench.panel.cancel()
+    bench.encoded()
+    idle: list[float] = []
+    found["longest pause, idle and clicks"] = pauses(lambda: idle.extend(clicks()))
+    found["longest pause, idle"] = pauses(lambda: bench.rest(2))
+    return {**found, "click, encoding": told(during), "click, idle": told(idle)}
+
+
+def main() -> None:
+    """Measure the parts asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", default=PARTS, help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--objects", type=int, default=12)
+    parser.add_argument("--json")
+    options = parser.parse_args()
+    bench = Bench()
+    found: dict[str, Any] = {"open ms": round(bench.opened, 1)}
+    for name, part in {
+        "plane": on_a_plane,
+        "encode": while_encoding,
+        "stack": in_a_stack,
+        "huge": on_a_huge_plane,
+    }.items():
+        if name in options.parts:
+            found[name] = part(bench, options.objects)
+            for key, value in found[name].items():
+                print(f"{name:8} {key:36} {value}", flush=True)
+    found["matrix product ms"] = round(product(), 1)
+    print(f"open {found['open ms']} ms, matrix product {found['matrix product ms']} ms")
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(found, file, indent=1)
+    bench.panel.release()
+    bench.viewer.close()
+
+
+if __name__ == "__main__":
+    main()
