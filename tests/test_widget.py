@@ -691,6 +691,7 @@ def test_while_a_model_learns_clicks_are_answered_and_nothing_else_is_begun(scho
     window.wait(school.entered.is_set)
     controls = (form.encode, form.adapt_model, form.model, form.device)
     assert form.adapt_cancel.isVisible() and not form.adapt_model.isVisible()
+    assert form.adapt_bar.text() == "Looking at objects"
     assert not any(control.isEnabled() for control in controls[:1] + controls[2:])
     window.panel.encode()
     assert window.panel._job is None

@@ -503,7 +503,7 @@ class Panel(QScrollArea):
                 f"{name} has learnt from your objects and answers from now on; to undo that, choose {Path(before).name}."
             )
 
-        self.form.adapt_bar.setRange(0, 0)
+        self.form.adapt_bar.setValue(0)
         self.form.adapt_bar.setFormat("Looking at objects")
         self.encoder.run(work, done, partial(self._adapted, job))
         self._refresh()
@@ -518,7 +518,6 @@ class Panel(QScrollArea):
         if job is not self._adapting or job.cancelled.is_set():
             return
         job.show(round(100 * done), 100, "InterFormer adapts")
-        self.form.adapt_bar.setRange(0, 100)
         self.form.adapt_bar.setValue(round(100 * done))
         self.form.adapt_bar.setFormat(f"{_duration(seconds_left)} left")
 
