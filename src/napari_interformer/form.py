@@ -504,7 +504,9 @@ class Form(QWidget):
         """Show what there is of the current object, and let only those buttons be pressed that can do something."""
         self.encode.setEnabled(not encoding and not adapting and self.image.layer() is not None)
         self.cancel.setEnabled(encoding)
-        self.adapt_model.setEnabled(annotator is not None and annotator.can_adapt and not encoding)
+        self.adapt_model.setEnabled(
+            annotator is not None and annotator.can_adapt and not encoding and not carrying
+        )
         self._adapting.setCurrentIndex(int(adapting))
         for choice in (self.model, self.device):
             choice.setEnabled(not adapting)
