@@ -763,17 +763,20 @@ def test_a_click_waits_for_its_plane_until_the_model_has_learnt(school, monkeypa
     window.form.image.choose(stack)
     window.form.labels.choose(labels)
     window.viewer.dims.set_current_step(0, 0)
-    first_is_there, go_on, plain = threading.Event(), threading.Event(), InterFormer.encode_pixels
+    begun, first_is_there, go_on = threading.Event(), threading.Event(), threading.Event()
+    plain = InterFormer.encode_pixels
 
     def one_plane(model, pixels):
-        features = window.panel.features
-        if features.leading and features.ready((0,)):
+        assert begun.wait(PATIENCE)
+        if window.panel.features.ready((0,)):
             first_is_there.set()
             assert go_on.wait(PATIENCE)
         return plain(model, pixels)
 
     monkeypatch.setattr(InterFormer, "encode_pixels", one_plane)
     window.encode(wait=False)
+    window.wait(lambda: window.panel.features.leading)
+    begun.set()
     window.wait(first_is_there.is_set)
     assert not window.form.adapt_model.isEnabled()  # first the one, then the other
     window.form.cancel.click()
