@@ -22,6 +22,9 @@ from napari_interformer.encoding import encode, encode_tiles, room_for, tile_box
 from napari_interformer.features import Features
 from napari_interformer.image import Planes
 from napari_interformer.prompts import Box
+from napari_interformer.samples import cells
+from napari_interformer.session import Session
+from napari_interformer.simulate import iou, next_click
 
 STRIDES = (4, 8, 16, 32)
 
@@ -423,3 +426,34 @@ def test_features_of_another_image_are_not_mixed(rng):
     other = Planes.of(rng.integers(0, 9, (20, 20)))
     with pytest.raises(ValueError, match="made for another image"):
         next(encode_tiles(other, features, FakeModel()))
+
+
+def test_masks_show_no_seam(default_model):
+    """Cells are slid across a seam; what they are without tiles is the measure."""
+    image, truth = cells((320, 640))
+    model, contrast = default_model, (float(image.min()), float(np.percentile(image, 99.8)))
+    seam, agreement = 192, []
+    for offset in (0, 100, 200, 300):
+        part, objects = image[:, offset : offset + 320], truth[:, offset : offset + 320]
+        whole, tiled = (
+            encode(part, model, contrast=contrast, tile=tile, device="cpu") for tile in ("whole", None)
+        )
+        assert [tiled.tiles[0].right, len(tiled.tiles), len(whole.tiles)] == [seam, 4, 1]
+        for label in np.unique(objects[objects > 0]):
+            rows, columns = np.nonzero(objects == label)
+            if len(rows) < max(400, (truth == label).sum()) or not any(
+                across.min() < seam - 3 and seam + 3 < across.max() for across in (rows, columns)
+            ):
+                continue
+            place = next_click(np.zeros(objects.shape, bool), objects == label)
+            masks = []
+            for features in (whole, tiled):
+                session = Session(features, model)
+                session.click(place[:2])
+                masks.append(session.mask)
+            agreement.append(iou(*masks))
+    assert len(agreement) > 10
+    print(
+        f"IoU with and without tiles, {len(agreement)} objects: {np.mean(agreement):.4f}, {min(agreement):.4f} at least"
+    )
+    assert min(agreement) > 0.98

@@ -394,9 +394,10 @@ def test_clicks_work_on_ready_planes_and_wait_for_others_while_the_rest_is_encod
     assert "1 more waits until plane 3 is encoded" in window.form.object.text()
     window.key_and_wait("C")
     assert "still being encoded" in window.told[-1]
-    window.model.steps.release(100_000)
+    window.model.steps.release(len(window.panel.features.tiles))
     window.wait(lambda: window.labels.any())
-    assert window.panel._job is None or not window.panel.features.ready_planes().all()  # plane 3 went first
+    assert window.panel.features.ready_planes().tolist() == [False, False, False, True]
+    window.model.steps.release(100_000)
     window.wait(lambda: window.panel._job is None)
     assert area(window.labels[3]) == 400 and len(window.points.data) == 1
 
