@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from napari_interformer.checkpoint import build, load_model, models, read_checkpoint, save_model
+from napari_interformer import checkpoint
+from napari_interformer.checkpoint import build, load_model, models, new_name, read_checkpoint, save_model
 from napari_interformer.model import PRESETS
 
 
@@ -133,3 +134,23 @@ def test_the_bundled_model_is_there_and_small():
     path = models()["default"]
     assert path.stat().st_size < 20e6
     assert load_model().config.window == 256
+
+
+@pytest.mark.parametrize(
+    ("wanted", "name"),
+    [
+        ("my nuclei", "my nuclei"),
+        ("Zellen, Tag 3.safetensors", "Zellen- Tag 3"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("細胞", "細胞"),
+        ("x" * 200, "x" * 50),
+        ("", "model"),
+        ("default", "default-2"),
+        ("Mine", "Mine-3"),
+    ],
+)
+def test_a_new_model_gets_a_name_that_is_free_and_a_file_can_have(wanted, name, monkeypatch, tmp_path):
+    monkeypatch.setattr(checkpoint, "user_models", lambda: tmp_path)
+    for taken in ("mine", "mine-2"):
+        (tmp_path / f"{taken}.safetensors").touch()
+    assert new_name(wanted) == name

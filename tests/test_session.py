@@ -372,3 +372,42 @@ def test_the_same_prompts_give_the_same_mask_on_any_number_of_threads(default_mo
     for one, two, four in zip(*answers.values(), strict=True):
         assert (one != two).sum() <= 1  # docs/how-it-works.md: a pixel of which both logits are equal
         assert (one != four).sum() <= 1
+
+
+def test_finished_objects_are_those_that_are_not_being_worked_on():
+    s = session(live=True)
+    assert s.highest == 0
+    s.click(CENTRES[0])
+    assert s.labels.any() and not s.finished[...].any()
+    first = s.commit()
+    finished = s.finished
+    s.click(CENTRES[1])
+    assert s.highest == first and set(np.unique(finished[...])) == {0, first}
+    second = s.commit()
+    s.edit(first)
+    assert set(np.unique(finished[:, :])) == {0, second} and set(np.unique(s.labels)) == {0, first, second}
+
+
+def test_another_model_answers_what_comes_and_leaves_what_is_there():
+    class Greedy(BlobModel):
+        def decode_logits(self, maps, reference, roi=None):
+            return np.ones(reference.shape, np.float32)
+
+    s = session()
+    s.click(CENTRES[0])
+    before = s.mask
+    s.change_model(Greedy())
+    np.testing.assert_array_equal(s.mask, before)
+    assert s.click(CENTRES[1])[32, 64]  # between the two
+    s.undo()
+    np.testing.assert_array_equal(s.mask, before)
+    s.change_model(MODEL)
+    np.testing.assert_array_equal(s.click(CENTRES[1]), (LABELS == 1) | (LABELS == 2))
+
+
+def test_a_model_for_other_features_is_not_taken():
+    s, other = session(), BlobModel()
+    other.fingerprint = "others"
+    with pytest.raises(ValueError, match="another encoder"):
+        s.change_model(other)
+    assert s.model is MODEL

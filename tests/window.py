@@ -14,6 +14,7 @@ from scipy import ndimage
 from napari_interformer.model import InterFormerConfig
 from napari_interformer.prompts import State
 
+PATIENCE = 120  # seconds; nothing takes that long, but a busy machine may
 CONFIG = InterFormerConfig(window=64, click_window=64, inner_radius=2, zoom_min_size=32)
 
 
@@ -36,7 +37,7 @@ class BrightModel:
 
     def encode_pixels(self, pixels):
         self.threads.add(threading.get_ident())
-        assert self.steps.acquire(timeout=20)
+        assert self.steps.acquire(timeout=PATIENCE)
         self.tiles += len(pixels)
         height, width = (-(-n // 32) * 32 for n in pixels.shape[1:3])
         grey = np.zeros((len(pixels), 1, height, width), np.float32)
@@ -50,7 +51,7 @@ class BrightModel:
 
     def decode_logits(self, bright, reference, roi=None):
         self.threads.add(threading.get_ident())
-        assert self.gate.wait(20)
+        assert self.gate.wait(PATIENCE)
         self.decoded += 1
         regions, _ = ndimage.label(bright)
         chosen = np.unique(regions[reference >= State.POSSIBLE_FOREGROUND])
@@ -81,7 +82,7 @@ class Hands:
         # napari offers no public way to the canvas' widget, which is where mouse and keys arrive
         self.canvas = viewer.window._qt_viewer.canvas.native
 
-    def wait(self, until: Callable[[], bool], seconds: float = 20) -> None:
+    def wait(self, until: Callable[[], bool], seconds: float = PATIENCE) -> None:
         end = time.monotonic() + seconds
         while not until():
             assert time.monotonic() < end, "waited too long"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from napari_interformer.image import Planes
     from napari_interformer.model import InterFormer
-    from napari_interformer.session import LabelArray
+    from napari_interformer.session import LabelImage
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class Lesson:
 def adapt(
     model: InterFormer,
     features: Features | Sequence[Features],
-    labels: LabelArray | Sequence[LabelArray],
+    labels: LabelImage | Sequence[LabelImage],
     *,
     images: Planes | Sequence[Planes | None] | None = None,
     config: AdaptConfig | None = None,
@@ -108,7 +108,7 @@ def adapt(
     config : AdaptConfig, optional
         Defaults if None.
     progress, cancelled : callable, optional
-        Told after each step; asked before each whether to stop.
+        Told after each step; asked before each, and before each object is looked at, whether to stop.
 
     Returns
     -------
@@ -126,8 +126,15 @@ def adapt(
     config = config or AdaptConfig()
     pairs = _pairs(model, features, labels, images)
     rng = np.random.default_rng(config.seed)
+
+    def go_on() -> None:
+        if cancelled is not None and cancelled():
+            raise InterruptedError("Adapting was cancelled; the model is as it was.")
+
     lessons = [
-        lesson for pair in pairs for lesson in _lessons(model, *pair, config.objects // len(pairs), rng)
+        lesson
+        for pair in pairs
+        for lesson in _lessons(model, *pair, config.objects // len(pairs), rng, go_on)
     ]
     if not lessons:
         raise ValueError(
@@ -144,8 +151,7 @@ def adapt(
     steps = min(config.steps, max(1, round(config.passes * len(lessons) / config.windows_per_step)))
     began = time.monotonic()
     for step, batch in enumerate(_batches(lessons, config, model.config.click_window, rng)):
-        if cancelled is not None and cancelled():
-            raise InterruptedError("Adapting was cancelled; the model is as it was.")
+        go_on()
         seconds = time.monotonic() - began
         done = share_done(step, steps, seconds, config.minutes)
         if done >= 1:
@@ -175,7 +181,7 @@ def adapt(
 
 def _pairs(
     model: InterFormer, features: Any, labels: Any, images: Any
-) -> list[tuple[Features, LabelArray, Planes | None]]:
+) -> list[tuple[Features, LabelImage, Planes | None]]:
     """Check what belongs together, and make lists of single ones."""
     if isinstance(features, Features):
         features, labels, images = [features], [labels], [images]
@@ -205,10 +211,11 @@ def _pairs(
 def _lessons(
     model: InterFormer,
     features: Features,
-    labels: LabelArray,
+    labels: LabelImage,
     image: Planes | None,
     most: int,
     rng: np.random.Generator,
+    go_on: Callable[[], None],
 ) -> list[Lesson]:
     """Return objects of an image in their windows, at most so many, drawn at random."""
     found: list[tuple[Plane, int, Box]] = []
@@ -220,6 +227,7 @@ def _lessons(
                     found.append((plane, label, Box(columns.start, rows.start, columns.stop, rows.stop)))
     lessons = []
     for number in rng.permutation(len(found))[: max(1, most)]:
+        go_on()
         plane, label, box = found[number]
         mask = np.asarray(labels[(*plane, *box.slices)]) == label
         level = 0 if image is None else level_for(max(box.height, box.width), model.config.diameters)

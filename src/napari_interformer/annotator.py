@@ -123,6 +123,11 @@ class Annotator:
         return bool(self.session.prompts) or self.busy
 
     @property
+    def can_adapt(self) -> bool:
+        """Whether there may be finished objects for a model to learn from."""
+        return max(self.session.highest, self._taken) > 0 and bool(self.session.features.ready_planes().any())
+
+    @property
     def _current(self) -> tuple[Click, ...]:
         """The current object's clicks as far as they are worked off; those that wait come last."""
         return (*self.session.clicks, *self.waiting)

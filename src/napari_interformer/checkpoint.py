@@ -6,6 +6,7 @@ read with `weights_only=True`, which refuses everything else.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -74,6 +75,14 @@ def models() -> dict[str, Path]:
     """Return the models that `load_model` knows by name: bundled ones and the user's own."""
     found = {path.stem: path for path in sorted(BUNDLED.glob("*.safetensors"))}
     return found | {path.stem: path for path in sorted(user_models().glob("*.safetensors"))}
+
+
+def new_name(wanted: str) -> str:
+    """Return a name for a new user's model: the one wanted, as files can be called, with a number if it is taken."""
+    name = re.sub(r"[^\w .()+-]+", "-", wanted.removesuffix(".safetensors"))[:50].strip(" .-") or "model"
+    taken = {other.casefold() for other in models()}  # to some systems, a and A are one file
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(free for free in names if free.casefold() not in taken)
 
 
 def load_model(source: str | Path | None = None, device: str | torch.device = "cpu") -> InterFormer:

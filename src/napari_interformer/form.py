@@ -30,6 +30,7 @@ from qtpy.QtWidgets import (
     QPushButton,
     QSizePolicy,
     QSpinBox,
+    QStackedWidget,
     QVBoxLayout,
     QWidget,
 )
@@ -273,8 +274,19 @@ class Form(QWidget):
             QComboBox(), "Where to compute: auto takes a GPU if there is one. Clicks are fast on a CPU too."
         )
         self.device.addItems(_DEVICES)
+        self.adapt_model = _button(
+            "Adapt to my images…",
+            "Teach a copy of the model from the finished objects in the Labels layer. It takes minutes, and you can go on "
+            "clicking; nothing is encoded again. The model it started from stays in the list.",
+        )
+        self.adapt_bar = _bar("How far the model has learnt.")
+        self.adapt_cancel = _button("Cancel", "Stop learning; everything stays as it was.")
+        self._adapting = QStackedWidget()  # the button, or how far it is
+        self._adapting.addWidget(self.adapt_model)
+        self._adapting.addWidget(_row(self.adapt_bar, self.adapt_cancel))
         rows.addRow("Model", self.model)
         rows.addRow("Device", self.device)
+        rows.addRow(self._adapting)
         return rows
 
     def _encode(self) -> QVBoxLayout:
@@ -294,10 +306,7 @@ class Form(QWidget):
         self.cancel = _button(
             "Cancel", "Stop after the tile at hand; what is done is kept, and Encode goes on from there."
         )
-        self.bar = QProgressBar()
-        self.bar.setTextVisible(True)
-        self.bar.setFormat("")
-        self.bar.setToolTip("Planes that are ready for clicks.")
+        self.bar = _bar("Planes that are ready for clicks.")
         part.addWidget(_row(self.store, self.browse))
         part.addWidget(_row(self.encode, self.cancel))
         self.planes = PlaneStrip()
@@ -468,10 +477,10 @@ class Form(QWidget):
         self.model.setCurrentIndex(max(self.model.findData(chosen or DEFAULT_MODEL), 0))
 
     def add_model(self, path: str) -> None:
-        """Offer a model file and choose it; an empty path chooses the default."""
-        if path and self.model.findData(path) < 0:
+        """Offer a model file, unless it is offered, and choose it."""
+        if self.model.findData(path) < 0:
             self.model.insertItem(self.model.count() - 1, Path(path).name, path)
-        self.model.setCurrentIndex(max(self.model.findData(path), 0))
+        self.model.setCurrentIndex(self.model.findData(path))
 
     # ---------------------------------------------------------------------------------------- showing
 
@@ -483,11 +492,24 @@ class Form(QWidget):
         self.sign.setStyleSheet(f"background-color: {colour}; color: black; font-weight: bold;")
 
     def show_state(
-        self, annotator: Annotator | None, *, encoding: bool, carrying: bool, picking: bool, stack: bool
+        self,
+        annotator: Annotator | None,
+        *,
+        encoding: bool,
+        adapting: bool,
+        carrying: bool,
+        picking: bool,
+        stack: bool,
     ) -> None:
         """Show what there is of the current object, and let only those buttons be pressed that can do something."""
-        self.encode.setEnabled(not encoding and self.image.layer() is not None)
+        self.encode.setEnabled(not encoding and not adapting and self.image.layer() is not None)
         self.cancel.setEnabled(encoding)
+        self.adapt_model.setEnabled(
+            annotator is not None and annotator.can_adapt and not encoding and not carrying
+        )
+        self._adapting.setCurrentIndex(int(adapting))
+        for choice in (self.model, self.device):
+            choice.setEnabled(not adapting)
         for button in (
             *(self.flip, self.new, self.clear, self.edit),
             *(self.save_labels, self.save_prompts, self.load_prompts),
@@ -499,10 +521,10 @@ class Form(QWidget):
         self.propagate.setEnabled(stack and not carrying)
         self.stop.setEnabled(carrying)
         self.edit.setChecked(picking)
-        self.object.setText(_told(annotator, picking))
+        self.object.setText(_told(annotator, picking, adapting))
 
 
-def _told(annotator: Annotator | None, picking: bool) -> str:
+def _told(annotator: Annotator | None, picking: bool, adapting: bool) -> str:
     if annotator is None:
         return "Press Encode, then click on an object."
     if picking:
@@ -515,6 +537,7 @@ def _told(annotator: Annotator | None, picking: bool) -> str:
         where = ", ".join(map(str, annotator.waiting[0].plane))
         wait = f"{len(annotator.waiting)} more wait{'s' * (len(annotator.waiting) == 1)}"
         text += f"; {wait} until {f'plane {where}' if where else 'the image'} is encoded"
+        text += ", once the model has learnt" * adapting
     elif annotator.busy:
         text += " …"
     return text
@@ -533,6 +556,14 @@ def _button(text: str, tip: str) -> QPushButton:
     # A button that took the focus would take keys such as Space from the canvas.
     button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
     return button
+
+
+def _bar(tip: str) -> QProgressBar:
+    bar = QProgressBar()
+    bar.setTextVisible(True)
+    bar.setFormat("")
+    bar.setToolTip(tip)
+    return bar
 
 
 def _row(*parts: QWidget) -> QWidget:

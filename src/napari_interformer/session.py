@@ -88,14 +88,18 @@ class Decoder(Protocol):
         """Return foreground minus background logits of a window."""
 
 
-class LabelArray(Protocol):
-    """A label image: NumPy, memory-mapped, zarr or a napari layer behind `layers.LayerLabels`."""
+class LabelImage(Protocol):
+    """A label image to read from."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
     def __getitem__(self, key: Any, /) -> Any:
         """Read a box."""
+
+
+class LabelArray(LabelImage, Protocol):
+    """A label image: NumPy, memory-mapped, zarr or a napari layer behind `layers.LayerLabels`."""
 
     def __setitem__(self, key: Any, value: Any, /) -> None:
         """Write a box."""
@@ -145,6 +149,21 @@ class _Patch:
     box: Box
     under: NDArray[Any]
     written: NDArray[Any]
+
+
+class Finished:
+    """The label image of a session without the object that is being worked on, to read from; always as it is now."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.shape, self.dtype = session.labels.shape, session.labels.dtype
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        """Read a box."""
+        labels = np.array(self._session.labels[key])
+        if self._session.prompts:
+            labels[labels == self._session.label] = 0
+        return labels
 
 
 class Session:
@@ -268,6 +287,16 @@ class Session:
     def latest(self, plane: Plane = ()) -> Step | None:
         """Return the current object's newest step on a plane, None where it has no prompt."""
         return _last(self._steps, plane)
+
+    @property
+    def finished(self) -> Finished:
+        """The label image without the current object."""
+        return Finished(self)
+
+    @property
+    def highest(self) -> int:
+        """The highest label of an object that is or was finished; 0 if there is none."""
+        return self._highest
 
     @property
     def image(self) -> Planes | None:
@@ -503,6 +532,23 @@ class Session:
         self.gaps.clear()
         self._highest = max(self._highest, self.label)
         self.label = self._highest + 1
+
+    def change_model(self, model: Decoder) -> None:
+        """Let another model answer what is asked from now on, such as an adapted one; the object stays as it is.
+
+        Raises
+        ------
+        ValueError
+            If it takes other features; nothing changes.
+        """
+        if model.fingerprint != self.features.model_fingerprint:
+            raise ValueError(
+                "change_model takes a model for the same features; got one with another encoder: encode the image with it."
+            )
+        with self._lock:
+            self.model = model
+            self._prepared.clear()
+        self.gaps.clear()
 
     # ------------------------------------------------------------------------------------ on disk
 

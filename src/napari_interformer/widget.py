@@ -18,10 +18,10 @@ from napari.layers import Image, Labels
 from napari.utils import progress
 from napari.utils.notifications import show_info, show_warning
 from qtpy.QtCore import QEvent, Qt, QTimer
-from qtpy.QtWidgets import QApplication, QFileDialog, QScrollArea
+from qtpy.QtWidgets import QApplication, QFileDialog, QInputDialog, QScrollArea
 
 from napari_interformer.annotator import Annotator, sentence
-from napari_interformer.form import Form, Lane
+from napari_interformer.form import DEFAULT_MODEL, Form, Lane
 from napari_interformer.image import write_labels
 from napari_interformer.layers import ClickLayer, LayerLabels, new_labels
 from napari_interformer.prompts import blank, draw_click
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from napari_interformer.image import Planes
     from napari_interformer.layers import Source
     from napari_interformer.model import InterFormer
+    from napari_interformer.train import Progress as Learnt
 
 CTRL = "Meta" if sys.platform == "darwin" else "Control"  # napari calls the command key so
 
@@ -96,6 +97,7 @@ class Panel(QScrollArea):
         self.annotator: Annotator | None = None
         self._models: dict[tuple[str, str], InterFormer] = {}
         self._job: Job | None = None
+        self._adapting: Job | None = None
         self._carrying: Job | None = None
         self._bound: list[tuple[Any, str, Any]] = []
         self._picking = False
@@ -114,6 +116,8 @@ class Panel(QScrollArea):
         for button, action in (
             (form.encode, self.encode),
             (form.cancel, self.cancel),
+            (form.adapt_model, self.adapt),
+            (form.adapt_cancel, self.cancel_adapting),
             (form.sign, self.toggle_sign),
             (form.flip, self.flip),
             (form.undo, self.undo),
@@ -192,7 +196,7 @@ class Panel(QScrollArea):
 
     def encode(self) -> None:
         """Encode what is not encoded yet of the image chosen, in a thread, and let clicks begin."""
-        if self._job is not None:
+        if self._job is not None or self._adapting is not None:
             return
         job = Job(self.form.source())
         name, device, store = self.form.model_name(), self.form.device.currentText(), self.form.store_path()
@@ -214,7 +218,9 @@ class Panel(QScrollArea):
     def _encode_asked(self) -> None:
         """Encode the planes on which clicks wait, though nobody pressed Encode (again)."""
         annotator, clicks = self.annotator, self.clicks
-        if self._job is not None or annotator is None or clicks is None or annotator.busy:
+        if self._job is not None or self._adapting is not None:
+            return
+        if annotator is None or clicks is None or annotator.busy:
             return
         features, model, source = annotator.session.features, annotator.session.model, clicks.source
         asked = tuple(dict.fromkeys(c.plane for c in annotator.waiting if not features.ready(c.plane)))
@@ -256,13 +262,13 @@ class Panel(QScrollArea):
         """Let clicks begin: the model is loaded, and there is room for features that are still to come."""
         if job is not self._job:
             return
-        self._models = {key: model}  # one at a time: they are large
         try:
             self._begin(job.source, model, features)
         except Exception as error:
             job.cancelled.set()
             self._failed(error)
             return
+        self._use(key, model)
         self._show_ready()
         self._refresh()
         self.decoder.run(partial(warm_up, model), lambda _: None, self._failed)
@@ -391,6 +397,140 @@ class Panel(QScrollArea):
         if error is not None:
             self._failed(error)
         self._refresh()
+
+    # --------------------------------------------------------------------------------------- model
+
+    def _model_chosen(self, _: Any = None) -> None:
+        if self.form.model.currentData() is None:
+            path, _ = QFileDialog.getOpenFileName(self, "Model", "", "InterFormer (*.safetensors *.pth)")
+            self.form.add_model(path or next(iter(self._models), (DEFAULT_MODEL, ""))[0])
+        self._change_model()
+
+    def _change_model(self) -> None:
+        """Let the model chosen answer from the next click on, if it takes the features that are there."""
+        annotator, key = self.annotator, (self.form.model_name(), self.form.device.currentText())
+        if annotator is None or key in self._models:
+            return
+
+        def work() -> tuple[InterFormer, bool] | Exception:
+            from napari_interformer.checkpoint import load_model
+
+            try:
+                model = load_model(key[0], device=_resolved(key[1]))
+            except Exception as error:
+                return error
+            return model, model.fingerprint == annotator.session.features.model_fingerprint
+
+        def then(result: tuple[InterFormer, bool] | Exception) -> None:
+            if self.form.model_name() != key[0]:
+                return  # another one was chosen since
+            if isinstance(result, Exception):
+                self.form.add_model(next(iter(self._models))[0])
+                raise result
+            model, fits = result
+            if fits:
+                self._use(key, model)
+            else:
+                show_info("This model sees images in its own way: press Encode to go on with it.")
+
+        annotator.act(then, work)
+
+    def _use(self, key: tuple[str, str], model: InterFormer) -> None:
+        """Let a model answer from the next click on."""
+        self._models = {key: model}  # one at a time: they are large
+        annotator = self.annotator
+        if annotator is not None and annotator.session.model is not model:
+            annotator.act(lambda _: annotator.session.change_model(model))
+
+    def adapt(self) -> None:
+        """Ask for a name, and teach a copy of the model from the finished objects."""
+        from napari_interformer.checkpoint import new_name
+
+        annotator = self._now()
+        assert self.clicks is not None and self.labels is not None
+        wanted, agreed = QInputDialog.getText(
+            self,
+            "Adapt to my images",
+            f"The model learns from the finished objects in {self.labels.layer.name}, for a few minutes.\n"
+            "Name of the new model:",
+            text=new_name(self.clicks.source.image.name),
+        )
+        if agreed:
+            # In line, so that an object that is just being committed is learnt from too.
+            annotator.act(lambda _: self.adapt_as(wanted))
+
+    def adapt_as(self, wanted: str) -> None:
+        """Teach a copy of the model in the encoding thread; keep it under a name, and use it."""
+        annotator, clicks = self._now(), self.clicks
+        if self._job is not None or self._adapting is not None or clicks is None:
+            return
+        job = self._adapting = Job(clicks.source)
+        session, ((before, device), model) = annotator.session, next(iter(self._models.items()))
+        began: float | None = None
+
+        def stopped() -> bool:
+            return job.cancelled.is_set() or self.encoder.closed
+
+        def told(now: Learnt) -> None:
+            nonlocal began
+            began = time.monotonic() if began is None else began
+            seconds, left = time.monotonic() - began, now.seconds_left
+            self.encoder.tell(partial(self._learnt, job, seconds / (seconds + left) if left else 1, left))
+
+        def work() -> tuple[str, InterFormer, list[str]]:
+            from napari_interformer.adapting import adapt
+            from napari_interformer.checkpoint import models, new_name, save_model, user_models
+
+            user_models().mkdir(parents=True, exist_ok=True)  # if that is not allowed, nobody waits in vain
+            adapted = adapt(model, session.features, session.finished, progress=told, cancelled=stopped)
+            name = new_name(wanted)
+            notes = {"adapted": f"from {Path(before).name} on 1 image"}
+            path = save_model(adapted, user_models() / f"{name}.safetensors", notes)
+            # It reads all weights, once: better here than in the window.
+            assert adapted.fingerprint == session.features.model_fingerprint
+            if stopped():
+                path.unlink()
+                raise InterruptedError
+            return name, adapted, list(models())
+
+        def done(result: tuple[str, InterFormer, list[str]]) -> None:
+            name, adapted, names = result
+            self._adapted(job)
+            self.form.fill_models(names)
+            self.form.add_model(name)
+            self._use((name, device), adapted)
+            show_info(
+                f"{name} has learnt from your objects and answers from now on; to undo that, choose {Path(before).name}."
+            )
+
+        self.form.adapt_bar.setValue(0)
+        self.form.adapt_bar.setFormat("Looking at objects")
+        self.encoder.run(work, done, partial(self._adapted, job))
+        self._refresh()
+
+    def cancel_adapting(self) -> None:
+        """Stop learning; everything stays as it was."""
+        if self._adapting is not None:
+            self._adapting.cancelled.set()
+            self.form.adapt_bar.setFormat("Stopping")
+
+    def _learnt(self, job: Job, done: float, seconds_left: float) -> None:
+        if job is not self._adapting or job.cancelled.is_set():
+            return
+        job.show(round(100 * done), 100, "InterFormer adapts")
+        self.form.adapt_bar.setValue(round(100 * done))
+        self.form.adapt_bar.setFormat(f"{_duration(seconds_left)} left")
+
+    def _adapted(self, job: Job, error: Exception | None = None) -> None:
+        job.close()
+        if job is not self._adapting:
+            return
+        self._adapting = None
+        if error is not None and not job.cancelled.is_set():
+            self._failed(error)
+        self._refresh()
+
+    # --------------------------------------------------------------------------------------- planes
 
     def _wanted(self) -> None:
         """Let the encode take the plane next on which a click waits, or else the one that is shown."""
@@ -641,6 +781,7 @@ class Panel(QScrollArea):
         layers, told = self.viewer.layers, "nothing is encoded again."
         if any(layer not in layers for layer in self.clicks.source.layers):
             self.cancel()
+            self.cancel_adapting()
             self._end_session()
             self._drop_clicks()
             self.features = None
@@ -709,11 +850,6 @@ class Panel(QScrollArea):
             self.form.labels.choose(labels.layer)
             raise
 
-    def _model_chosen(self, _: Any = None) -> None:
-        if self.form.model.currentData() is None:
-            path, _ = QFileDialog.getOpenFileName(self, "Model", "", "InterFormer (*.safetensors *.pth)")
-            self.form.add_model(path)
-
     # --------------------------------------------------------------------------------------- showing
 
     def _refresh(self) -> None:
@@ -724,6 +860,7 @@ class Panel(QScrollArea):
         self.form.show_state(
             annotator,
             encoding=self._job is not None,
+            adapting=self._adapting is not None,
             carrying=self._carrying is not None,
             picking=self._picking,
             stack=annotator is not None and bool(annotator.session.features.leading),
@@ -736,11 +873,12 @@ class Panel(QScrollArea):
     def release(self) -> None:
         """Give back keys, stop the threads; the Labels layer stays, and so do clicks that are not committed."""
         self.cancel()
+        self.cancel_adapting()
         self.stop()
-        for job in (self._job, self._carrying):
+        for job in (self._job, self._adapting, self._carrying):
             if job is not None:
                 job.close()
-        self._job = self._carrying = None
+        self._job = self._adapting = self._carrying = None
         self._unbind()
         if self.annotator is not None:
             self.annotator.close()
