@@ -1,7 +1,8 @@
 """How fast are clicks and encoding, beside what the processor can do? Every figure has a calibration in the same run.
 
 The calibration is one float32 matrix product of 1757 x 1757: as many operations as one click of InterFormer-Light at 512x512,
-10.84 GFLOP. It is taken in turn with what is measured, since a machine's pace drifts; ratios can be compared between machines.
+10.84 GFLOP, by PyTorch. It is taken in turn with what is measured, since a machine's pace drifts; ratios can be compared
+between machines of one kind. NumPy's product stands beside it, as PyTorch's is slow on some processors.
 
 `--json FILE` keeps the figures; `--check benchmarks/baseline.json` fails where a ratio is more than a quarter over.
 """
@@ -163,6 +164,7 @@ def main() -> None:
             "1000 planes": np.broadcast_to(image, (1000, *image.shape)),
         }
         plan: list[tuple[int, dict[str, Callable[[], Callable[[], object]]]]] = [
+            (20, {"matrix product, NumPy": lambda: lambda: CALIBRATION.numpy() @ CALIBRATION.numpy()}),
             (30, {"click, Light, 512x512": lambda: decode("light", 512)}),
             (20, {"click, Tiny, 512x512": lambda: decode("tiny", 512)}),
             (
