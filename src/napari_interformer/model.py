@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 DIVISOR = 32  # height and width are padded to multiples of this
+ROUNDING = 4 * torch.finfo(torch.float32).eps  # of the largest logit
 
 
 @dataclass(frozen=True)
@@ -301,12 +302,15 @@ class InterFormer(nn.Module):
         Returns
         -------
         (h, w) float32
-            Foreground minus background logit; the mask is where it is positive.
+            Foreground minus background logit; the mask is where it is positive. Logits that differ by rounding alone
+            count as equal, so that a pixel on the fence is background on any number of threads.
         """
         prepared = maps if isinstance(maps, Prepared) else self.prepare_maps(maps)
         states = torch.from_numpy(np.ascontiguousarray(reference))[None].to(self.device)
         logits = self.decode(prepared, states, roi)[0]
-        return (logits[1] - logits[0]).float().cpu().numpy()
+        difference = (logits[1] - logits[0]).float()
+        equal = difference.abs() <= ROUNDING * logits.abs().amax().float()
+        return difference.masked_fill_(equal, 0.0).cpu().numpy()
 
 
 def normalise(x: Tensor) -> Tensor:
