@@ -186,6 +186,15 @@ def test_only_changed_pixels_are_written_and_the_layer_can_undo_it(kind):
     np.testing.assert_array_equal(np.asarray(layer.data), there)
 
 
+def test_labels_of_a_huge_plane_have_coarser_levels_that_change_with_it(monkeypatch):
+    monkeypatch.setattr("napari_interformer.layers._TEXTURE", 16)
+    layer = new_labels(Source((Image(np.zeros((20, 24))),)), (20, 24))
+    labels = LayerLabels(layer)
+    labels[slice(4, 8), slice(4, 8)] = np.full((4, 4), 3)
+    assert layer.multiscale and labels.shape == (20, 24) and labels.annotated
+    assert [int(np.asarray(level).max()) for level in layer.data] == [3, 3, 0, 0, 0]
+
+
 @pytest.mark.parametrize("kind", ["dask", "read-only", "multiscale"])
 def test_labels_that_cannot_be_written_are_refused(kind):
     data = np.zeros((20, 20), int)
@@ -194,7 +203,7 @@ def test_labels_that_cannot_be_written_are_refused(kind):
     layer = {
         "dask": lambda: Labels(da.zeros((20, 20), dtype=int, chunks=10)),
         "read-only": lambda: Labels(frozen),
-        "multiscale": lambda: Labels([data, data[::2, ::2]], multiscale=True),
+        "multiscale": lambda: Labels([data, data[::2, ::2].copy()], multiscale=True),
     }[kind]()
     with pytest.raises(ValueError, match="choose a new layer"):
         LayerLabels(layer)
