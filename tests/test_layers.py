@@ -187,12 +187,12 @@ def test_only_changed_pixels_are_written_and_the_layer_can_undo_it(kind):
 
 
 def test_labels_of_a_huge_plane_have_coarser_levels_that_change_with_it(monkeypatch):
-    monkeypatch.setattr("napari_interformer.layers._TEXTURE", 16)
-    layer = new_labels(Source((Image(np.zeros((20, 24))),)), (20, 24))
+    monkeypatch.setattr("napari_interformer.layers._TEXTURE", 500)
+    layer = new_labels(Source((Image(np.zeros((600, 600))),)), (600, 600))
     labels = LayerLabels(layer)
-    labels[slice(4, 8), slice(4, 8)] = np.full((4, 4), 3)
-    assert layer.multiscale and labels.shape == (20, 24) and labels.annotated
-    assert [int(np.asarray(level).max()) for level in layer.data] == [3, 3, 0, 0, 0]
+    labels[slice(256, 260), slice(250, 254)] = np.full((4, 4), 3)
+    assert layer.multiscale and labels.shape == (600, 600) and labels.annotated
+    assert [int((np.asarray(level) == 3).sum()) for level in layer.data] == [16, 1, 0, 0, 0]
 
 
 @pytest.mark.parametrize("kind", ["dask", "read-only", "multiscale"])
