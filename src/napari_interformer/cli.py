@@ -8,13 +8,14 @@ so that ``--help`` answers at once.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 import subprocess
 import sys
 import textwrap
 import typing
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -214,12 +215,20 @@ def app(debug: bool) -> None:
 @click.option("-o", "--output", type=FILE, help="Where to keep the features.  [default: IMAGE.features.zarr]")
 @click.option("--tile", help='Pixels encoded at a time, or "whole".  [default: as in training]')
 @click.option("--halo", type=int, help="How far tiles overlap, in pixels.  [default: an eighth of a tile]")
+@click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster that does the work: tcp://HOST:PORT.")
+@click.option(
+    "--jobqueue", help="Batch system that starts Dask workers: slurm, pbs, sge, lsf, htcondor, oar, moab."
+)
+@click.option("--workers", type=int, default=1, show_default=True, help="Jobs to ask the batch system for.")
 @image_options
 def encode(
     image: Path,
     output: Path | None,
     tile: int | Literal["whole"] | None,
     halo: int | None,
+    scheduler: str | None,
+    jobqueue: str | None,
+    workers: int,
     model: str | None,
     device: str,
     channel_axis: int | None,
@@ -229,30 +238,38 @@ def encode(
     """Encode IMAGE ahead of time; clicks on it then need no GPU.
 
     Interrupted, it keeps what is done, and the same command goes on from there. What is ready can be used meanwhile.
+
+    With --scheduler or --jobqueue the planes go to a Dask cluster, whose workers must see IMAGE and the output.
     """
     import time
+    from functools import partial
 
     import napari_interformer as ni
     from napari_interformer.image import Planes
 
+    if scheduler and jobqueue:
+        raise click.UsageError("--scheduler and --jobqueue are two ways to the same: give one of them.")
     output = output or image.with_name(f"{image.name}.features.zarr")
-    planes = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast)
-    network = ni.load_model(model)
     began = time.monotonic()
-    with bar("encoding", "tile") as line:
-        ni.encode(
-            planes,
-            network,
-            store=output,
-            device=device,
-            tile=tile,
-            halo=halo,
-            progress=lambda now: show(line, now.done, now.total),
+    with ExitStack() as stack:
+        if scheduler or jobqueue:
+            from napari_interformer.cluster import cluster, encode_on
+
+            client = stack.enter_context(cluster(scheduler=scheduler, jobqueue=jobqueue, workers=workers))
+            make = partial(encode_on, client, image, output, model=model)
+            make = partial(make, channel_axis=channel_axis, channels=channels, contrast=contrast)
+        else:
+            planes = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast)
+            make = partial(ni.encode, planes, ni.load_model(model), store=output)
+        line = stack.enter_context(bar("encoding", "tile"))
+        features = make(
+            device=device, tile=tile, halo=halo, progress=lambda now: show(line, now.done, now.total)
         )
-    megapixels = len(planes) * planes.size[0] * planes.size[1] / 1e6
+    height, width = features.size
+    megapixels = math.prod(features.shape) / 1e6
     seconds = time.monotonic() - began
     click.echo(
-        f"{count(len(planes), 'plane')} of {planes.size[0]} x {planes.size[1]} pixels, {megapixels:.1f} megapixels, "
+        f"{count(math.prod(features.leading), 'plane')} of {height} x {width} pixels, {megapixels:.1f} megapixels, "
         f"encoded in {seconds:.1f} s: {output}"
     )
 

@@ -1,0 +1,109 @@
+"""Encoding on a cluster: nothing is lost with a worker, nothing is done twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import numpy as np
+import pytest
+import tifffile
+
+from napari_interformer.checkpoint import save_model
+from napari_interformer.cli import main
+from napari_interformer.cluster import cluster, encode_on
+from napari_interformer.encoding import encode
+
+distributed = pytest.importorskip("distributed", reason="Dask's distributed is not installed")
+pytestmark = pytest.mark.filterwarnings("ignore")  # Dask's own, as it starts and ends processes
+
+
+@pytest.fixture
+def files(tmp_path, small_model, rng):
+    image, model = tmp_path / "stack.tif", tmp_path / "small.safetensors"
+    tifffile.imwrite(image, rng.integers(0, 4000, (40, 96, 160), np.uint16), photometric="minisblack")
+    save_model(small_model, model, {})
+    return image, model, tmp_path / "features.zarr"
+
+
+@pytest.fixture(scope="module")
+def workers():
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None, worker_dashboard_address=None
+    ) as local:
+        yield local
+
+
+def written(store):
+    return {path.relative_to(store): path.stat().st_mtime_ns for path in (store / "maps" / "c").rglob("*/*")}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_worker_that_is_killed_half_way_loses_nothing_and_nothing_is_done_twice(
+    files, workers, small_model
+):
+    image, model, store = files
+    kept, told = {}, []
+    with cluster(scheduler=workers.scheduler_address) as client:
+        victim = min(client.run(os.getpid).values())
+
+        def progress(now):
+            told.append(now)
+            if len(told) == 20:
+                kept.update(written(store))
+                os.kill(victim, signal.SIGKILL)
+
+        features = encode_on(client, image, store, model=model, progress=progress)
+    assert len(kept) >= 20
+    after = written(store)
+    assert len(after) == 40 and {path: after[path] for path in kept} == kept
+    assert [now.done for now in told] == sorted(now.done for now in told) and told[-1].done == told[-1].total
+    alone = encode(image, small_model, device="cpu")
+    for plane in ((0,), (17,), (39,)):
+        for ours, theirs in zip(
+            features.window(plane, features.tiles[0]), alone.window(plane, features.tiles[0]), strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-3 * np.abs(theirs).max())
+
+
+def test_the_shell_hands_planes_to_a_scheduler_and_goes_on_where_it_stopped(
+    files, workers, small_model, capsys
+):
+    image, model, store = files
+    encode(image, small_model, store=store, device="cpu", planes=[(3,), (7,)])
+    there = written(store)
+    given = [
+        "encode",
+        str(image),
+        "-o",
+        str(store),
+        "-m",
+        str(model),
+        "--scheduler",
+        workers.scheduler_address,
+    ]
+    main(given)
+    assert "40 planes of 96 x 160 pixels" in capsys.readouterr().out
+    after = written(store)
+    assert len(there) == 2 and {path: after[path] for path in there} == there and len(after) == 40
+
+
+def test_no_scheduler_no_such_queue(monkeypatch):
+    monkeypatch.setattr("napari_interformer.cluster.TIMEOUT", 1)
+    with pytest.raises(ConnectionError, match="dask scheduler"), cluster(scheduler="tcp://127.0.0.1:9"):
+        pass
+    with pytest.raises(ValueError, match="slurm, pbs"), cluster(jobqueue="cron"):
+        pass
+    pytest.importorskip("dask_jobqueue")
+    with pytest.raises(ValueError, match=r"jobqueue\.yaml"), cluster(jobqueue="slurm"):
+        pass
+
+
+def test_without_dask_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with (
+        pytest.raises(ImportError, match=r"napari-interformer\[cluster\]"),
+        cluster(scheduler="tcp://127.0.0.1:9"),
+    ):
+        pass
