@@ -132,7 +132,7 @@ class Bench:
 
     def objects(self, places: Sequence[tuple[float, float]]) -> dict[str, list[float]]:
         """Click each object twice, undo and redo the second click, commit; return the times."""
-        times: dict[str, list[float]] = {"click": [], "undo": [], "redo": []}
+        times: dict[str, list[float]] = {"click": [], "undo": [], "redo": [], "napari's own brush": []}
         for y, x in places:
             for dy in (0, 3):
                 with suppress(TimeoutError):  # the second click changed nothing
@@ -145,7 +145,19 @@ class Bench:
                 self.settle()
             self.press("C")
             self.settle()
+            if not self.panel.labels.layer.multiscale:
+                times["napari's own brush"].append(self.timed(lambda y=y, x=x: self.dab(y, x)))
+                self.settle()
         return times
+
+    def dab(self, y: float, x: float) -> None:
+        """Paint as a brush does, without a session: what of the other times is napari's."""
+        layer = self.panel.labels.layer
+        rows, columns = (part.ravel() for part in np.mgrid[int(y) : int(y) + 9, int(x) : int(x) + 9])
+        plane = [np.full(rows.shape, step) for step in self.viewer.dims.current_step[:-2]]
+        layer.data_setitem(
+            (*plane, rows, columns), int(layer.data[(*(p[0] for p in plane), int(y), int(x))]) + 1
+        )
 
 
 def centres(truth: np.ndarray, count: int, inside: int = 40) -> list[tuple[float, float]]:
