@@ -35,10 +35,8 @@ Plane = tuple[int, ...]
 Wanted = Plane | tuple[Plane, Box | None] | None  # what somebody looks at: a plane, or a box of it
 Tile = int | Literal["whole"] | None
 GPU_BATCH = 8  # tiles at once, halved while memory does not suffice
-_NAP, _PATIENCE = (
-    0.02,
-    60.0,
-)  # seconds to wait for tiles of other processes, and until they are made here, too
+# Seconds to wait for tiles of other processes, and until they are made here, too.
+_NAP, _PATIENCE = 0.02, 60.0
 
 
 @dataclass(frozen=True)

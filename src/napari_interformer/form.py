@@ -150,9 +150,8 @@ class Lane(QObject):
 
 
 def _work(lane: Lane, jobs: queue.SimpleQueue[Any], patient: bool) -> None:
-    if (
-        patient and sys.platform == "linux"
-    ):  # elsewhere a thread has no priority of its own, or another way to it
+    if patient and sys.platform == "linux":
+        # Elsewhere a thread has no priority of its own, or another way to it.
         thread = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, thread, max(_PATIENCE, os.getpriority(os.PRIO_PROCESS, thread)))
     while (job := jobs.get()) is not None:

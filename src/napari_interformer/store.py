@@ -140,9 +140,8 @@ class Store:
         part = slice(tile * self.shape.cells, (tile + 1) * self.shape.cells)
         try:
             self._loose[row, part] = whole
-        except (
-            FileNotFoundError
-        ):  # somebody who had the same tile has just packed the plane and removed the folder
+        except FileNotFoundError:
+            # Somebody who had the same tile has just packed the plane and removed the folder.
             self._loose[row, part] = whole
         self.pack(row, tile // self.shape.together)
 

@@ -29,22 +29,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# All chosen on stacks 0 to 7 of each family in benchmarks/volumes.py; docs/performance.md has what else was tried.
+# All chosen on stacks 0 to 7 of each family in benchmarks/volumes.py, which measures on others.
 BAND = 2  # working pixels on either side of a neighbour's outline on which nothing is assumed
 LIKENESS = 2.0  # how much looks weigh against the network's logits, which count up to LARGEST_LOGIT
 LARGEST_LOGIT = 4.0
 LEAST_LIKENESS = 0.5  # 1 looks like the object, 0 like its surroundings: below this at its core, it has ended
 REACH = 0.5  # from plane to plane an outline moves out by at most this share of the object's depth
 LEAST_REACH = 2.0  # pixels
-LEAST_IOU = (
-    0.35  # an object that overlaps its neighbour's mask by less than this has ended, or is another one
-)
+# An object that overlaps its neighbour's mask by less than this has ended, or is another one.
+LEAST_IOU = 0.35
 LEAST_PIXELS = 4
 LEAST_SHARE = 0.15  # of the area where it was clicked
-WAIST, REGROWN = (
-    0.5,
-    1.25,
-)  # an object that shrinks below this share and then grows by this factor is two objects
+# An object that shrinks below this share and then grows by this factor is two objects.
+WAIST, REGROWN = 0.5, 1.25
 SMOOTHED = (0.7, 1.5, 3.0)  # sigma, in pixels, of the copies of the image that say how an object looks
 LOOKED_AT = 2  # the finest maps say it too
 
