@@ -22,7 +22,7 @@ def blocks(page: Path, language: str) -> list[str]:
     )
 
 
-@pytest.mark.parametrize("page", ["console.md", "training.md"])
+@pytest.mark.parametrize("page", ["console.md", "three-ways.md", "training.md"])
 def test_python_runs_as_shown(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     code = blocks(ROOT / "docs" / page, "python")
