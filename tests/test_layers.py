@@ -9,8 +9,10 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from napari.layers import Image, Labels
+from napari.utils.colormaps.standardize_color import transform_color
 
 from napari_interformer.layers import (
+    GREEN,
     ClickLayer,
     LayerLabels,
     Source,
@@ -93,6 +95,29 @@ def test_points_between_pixels_belong_to_the_nearest_and_are_not_moved():
     clicks.write((*clicks.read()[:1], Click((), 7, 7, False)))
     np.testing.assert_allclose(clicks.layer.data, [[2.4, 3.6], [7, 7]])
     assert [click.positive for click in clicks.read()] == [True, False]
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_whatever_is_written_over_whatever_was_there_is_shown(rng, positive):
+    clicks = ClickLayer(Source((Image(np.zeros((9, 9), np.uint8)),)))
+    clicks.positive = positive
+    pool = [Click((), y, x, sign) for y in range(2) for x in range(2) for sign in (True, False)]
+    before: list[Click] = []
+    for _ in range(60):
+        # undo and redo, which take the short ways, are as frequent as anything else
+        cut, more = rng.integers(0, len(before) + 1), rng.integers(0, 4)
+        wanted = before[: cut if rng.random() < 0.5 else None]
+        wanted = wanted + [pool[i] for i in rng.integers(0, len(pool), more)]
+        if rng.random() < 0.3:
+            rng.shuffle(wanted)
+        clicks.layer.selected_data = set(np.flatnonzero(rng.random(len(before)) < 0.5))
+        clicks.positive = positive  # selecting points makes napari take over what they are
+        clicks.write(wanted)
+        assert clicks.read() == tuple(wanted) and clicks.positive == positive
+        assert clicks.layer.selected_data <= set(range(len(wanted)))
+        green = transform_color(GREEN)[0]
+        assert [(color == green).all() for color in clicks.layer.face_color] == [c.positive for c in wanted]
+        before = wanted
 
 
 def test_every_edit_of_the_points_is_told_and_our_own_are_not():

@@ -7,6 +7,7 @@ the world into the image.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -266,31 +267,50 @@ class ClickLayer:
 
     def write(self, clicks: Iterable[Click]) -> None:
         """Show these clicks; points that stay are not moved, so that fractions of a pixel survive."""
-        layer = self.layer
-        there: dict[Click, list[int]] = {}
-        for index, click in enumerate(self.read()):
-            there.setdefault(click, []).append(index)
-        old, selected = np.array(layer.data), set(layer.selected_data)
-        points: list[Any] = []
-        signs, kept = [], set()
-        for click in clicks:
-            if there.get(click):
-                index = there[click].pop(0)
-                if index in selected:
-                    kept.add(len(points))
-                points.append(old[index])
-            else:
-                points.append(layer.world_to_data(self.source.world(click)))
-            signs.append(click.positive)
-        positive, self._writing = self.positive, True
+        layer, shown, wanted = self.layer, self.read(), tuple(clicks)
+        positive, kept = self.positive, len(wanted)
+        self._writing = True
         try:
-            layer.selected_data = set()
-            layer.data = np.array(points, float).reshape(-1, layer.ndim)
-            layer.features = {_POSITIVE: np.array(signs, bool)}
-            layer.selected_data = kept
-            self.positive = positive  # no features, no defaults: napari forgets them
+            # Each of these makes napari draw the layer anew, so what undo, redo and commit do not need is left out.
+            if wanted == shown[:kept]:
+                if layer.selected_data:
+                    layer.selected_data = {index for index in layer.selected_data if index < kept}
+                layer.data = layer.data[:kept]
+            elif wanted[: len(shown)] == shown:
+                added = wanted[len(shown) :]
+                layer.data = np.concatenate([layer.data, self._places(added)])
+                if any(click.positive != positive for click in added):
+                    self._sign(wanted)
+            else:
+                self._rewrite(shown, wanted)
+            if self.positive != positive:  # no features, no defaults: napari forgets them
+                self.positive = positive
         finally:
             self._writing = False
+
+    def _rewrite(self, shown: Sequence[Click], wanted: Sequence[Click]) -> None:
+        layer, there = self.layer, defaultdict[Click, list[int]](list)
+        for index, click in enumerate(shown):
+            there[click].append(index)
+        points, selected = self._places(wanted), set()
+        for index, click in enumerate(wanted):
+            if there[click]:
+                before = there[click].pop(0)
+                points[index] = layer.data[before]
+                if before in layer.selected_data:
+                    selected.add(index)
+        layer.selected_data = set()
+        layer.data = points
+        self._sign(wanted)
+        layer.selected_data = selected
+
+    def _places(self, clicks: Sequence[Click]) -> NDArray[np.float64]:
+        """Return where the points of these clicks lie, (N, axes of the layer)."""
+        places = [self.layer.world_to_data(self.source.world(click)) for click in clicks]
+        return np.array(places, float).reshape(-1, self.layer.ndim)
+
+    def _sign(self, clicks: Sequence[Click]) -> None:
+        self.layer.features = {_POSITIVE: np.array([click.positive for click in clicks], bool)}
 
     def flip_selected(self) -> None:
         """Turn the selected points from positive to negative and back.
