@@ -10,7 +10,7 @@ import torch
 
 from napari_interformer.checkpoint import build, read_checkpoint
 from napari_interformer.decoder import pooled_length
-from napari_interformer.encoder import relative_position_index
+from napari_interformer.encoder import Attention
 from napari_interformer.model import PRESETS, InterFormer, normalise, resolve_device
 from napari_interformer.prompts import blank, draw_click, fold, region, sure
 
@@ -114,16 +114,32 @@ def test_the_light_preset_has_the_papers_sizes():
     assert millions["decode_head"] == pytest.approx(0.63, abs=0.005)
 
 
-def test_another_grid_looks_up_the_nearest_cell_of_the_training_grid():
-    """Equal to resizing the full bias matrix with nearest along its four axes."""
-    grid, height, width = 4, 6, 3
-    full = relative_position_index(grid, grid, grid)[1:, 1:].reshape(grid, grid, grid, grid)
-    rows, columns = [y * grid // height for y in range(height)], [x * grid // width for x in range(width)]
-    expected = full[rows][:, columns][:, :, rows][:, :, :, columns].reshape(height * width, height * width)
-    ours = relative_position_index(height, width, grid)
-    assert torch.equal(ours[1:, 1:], expected)
-    last = (2 * grid - 1) ** 2
-    assert (ours[0, 1:] == last).all() and (ours[1:, 0] == last + 1).all() and ours[0, 0] == last + 2
+@pytest.mark.parametrize("rows", [1, 4, 6])
+def test_another_grid_looks_up_the_nearest_cell_of_the_training_grid(rows):
+    """Pair by pair, the training grid's full bias resized with nearest along its four axes."""
+    heads, grid, height, width = 2, 4, 6, 3
+    attention = Attention(8, heads, grid)
+    table = torch.nn.init.normal_(attention.relative_position_bias_table)
+    expected = torch.empty(heads, 1 + height * width, 1 + height * width)
+    expected[:, 0], expected[:, :, 0] = table[-3][:, None], table[-2][:, None]
+    expected[:, 0, 0] = table[-1]
+    cells = [(y * grid // height, x * grid // width) for y in range(height) for x in range(width)]
+    for i, (y, x) in enumerate(cells, 1):
+        for j, (v, u) in enumerate(cells, 1):
+            expected[:, i, j] = table[(y - v + grid - 1) * (2 * grid - 1) + x - u + grid - 1]
+    ours = torch.cat(list(attention._biases((height, width), rows)), dim=1)
+    assert torch.equal(ours, expected)
+
+
+def test_training_and_inference_attend_alike():
+    attention = Attention(8, 2, 4)
+    torch.nn.init.normal_(attention.relative_position_bias_table)
+    tokens = torch.randn(2, 1 + 6 * 3, 8)
+    trained = attention(tokens, (6, 3))
+    with torch.inference_mode():
+        torch.testing.assert_close(attention(tokens, (6, 3)), trained)
+    trained.square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in attention.parameters())
 
 
 def test_the_reference_label_is_embedded_as_if_at_full_size(small_model):
@@ -164,13 +180,6 @@ def test_a_fingerprint_follows_the_encoder(small_model):
     again.load_state_dict(small_model.state_dict())
     again.eval()
     assert again.fingerprint == small_model.fingerprint
-
-
-def test_an_index_made_in_inference_mode_can_be_trained_with():
-    relative_position_index.cache_clear()
-    with torch.inference_mode():
-        index = relative_position_index(2, 3, 4)
-    assert not index.is_inference()
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:7", "mps", "quantum", "meta"])

@@ -8,7 +8,6 @@ section 3.2), and optionally a convolutional stem that keeps the fine detail a 1
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +15,14 @@ import torch.nn.functional as F
 from torch import nn
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
+
+
+IN_CACHE = (
+    1 << 19
+)  # numbers of the position bias to make at a time on a CPU: 2 MB; twice as many are slower, fewer not faster
 
 
 def strides_of(patch_size: int) -> tuple[int, int, int, int]:
@@ -35,30 +41,77 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
 
+class TokenLinear(nn.Linear):
+    """A linear layer for tokens (B, N, C).
+
+    On a CPU it runs as a convolution of 1x1: PyTorch leaves matrix products to MKL, which takes up to twice as long on
+    processors that are not Intel's, and convolutions to oneDNN, which does not.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Change the channels."""
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            return super().forward(x)
+        pixels = x.transpose(1, 2)[:, :, None]  # (B, C, 1, N), channels last
+        return F.conv2d(pixels, self.weight[:, :, None, None], self.bias)[:, :, 0].transpose(1, 2)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with a learned bias per head and relative position (as in BEiT).
 
     The table has a row for each offset on the training grid (`grid` tokens a side) and three more: class
-    token to token, token to class token, class token to itself.
+    token to token, token to class token, class token to itself. A token of another grid is looked up at its
+    nearest cell of the training grid, which equals resizing the training grid's full bias matrix with *nearest* along
+    its four axes.
     """
 
     def __init__(self, dim: int, heads: int, grid: int) -> None:
         super().__init__()
         self.heads, self.grid = heads, grid
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * grid - 1) ** 2 + 3, heads))
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = TokenLinear(dim, 3 * dim)
+        self.proj = TokenLinear(dim, dim)
 
-    def forward(self, x: Tensor, index: Tensor) -> Tensor:
-        """Attend; `x` is (B, N, C), `index` (N, N) the rows of the bias table."""
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Attend; `x` is (B, 1 + H * W, C), the class token first, `size` is (H, W)."""
         batch, length, dim = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.heads, dim // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (3, B, heads, N, C / heads)
-        # index_select on contiguous rows: ten times faster than indexing, forwards and backwards
-        table = self.relative_position_bias_table.t().contiguous()
-        bias = table.index_select(1, index.view(-1)).view(1, self.heads, length, length)
-        out = attend(query, key, value, bias.to(query.dtype))
-        return self.proj(out.transpose(1, 2).reshape(batch, length, dim))  # type: ignore[no-any-return]
+        done, out = 0, []
+        rows = max(1, IN_CACHE // (self.heads * size[1] * length)) if x.device.type == "cpu" else size[0]
+        for bias in self._biases(size, rows):
+            part = query[:, :, done : done + bias.shape[1]]
+            out.append(attend(part, key, value, bias[None].to(query.dtype)))
+            done += bias.shape[1]
+        return self.proj(torch.cat(out, dim=2).transpose(1, 2).reshape(batch, length, dim))  # type: ignore[no-any-return]
+
+    def _biases(self, size: tuple[int, int], rows: int) -> Iterator[Tensor]:
+        """Yield the bias (heads, n, 1 + H * W) of so many rows of tokens at a time, the class token before the first.
+
+        All at once it takes more memory than anything else in the encoder; a row of tokens fits a processor's cache.
+        """
+        height, width = size
+        table = self.relative_position_bias_table.t()
+        from_class, to_class, own = table[:, -3:, None].unbind(1)  # (heads, 1)
+        offsets = 2 * self.grid - 1
+        down, across = self._offsets(height), self._offsets(width)
+        # By column of the query, offset down and column of the key: what follows copies whole rows, no single numbers.
+        table = table[:, :-3].reshape(self.heads, offsets, offsets).index_select(2, across.view(-1))
+        table = table.view(self.heads, offsets, width, width).transpose(1, 2).contiguous()
+        for first in range(0, height, rows):
+            chosen = down[first : first + rows]
+            tokens = table.index_select(2, chosen.reshape(-1)).view(self.heads, width, len(chosen), -1)
+            tokens = tokens.transpose(1, 2).reshape(self.heads, len(chosen) * width, -1)
+            bias = torch.cat([to_class[:, None].expand(-1, tokens.shape[1], -1), tokens], dim=2)
+            if first == 0:
+                one = torch.cat([own, from_class.expand(-1, height * width)], dim=1)
+                bias = torch.cat([one[:, None], bias], dim=1)
+            yield bias
+
+    def _offsets(self, length: int) -> Tensor:
+        """Return the offset's index in the table for each pair of tokens along an axis, (length, length), query first."""
+        cells = torch.arange(length, device=self.relative_position_bias_table.device) * self.grid // length
+        return cells[:, None] - cells[None] + self.grid - 1
 
 
 class Layer(nn.Module):
@@ -72,11 +125,13 @@ class Layer(nn.Module):
         self.ln1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, heads, grid)
         self.ln2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = nn.Sequential(nn.Linear(dim, mlp_ratio * dim), nn.GELU(), nn.Linear(mlp_ratio * dim, dim))
+        self.mlp = nn.Sequential(
+            TokenLinear(dim, mlp_ratio * dim), nn.GELU(), TokenLinear(mlp_ratio * dim, dim)
+        )
 
-    def forward(self, x: Tensor, index: Tensor) -> Tensor:
-        """Transform tokens (B, N, C)."""
-        x = x + self._drop(self.gamma_1 * self.attn(self.ln1(x), index))
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Transform tokens (B, 1 + H * W, C) of a grid of `size` (H, W)."""
+        x = x + self._drop(self.gamma_1 * self.attn(self.ln1(x), size))
         return x + self._drop(self.gamma_2 * self.mlp(self.ln2(x)))
 
     def _drop(self, branch: Tensor) -> Tensor:
@@ -235,9 +290,8 @@ class Encoder(nn.Module):
         tokens = torch.cat([self.cls_token.expand(batch, -1, -1), tokens], dim=1) + self._positions(
             height, width
         )
-        index = relative_position_index(height, width, self.grid).to(x.device)
         for layer in self.layers:
-            tokens = layer(tokens, index)
+            tokens = layer(tokens, (height, width))
         grid = tokens[:, 1:].transpose(1, 2).reshape(batch, dim, height, width)
         maps = self.fpn(grid)
         if fine is not None:
@@ -251,28 +305,3 @@ class Encoder(nn.Module):
         plane = self.pos_embed[:, 1:].transpose(1, 2).reshape(1, -1, self.grid, self.grid)
         plane = F.interpolate(plane, size=(height, width), mode="nearest")
         return torch.cat([self.pos_embed[:, :1], plane.flatten(2).transpose(1, 2)], dim=1)
-
-
-@functools.lru_cache(maxsize=4)
-def relative_position_index(height: int, width: int, grid: int) -> Tensor:
-    """Return the bias table's row for each pair of tokens, (1 + N, 1 + N) int32, query first.
-
-    Each token of a `height` x `width` grid is looked up at its nearest cell of the training grid, which
-    equals resizing the training grid's full bias matrix with *nearest* along its four axes.
-    """
-    # The cache outlives inference mode: a tensor made there could not be used in training.
-    with torch.inference_mode(False):
-        return _relative_position_index(height, width, grid)
-
-
-def _relative_position_index(height: int, width: int, grid: int) -> Tensor:
-    rows = torch.arange(height) * grid // height
-    columns = torch.arange(width) * grid // width
-    offset_y = (rows[:, None] - rows[None] + grid - 1) * (2 * grid - 1)  # (height, height)
-    offset_x = columns[:, None] - columns[None] + grid - 1  # (width, width)
-    offsets = offset_y[:, None, :, None] + offset_x[None, :, None, :]
-    last = (2 * grid - 1) ** 2
-    index = torch.empty(1 + height * width, 1 + height * width, dtype=torch.int32)
-    index[1:, 1:] = offsets.reshape(height * width, height * width)
-    index[0, :], index[:, 0], index[0, 0] = last, last + 1, last + 2
-    return index
