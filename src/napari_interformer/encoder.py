@@ -91,18 +91,19 @@ class Attention(nn.Module):
         All at once it takes more memory than anything else in the encoder; a row of tokens fits a processor's cache.
         """
         height, width = size
-        table = self.relative_position_bias_table.t()
-        from_class, to_class, own = table[:, -3:, None].unbind(1)  # (heads, 1)
+        table = self.relative_position_bias_table
+        from_class, to_class, own = table[-3:, :, None]  # (heads, 1)
         offsets = 2 * self.grid - 1
         down, across = self._offsets(height), self._offsets(width)
-        # By column of the query, offset down and column of the key: what follows copies whole rows, no single numbers.
-        table = table[:, :-3].reshape(self.heads, offsets, offsets).index_select(2, across.view(-1))
-        table = table.view(self.heads, offsets, width, width).transpose(1, 2).contiguous()
+        # (heads, column of the query, offset down, column of the key): from here on whole rows are copied, no single numbers.
+        lines = table[:-3].view(offsets, offsets, self.heads).permute(1, 2, 0).contiguous()
+        lines = lines.index_select(0, across.view(-1)).view(width, width, self.heads, offsets)
+        lines = lines.permute(2, 0, 3, 1).contiguous()
         for first in range(0, height, rows):
             chosen = down[first : first + rows]
-            tokens = table.index_select(2, chosen.reshape(-1)).view(self.heads, width, len(chosen), -1)
-            tokens = tokens.transpose(1, 2).reshape(self.heads, len(chosen) * width, -1)
-            bias = torch.cat([to_class[:, None].expand(-1, tokens.shape[1], -1), tokens], dim=2)
+            tokens = lines.index_select(2, chosen.reshape(-1)).view(self.heads, width, len(chosen), -1)
+            columns = to_class[:, None, None].expand(-1, len(chosen), width, 1), tokens.transpose(1, 2)
+            bias = torch.cat(columns, dim=3).flatten(1, 2)
             if first == 0:
                 one = torch.cat([own, from_class.expand(-1, height * width)], dim=1)
                 bias = torch.cat([one[:, None], bias], dim=1)
