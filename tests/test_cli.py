@@ -112,6 +112,28 @@ def test_encode_then_segment_from_the_store(cell, tmp_path: Path, capsys: pytest
     np.testing.assert_array_equal(kept, new)
 
 
+def test_segment_encodes_no_more_of_a_large_plane_than_its_clicks_need(tmp_path: Path) -> None:
+    from napari_interformer import Features
+    from napari_interformer.prompts import Box
+    from napari_interformer.samples import cells
+    from napari_interformer.simulate import next_click
+
+    image, truth = cells((256, 256), seed=3)
+    large = np.zeros((2000, 2000), image.dtype)
+    large[1000:1256, 700:956] = image
+    tifffile.imwrite(tmp_path / "large.tif", large)
+    target = truth == np.argmax(np.bincount(truth[truth > 0]))
+    y, x, _ = next_click(np.zeros_like(target), target)
+    arguments = ("segment", tmp_path / "large.tif", "--click", f"{y + 1000},{x + 700}")
+    for _ in range(2):  # the second time nothing is missing
+        assert run(*arguments, "--features", tmp_path / "f.zarr", "-o", tmp_path / "labels.tif") == 0
+        got = tifffile.imread(tmp_path / "labels.tif")[1000:1256, 700:956] > 0
+        assert (got & target).sum() / (got | target).sum() > 0.5
+        features = Features.open(tmp_path / "f.zarr")
+        assert len(features.tiles) == 121 and len(features.waiting()) >= 121 - 12
+        assert features.ready((), Box(x + 700, y + 1000, x + 701, y + 1001))
+
+
 def test_convert_says_what_it_found(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from napari_interformer import load_model
 

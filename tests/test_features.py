@@ -120,7 +120,7 @@ def test_touched_tiles_are_those_that_overlap():
         top, bottom = np.sort(rng.integers(-50, 220, 2))
         box = Box(int(left), int(top), int(right), int(bottom))
         expected = [i for i, core in enumerate(features.tiles) if not core.intersect(box).empty]
-        assert features._touched(box) == expected
+        assert features.touched(box) == expected
 
 
 def test_planes_that_are_not_there_are_refused():

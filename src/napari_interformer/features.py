@@ -52,7 +52,24 @@ class Encoder(Protocol):
 
 
 class NotEncodedError(LookupError):
-    """A part of the image was asked for whose features are not there yet."""
+    """A part of the image was asked for whose features are not there yet.
+
+    Attributes
+    ----------
+    plane : tuple of int
+        Its leading indices.
+    box : Box
+        What was asked for, in pixels of the padded plane.
+    """
+
+    def __init__(self, plane: Plane, box: Box) -> None:
+        super().__init__(plane, box)
+        self.plane, self.box = plane, box
+
+    def __str__(self) -> str:
+        """Say what is not there, and what to do."""
+        where = f"Plane {tuple(self.plane)}" if self.plane else "The image"
+        return f"{where} is not encoded at {tuple(self.box)} yet; encode it, or wait until that is done."
 
 
 @dataclass(frozen=True)
@@ -321,7 +338,7 @@ class Features:
 
     def ready(self, plane: Plane = (), box: Box | None = None) -> bool:
         """Whether a plane, or all tiles that a box of it touches, are encoded."""
-        row, wanted = self.flat(plane), self._touched(box)
+        row, wanted = self.flat(plane), self.touched(box)
         self._refresh(row, wanted)
         return bool(self._done[row, wanted].all())
 
@@ -336,13 +353,16 @@ class Features:
 
     def waiting(self, plane: Plane = (), box: Box | None = None) -> list[int]:
         """Return the numbers of a plane's tiles that are not encoded yet; of those that a box touches, if there is one."""
-        row, wanted = self.flat(plane), self._touched(box)
+        row, wanted = self.flat(plane), self.touched(box)
         self._refresh(row, wanted)
-        return [tile for tile in wanted if not self._done[row, tile]]
+        return [wanted[i] for i in np.flatnonzero(~self._done[row, wanted])]
 
     def _refresh(self, row: int, tiles: Sequence[int]) -> None:
         """Look at what is stored of a plane: another process may have written it."""
-        if self._store is not None and (unknown := [t for t in tiles if not self._done[row, t]]):
+        if self._store is None:
+            return
+        unknown = [tile for tile, done in zip(tiles, self._done[row, list(tiles)], strict=True) if not done]
+        if unknown:
             self._done[row, unknown] |= self._store.done(row, unknown)
 
     def _refresh_all(self) -> None:
@@ -390,15 +410,12 @@ class Features:
                 f"box takes multiples of {SNAP} inside the padded plane {self.padded}; got {tuple(box)}."
             )
         if not self.ready(plane, box):
-            raise NotEncodedError(
-                f"{f'Plane {tuple(plane)}' if plane else 'The image'} is not encoded at {tuple(box)} yet; encode it, or wait "
-                "until that is done."
-            )
+            raise NotEncodedError(plane, box)
         maps = [
             np.empty((c, box.height // s, box.width // s), np.float32)
             for c, s in zip(self.origin.channels, self.origin.strides, strict=True)
         ]
-        for tile in self._touched(box):
+        for tile in self.touched(box):
             core = self.tiles[tile]
             both = core.intersect(box)
             for out, part, stride in zip(
@@ -417,7 +434,7 @@ class Features:
             return True
         if self._store is not None:
             return not self._store.missing(row, y, x)
-        tile = self._touched(Box(x, y, x + 1, y + 1))[0]
+        tile = self.touched(Box(x, y, x + 1, y + 1))[0]
         missing, core = self._gone.get((row, tile)), self.tiles[tile]
         return missing is None or not missing[y - core.top, x - core.left]
 
@@ -491,8 +508,8 @@ class Features:
             self._refresh(self.flat(plane), taken)
             yield [tile for tile in taken if not self._done[self.flat(plane), tile]]
 
-    def _touched(self, box: Box | None) -> list[int]:
-        """Return the numbers of the tiles that a box of the padded plane touches."""
+    def touched(self, box: Box | None) -> list[int]:
+        """Return the numbers of the tiles that a box of the padded plane touches; of all if None."""
         if box is None:
             return list(range(len(self.tiles)))
         height, width = self.tiles[0].height, self.tiles[0].width
