@@ -241,6 +241,45 @@ def test_durations_read_as_people_say_them() -> None:
     assert cli.duration(float("inf")) == "unknown time"
 
 
+def test_training_that_is_interrupted_keeps_its_state_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import signal
+
+    from napari_interformer import train as training
+    from napari_interformer.samples import synthetic
+
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    image, labels = synthetic(np.random.default_rng(0), (64, 80), "nuclei")
+    tifffile.imwrite(tmp_path / "images" / "0.tif", image)
+    tifffile.imwrite(tmp_path / "labels" / "0.tif", labels.astype(np.uint16))
+    click_loss = training.click_loss
+
+    def pressed(*arguments: object) -> object:
+        signal.raise_signal(signal.SIGINT)  # Ctrl+C in the midst of a step
+        return click_loss(*arguments)
+
+    monkeypatch.setattr(training, "click_loss", pressed)
+    before = signal.getsignal(signal.SIGINT)
+    settings = ("--workers", 0, "--crop-sizes", 64, "--pixels-per-step", 4096, "--max-clicks", 0)
+    model = tmp_path / "m.safetensors"
+    assert run("train", tmp_path, "-o", model, "--validation", 0, *settings) == 130
+    assert "interrupted; what was finished is kept" in capsys.readouterr().err
+    assert not model.exists() and (tmp_path / "m.state.pt").exists()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_asking_twice_ends_work_at_once() -> None:
+    import signal
+
+    with pytest.raises(KeyboardInterrupt), cli.between_steps() as asked:
+        assert not asked()
+        signal.raise_signal(signal.SIGTERM)
+        assert asked()
+        signal.raise_signal(signal.SIGINT)
+
+
 def test_train_adapts_the_model_in_the_package(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from napari_interformer import load_model
     from napari_interformer.samples import synthetic

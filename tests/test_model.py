@@ -11,7 +11,7 @@ import torch
 from napari_interformer.checkpoint import build, read_checkpoint
 from napari_interformer.decoder import pooled_length
 from napari_interformer.encoder import Attention
-from napari_interformer.model import PRESETS, InterFormer, normalise, resolve_device
+from napari_interformer.model import PRESETS, InterFormer, decoding_device, normalise, resolve_device
 from napari_interformer.prompts import blank, draw_click, fold, region, sure
 
 TOLERANCE = 1e-3
@@ -189,3 +189,16 @@ def test_a_device_that_is_not_here_is_refused_with_the_remedy(name):
     with pytest.raises(ValueError, match=r"device|asked for"):
         resolve_device(name)
     assert resolve_device("auto").type == "cpu"
+
+
+def test_apples_gpu_encodes_but_the_cpu_answers_clicks(small_model, monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto").type == "mps" == resolve_device("mps").type
+    assert decoding_device("auto").type == "cpu" == decoding_device("mps").type
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert decoding_device("cuda:1") == torch.device("cuda", 1)
+    maps = small_model.encode_pixels(np.zeros((1, 64, 64, 3), np.float32))
+    monkeypatch.setattr(InterFormer, "device", torch.device("mps"))
+    with pytest.raises(ValueError, match="Clicks are answered on a CPU or CUDA"):
+        small_model.prepare([torch.from_numpy(level) for level in maps])

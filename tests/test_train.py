@@ -145,6 +145,56 @@ def test_a_few_steps_on_one_batch_lower_the_loss():
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        SMALLEST,
+        replace(SMALLEST, patch_size=16, detail=(), stored_channels=(2, 2, 2, 2), depths=(2, 2, 3, 2)),
+    ],
+    ids=["stem", "paper"],
+)
+def test_all_tensors_of_a_step_live_on_the_device_that_was_asked_for(sizes, monkeypatch):
+    """No machine with a GPU is needed: a fake tensor knows its device, and refuses company from another one.
+
+    The other device is "meta": it takes the paths that are not the CPU's, and has gradients in builds without CUDA.
+    """
+    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+    asked = []
+
+    def numpy(tensor):
+        assert tensor.device.type == "cpu", f"NumPy takes no tensor on {tensor.device}"
+        asked.append(tensor)
+        return np.ones(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+
+    monkeypatch.setattr(FakeTensor, "numpy", numpy)
+    monkeypatch.setattr(training, "click_chances", lambda _: np.array([0.0, 1.0, 0.0]))
+    made = Batches(pictures(), [], QUICK, sizes, rank=0)[0]
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        with torch.device("meta"):
+            step = Step(training.InterFormer(sizes), QUICK).train()
+        moved = {name: getattr(made, name).to("meta") for name in ("pixels", "dense")}
+        loss, _, _ = step(replace(made, **moved))
+        loss.backward()
+        step.eval()
+        maps = [level.detach()[0].cpu().numpy() for level in step.model.encode(moved["pixels"])]
+        assert step.model.decode_logits(maps, np.zeros((64, 64), np.uint8), (0, 0, 32, 32)).shape == (64, 64)
+    assert asked and loss.device.type == "meta"
+    assert {parameter.grad.device.type for parameter in step.parameters()} == {"meta"}
+
+
+def test_in_mixed_precision_every_part_learns_though_clicks_are_simulated_first():
+    torch.manual_seed(0)
+    step = Step(training.initialise(training.InterFormer(SMALLEST)).train(), QUICK)
+    made = next(one for one in map(batch, range(20)) if np.random.default_rng(one.seed).choice(3) > 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _, _ = step(made)
+    assert loss.dtype == torch.float32
+    loss.backward()
+    idle = [name for name, p in step.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert idle == []
+
+
 def test_norms_biases_and_embeddings_are_not_decayed_and_deep_layers_learn_faster():
     step = Step(training.InterFormer(replace(SMALLEST, layers=3)), QUICK)
     groups = training.parameter_groups(step, 3, replace(QUICK, layer_decay=0.5))
@@ -183,6 +233,8 @@ def test_a_cancelled_run_goes_on_as_if_nothing_had_happened(folder, tmp_path):
     assert not (tmp_path / "parts.safetensors").exists()
     with pytest.raises(ValueError, match="other settings"):
         train(folder, tmp_path / "parts.safetensors", replace(QUICK, lr=1.0))
+    with pytest.raises(ValueError, match="other settings"):  # even where its tensors would not fit
+        train(folder, tmp_path / "parts.safetensors", replace(QUICK, preset="small"))
     parts = train(folder, tmp_path / "parts.safetensors", QUICK)
     ours, theirs = read_checkpoint(parts).tensors, read_checkpoint(whole).tensors
     for name in ours:

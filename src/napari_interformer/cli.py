@@ -413,10 +413,35 @@ def train(ctx: click.Context, /, folder: Path, output: Path, only_adapt: bool, *
     from napari_interformer.train import TrainConfig
     from napari_interformer.train import train as run
 
-    with training_bar("training") as told:
-        saved = run(folder, output, TrainConfig(**settings), progress=told)
+    with training_bar("training") as told, between_steps() as interrupted:
+        saved = run(folder, output, TrainConfig(**settings), progress=told, cancelled=interrupted)
+    if interrupted():
+        raise KeyboardInterrupt
     if first_process():
         click.echo(f"model: {saved}")
+
+
+@contextmanager
+def between_steps() -> Iterator[Callable[[], bool]]:
+    """Let Ctrl+C, or a batch system's SIGTERM, stop work between two steps, where its state can be saved; a second one at once.
+
+    Yields what tells whether anybody has asked.
+    """
+    import signal
+
+    asked: list[int] = []
+
+    def ask(number: int, _: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -193,8 +193,21 @@ class InterFormer(nn.Module):
         return self.backbone(x)  # type: ignore[no-any-return]
 
     def prepare(self, maps: Sequence[Tensor] | Prepared) -> Prepared:
-        """Compute whatever of decoding depends on the image alone; `decode` takes maps or this."""
-        return maps if isinstance(maps, Prepared) else self.neck.prepare(list(maps))
+        """Compute whatever of decoding depends on the image alone; `decode` takes maps or this.
+
+        Raises
+        ------
+        ValueError
+            If the model lies on a device that cannot decode; see `decoding_device`.
+        """
+        if isinstance(maps, Prepared):
+            return maps
+        if self.device.type == "mps":
+            raise ValueError(
+                "Clicks are answered on a CPU or CUDA, since PyTorch pools wrongly on MPS; load the model without a device, "
+                'and give device="mps" to encode alone.'
+            )
+        return self.neck.prepare(list(maps))
 
     def decode(
         self, maps: Sequence[Tensor] | Prepared, reference: Tensor, roi: Region | None = None
@@ -351,4 +364,23 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
     return device
 
 
-__all__ = ["MEAN", "PRESETS", "STD", "InterFormer", "InterFormerConfig", "normalise", "resolve_device"]
+def decoding_device(name: str | torch.device = "auto") -> torch.device:
+    """Return where clicks are answered, and models trained, if images are encoded on the device of that name.
+
+    That is the same device, but for Apple's GPUs: PyTorch's adaptive pooling is wrong on them, silently (pytorch issue
+    190064, 2.13 included). The encoder needs none.
+    """
+    device = resolve_device(name)
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+__all__ = [
+    "MEAN",
+    "PRESETS",
+    "STD",
+    "InterFormer",
+    "InterFormerConfig",
+    "decoding_device",
+    "normalise",
+    "resolve_device",
+]

@@ -32,7 +32,7 @@ from napari_interformer import datasets, samples
 from napari_interformer.checkpoint import load_model, save_model
 from napari_interformer.decoder import resize
 from napari_interformer.image import percentiles, stretch
-from napari_interformer.model import PRESETS, InterFormer, normalise, resolve_device
+from napari_interformer.model import PRESETS, InterFormer, decoding_device, normalise, resolve_device
 from napari_interformer.prompts import Box, blank, draw_click, fold, obey
 from napari_interformer.simulate import iou, next_click
 
@@ -115,9 +115,9 @@ class TrainConfig(ClickConfig):
         Weight of a loss on the encoder alone: foreground and borders of all objects of a crop, read off the finest map
         (not in the paper; for folders in which every object is labelled, else set it to 0).
     precision : str
-        "bf16", "fp32" or "auto": bf16 on CUDA.
+        "bf16", "fp32" or "auto": bf16 on GPUs that have it.
     device : str
-        "auto", "cpu", "cuda" or "mps".
+        "auto", "cpu" or "cuda"; with torchrun, each process takes the GPU of its number.
     workers : int
         Processes that make crops; 0 for none.
     seed : int
@@ -423,6 +423,9 @@ def click_loss(
     further = int(rng.choice(config.max_clicks + 1, p=click_chances(config)))
     with torch.no_grad(), evaluating(model):
         references, ious = simulate(model, [level.detach() for level in maps], targets, further, rng)
+    # Autocast keeps the weights that it has cast. Before PyTorch 2.11 those cast without gradient would serve below,
+    # and I-MSA and the head learn nothing (pytorch issue 65766).
+    torch.clear_autocast_cache()
     logits, levels = model.decode_levels(maps, references)
     truth = torch.from_numpy(targets).to(logits.device)
     loss = normalised_focal_loss(logits, truth) + config.dice * dice_loss(logits, truth)
@@ -570,12 +573,13 @@ def train(
     if config.preset not in PRESETS:
         raise ValueError(f"preset takes one of {', '.join(PRESETS)}; got {config.preset!r}.")
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = resolve_device(config.device)
+    device = decoding_device(config.device)
     if world > 1:
+        if device.type == "cuda":  # one for each process; NCCL takes the current one
+            device = resolve_device(f"cuda:{os.environ['LOCAL_RANK']}")
+            torch.cuda.set_device(device)
         torch.distributed.init_process_group()
-        if device.type == "cuda":
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device))
     output = Path(output)
     state_path = output.with_suffix(".state.pt")
 
@@ -592,14 +596,15 @@ def train(
     )
     start, spent = 0, 0.0
     if state_path.exists():
-        state = torch.load(state_path, map_location=device, weights_only=True)
-        step_module.load_state_dict(state["step_module"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
+        # Not to the device: AdamW counts its steps on the CPU, and would else wait for the GPU at each parameter.
+        state = torch.load(state_path, map_location="cpu", weights_only=True)
         if state["config"] != repr(config):
             raise ValueError(
                 f"{state_path.name} is the state of a run with other settings; repeat those, or delete it to start anew."
             )
+        step_module.load_state_dict(state["step_module"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
         start, spent = state["step"], state["seconds"]
         log.info("going on from step %d of %s", start, state_path.name)
 
@@ -633,11 +638,12 @@ def train(
     output.parent.mkdir(parents=True, exist_ok=True)
     began = saved = time.monotonic()
     recent: list[tuple[float, float, float]] = []
-    step = start
+    step, stopped = start, False
     for batch in loader:
         seconds = spent + time.monotonic() - began
         done = share_done(step, config.steps, seconds, config.minutes)
-        if _any(done >= 1 or (cancelled is not None and cancelled()), device, world):
+        stopped = _any(cancelled is not None and cancelled(), device, world)
+        if stopped or _any(done >= 1, device, world):
             break
         rate = min(1, (step + 1) / config.warmup) * (1 - done)
         for group in optimizer.param_groups:
@@ -663,7 +669,7 @@ def train(
             saved = time.monotonic()
             save_state(step, spent + saved - began)
     seconds = spent + time.monotonic() - began
-    if cancelled is not None and cancelled():
+    if stopped:
         save_state(step, seconds)
     elif rank == 0:
         trained = cast("InterFormer", average.module).eval()
@@ -679,6 +685,11 @@ def train(
 def share_done(step: int, steps: int, seconds: float, minutes: float) -> float:
     """Return how much of a run is over, from 0 to 1, by its steps or its minutes (0 for no limit), whichever ends it."""
     return min(1.0, max(step / steps, seconds / (60 * minutes) if minutes else 0))
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device is a GPU that computes in bfloat16; older ones only pretend to, slowly."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _any(stop: bool, device: torch.device, world: int) -> bool:

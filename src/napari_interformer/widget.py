@@ -205,13 +205,11 @@ class Panel(QScrollArea):
         known, previous = self._models, self.features
 
         def work() -> None:
-            from napari_interformer.checkpoint import load_model
-
             self.encoder.share(lambda cores: cores - max(1, cores // 4))
-            model = known.get((name, device)) or load_model(name, device=_resolved(device))
+            model = known.get((name, device)) or _loaded(name, device)
             planes, features = features_for(job.source.planes(), model, store, previous)
             self.encoder.tell(partial(self._prepared, job, (name, device), model, features))
-            self._encode(job, planes, features, model)
+            self._encode(job, planes, features, model, device)
 
         self.form.bar.setRange(0, 0)
         self.form.bar.setFormat("Loading the model")
@@ -225,6 +223,7 @@ class Panel(QScrollArea):
         if annotator is None or clicks is None or annotator.busy:
             return
         features, model, source = annotator.session.features, annotator.session.model, clicks.source
+        ((_, device),) = self._models
         asked = tuple(dict.fromkeys(c.plane for c in annotator.waiting if not features.ready(c.plane)))
         if not asked:
             return
@@ -232,17 +231,15 @@ class Panel(QScrollArea):
 
         def work() -> None:
             planes = features.source or source.planes().with_contrast(features.origin.contrast)
-            self._encode(job, planes, features, model)
+            self._encode(job, planes, features, model, device)
 
         self._start(job, work)
 
-    def _encode(self, job: Job, planes: Planes, features: Features, model: Any) -> None:
+    def _encode(self, job: Job, planes: Planes, features: Features, model: Any, device: str) -> None:
         """In the encoding thread: encode what a job asks for, and report."""
         from napari_interformer.encoding import encode_tiles
 
-        steps = encode_tiles(
-            planes, features, model, device=model.device, first=lambda: job.wanted, only=job.only
-        )
+        steps = encode_tiles(planes, features, model, device=device, first=lambda: job.wanted, only=job.only)
         for step in steps:
             self.encoder.tell(partial(self._progressed, job, step))
             if job.cancelled.is_set() or self.encoder.closed:
@@ -415,10 +412,8 @@ class Panel(QScrollArea):
             return
 
         def work() -> tuple[InterFormer, bool] | Exception:
-            from napari_interformer.checkpoint import load_model
-
             try:
-                model = load_model(key[0], device=_resolved(key[1]))
+                model = _loaded(*key)
             except Exception as error:
                 return error
             return model, model.fingerprint == annotator.session.features.model_fingerprint
@@ -974,10 +969,12 @@ def warm_up(model: InterFormer) -> None:
     model.decode_logits(prepared, reference)
 
 
-def _resolved(device: str) -> Any:
-    from napari_interformer.model import resolve_device
+def _loaded(name: str, device: str) -> InterFormer:
+    """Load a model to where it answers clicks; planes are encoded by a copy of it, if `device` is another."""
+    from napari_interformer.checkpoint import load_model
+    from napari_interformer.model import decoding_device
 
-    return resolve_device(device)
+    return load_model(name, device=decoding_device(device))
 
 
 def _duration(seconds: float) -> str:
