@@ -11,7 +11,7 @@ import torch
 from napari_interformer.checkpoint import build, read_checkpoint
 from napari_interformer.decoder import pooled_length
 from napari_interformer.encoder import Attention
-from napari_interformer.model import PRESETS, InterFormer, normalise, resolve_device
+from napari_interformer.model import PRESETS, InterFormer, normalise, resolve_device, resolve_devices
 from napari_interformer.prompts import blank, draw_click, fold, region, sure
 
 TOLERANCE = 1e-3
@@ -189,3 +189,15 @@ def test_a_device_that_is_not_here_is_refused_with_the_remedy(name):
     with pytest.raises(ValueError, match=r"device|asked for"):
         resolve_device(name)
     assert resolve_device("auto").type == "cpu"
+
+
+def test_one_name_may_mean_several_devices(monkeypatch):
+    assert resolve_devices("cpu") == [torch.device("cpu")]
+    assert resolve_devices("cpu, cpu") == [torch.device("cpu")] * 2
+    with pytest.raises(ValueError, match="device takes"):
+        resolve_devices("cpu,abacus")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    every = [torch.device("cuda", number) for number in range(3)]
+    assert resolve_devices("auto") == resolve_devices("cuda") == every
+    assert resolve_devices("cuda:1") == every[1:2] and resolve_devices("cuda:2,cuda:0") == every[::-2]
