@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -566,10 +567,18 @@ def test_the_cache_is_bounded_in_bytes(tmp_path, monkeypatch):
     assert len(features._cache) == 1
 
 
-def test_features_beyond_memory_are_sent_to_disk(monkeypatch):
-    monkeypatch.setattr(room.os, "sysconf", lambda name: 100, raising=False)
-    with pytest.raises(ValueError, match=r'keep them on disk with store="name.zarr"'):
-        made()
+def test_features_too_large_for_memory_go_to_a_folder_that_goes_with_them(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(room, "_MEMORY_BYTES", made().nbytes - 1)
+    features = fill(made())
+    assert features.path is None and "3 of 3 planes encoded, in a temporary folder" in repr(features)
+    (folder,) = tmp_path.iterdir()
+    assert files_of(folder / "features.zarr") == ["maps/c/0/0", "maps/c/1/0", "maps/c/2/0"]
+    for got, wrote in zip(features.window((2,), features.tiles[1]), maps_of(features, (2,), 1), strict=True):
+        np.testing.assert_allclose(got, wrote, rtol=1e-3)
+    del features
+    gc.collect()
+    assert not folder.exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are POSIX")
