@@ -100,6 +100,32 @@ def test_segment_takes_several_objects_and_negative_clicks(tmp_path: Path) -> No
     assert not got[[0, 1, 2, 4, 5]].any(), "other planes were not asked for"
 
 
+@pytest.mark.parametrize(("typed", "core"), [("192", 128), ("whole", 0)])
+def test_encode_takes_a_tile_as_typed(typed: str, core: int, tmp_path: Path) -> None:
+    from napari_interformer import Features
+
+    tifffile.imwrite(tmp_path / "a.tif", np.arange(200 * 200, dtype=np.uint16).reshape(200, 200))
+    assert run("encode", tmp_path / "a.tif", "-o", tmp_path / "a.zarr", "--tile", typed, "--halo", "32") == 0
+    assert Features.open(tmp_path / "a.zarr").origin.core == core
+    assert run("encode", tmp_path / "a.tif", "-o", tmp_path / "b.zarr", "--tile", "half") == 2
+
+
+def test_encode_hands_the_work_to_several_devices(
+    cell, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_interformer import cluster, encode, load_model
+
+    def encode_with(devices, image, store, *, model, progress, **options):
+        assert [str(one) for one in devices] == ["cpu", "cpu"] and options["contrast"] == (0, 20_000)
+        return encode(image, load_model(model), store=store, progress=progress, planes=[], **options)
+
+    monkeypatch.setattr(cluster, "encode_with", encode_with)
+    assert (
+        run("encode", cell[0], "-o", tmp_path / "a.zarr", "--device", "cpu,cpu", "--contrast", "0,20000") == 0
+    )
+    assert "1 plane of 256 x 256 pixels" in capsys.readouterr().out
+
+
 def test_encode_then_segment_from_the_store(cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, (y, x), _ = cell
     assert run("encode", path, "-o", tmp_path / "kept.zarr") == 0

@@ -596,6 +596,38 @@ def test_features_on_disk_are_used_again(window, tmp_path):
     assert area(window.labels) == 400
 
 
+def test_features_that_are_half_there_answer_clicks_and_the_rest_is_added(window, tmp_path):
+    from napari_interformer import encode
+
+    image, centres = squares()
+    stack, store = np.stack([image] * 3), tmp_path / "features.zarr"
+    encode(stack, window.model, store=store, planes=[(1,)], contrast=(0, 255))
+    window.viewer.add_image(stack)
+    window.viewer.dims.set_current_step(0, 1)
+    window.model.steps, window.model.tiles = threading.Semaphore(0), 0
+    window.form.store.setText(str(store))
+    window.encode(wait=False)
+    window.wait(lambda: window.panel.annotator is not None)
+    window.click_and_wait(centres[0])
+    assert window.model.tiles == 0 and area(window.labels[1]) == 400
+    assert window.form.planes.state.encoded.tolist() == [False, True, False]
+    window.model.steps.release(100_000)
+    window.wait(lambda: window.panel._job is None)
+    assert window.panel.features.ready_planes().all() and area(window.labels[1]) == 400
+
+
+def test_features_behind_a_url_are_used(window):
+    from napari_interformer import encode
+
+    image, centres = squares()
+    encode(image, window.model, store="memory://window/features.zarr", contrast=(0, 255))
+    window.model.tiles = 0
+    window.form.store.setText("memory://window/features.zarr")
+    window.open(image)
+    window.click_and_wait(centres[0])
+    assert window.model.tiles == 0 and area(window.labels) == 400 and not window.told
+
+
 def test_no_room_on_disk_is_told_and_what_was_there_stays(window, monkeypatch):
     from napari_interformer.features import Features
 

@@ -214,7 +214,7 @@ def app(debug: bool) -> None:
 @app.command()
 @click.argument("image", type=FILE)
 @click.option("-o", "--output", type=FILE, help="Where to keep the features.  [default: IMAGE.features.zarr]")
-@click.option("--tile", help='Pixels encoded at a time, or "whole".  [default: as in training]')
+@click.option("--tile", type=tile_of, help='Pixels encoded at a time, or "whole".  [default: as in training]')
 @click.option("--halo", type=int, help="How far tiles overlap, in pixels.  [default: an eighth of a tile]")
 @click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster that does the work: tcp://HOST:PORT.")
 @click.option(
@@ -240,6 +240,8 @@ def encode(
 
     Interrupted, it keeps what is done, and the same command goes on from there. What is ready can be used meanwhile.
 
+    Several GPUs share the work, with a process for each; so does what --device names with commas.
+
     With --scheduler or --jobqueue the planes go to a Dask cluster, whose workers must see IMAGE and the output.
     """
     import time
@@ -247,6 +249,7 @@ def encode(
 
     import napari_interformer as ni
     from napari_interformer.image import Planes
+    from napari_interformer.model import resolve_devices
 
     if scheduler and jobqueue:
         raise click.UsageError("--scheduler and --jobqueue are two ways to the same: give one of them.")
@@ -257,15 +260,18 @@ def encode(
             from napari_interformer.cluster import cluster, encode_on
 
             client = stack.enter_context(cluster(scheduler=scheduler, jobqueue=jobqueue, workers=workers))
-            make = partial(encode_on, client, image, output, model=model)
+            make = partial(encode_on, client, image, output, model=model, device=device)
+            make = partial(make, channel_axis=channel_axis, channels=channels, contrast=contrast)
+        elif len(devices := resolve_devices(device)) > 1:
+            from napari_interformer.cluster import encode_with
+
+            make = partial(encode_with, devices, image, output, model=model)
             make = partial(make, channel_axis=channel_axis, channels=channels, contrast=contrast)
         else:
             planes = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast)
-            make = partial(ni.encode, planes, ni.load_model(model), store=output)
+            make = partial(ni.encode, planes, ni.load_model(model), store=output, device=device)
         line = stack.enter_context(bar("encoding", "tile"))
-        features = make(
-            device=device, tile=tile, halo=halo, progress=lambda now: show(line, now.done, now.total)
-        )
+        features = make(tile=tile, halo=halo, progress=lambda now: show(line, now.done, now.total))
     height, width = features.size
     megapixels = math.prod(features.shape) / 1e6
     seconds = time.monotonic() - began

@@ -86,7 +86,8 @@ def encode(
     model : InterFormer
         Stays where it is; a copy encodes on `device`.
     store : path, optional
-        A zarr group to keep the features in; an encode that was stopped goes on there.
+        A zarr group to keep the features in; an encode that was stopped goes on there. In memory if None, or, if they
+        would take more than a gigabyte, in a temporary folder.
     device : str
         "auto" (the strongest there is), "cpu", "cuda", "mps".
     tile, halo : int, optional

@@ -7,8 +7,10 @@ goes on, and an encode that was stopped goes on where it was.
 from __future__ import annotations
 
 import math
-import os
+import shutil
+import tempfile
 import threading
+import weakref
 from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -33,6 +35,7 @@ Plane = tuple[int, ...]
 SNAP = 32
 FORMAT = 2
 _CACHE_BYTES = 256 * 2**20  # tiles of stored features that are kept decompressed
+_MEMORY_BYTES = 10**9  # larger features without a store go to a temporary one
 
 
 class Encoder(Protocol):
@@ -184,7 +187,8 @@ class Features:
         core, halo : int
             Pixels of a tile that are kept, and how much more is encoded on each side; core 0 is the whole plane.
         store : path, optional
-            A zarr group to write to, or its URL; in memory if None.
+            A zarr group to write to, or its URL. If None they stay in memory, or, where they would take more than a
+            gigabyte, in a temporary folder that goes when they do.
 
         Raises
         ------
@@ -195,8 +199,12 @@ class Features:
         """
         origin = Origin.of(planes, model, core=core, halo=halo)
         if store is None:
-            _check_memory(origin)
             made = cls(origin)
+            if made.nbytes > _MEMORY_BYTES:
+                folder = tempfile.mkdtemp(prefix="interformer-")
+                made = cls.create(planes, model, core=core, halo=halo, store=Path(folder) / "features.zarr")
+                made.path = None
+                weakref.finalize(made, shutil.rmtree, folder, ignore_errors=True)
             made.source = planes
             return made
         location = located(store)
@@ -546,25 +554,14 @@ class Features:
     def __repr__(self) -> str:
         """Say what is there."""
         ready, total = int(self.ready_planes().sum()), len(self._done)
-        return f"Features({self.origin.axes} {self.shape}, {ready} of {total} planes encoded, {self.path or 'in memory'})"
+        where = self.path or ("in memory" if self._store is None else "in a temporary folder")
+        return f"Features({self.origin.axes} {self.shape}, {ready} of {total} planes encoded, {where})"
 
 
 def _unwritable(location: Path | str, error: OSError) -> OSError:
     if isinstance(location, Path):
         return unwritable(location, error)
     return OSError(f"{location} could not be written ({brief(error)}); check the right to, and the network.")
-
-
-def _check_memory(origin: Origin) -> None:
-    """Refuse what no memory of this machine holds."""
-    needed = Features(origin).nbytes
-    # The system hands out more than there is, and ends the process when it is used.
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
-    if needed > there:
-        raise ValueError(
-            f"Features of this image take {needed / 1e9:.0f} GB, and this machine has {there / 1e9:.0f} GB of memory; keep "
-            'them on disk with store="name.zarr".'
-        )
 
 
 def _attributes(origin: Origin) -> dict[str, Any]:

@@ -942,15 +942,16 @@ def features_for(
     """
     from napari_interformer.encoding import room_for
     from napari_interformer.features import Features, Origin
+    from napari_interformer.store import is_there, located, name_of
 
-    path = None if store is None else Path(store)
-    if path is not None and path.is_dir() and any(path.iterdir()):
+    path = None if store is None else located(store)
+    if path is not None and is_there(path):
         found = previous if previous is not None and previous.path == path else Features.open(path, mode="r+")
         planes = found.source = planes.with_contrast(found.origin.contrast)
         asked = Origin.of(planes, model, core=found.origin.core, halo=found.origin.halo)
         if different := found.origin.differences(asked):
             raise ValueError(
-                f"{path.name} holds features of another {' and '.join(different)}; choose another folder, or the image and "
+                f"{name_of(path)} holds features of another {' and '.join(different)}; choose another folder, or the image and "
                 "model it was made with."
             )
         return planes, found
