@@ -128,7 +128,7 @@ def test_encode_hands_the_work_to_several_devices(
 
 def test_encode_then_segment_from_the_store(cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, (y, x), _ = cell
-    assert run("encode", path, "-o", tmp_path / "kept.zarr") == 0
+    assert run("encode", path, "-o", tmp_path / "kept.zarr", "--tile", 256) == 0
     assert "encoded in" in capsys.readouterr().out
     for store in ("kept.zarr", "new.zarr"):
         labels = tmp_path / f"{store}.tif"
@@ -195,6 +195,17 @@ WRONG = {
     "click that is no number": (["segment", "ok.tif", "--click", "a,3", "-o", "l.tif"], 2, "--click"),
     "no clicks": (["segment", "ok.tif", "-o", "l.tif"], 2, "--click"),
     "no folder to write to": (["segment", "ok.tif", "--click", "1,1", "-o", "no/l.tif"], 1, "folder"),
+    "labels over the image": (["segment", "ok.tif", "--click", "1,1", "-o", "ok.tif"], 1, "the image itself"),
+    "labels as PNG": (["segment", "ok.tif", "--click", "1,1", "-o", "l.png"], 2, ".tif"),
+    "a picture of a strange kind": (
+        ["segment", "ok.tif", "--click", "1,1", "-o", "l.tif", "--overlay", "o.xyz"],
+        2,
+        ".png",
+    ),
+    "a tile that is no number": (["encode", "ok.tif", "--tile", "big"], 2, "whole"),
+    "a tile of an odd size": (["encode", "ok.tif", "--tile", "100"], 1, "multiples of 32"),
+    "a model over a folder": (["train", ".", "-o", "a.safetensors"], 1, "a.safetensors is a folder"),
+    "a model of a strange kind": (["train", ".", "-o", "m.pth"], 2, "safetensors"),
     "no such model": (["segment", "ok.tif", "--click", "1,1", "-o", "l.tif", "-m", "nope"], 1, "nope"),
     "text as model": (
         ["segment", "ok.tif", "--click", "1,1", "-o", "l.tif", "-m", "text.tif"],
@@ -228,6 +239,7 @@ def test_wrong_use_ends_with_one_sentence(
     tifffile.imwrite("ok.tif", rng.integers(0, 255, (64, 96), dtype=np.uint8))
     Path("cut.tif").write_bytes(Path("ok.tif").read_bytes()[:2000])
     Path("text.tif").write_text("this is not an image\n")
+    Path("a.safetensors").mkdir()
     before = {path.name for path in tmp_path.iterdir()}
     assert run(*arguments) == code
     told = capsys.readouterr().err

@@ -106,8 +106,17 @@ def test_the_same_seed_splits_alike_whatever_the_order():
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_a_folder_without_the_layout_is_refused(name, tmp_path):
-    with pytest.raises(ValueError, match="layout"):
+    with pytest.raises(ValueError, match=rf"the layout of '{name}': .+ is missing\. It takes \S+") as told:
         list(load(name, tmp_path))
+    assert str(told.value).count(str(tmp_path)) == 1
+
+
+def test_a_damaged_image_is_named(tmp_path):
+    for name in ("images", "labels"):
+        save(tmp_path / name / "a.png", MASK)
+    (tmp_path / "images" / "a.png").write_bytes(b"this is text")
+    with pytest.raises(OSError, match=r"a\.png cannot be read as an image"):
+        list(load("folder", tmp_path))
 
 
 def test_sizes_must_agree(tmp_path):

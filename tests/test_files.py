@@ -369,6 +369,13 @@ def test_labels_that_cannot_be_written_leave_the_old_file(tmp_path, monkeypatch)
     assert [p.name for p in tmp_path.iterdir()] == ["a.tif"]
 
 
+@pytest.mark.parametrize("name", ["labels.png", "labels"])
+def test_labels_are_not_written_under_the_name_of_something_else(name, tmp_path):
+    with pytest.raises(ValueError, match=r"\.tif, \.tiff, \.zarr; got"):
+        write_labels(tmp_path / name, np.ones((8, 8), np.uint8))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_labels_need_a_folder(tmp_path):
     with pytest.raises(OSError, match="make that folder first"):
         write_labels(tmp_path / "none" / "a.tif", np.ones((8, 8), np.uint8))
@@ -379,15 +386,28 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
     # The system itself refuses to write more than 4 kB.
     program = f"""
 import resource, numpy as np
-from napari_interformer.files import write_labels
-write_labels(r"{tmp_path / "a.tif"}", np.ones((8, 8), np.uint8))
+from pathlib import Path
+from napari_interformer import load_model, save_model
+from napari_interformer.files import write_labels, write_whole
+folder = Path(r"{tmp_path}")
+write_labels(folder / "a.tif", np.ones((8, 8), np.uint8))
+for name in ("clicks.json", "m.safetensors"):
+    write_whole(folder / name, b"before")
+model = load_model()
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-try:
-    write_labels(r"{tmp_path / "a.tif"}", np.random.default_rng(0).integers(0, 9, (300, 300)))
-except OSError as error:
-    print(error)
+for write in (
+    lambda: write_labels(folder / "a.tif", np.random.default_rng(0).integers(0, 9, (300, 300))),
+    lambda: write_whole(folder / "clicks.json", bytes(5000)),
+    lambda: save_model(model, folder / "m.safetensors"),
+):
+    try:
+        write()
+    except OSError as error:
+        print(error)
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "free some room" in run.stdout
+    told = run.stdout.splitlines()
+    assert len(told) == 3 and all("(File too large); free some room" in line for line in told), run.stdout
     assert tifffile.imread(tmp_path / "a.tif").sum() == 64
-    assert [p.name for p in tmp_path.iterdir()] == ["a.tif"]
+    assert {p.name for p in tmp_path.iterdir()} == {"a.tif", "clicks.json", "m.safetensors"}
+    assert {(tmp_path / name).read_bytes() for name in ("clicks.json", "m.safetensors")} == {b"before"}

@@ -25,6 +25,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from napari_interformer.files import unwritable
 from napari_interformer.model import InterFormer, InterFormerConfig, resolve_device
 
 if TYPE_CHECKING:
@@ -172,6 +173,11 @@ def save_model(
         Where the weights come from; shown when the file is read.
     half : bool
         Store weights in half precision, for a file of half the size.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; the file that was there before is untouched.
     """
     path = Path(path)
     tensors = {
@@ -179,14 +185,17 @@ def save_model(
         for name, t in model.state_dict().items()
     }
     metadata = {"config": json.dumps(asdict(model.config)), "notes": json.dumps(dict(notes or {}))}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
-        whole = Path(folder) / path.name
-        safetensors.torch.save_file(tensors, whole, metadata=metadata)
-        mask = os.umask(0)
-        os.umask(mask)
-        whole.chmod(0o666 & ~mask)  # safetensors makes files that nobody else on a file share can read
-        os.replace(whole, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
+            whole = Path(folder) / path.name
+            safetensors.torch.save_file(tensors, whole, metadata=metadata)
+            mask = os.umask(0)
+            os.umask(mask)
+            whole.chmod(0o666 & ~mask)  # safetensors makes files that nobody else on a file share can read
+            os.replace(whole, path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise unwritable(path, error) from error
     return path
 
 

@@ -214,7 +214,12 @@ def app(debug: bool) -> None:
 @app.command()
 @click.argument("image", type=FILE)
 @click.option("-o", "--output", type=FILE, help="Where to keep the features.  [default: IMAGE.features.zarr]")
-@click.option("--tile", type=tile_of, help='Pixels encoded at a time, or "whole".  [default: as in training]')
+@click.option(
+    "--tile",
+    type=tile_of,
+    metavar="N|whole",
+    help='Side of the squares that are encoded at a time, in pixels, or "whole" for planes.  [default: as in training]',
+)
 @click.option("--halo", type=int, help="How far tiles overlap, in pixels.  [default: an eighth of a tile]")
 @click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster that does the work: tcp://HOST:PORT.")
 @click.option(
@@ -339,18 +344,17 @@ def segment(
     everything = [*([list(clicks)] if clicks else []), *objects]
     if not everything and prompts is None:
         raise click.UsageError("segment takes clicks; give --click, --object or --prompts.")
-    for path in (output, overlay):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise FileNotFoundError(
-                f"There is no folder {path.parent} to write {path.name} to; make it first."
-            )
-
     import numpy as np
 
     import napari_interformer as ni
     from napari_interformer.encoding import room_for
     from napari_interformer.features import NotEncodedError
+    from napari_interformer.files import LABEL_FILES
     from napari_interformer.image import Planes, write_labels
+
+    check_output(output, LABEL_FILES, image)
+    if overlay is not None:
+        check_output(overlay, (".png",), image)
 
     planes = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast)
     for position, _ in (one for clicks_of_one in everything for one in clicks_of_one):
@@ -411,6 +415,8 @@ def train(ctx: click.Context, /, folder: Path, output: Path, only_adapt: bool, *
     a few images: napari-interformer train FOLDER --adapt -o model.safetensors
     """  # noqa: D301 - click's mark for lines that are not to be wrapped
     check_folder(folder)
+    output.absolute().parent.mkdir(parents=True, exist_ok=True)
+    check_output(output, (".safetensors",))
     if only_adapt:
         by_hand = click.core.ParameterSource.COMMANDLINE
         given = {name for name in settings if ctx.get_parameter_source(name) is by_hand}
@@ -552,10 +558,7 @@ def convert(source: Path, output: Path) -> None:
 
     if not source.is_file():
         raise FileNotFoundError(f"convert takes a checkpoint; there is no file {source}.")
-    if output.suffix != ".safetensors":
-        raise click.BadParameter(
-            f"the model is written as .safetensors; got {output.name!r}.", param_hint="OUTPUT"
-        )
+    check_output(output, (".safetensors",))
     found = read_checkpoint(source)
     model = build(found)  # strict: every tensor is there and of the right shape
     click.echo(str(found))
@@ -674,7 +677,7 @@ def report(session: Session) -> None:
     numbers, sizes = np.unique(np.asarray(session.labels), return_counts=True)
     for number, size in zip(numbers, sizes, strict=True):
         if number:
-            click.echo(f"object {number}: {size} pixels")
+            click.echo(f"object {number}: {count(size, 'pixel')}")
 
 
 def busiest(session: Session) -> tuple[int, ...]:
@@ -688,11 +691,12 @@ def busiest(session: Session) -> tuple[int, ...]:
 
 def picture(path: Path, planes: Planes, session: Session, plane: tuple[int, ...]) -> None:
     """Write a PNG of one plane: the image, the labels in colour with their outlines, the clicks in green and red."""
+    import imageio.v3 as iio
     import numpy as np
     from skimage.draw import disk
-    from skimage.io import imsave
     from skimage.segmentation import find_boundaries
 
+    from napari_interformer.files import write_whole
     from napari_interformer.prompts import Click
 
     labels: NDArray[np.integer[Any]] = np.asarray(session.labels[plane])
@@ -712,7 +716,7 @@ def picture(path: Path, planes: Planes, session: Session, plane: tuple[int, ...]
             drawn[disk((prompt.y, prompt.x), radius, shape=planes.size)] = (
                 (0, 160, 60) if prompt.positive else (220, 30, 30)
             )
-    imsave(path, np.clip(drawn, 0, 255).astype(np.uint8), check_contrast=False)
+    write_whole(path, iio.imwrite("<bytes>", np.clip(drawn, 0, 255).astype(np.uint8), extension=".png"))
 
 
 def encode_shown(
@@ -746,6 +750,27 @@ def check_folder(folder: Path) -> None:
         raise FileNotFoundError(
             f"A data set is a folder with images/ and labels/; there is no folder {folder}."
         )
+
+
+def check_output(path: Path, endings: Sequence[str], source: Path | None = None) -> None:
+    """Refuse before hours of work a name with another ending, a place that cannot be written to, and the source's own."""
+    import tempfile
+
+    from napari_interformer.files import unwritable
+
+    if path.suffix.lower() not in endings:
+        raise click.UsageError(f"{path.name!r} takes another ending: {' or '.join(endings)} is written.")
+    if path.is_dir() and path.suffix != ".zarr":
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file.")
+    if source is not None and path.exists() and source.exists() and path.samefile(source):
+        raise FileExistsError(f"{path} is the image itself; give the result another name.")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} to; make it first.")
+    try:
+        with tempfile.TemporaryFile(dir=path.absolute().parent):
+            pass
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def count(number: int, noun: str) -> str:

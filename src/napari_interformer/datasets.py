@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import imageio.v3 as iio
 import numpy as np
 import tifffile
 from scipy.io import loadmat
-from skimage.io import imread
+
+from napari_interformer.files import brief
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -151,13 +153,37 @@ def load(name: str, root: str | Path) -> Iterator[Sample]:
         yield from DATASETS[name](root)
     except (FileNotFoundError, KeyError) as error:
         raise ValueError(
-            f"{root} does not have the layout of {name} ({error} is missing); see its docstring."
+            f"{root} does not have the layout of {name!r}: {_missing(error, Path(root))} is missing. {_layout(name)}"
         ) from None
 
 
+def _missing(error: Exception, root: Path) -> str:
+    """Name what was looked for, below the data set's folder."""
+    what = getattr(error, "filename", None) or error.args[0]
+    return Path(what).relative_to(root).as_posix() if Path(what).is_relative_to(root) else str(what)
+
+
+def _layout(name: str) -> str:
+    """Say what a layout takes, in the words of its function."""
+    told = (DATASETS[name].__doc__ or "").split("\n\n")[0].replace("`", "").removeprefix("Read ")
+    return f"It takes {' '.join(told.split())}"
+
+
 def read(path: Path) -> NDArray[Any]:
-    """Read one TIFF, PNG, JPEG or BMP: (Y, X) or (Y, X, 3)."""
-    pixels = np.asarray(tifffile.imread(path) if path.suffix.lower() in (".tif", ".tiff") else imread(path))
+    """Read one TIFF, PNG, JPEG or BMP: (Y, X) or (Y, X, 3).
+
+    Raises
+    ------
+    FileNotFoundError, OSError
+        If it is not there, or cannot be read as an image.
+    """
+    try:
+        tiff = path.suffix.lower() in (".tif", ".tiff")
+        pixels = np.asarray(tifffile.imread(path) if tiff else iio.imread(path, plugin="pillow"))
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged file breaks readers in many places
+        raise OSError(f"{path} cannot be read as an image ({brief(error)}); copy it again.") from error
     return pixels[..., :3] if pixels.ndim == 3 else pixels
 
 

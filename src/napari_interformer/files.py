@@ -6,6 +6,7 @@ import errno
 import logging
 import math
 import os
+import re
 import tempfile
 import weakref
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CHUNK, _COARSEST = 512, 512  # sides in pixels: of OME-Zarr's chunks, and the least of its coarser levels
+LABEL_FILES = (".tif", ".tiff", ".zarr")
 _TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -64,8 +66,9 @@ def read_image(path: str | os.PathLike[str]) -> ImageFile:
     try:
         data = iio.imread(path, plugin="pillow")
     except Exception as error:  # Pillow raises what it likes
+        reason = "" if "can not handle" in str(error) else f" ({brief(error)})"  # that says no more
         raise OSError(
-            f"{path.name} cannot be read as an image ({brief(error)}); give a TIFF, PNG, JPEG or zarr."
+            f"{path.name} cannot be read as an image{reason}; give a TIFF, PNG, JPEG or zarr."
         ) from error
     if data.dtype == bool:
         data = np.not_equal(data, False)  # Pillow's True is 255
@@ -216,7 +219,8 @@ def write_labels(
     Parameters
     ----------
     path : str or Path
-        OME-Zarr if it ends in .zarr, else OME-TIFF. A file is replaced if it exists, and so are labels in OME-Zarr.
+        OME-Zarr if it ends in .zarr, OME-TIFF if in .tif or .tiff. A file is replaced if it exists, and so are labels
+        in OME-Zarr.
     labels : (..., Y, X) integer
         Any array that can be indexed; stored in the smallest unsigned type that holds it.
     axes : str, optional
@@ -227,7 +231,7 @@ def write_labels(
     Raises
     ------
     TypeError, ValueError
-        If labels are not integers, or negative, or the path is a folder of something else.
+        If labels are not integers, or negative, or the path is a folder of something else or has another ending.
     OSError
         If it cannot be written; the file that was there before is untouched.
     """
@@ -250,6 +254,10 @@ def write_labels(
     if path.is_dir() and not (write is _write_zarr and _is_labels(path)):
         raise ValueError(
             f"A label image takes the name of a new file; {path.name} is a folder: give another name."
+        )
+    if path.suffix.lower() not in LABEL_FILES:
+        raise ValueError(
+            f"A label image is written as {', '.join(LABEL_FILES)}; got {path.name!r}: give it one of these endings."
         )
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
@@ -373,6 +381,24 @@ def _ome_axes(axes: str | None, ndim: int) -> str:
     return "".join(names)
 
 
+def write_whole(path: Path, content: bytes) -> Path:
+    """Write a small file whole or not at all.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; the file that was there before is untouched.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
+            whole = Path(folder) / path.name
+            whole.write_bytes(content)
+            os.replace(whole, path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    return path
+
+
 # ------------------------------------------------------------------------------------------------ errors
 
 _REMEDIES = {
@@ -384,12 +410,14 @@ _REMEDIES = {
 }
 
 
-def unwritable(path: Path, error: OSError) -> OSError:
+def unwritable(path: Path, error: Exception) -> OSError:
     """Return an error that says in one sentence what could not be written, why, and what to do."""
-    remedy = _REMEDIES.get(error.errno or 0, "check the disk or choose another place")
-    return OSError(
-        f"{path.name} could not be written to {path.parent} ({error.strerror or brief(error)}); {remedy}."
-    )
+    number = getattr(error, "errno", None)
+    if told := re.search(r"os error (\d+)", str(error)):  # Rust's way, hence safetensors'
+        number = int(told[1])
+    remedy = _REMEDIES.get(number or 0, "check the disk or choose another place")
+    reason = os.strerror(number) if number else brief(error)
+    return OSError(f"{path.name} could not be written to {path.parent} ({reason}); {remedy}.")
 
 
 def brief(error: BaseException) -> str:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion
 
+from napari_interformer.files import write_whole
 from napari_interformer.prompts import (
     Box,
     Click,
@@ -554,7 +555,7 @@ class Session:
     # ------------------------------------------------------------------------------------ on disk
 
     def save_prompts(self, path: str | Path) -> Path:
-        """Write every object's prompts as JSON: committed ones and the current one, in order."""
+        """Write every object's prompts as JSON, committed ones and the current one, in order: whole or not at all."""
         path = Path(path)
         content = {
             "format": 1,
@@ -570,8 +571,7 @@ class Session:
                 "prompts": list(map(_to_json, self.prompts)),
             },
         }
-        path.write_text(json.dumps(content), encoding="utf-8")
-        return path
+        return write_whole(path, json.dumps(content).encode())
 
     def load_prompts(self, path: str | Path) -> None:
         """Replay a file of `save_prompts`: commit its objects, and go on with its current one.
