@@ -100,6 +100,15 @@ def test_segment_takes_several_objects_and_negative_clicks(tmp_path: Path) -> No
     assert not got[[0, 1, 2, 4, 5]].any(), "other planes were not asked for"
 
 
+def test_an_object_that_others_cover_is_told(
+    cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, (y, x), _ = cell
+    one, labels = f"{y},{x}", tmp_path / "labels.tif"
+    assert run("segment", path, "--object", one, "--object", one, "-o", labels) == 0
+    assert "object 2: 0 pixels: all of it belongs to objects before it" in capsys.readouterr().out
+
+
 def test_encode_then_segment_from_the_store(cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, (y, x), _ = cell
     assert run("encode", path, "-o", tmp_path / "kept.zarr", "--tile", 256) == 0
