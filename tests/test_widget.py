@@ -938,7 +938,8 @@ def test_a_panel_that_is_opened_again_goes_on_with_the_labels(field):
 
 def test_nothing_is_cut_off_when_rows_are_added(window):
     image, _ = squares()
-    window.wait(lambda: window.panel.minimumWidth() > 0)  # it has found its width without them
+    window.rest()
+    window.panel.setMinimumWidth(50)  # whatever the panel thought to be its width before
     window.viewer.add_image(np.stack([image] * 3), name="channels")
     window.viewer.add_image(image, name="another")
     window.form.image.choose(window.viewer.layers["channels"])
@@ -946,7 +947,8 @@ def test_nothing_is_cut_off_when_rows_are_added(window):
     window.form.channel_axis.setCurrentIndex(1)
     window.rest()
     assert window.form.channels.isVisible() and window.form.green.isVisible()
-    window.wait(lambda: window.panel.viewport().width() >= window.form.minimumSizeHint().width(), 5)
+    window.wait(lambda: window.panel.viewport().width() >= window.form.minimumSizeHint().width())
+    assert window.panel.minimumWidth() > window.form.minimumSizeHint().width()
 
 
 def test_closing_gives_keys_back_and_keeps_labels(field):
