@@ -938,7 +938,7 @@ def test_a_panel_that_is_opened_again_goes_on_with_the_labels(field):
 
 def test_nothing_is_cut_off_when_rows_are_added(window):
     image, _ = squares()
-    window.rest(0.3)  # until napari has given the panel its style
+    window.rest()
     window.panel.setMinimumWidth(50)  # whatever the panel thought to be its width before
     window.viewer.add_image(np.stack([image] * 3), name="channels")
     window.viewer.add_image(image, name="another")

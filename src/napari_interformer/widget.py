@@ -92,7 +92,6 @@ class Panel(QScrollArea):
         self.setWidget(self.form)
         self.setWidgetResizable(True)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.form.installEventFilter(self)
         self.features: Features | None = None
         self.clicks: ClickLayer | None = None
         self.labels: LayerLabels | None = None
@@ -915,7 +914,7 @@ class Panel(QScrollArea):
         return bool(super().event(event))
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        """Be as wide as the form wants to be when its rows change, such as for channels."""
+        """Be as wide as the form, which a scroll area watches, wants to be when its rows change, such as for channels."""
         if watched is self.form and event.type() == QEvent.Type.LayoutRequest:
             self.fit()
         return bool(super().eventFilter(watched, event))
