@@ -126,6 +126,15 @@ def test_encode_hands_the_work_to_several_devices(
     assert "1 plane of 256 x 256 pixels" in capsys.readouterr().out
 
 
+def test_an_object_that_others_cover_is_told(
+    cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, (y, x), _ = cell
+    one, labels = f"{y},{x}", tmp_path / "labels.tif"
+    assert run("segment", path, "--object", one, "--object", one, "-o", labels) == 0
+    assert "object 2: 0 pixels: all of it belongs to objects before it" in capsys.readouterr().out
+
+
 def test_encode_then_segment_from_the_store(cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, (y, x), _ = cell
     assert run("encode", path, "-o", tmp_path / "kept.zarr", "--tile", 256) == 0

@@ -189,7 +189,9 @@ def test_commit_starts_the_next_object_and_protects_the_last(field):
     window.key_and_wait("C")
     assert len(window.points.data) == 0
     window.click_and_wait((y, x))  # the same square again: it is taken
+    assert "all its pixels are other objects'" in window.form.object.text()
     window.click_and_wait(centres[1])
+    assert "other objects" not in window.form.object.text()
     assert (area(window.labels, 1), area(window.labels, 2)) == (400, 400)
     window.key_and_wait("M")
     window.form.overwrite.click()
@@ -978,6 +980,39 @@ def test_another_image_gets_its_own_labels(field):
     window.click_and_wait((20, 20))
     assert area(first.data) == 400 and first in window.viewer.layers
     assert area(window.panel.labels.layer.data) == 400 and window.panel.labels.layer is not first
+    window.form.image.choose(window.viewer.layers[0])  # back to the first one, and to its labels
+    window.panel._image_chosen()
+    assert window.form.labels.layer() is first
+
+
+def test_a_panel_that_is_opened_again_goes_on_with_the_labels(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    labels = window.viewer.layers[LABELS]
+    window.viewer.window.remove_dock_widget(window.panel)
+    window.panel = Panel(window.viewer)
+    window.form = window.panel.form
+    window.viewer.window.add_dock_widget(window.panel, name="InterFormer")
+    window.encode()
+    window.click_and_wait(centres[1])
+    assert (area(labels.data, 1), area(labels.data, 2)) == (400, 400)
+    assert [layer.name for layer in window.viewer.layers][1:] == [LABELS, CLICKS]
+
+
+def test_nothing_is_cut_off_when_rows_are_added(window):
+    image, _ = squares()
+    window.rest()
+    window.panel.setMinimumWidth(50)  # whatever the panel thought to be its width before
+    window.viewer.add_image(np.stack([image] * 3), name="channels")
+    window.viewer.add_image(image, name="another")
+    window.form.image.choose(window.viewer.layers["channels"])
+    window.panel._image_chosen()
+    window.form.channel_axis.setCurrentIndex(1)
+    window.rest()
+    assert window.form.channels.isVisible() and window.form.green.isVisible()
+    window.wait(lambda: window.panel.viewport().width() >= window.form.minimumSizeHint().width())
+    assert window.panel.minimumWidth() > window.form.minimumSizeHint().width()
 
 
 def test_closing_gives_keys_back_and_keeps_labels(field):

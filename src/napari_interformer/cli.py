@@ -674,10 +674,11 @@ def report(session: Session) -> None:
     """Print how many pixels each new object has."""
     import numpy as np
 
-    numbers, sizes = np.unique(np.asarray(session.labels), return_counts=True)
-    for number, size in zip(numbers, sizes, strict=True):
-        if number:
-            click.echo(f"object {number}: {count(size, 'pixel')}")
+    numbers, counts = np.unique(np.asarray(session.labels), return_counts=True)
+    sizes = {int(number): int(size) for number, size in zip(numbers, counts, strict=True)}
+    for number in sorted({*session.objects, *sizes} - {0}):
+        told = "" if number in sizes else ": all of it belongs to objects before it"
+        click.echo(f"object {number}: {count(sizes.get(number, 0), 'pixel')}{told}")
 
 
 def busiest(session: Session) -> tuple[int, ...]:

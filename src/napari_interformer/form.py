@@ -532,6 +532,8 @@ def _told(annotator: Annotator | None, picking: bool, adapting: bool) -> str:
     text = f"Object {session.label}: {count} click{'s' * (count != 1)}"
     if len(session.planes) > 1:
         text += f", {len(session.planes)} planes"
+    if session.covered:
+        text += "; all its pixels are other objects'"
     if annotator.waiting:
         where = ", ".join(map(str, annotator.waiting[0].plane))
         wait = f"{len(annotator.waiting)} more wait{'s' * (len(annotator.waiting) == 1)}"

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 CLICKS, LABELS = "InterFormer clicks", "InterFormer labels"
 GREEN, RED = "#00c853", "#ff1744"
 _POSITIVE = "positive"  # the feature column that says what a point means
+_MADE_FOR = "napari-interformer image"  # in the metadata of a Labels layer: the image's unique_id
 _TEXTURE = 16384  # pixels; the longest side that graphics cards take
 _ON_SCREEN = (9, 14)  # pixels; zoomed in or out, points stay visible and never hide small objects
 
@@ -340,10 +341,18 @@ def new_labels(source: Source, shape: Sequence[int]) -> Labels:
     that are views of the finest, so that napari shows the part on screen; its brush does not paint on such a layer.
     """
     data = np.zeros(source.whole(shape), np.int32)
+    made = {_MADE_FOR: source.image.unique_id}
     if max(shape[-2:]) > _TEXTURE:
         levels = [data[..., :: 4**n, :: 4**n] for n in range(5)]
-        return Labels(levels, multiscale=True, name=LABELS, **source.placement())
-    return Labels(data, name=LABELS, **source.placement())
+        return Labels(levels, multiscale=True, name=LABELS, metadata=made, **source.placement())
+    return Labels(data, name=LABELS, metadata=made, **source.placement())
+
+
+def labels_of(image: Image, layers: Iterable[Any]) -> Labels | None:
+    """Return the topmost of some layers that `new_labels` made for an image."""
+    mark = image.unique_id
+    made = [one for one in layers if isinstance(one, Labels) and one.metadata.get(_MADE_FOR) == mark]
+    return made[-1] if made else None
 
 
 class LayerLabels:

@@ -291,6 +291,12 @@ class Session:
         return _last(self._steps, plane)
 
     @property
+    def covered(self) -> bool:
+        """Whether all pixels of the current object belong to others, which are protected; known if it is drawn live."""
+        drawn = any((patch.written == self.label).any() for patch in self._patches.values())
+        return bool(self._patches) and not drawn and any(self.plane_mask(p)[1].any() for p in self.planes)
+
+    @property
     def finished(self) -> Finished:
         """The label image without the current object."""
         return Finished(self)

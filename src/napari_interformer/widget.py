@@ -23,7 +23,7 @@ from qtpy.QtWidgets import QApplication, QFileDialog, QInputDialog, QScrollArea
 from napari_interformer.annotator import Annotator, sentence
 from napari_interformer.form import DEFAULT_MODEL, Form, Lane
 from napari_interformer.image import write_labels
-from napari_interformer.layers import ClickLayer, LayerLabels, new_labels
+from napari_interformer.layers import ClickLayer, LayerLabels, labels_of, new_labels
 from napari_interformer.prompts import Box, blank, draw_click
 from napari_interformer.strip import StackState
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     import napari.viewer
+    from qtpy.QtCore import QObject
     from qtpy.QtGui import QCloseEvent
 
     from napari_interformer.encoding import Part, Progress
@@ -107,6 +108,7 @@ class Panel(QScrollArea):
         self.encoder, self.decoder = Lane("encode", patient=True), Lane("decode")
         self._connect()
         self._fill_layers()
+        self._image_chosen()
         self.decoder.run(self._model_names, self.form.fill_models, self._failed)
         self._refresh()
 
@@ -731,8 +733,8 @@ class Panel(QScrollArea):
         path, _ = QFileDialog.getSaveFileName(
             self, "Save labels", "labels.ome.tif", "OME-TIFF (*.tif *.tiff);;OME-Zarr (*.zarr)"
         )
-        if path:
-            self.write_labels(annotator, self.labels, Path(path))
+        if path:  # not every system's dialog adds the ending
+            self.write_labels(annotator, self.labels, Path(path if Path(path).suffix else f"{path}.ome.tif"))
 
     def write_labels(self, annotator: Annotator, labels: LayerLabels, path: Path) -> None:
         """Write labels in the decoding thread, once everything before is done."""
@@ -839,9 +841,13 @@ class Panel(QScrollArea):
 
     def _image_chosen(self, _: Any = None) -> None:
         self.form.adapt()
-        if self.clicks is not None:
-            mine = self.form.image.layer() is self.clicks.source.image
-            self.form.labels.choose(self.labels.layer if mine and self.labels is not None else None)
+        image, labels = self.form.image.layer(), self.labels
+        if image is None:
+            return
+        if self.clicks is not None and image is self.clicks.source.image and labels is not None:
+            self.form.labels.choose(labels.layer)
+        else:  # what was begun before the panel was closed, or another image was looked at, is gone on with
+            self.form.labels.choose(labels_of(image, self.viewer.layers))
 
     def _labels_chosen(self) -> None:
         annotator, clicks, labels = self.annotator, self.clicks, self.labels
@@ -926,6 +932,12 @@ class Panel(QScrollArea):
                 self._docked = False
                 self.release()
         return bool(super().event(event))
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """Be as wide as the form, which a scroll area watches, wants to be when its rows change, such as for channels."""
+        if watched is self.form and event.type() == QEvent.Type.LayoutRequest:
+            self.fit()
+        return bool(super().eventFilter(watched, event))
 
     def fit(self) -> None:
         """Be wide enough for the form, which has its size once napari has given it its style."""
