@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from napari_interformer.prompts import Click
     from napari_interformer.train import Progress as Learnt
 
+AT_ONCE = 0.05  # seconds for which the window may wait for an answer
 CTRL = "Meta" if sys.platform == "darwin" else "Control"  # napari calls the command key so
 
 
@@ -332,12 +333,25 @@ class Panel(QScrollArea):
         self.clicks = ClickLayer(source)
         self.clicks.positive = self.form.positive
         self.clicks.connect(self._clicked)
+        self.clicks.expected = self._expected
         self.viewer.add_layer(self.clicks.layer)
         return self.clicks
+
+    def _expected(self, click: Click) -> None:
+        if self.annotator is not None:
+            self.annotator.expect(click)
 
     def _clicked(self) -> None:
         if self.annotator is not None:
             self.annotator.edited()
+            self.decoder.tell(self._await_answer)
+
+    def _await_answer(self) -> None:
+        """Wait for an answer that comes at once, rather than draw the click without it and then draw again.
+
+        Drawing and Python's lock would hold up the decoding thread: it took three times as long.
+        """
+        self.decoder.wait(lambda: self.annotator is None or not self.annotator.busy, AT_ONCE)
 
     def _end_session(self) -> None:
         """Stop writing to the labels, which stay as they are; the click layer stays too, empty, and takes no keys."""
