@@ -58,10 +58,9 @@ SNAP = 32  # windows begin and end on multiples of this, as tiles and regions do
 # click is decoded again.
 LARGEST_WINDOW = 4
 CUT = 2.0  # logit; what lies between it and its negative is in doubt
-# Shares of a mask beyond doubt: below the first, magnifications are tried until one reaches the second. Where none does, the
-# one with the largest share counts if it is so many times that of the image's own. Chosen on drawn objects and on training
-# images of dsb2018.
-DOUBTFUL, STEADY, STEADIER = 0.2, 0.35, 1.5
+# Shares of a mask beyond doubt: below the first, magnifications are tried until one reaches the second. Chosen on drawn
+# objects and on training images of dsb2018.
+DOUBTFUL, STEADY = 0.12, 0.35
 LEAST_PLANE = 64  # pixels; a plane is not shrunk to less
 
 
@@ -666,24 +665,18 @@ class Session:
         return step
 
     def _steadier(self, step: Step) -> Step:
-        """Return a first click's answer at the nearest level where it is steady, or else the steadiest.
+        """Return a first click's answer at the nearest level where it is steady; `step` if there is none.
 
-        At a wrong magnification the network sees a speck or a texture, and hesitates where it ends. `step` has the benefit of
-        the doubt.
+        At a wrong magnification the network sees a speck or a texture, and hesitates where it ends.
         """
-        best, steadiness = step, STEADIER * step.view.steadiness
         coarser = itertools.takewhile(
             lambda level: min(self._padded(level)) >= LEAST_PLANE, itertools.count(-1, -1)
         )
         for level in (*itertools.islice(coarser, 1), FINEST, *coarser):
             other = self._answer_at(level, None, step.prompt)
-            if other is None:
-                continue
-            if other.view.steadiness >= STEADY:
+            if other is not None and other.view.steadiness >= STEADY:
                 return other
-            if other.view.steadiness > steadiness:
-                best, steadiness = other, other.view.steadiness
-        return best
+        return step
 
     def _size_is_open(self, prompt: Prompt) -> bool:
         size = self._size if self._steps else self.object_size
