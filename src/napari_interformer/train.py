@@ -233,7 +233,7 @@ class Batches(Dataset[Batch]):
         rng = np.random.default_rng([config.seed, self.rank, step])
         size = int(rng.choice(config.crop_sizes))
         # What a window sees must not depend on its size alone, so an object comes in windows of several sizes.
-        window = min(size, int(self.model.click_window * rng.choice([0.5, 0.5, 0.5, 1, 1])))
+        window = min(size, int(self.model.click_window * rng.choice([0.5, 0.5, 1, 1, 2])))
         count = max(1, config.pixels_per_step // size**2)
         smallest = min(self.model.click_window, *config.crop_sizes) // 2
         per_image = max(1, config.windows_per_step * smallest**2 // (window**2 * count))
