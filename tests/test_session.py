@@ -63,6 +63,40 @@ def test_undo_and_redo_are_exact_at_any_depth():
     assert not s.redo()
 
 
+def test_clicks_are_removed_moved_and_flipped_by_their_number():
+    s = session()
+    same = Click((), *CENTRES[0])
+    s.set_clicks([same, same, Click((), *CENTRES[1])])  # one object twice in the list is two clicks
+    s.remove(0)
+    assert s.clicks == (same, Click((), *CENTRES[1]))
+    s.flip(-1)
+    s.move(0, CENTRES[2])
+    assert s.clicks == (Click((), *CENTRES[2]), Click((), *CENTRES[1], False))
+    for change in (s.remove, s.flip, lambda number: s.move(number, CENTRES[3])):
+        for number in (2, -3):
+            with pytest.raises(IndexError, match="how many there are, 2; got"):
+                change(number)
+    with pytest.raises(IndexError):
+        session().remove(0)
+
+
+@pytest.mark.parametrize("position", [5, (5,), ("a", 5), (float("nan"), 5), (float("inf"), 5), None])
+def test_a_position_that_is_none_is_refused(position):
+    with pytest.raises(ValueError, match=r"A click takes a position in pixels such as \(y, x\)"):
+        session().click(position)
+
+
+def test_a_session_tells_what_it_takes():
+    with pytest.raises(TypeError, match=r"Session takes features, .* got BlobModel and Features"):
+        Session(MODEL, FEATURES)
+    with pytest.raises(TypeError, match=r"got list: convert it with numpy\.asarray"):
+        session(labels=[[0] * IMAGE.shape[1]] * IMAGE.shape[0])
+    fixed = np.zeros(IMAGE.shape, int)
+    fixed.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only one: copy it"):
+        session(labels=fixed)
+
+
 def test_a_new_click_after_undo_drops_what_could_be_redone():
     s = session()
     s.click(CENTRES[0])
@@ -219,7 +253,7 @@ def test_a_click_outside_changes_nothing(position):
     s = session(live=True)
     s.click(CENTRES[0])
     mask, labels = s.mask, s.labels.copy()
-    with pytest.raises(ValueError, match=r"inside the image|unpack"):
+    with pytest.raises(ValueError, match=r"takes a position"):
         s.click(position)
     np.testing.assert_array_equal(s.mask, mask)
     np.testing.assert_array_equal(s.labels, labels)

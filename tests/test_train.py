@@ -272,6 +272,7 @@ train({str(folder)!r}, {str(model)!r}, {endless!r})
         ({"preset": "huge"}, "preset takes"),
         ({"dataset": "imagenet"}, "dataset takes"),
         ({"device": "abacus"}, "device takes"),
+        ({"precision": "fp16"}, "precision takes"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(change, told, folder, tmp_path):

@@ -114,8 +114,19 @@ class Click:
 
     @classmethod
     def at(cls, position: Sequence[int], positive: bool = True) -> Click:
-        """Build a click from a position such as (y, x) or (z, y, x) in data pixels."""
-        *plane, y, x = (round(float(value)) for value in position)
+        """Build a click from a position such as (y, x) or (z, y, x) in data pixels.
+
+        Raises
+        ------
+        ValueError
+            If it is no sequence of at least two finite numbers.
+        """
+        try:
+            *plane, y, x = (round(float(value)) for value in position)
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(
+                f"A click takes a position in pixels such as (y, x), or (z, y, x) in a stack; got {position!r}."
+            ) from None
         return cls(tuple(plane), y, x, bool(positive))
 
     @property

@@ -13,7 +13,7 @@ import math
 import threading
 import zlib
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -205,6 +205,11 @@ class Session:
         image: Planes | None = None,
         object_size: float | None = None,
     ) -> None:
+        if not hasattr(features, "model_fingerprint") or not hasattr(model, "fingerprint"):
+            raise TypeError(
+                "Session takes features, from encode or Features.open, and the model that made them; got "
+                f"{type(features).__name__} and {type(model).__name__}."
+            )
         if features.model_fingerprint != model.fingerprint:
             raise ValueError(
                 "Session takes the model that made the features; got another one: load that model, or encode the "
@@ -212,6 +217,10 @@ class Session:
             )
         shape = tuple(features.shape)
         target: Any = np.zeros(shape, np.int32) if labels is None else labels
+        if not hasattr(target, "shape") or not hasattr(target, "dtype"):
+            raise TypeError(
+                f"labels takes an integer array; got {type(target).__name__}: convert it with numpy.asarray."
+            )
         if tuple(target.shape) != shape:
             raise ValueError(
                 f"labels takes an array of the image's shape {shape}; got {tuple(target.shape)}: choose the label image "
@@ -221,6 +230,8 @@ class Session:
             raise ValueError(
                 f"labels takes an integer array; got {target.dtype}: convert it with astype('int32')."
             )
+        if isinstance(target, np.ndarray) and not target.flags.writeable:
+            raise ValueError("labels takes an array that can be written to; got a read-only one: copy it.")
         image = features.source if image is None else image
         if image is not None and image.fingerprint != features.image_fingerprint:
             raise ValueError(
@@ -358,20 +369,26 @@ class Session:
 
     def remove(self, index: int) -> None:
         """Take back click number `index` (of `clicks`); the others are replayed."""
-        self.set_clicks([click for i, click in enumerate(self.clicks) if i != range(len(self.clicks))[index]])
+        clicks, place = list(self.clicks), self._place(index)
+        self.set_clicks(clicks[:place] + clicks[place + 1 :])
 
     def move(self, index: int, position: Sequence[int]) -> None:
         """Put click number `index` elsewhere; the others are replayed."""
-        old = self.clicks[index]
-        self.set_clicks(
-            [Click.at(position, old.positive) if click is old else click for click in self.clicks]
-        )
+        clicks, place = list(self.clicks), self._place(index)
+        clicks[place] = Click.at(position, clicks[place].positive)
+        self.set_clicks(clicks)
 
     def flip(self, index: int) -> None:
         """Turn click number `index` from positive to negative or back; the others are replayed."""
-        old = self.clicks[index]
-        turned = Click(old.plane, old.y, old.x, not old.positive)
-        self.set_clicks([turned if click is old else click for click in self.clicks])
+        clicks, place = list(self.clicks), self._place(index)
+        clicks[place] = replace(clicks[place], positive=not clicks[place].positive)
+        self.set_clicks(clicks)
+
+    def _place(self, index: int) -> int:
+        count = len(self.clicks)
+        if not -count <= index < count:
+            raise IndexError(f"A click's number is less than how many there are, {count}; got {index}.")
+        return index % count
 
     def set_clicks(self, clicks: Iterable[Click]) -> list[tuple[Plane, Box]]:
         """Make these the object's clicks, after the masks it has; return what changed (see `adopt`)."""

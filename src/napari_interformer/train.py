@@ -75,11 +75,11 @@ class TrainConfig(ClickConfig):
     Attributes
     ----------
     preset : str
-        Sizes of the network, one of `model.PRESETS`.
+        Sizes of the network: light or tiny as in the paper (tiny is the larger one), or small as the one in the package.
     initial : str
         Name or file of a model to start from instead of random weights; its sizes hold then.
     dataset : str
-        Layout of the folder, one of `datasets.DATASETS`.
+        Layout of the folder: "folder" for images/ and labels/, or that of a published set (see `datasets.DATASETS`).
     validation : float
         Share of the images, by kind, that is never trained on.
     synthetic : float
@@ -104,7 +104,7 @@ class TrainConfig(ClickConfig):
     zoom : tuple of float
         Least and greatest magnification.
     lr, weight_decay : float
-        AdamW.
+        Greatest learning rate, and decay, of AdamW.
     layer_decay : float
         Learning rate of each ViT layer relative to the next (0.65 for Light, 0.75 for Tiny when fine-tuning).
     warmup : int
@@ -586,6 +586,8 @@ def train(
     config = config or TrainConfig()
     if config.preset not in PRESETS:
         raise ValueError(f"preset takes one of {', '.join(PRESETS)}; got {config.preset!r}.")
+    if config.precision not in ("auto", "bf16", "fp32"):
+        raise ValueError(f"precision takes auto, bf16 or fp32; got {config.precision!r}.")
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = decoding_device(config.device)
     if world > 1:
