@@ -59,10 +59,8 @@ def attempt(model: InterFormer, diameter: int, seed: int) -> tuple[list[float], 
             y, x, positive = place
             box = Box(x - LOOKED_AT // 2, y - LOOKED_AT // 2, x + LOOKED_AT // 2, y + LOOKED_AT // 2)
             box = box.intersect(Box.of(planes.size))
-            steps = encode_tiles(planes, features, model, device="cpu", first=lambda box=box: ((), box))
-            while not features.ready((), box):
-                next(steps)
-            steps.close()
+            for _ in encode_tiles(planes, features, model, device="cpu", only=[((), box)]):
+                pass
             began = time.perf_counter()
             mask = session.click((y, x), positive)
             seconds.append(time.perf_counter() - began)

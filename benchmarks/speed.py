@@ -107,10 +107,8 @@ def click(image: np.ndarray, folder: str, name: str) -> Callable[[], object]:
     truth = cells()[1]
     corner = Box.of((truth.shape[0], truth.shape[1]))
     plane = tuple(n // 2 for n in planes.leading)
-    steps = encode_tiles(planes, features, model, device="cpu", first=lambda: (plane, corner))
-    while not features.ready(plane, corner):
-        next(steps)
-    steps.close()
+    for _ in encode_tiles(planes, features, model, device="cpu", only=[(plane, corner)]):
+        pass
     nothing = np.zeros(truth.shape, bool)
     places = [next_click(nothing, truth == label) for label in np.unique(truth)[1 : 1 + OBJECTS]]
     objects = itertools.cycle(place for place in places if place is not None)

@@ -75,6 +75,48 @@ class Desk:
         return int(self.session.labels[self.centres[index]])
 
 
+def test_a_click_is_answered_while_the_button_is_down():
+    desk = Desk()
+    desk.annotator.expect(Click.at(desk.centres[0]))
+    desk.worker.all()
+    assert desk.model.decoded == 1
+    assert not desk.session.prompts and desk.at(0) == 0 and not desk.annotator.busy
+    desk.click(*desk.centres[0])
+    desk.worker.all()
+    assert desk.model.decoded == 1
+    assert desk.session.clicks == (Click.at(desk.centres[0]),) and desk.at(0) == 1
+    desk.annotator.undo()
+    assert desk.at(0) == 0
+
+
+@pytest.mark.parametrize("meanwhile", ["elsewhere", "negative", "undo"])
+def test_an_answer_ahead_is_dropped_when_something_else_comes(meanwhile):
+    desk = Desk()
+    desk.click(*desk.centres[0])
+    desk.worker.all()
+    desk.annotator.expect(Click.at(desk.centres[1]))
+    if meanwhile == "undo":
+        desk.annotator.undo()
+    desk.click(*desk.centres[2 if meanwhile == "elsewhere" else 1], positive=meanwhile != "negative")
+    desk.worker.all()
+    alone = Desk()
+    for click in desk.paper.clicks:
+        alone.click(*click.position, positive=click.positive)
+        alone.worker.all()
+    assert desk.session.clicks == desk.paper.clicks
+    np.testing.assert_array_equal(desk.session.labels, alone.session.labels)
+
+
+def test_a_click_expected_before_its_plane_is_encoded_is_answered_after_it():
+    desk = Desk(encoded=False)
+    desk.annotator.expect(Click.at(desk.centres[0]))
+    desk.worker.all()
+    assert not desk.told and not desk.annotator.waiting
+    desk.click(*desk.centres[0])
+    desk.worker.all()
+    assert desk.annotator.waiting == (Click.at(desk.centres[0]),)
+
+
 def test_clicks_made_while_one_is_answered_are_answered_together_and_undone_one_by_one():
     desk = Desk()
     for centre in desk.centres[:3]:

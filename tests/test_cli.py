@@ -100,6 +100,32 @@ def test_segment_takes_several_objects_and_negative_clicks(tmp_path: Path) -> No
     assert not got[[0, 1, 2, 4, 5]].any(), "other planes were not asked for"
 
 
+@pytest.mark.parametrize(("typed", "core"), [("192", 128), ("whole", 0)])
+def test_encode_takes_a_tile_as_typed(typed: str, core: int, tmp_path: Path) -> None:
+    from napari_interformer import Features
+
+    tifffile.imwrite(tmp_path / "a.tif", np.arange(200 * 200, dtype=np.uint16).reshape(200, 200))
+    assert run("encode", tmp_path / "a.tif", "-o", tmp_path / "a.zarr", "--tile", typed, "--halo", "32") == 0
+    assert Features.open(tmp_path / "a.zarr").origin.core == core
+    assert run("encode", tmp_path / "a.tif", "-o", tmp_path / "b.zarr", "--tile", "half") == 2
+
+
+def test_encode_hands_the_work_to_several_devices(
+    cell, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_interformer import cluster, encode, load_model
+
+    def encode_with(devices, image, store, *, model, progress, **options):
+        assert [str(one) for one in devices] == ["cpu", "cpu"] and options["contrast"] == (0, 20_000)
+        return encode(image, load_model(model), store=store, progress=progress, planes=[], **options)
+
+    monkeypatch.setattr(cluster, "encode_with", encode_with)
+    assert (
+        run("encode", cell[0], "-o", tmp_path / "a.zarr", "--device", "cpu,cpu", "--contrast", "0,20000") == 0
+    )
+    assert "1 plane of 256 x 256 pixels" in capsys.readouterr().out
+
+
 def test_an_object_that_others_cover_is_told(
     cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,6 +145,73 @@ def test_encode_then_segment_from_the_store(cell, tmp_path: Path, capsys: pytest
         assert code == 0
     kept, new = (tifffile.imread(tmp_path / f"{store}.zarr.tif") for store in ("kept", "new"))
     np.testing.assert_array_equal(kept, new)
+
+
+def test_segment_encodes_no_more_of_a_large_plane_than_its_clicks_need(tmp_path: Path) -> None:
+    from napari_interformer import Features
+    from napari_interformer.prompts import Box
+    from napari_interformer.samples import cells
+    from napari_interformer.simulate import next_click
+
+    image, truth = cells((256, 256), seed=3)
+    large = np.zeros((2000, 2000), image.dtype)
+    large[1000:1256, 700:956] = image
+    tifffile.imwrite(tmp_path / "large.tif", large)
+    target = truth == np.argmax(np.bincount(truth[truth > 0]))
+    y, x, _ = next_click(np.zeros_like(target), target)
+    arguments = ("segment", tmp_path / "large.tif", "--click", f"{y + 1000},{x + 700}")
+    for _ in range(2):  # the second time nothing is missing
+        assert run(*arguments, "--features", tmp_path / "f.zarr", "-o", tmp_path / "labels.tif") == 0
+        got = tifffile.imread(tmp_path / "labels.tif")[1000:1256, 700:956] > 0
+        assert (got & target).sum() / (got | target).sum() > 0.5
+        features = Features.open(tmp_path / "f.zarr")
+        assert len(features.tiles) == 121 and len(features.waiting()) >= 121 - 12
+        assert features.ready((), Box(x + 700, y + 1000, x + 701, y + 1001))
+
+
+@pytest.mark.parametrize("kind", ["hyperstack.tif", "series.ome.tif", "colour16.tif", "stack.ome.zarr"])
+def test_files_of_microscopes_are_encoded_and_segmented_with_their_pixel_size(
+    kind: str, tmp_path: Path
+) -> None:
+    import zarr
+
+    from napari_interformer.samples import cells
+    from napari_interformer.simulate import next_click
+
+    image, truth = cells((96, 128), seed=3)
+    target = truth == np.argmax(np.bincount(truth[truth > 0]))
+    y, x, _ = next_click(np.zeros_like(target), target)
+    path, channels = tmp_path / kind, ["--channels", "1"]
+    series = np.stack([np.stack([np.stack([image[::-1], image])] * 2)] * 2)  # (T, Z, C, Y, X)
+    expected: dict[str, object] = {"SizeT": 2, "SizeZ": 2, "PhysicalSizeZ": 2.0, "PhysicalSizeX": 0.2}
+    plane: tuple[int, ...] = (1, 0)
+    if kind == "hyperstack.tif":
+        metadata = {"axes": "TZCYX", "spacing": 2, "unit": "um"}
+        tifffile.imwrite(path, series, imagej=True, metadata=metadata, resolution=(5, 4))
+    elif kind == "series.ome.tif":
+        metadata = {"axes": "TZCYX", "PhysicalSizeX": 0.2, "PhysicalSizeY": 0.25, "PhysicalSizeZ": 2}
+        tifffile.imwrite(path, series, ome=True, bigtiff=True, compression="zlib", metadata=metadata)
+    elif kind == "colour16.tif":
+        tifffile.imwrite(path, np.stack([image, image // 2, image // 3], -1), photometric="rgb")
+        expected, plane, channels = {"SizeT": 1, "SizeZ": 1, "PhysicalSizeX": None}, (), []
+    else:
+        group = zarr.open_group(path, mode="w", zarr_format=3)
+        for level in (0, 1):
+            group.create_array(str(level), data=np.moveaxis(series[0], 1, 0)[..., :: 2**level, :: 2**level])
+        axes = [{"name": "c", "type": "channel"}]
+        axes += [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
+        sizes = [[{"type": "scale", "scale": [1, 2, 0.25 * n, 0.2 * n]}] for n in (1, 2)]
+        levels = [{"path": str(n), "coordinateTransformations": sizes[n]} for n in (0, 1)]
+        group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": levels}]}
+        expected, plane = {**expected, "SizeT": 1}, (1,)
+    place = ",".join(map(str, (*plane, y, x)))
+    labels, store = tmp_path / "labels.tif", tmp_path / "features.zarr"
+    assert run("encode", path, "-o", store, *channels) == 0
+    assert run("segment", path, "--features", store, "--click", place, "-o", labels, *channels) == 0
+    with tifffile.TiffFile(labels) as tiff:
+        got, told = tiff.asarray(), tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]["Pixels"]
+    assert {name: told.get(name) for name in expected} == expected
+    assert got[plane][y, x] == 1 and got.sum() == got[plane].sum() > 100
 
 
 def test_convert_says_what_it_found(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

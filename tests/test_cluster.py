@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 import tifffile
 
+from napari_interformer import encoding
 from napari_interformer.checkpoint import save_model
 from napari_interformer.cli import main
-from napari_interformer.cluster import cluster, encode_on
-from napari_interformer.encoding import encode
+from napari_interformer.cluster import cluster, encode_on, encode_with
+from napari_interformer.encoding import encode, room_for
+from napari_interformer.image import Planes
 
 distributed = pytest.importorskip("distributed", reason="Dask's distributed is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Dask's own, as it starts and ends processes
@@ -59,12 +63,58 @@ def test_a_worker_that_is_killed_half_way_loses_nothing_and_nothing_is_done_twic
     after = written(store)
     assert len(after) == 40 and {path: after[path] for path in kept} == kept
     assert [now.done for now in told] == sorted(now.done for now in told) and told[-1].done == told[-1].total
-    alone = encode(image, small_model, device="cpu")
-    for plane in ((0,), (17,), (39,)):
+    check_planes(features, image, small_model)
+
+
+def check_planes(features, image, model):
+    planes = [(0,), (17,), (39,)]
+    alone = encode(image, model, device="cpu", planes=planes)
+    for plane in planes:
         for ours, theirs in zip(
             features.window(plane, features.tiles[0]), alone.window(plane, features.tiles[0]), strict=True
         ):
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-3 * np.abs(theirs).max())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_devices_share_the_work_and_go_on_without_those_that_are_lost(files, small_model):
+    image, model, store = files
+    room, told = room_for(Planes.of(image), small_model, store=store), []
+
+    def lose(count, then=lambda: None):
+        def progress(now):
+            told.append(now)
+            if len(told) == 1:
+                workers = [one for one in multiprocessing.active_children() if one.name.startswith("encode ")]
+                assert len(workers) == 2
+                for process in workers[:count]:
+                    os.kill(process.pid, signal.SIGKILL)
+                then()
+
+        return progress
+
+    held = ExitStack()  # while this tile is taken, nobody gets to the end
+    held.enter_context(room.claim((39,), [5], 1))
+    with pytest.raises(RuntimeError, match=r"on cpu, cpu ended before all was encoded.* goes on from there"):
+        encode_with(["cpu", "cpu"], image, store, model=model, progress=lose(2))
+    kept, left = written(store), sum(len(room.waiting((z,))) for z in range(40))
+    assert 1 <= left < 40 * 6
+    told.clear()
+    features = encode_with(["cpu", "cpu"], image, store, model=model, progress=lose(1, held.close))
+    # Each tile once; whoever was killed may have written one more than it said.
+    assert left - encoding.CPU_BATCH <= len(told) <= left and told[0].total == 40 * 6
+    after = written(store)
+    assert len(after) == 40 and {path: after[path] for path in kept} == kept
+    check_planes(features, image, small_model)
+    assert told[-1].done >= 40 * 6 - encoding.CPU_BATCH
+    encode_with(["cpu", "cpu"], image, store, model=model, progress=lose(2))  # nothing is left to begin with
+    assert written(store) == after
+
+
+def test_a_device_that_is_not_there_is_told(files):
+    image, model, store = files
+    with pytest.raises(ValueError, match="CUDA was asked for"):
+        encode_with(["cuda:99"], image, store, model=model)
 
 
 def test_the_shell_hands_planes_to_a_scheduler_and_goes_on_where_it_stopped(

@@ -40,6 +40,10 @@ class FakeModel:
         self.device = torch.device(device)
         self.seen: list[tuple[int, ...]] = []
 
+    @property
+    def tiles(self) -> int:
+        return sum(shape[0] for shape in self.seen)
+
     def encode_pixels(self, pixels):
         self.seen.append(pixels.shape)
         assert pixels.dtype == np.float32 and pixels.shape[3] == 3
@@ -140,7 +144,7 @@ def test_progress_counts_tiles(rng):
 
 
 @pytest.mark.parametrize("kept", ["memory", "zarr"])
-def test_cancel_stops_within_one_tile_and_the_next_run_goes_on(rng, tmp_path, kept):
+def test_cancel_stops_within_one_batch_and_the_next_run_goes_on(rng, tmp_path, kept):
     image = rng.integers(0, 9, (2, 200, 200))
     store = tmp_path / "x.zarr" if kept == "zarr" else None
     told = []
@@ -148,11 +152,11 @@ def test_cancel_stops_within_one_tile_and_the_next_run_goes_on(rng, tmp_path, ke
         image, FakeModel(), store=store, progress=told.append, cancelled=lambda: len(told) >= 21, device="cpu"
     )
     assert len(told) == 21
-    assert features.ready_planes().tolist() == [True, False] and len(features.waiting((1,))) == 11
+    assert features.ready_planes().tolist() == [True, False] and len(features.waiting((1,))) == 10
     model, planes = FakeModel(), Planes.of(image)
     again = features if store is None else room_for(planes, model, store=store)
     steps = list(encode_tiles(planes, again, model, device="cpu"))
-    assert [step.done for step in steps] == list(range(22, 33)) and len(model.seen) == 11
+    assert [step.done for step in steps] == list(range(23, 33)) and model.tiles == 10
     assert same(again, encode(image, FakeModel()))
 
 
@@ -182,26 +186,56 @@ def test_the_plane_that_somebody_waits_for_comes_next(rng):
             shown[0] = (2,)  # in the middle of plane 0
         if len(order) == 30:
             shown[0] = (9,)  # a plane that is not there changes nothing
-    # Plane 2 is done, then the rest in order, from there.
-    assert order == [0] * 5 + [2] * 16 + [0] * 11 + [1] * 16 + [3] * 16
+    # Two tiles at a time. Plane 2 is done, then the rest in order, from there.
+    assert order == [0] * 6 + [2] * 16 + [0] * 10 + [1] * 16 + [3] * 16
 
 
 def test_the_tiles_under_what_somebody_looks_at_come_next(rng):
     planes = Planes.of(rng.integers(0, 9, (2, 400, 400)))
     features = room_for(planes, FakeModel())
-    looked = Box(150, 210, 190, 260)
-    touched = [i for i, core in enumerate(features.tiles) if not core.intersect(looked).empty]
-    steps = encode_tiles(planes, features, FakeModel(), device="cpu", first=lambda: ((1,), looked))
+    looked = Box(150, 210, 200, 260)
+    touched = features.touched(looked)
+    assert len(touched) == 2 * encoding.CPU_BATCH
+    model = FakeModel()
+    steps = encode_tiles(planes, features, model, device="cpu", first=lambda: ((1,), looked))
     for _ in touched:
-        assert not features.ready((1,), looked)
         assert next(steps).plane == (1,)
-    assert features.ready((1,), looked)
+    assert model.tiles == len(touched) and features.ready((1,), looked)
     features.window((1,), Box(128, 192, 192, 288))  # what a click needs
     next(steps)
     extra = set(range(49)) - set(features.waiting((1,))) - set(touched)
     around = Box(looked.left - 64, looked.top - 64, looked.right + 64, looked.bottom + 64)
-    assert all(not features.tiles[i].intersect(around).empty for i in extra)
+    assert extra and all(not features.tiles[i].intersect(around).empty for i in extra)
     assert [step.plane for step in steps] == [(1,)] * (49 - len(touched) - 1) + [(0,)] * 49
+
+
+@given(st.integers(-90, 500), st.integers(-90, 500), st.integers(1, 200), st.integers(1, 200))
+def test_nearest_tiles_come_first(left, top, width, height):
+    planes = Planes.of(np.zeros((400, 350), np.uint8), contrast=(0, 1))
+    features, box = room_for(planes, FakeModel()), Box(left, top, left + width, top + height)
+
+    def far(tile: int) -> tuple[int, int]:
+        core = features.tiles[tile]
+        y = max(core.top - box.bottom, 0, box.top - core.bottom)
+        x = max(core.left - box.right, 0, box.left - core.right)
+        centres = [(c.left + c.right, c.top + c.bottom) for c in (core, box)]
+        return y * y + x * x, sum((a - b) ** 2 for a, b in zip(*centres, strict=True))
+
+    tiles = list(range(3, len(features.tiles)))
+    sorted_tiles = encoding._nearest(tiles, np.array(features.tiles), box)
+    assert sorted(sorted_tiles) == tiles
+    assert [far(tile) for tile in sorted_tiles] == sorted(map(far, tiles))
+
+
+def test_only_the_tiles_of_a_box(rng):
+    image, box = rng.integers(0, 9, (2, 400, 400)), Box(150, 210, 200, 260)
+    told, model = [], FakeModel()
+    features = encode(
+        image, model, planes=[((1,), box), ((1,), Box(0, 0, 9, 9)), (0,)], progress=told.append, device="cpu"
+    )
+    assert model.tiles == told[-1].total == told[-1].done == 5 + 49
+    assert features.ready((1,), box) and features.ready((1,), Box(0, 0, 64, 64)) and features.ready((0,))
+    assert len(features.waiting((1,))) == 44
 
 
 @pytest.mark.parametrize("wanted", [(2,), ((2,), None)])
@@ -230,7 +264,7 @@ def test_two_encoders_share_a_store(rng, tmp_path):
     ]
     while runs:  # in turns
         runs = [run for run in runs if next(run, None) is not None]
-    assert len(models[0].seen) + len(models[1].seen) == 48
+    assert models[0].tiles + models[1].tiles == 48
     assert same(Features.open(tmp_path / "x.zarr"), encode(planes, FakeModel()))
 
 
@@ -246,7 +280,7 @@ from test_encoding import FakeModel, encode
 torch.set_num_threads(1)
 class Slow(FakeModel):
     def encode_pixels(self, pixels):
-        os.write(told, b".")
+        os.write(told, b"." * len(pixels))
         return super().encode_pixels(pixels)
 image, chance = np.load({str(tmp_path / "image.npy")!r}), random.Random(0)
 made = 0
@@ -271,11 +305,12 @@ print(made)
     assert run.returncode == 0, run.stderr
     made, store = int(run.stdout), tmp_path / "x.zarr"
     left = sum(len(Features.open(store).waiting((z,))) for z in range(4))
-    assert 0 < left < 4 * 49 and made - 10 <= 4 * 49 - left  # a kill loses the tile at hand, and no other
+    # A kill loses what is at hand, and no more.
+    assert 0 < left < 4 * 49 and made - 10 * encoding.CPU_BATCH <= 4 * 49 - left
     model = FakeModel()
     image = np.load(tmp_path / "image.npy")
     features = encode(image, model, store=store)
-    assert len(model.seen) == left
+    assert model.tiles == left
     undisturbed = encode(image, FakeModel(), store=tmp_path / "y.zarr")
     assert same(features, undisturbed)
     kept = [
@@ -306,7 +341,7 @@ for _ in range(2):
         model = Slow()
         features = encode(image, model, store={str(tmp_path / "x.zarr")!r}, device="cpu")
         assert features.ready_planes().all()
-        os.write(1, b"%d\\n" % len(model.seen))
+        os.write(1, b"%d\\n" % model.tiles)
         os._exit(0)
 assert all(os.waitpid(child, 0)[1] == 0 for child in children)
 """

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
@@ -120,7 +124,7 @@ def test_touched_tiles_are_those_that_overlap():
         top, bottom = np.sort(rng.integers(-50, 220, 2))
         box = Box(int(left), int(top), int(right), int(bottom))
         expected = [i for i, core in enumerate(features.tiles) if not core.intersect(box).empty]
-        assert features._touched(box) == expected
+        assert features.touched(box) == expected
 
 
 def test_planes_that_are_not_there_are_refused():
@@ -415,6 +419,15 @@ def test_features_behind_a_url_are_written_and_read():
         Features.open("memory://features/y.zarr")
 
 
+def test_features_are_read_from_within_an_archive(tmp_path):
+    writer = fill(made(tmp_path / "x.zarr"), [(0,)])
+    archive = shutil.make_archive(str(tmp_path / "kept"), "zip", tmp_path, "x.zarr")
+    reader = Features.open(f"zip://x.zarr::{archive}")
+    assert reader.ready_planes().tolist() == [True, False, False]
+    for got, wrote in zip(reader.window((0,), writer.tiles[4]), maps_of(writer, (0,), 4), strict=True):
+        np.testing.assert_allclose(got, wrote, rtol=1e-3)
+
+
 def test_a_url_of_a_file_is_its_path(tmp_path):
     fill(made(tmp_path / "x.zarr"), [(0,)])
     assert Features.open((tmp_path / "x.zarr").as_uri()).path == tmp_path / "x.zarr"
@@ -441,6 +454,70 @@ def test_a_second_reader_sees_what_is_written(tmp_path):
     fill(writer, [(1,)])
     assert reader.ready((1,)) and reader.ready_planes().tolist() == [False, True, False]
     reader.window((1,), Box(0, 0, 160, 128))
+
+
+def test_tiles_are_read_here_as_soon_as_another_process_has_written_them(tmp_path):
+    program = f"""
+import sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from test_features import made, maps_of
+features = made({str(tmp_path / "x.zarr")!r})
+for line in sys.stdin:
+    tile = int(line)
+    features.write((1,), tile, maps_of(features, (1,), tile))
+    print(tile, flush=True)
+"""
+    mine = made(tmp_path / "x.zarr")
+    reader = Features.open(tmp_path / "x.zarr")
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as writer:
+        for tile in (4, 0, 5, 1, 2, 3):  # with the last one the plane is packed
+            assert not reader.ready((1,), reader.tiles[tile])
+            print(tile, file=writer.stdin, flush=True)
+            assert writer.stdout.readline() == f"{tile}\n"
+            for one in (reader, Features.open(tmp_path / "x.zarr"), mine):
+                for got, wrote in zip(
+                    one.window((1,), reader.tiles[tile]), maps_of(mine, (1,), tile), strict=True
+                ):
+                    np.testing.assert_allclose(got, wrote, rtol=1e-3)
+    assert reader.ready_planes().tolist() == [False, True, False]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions are POSIX")
+def test_a_store_that_may_not_be_written_is_read_and_says_so():
+    # Root may do everything, so the process becomes somebody else.
+    program = f"""
+import os, sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from test_features import Features, fill, made
+features = fill(made("x.zarr"), [(0,)])
+features.window((0,), features.tiles[0])
+for folder, folders, files in os.walk("x.zarr"):
+    os.chmod(folder, 0o555)
+if os.geteuid() == 0:
+    os.setuid(65534)
+reader = Features.open("x.zarr")
+print(reader.ready_planes().tolist(), reader.window((0,), reader.tiles[3])[0].mean())
+with reader.claim((1,), [0], 1) as mine:
+    print(mine)
+for attempt in (lambda: fill(Features.open("x.zarr", mode="r+"), [(1,)]), lambda: made("y.zarr")):
+    try:
+        attempt()
+    except OSError as error:
+        print(error)
+print(Features.open("x.zarr").ready_planes().tolist())
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        run = subprocess.run(
+            [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False
+        )
+    assert run.returncode == 0, run.stderr
+    before, claimed, packed, new, after = run.stdout.splitlines()
+    assert before.startswith("[True, False, False] ") and after == "[True, False, False]" and claimed == "[0]"
+    for said, name in ((packed, "x.zarr"), (new, "y.zarr")):
+        assert said.startswith(f"{name} could not be written to ") and "a place that you may write to" in said
 
 
 def test_two_writers_of_one_plane_lose_nothing(tmp_path):
@@ -490,10 +567,18 @@ def test_the_cache_is_bounded_in_bytes(tmp_path, monkeypatch):
     assert len(features._cache) == 1
 
 
-def test_features_beyond_memory_are_sent_to_disk(monkeypatch):
-    monkeypatch.setattr(room.os, "sysconf", lambda name: 100, raising=False)
-    with pytest.raises(ValueError, match=r'keep them on disk with store="name.zarr"'):
-        made()
+def test_features_too_large_for_memory_go_to_a_folder_that_goes_with_them(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(room, "_MEMORY_BYTES", made().nbytes - 1)
+    features = fill(made())
+    assert features.path is None and "3 of 3 planes encoded, in a temporary folder" in repr(features)
+    (folder,) = tmp_path.iterdir()
+    assert files_of(folder / "features.zarr") == ["maps/c/0/0", "maps/c/1/0", "maps/c/2/0"]
+    for got, wrote in zip(features.window((2,), features.tiles[1]), maps_of(features, (2,), 1), strict=True):
+        np.testing.assert_allclose(got, wrote, rtol=1e-3)
+    del features
+    gc.collect()
+    assert not folder.exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are POSIX")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dask.array as da
 import numpy as np
 import pytest
+import tifffile
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
@@ -218,6 +219,27 @@ def test_labels_of_a_huge_plane_have_coarser_levels_that_change_with_it(monkeypa
     labels[slice(256, 260), slice(250, 254)] = np.full((4, 4), 3)
     assert layer.multiscale and labels.shape == (600, 600) and labels.annotated
     assert [int((np.asarray(level) == 3).sum()) for level in layer.data] == [16, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("kind", ["tiff", "zarr"])
+def test_labels_on_disk_are_written_in_place_and_only_where_they_change(kind, tmp_path):
+    path = tmp_path / f"labels.{kind}"
+    if kind == "tiff":
+        data = tifffile.memmap(path, shape=(3, 600, 700), dtype=np.uint16, photometric="minisblack")
+    else:
+        data = zarr.create_array(
+            path, shape=(3, 600, 700), chunks=(1, 100, 100), dtype=np.uint16, fill_value=0
+        )
+    labels = LayerLabels(Labels(data))
+    labels[1, slice(210, 230), slice(620, 640)] = np.full((20, 20), 7)
+    if kind == "tiff":
+        data.flush()
+        there = tifffile.imread(path)
+    else:
+        there = zarr.open_array(path, mode="r")[:]
+        files = [one for one in path.rglob("*") if one.is_file() and one.name != "zarr.json"]
+        assert [one.relative_to(path / "c").as_posix() for one in files] == ["1/2/6"]
+    assert there.sum() == 7 * 400 and (there[1, 210:230, 620:640] == 7).all()
 
 
 @pytest.mark.parametrize("kind", ["dask", "read-only", "multiscale"])

@@ -11,7 +11,14 @@ import torch
 from napari_interformer.checkpoint import build, read_checkpoint
 from napari_interformer.decoder import pooled_length
 from napari_interformer.encoder import Attention
-from napari_interformer.model import PRESETS, InterFormer, decoding_device, normalise, resolve_device
+from napari_interformer.model import (
+    PRESETS,
+    InterFormer,
+    decoding_device,
+    normalise,
+    resolve_device,
+    resolve_devices,
+)
 from napari_interformer.prompts import blank, draw_click, fold, region, sure
 
 TOLERANCE = 1e-3
@@ -202,3 +209,15 @@ def test_apples_gpu_encodes_but_the_cpu_answers_clicks(small_model, monkeypatch)
     monkeypatch.setattr(InterFormer, "device", torch.device("mps"))
     with pytest.raises(ValueError, match="Clicks are answered on a CPU or CUDA"):
         small_model.prepare([torch.from_numpy(level) for level in maps])
+
+
+def test_one_name_may_mean_several_devices(monkeypatch):
+    assert resolve_devices("cpu") == [torch.device("cpu")]
+    assert resolve_devices("cpu, cpu") == [torch.device("cpu")] * 2
+    with pytest.raises(ValueError, match="device takes"):
+        resolve_devices("cpu,abacus")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    every = [torch.device("cuda", number) for number in range(3)]
+    assert resolve_devices("auto") == resolve_devices("cuda") == every
+    assert resolve_devices("cuda:1") == every[1:2] and resolve_devices("cuda:2,cuda:0") == every[::-2]

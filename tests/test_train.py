@@ -320,3 +320,8 @@ def test_kinds_and_families_can_be_left_out(folder, monkeypatch):
     assert asked == [{"tissue", "membranes"}] * 3
     with pytest.raises(ValueError, match=r"exclude takes kinds of image and synthetic families .*; got cats"):
         training.training_pictures(folder, replace(config, exclude="cats"))
+
+
+def test_numbers_close_to_zero_are_themselves_again_after_training(folder, tmp_path):
+    train(folder, tmp_path / "model.safetensors", QUICK)
+    assert np.float64(5e-324) * 1.0 > 0

@@ -13,7 +13,9 @@ from qtpy.QtCore import QTimer
 
 from napari_interformer import adapting, checkpoint
 from napari_interformer.checkpoint import load_model, models
+from napari_interformer.encoding import CPU_BATCH
 from napari_interformer.layers import CLICKS, GREEN, LABELS, RED
+from napari_interformer.prompts import Box
 from napari_interformer.widget import Panel
 from window import PATIENCE, BrightModel, Hands, squares
 
@@ -376,7 +378,7 @@ def test_three_layers_are_taken_as_colours(window):
 # ------------------------------------------------------------------------------------------------ encode
 
 
-def test_cancel_stops_within_a_tile_and_keeps_what_is_done(window):
+def test_cancel_stops_within_a_batch_and_keeps_what_is_done(window):
     image, centres = squares()
     window.viewer.add_image(np.stack([image] * 6))
     window.model.steps = threading.Semaphore(20)  # more than two planes, less than four
@@ -386,7 +388,7 @@ def test_cancel_stops_within_a_tile_and_keeps_what_is_done(window):
     window.form.cancel.click()
     window.model.steps.release(100_000)
     window.wait(lambda: window.panel._job is None)
-    assert window.model.tiles <= 21
+    assert window.model.tiles <= 20 + CPU_BATCH
     features = window.panel.features
     assert 0 < features.ready_planes().sum() < 6
     assert window.form.bar.text() == f"{features.ready_planes().sum()} of 6 planes"
@@ -419,6 +421,36 @@ def test_clicks_work_on_ready_planes_and_wait_for_others_while_the_rest_is_encod
     assert area(window.labels[3]) == 400 and len(window.points.data) == 1
 
 
+def test_what_is_in_the_middle_of_the_screen_is_encoded_first_and_a_click_before_it(window):
+    image, centres = squares((960, 1280))
+    window.viewer.add_image(image, scale=(0.5, 2), translate=(40, -10))
+    layer = window.viewer.layers[-1]
+    window.model.steps = threading.Semaphore(0)
+    window.encode(wait=False)
+    window.wait(lambda: window.panel.annotator is not None)
+    features = window.panel.features
+    camera = getattr(window.viewer, "scene", window.viewer).camera
+    y, x = centres[-1]
+    camera.center = layer.data_to_world((y, x))  # the middle of the image is at hand by now
+    window.model.steps.release(2 + 4)
+    window.wait(lambda: window.model.tiles == 6)
+    window.wait(lambda: features.ready((), Box(x - 16, y - 16, x + 16, y + 16)))
+    middle = len(features.tiles) - len(features.waiting((), Box(560, 400, 720, 560)))
+    assert middle > 0 and not features.ready((), Box(0, 0, 64, 64))
+
+    window.viewer.reset_view()
+    y, x = centres[0]
+    window.click(layer.data_to_world((y, x)))
+    window.wait(lambda: window.panel.annotator.waiting)
+    window.model.steps.release(2 + 4)  # two are at hand, and four lie under the click's window
+    window.wait(lambda: window.labels.any())
+    window.idle()
+    assert window.model.tiles <= 6 + 2 + 4
+    assert area(window.labels) == 400 and window.labels[y, x] == 1 and not window.panel.annotator.waiting
+    assert window.panel._job is not None  # the rest goes on
+    window.form.cancel.click()
+
+
 def test_a_click_that_waits_is_taken_back_when_encoding_is_cancelled(window):
     image, centres = squares()
     window.viewer.add_image(np.stack([image] * 4))
@@ -430,7 +462,7 @@ def test_a_click_that_waits_is_taken_back_when_encoding_is_cancelled(window):
     window.click(centres[0])
     window.wait(lambda: window.panel.annotator.waiting)
     window.form.cancel.click()
-    window.model.steps.release(1)
+    window.model.steps.release(CPU_BATCH)
     window.wait(lambda: window.panel._job is None)
     window.idle()
     assert "plane 3 is not encoded" in window.told[-1]
@@ -487,7 +519,7 @@ def test_the_strip_shows_planes_and_a_click_on_it_goes_there(window):
         strip, window.Qt.MouseButton.LeftButton, pos=window.QPoint(strip.x_of(3), strip.height() // 2)
     )
     window.rest()
-    assert strip.state.current == 3 and window.panel._job.wanted == (3,)
+    assert strip.state.current == 3 and window.panel._job.wanted[0] == (3,)
     window.click(centres[0])
     window.wait(lambda: strip.state.asked.tolist() == [n == 3 for n in range(5)])
     assert "a click waits" in strip.tip(strip.x_of(3))
@@ -579,6 +611,38 @@ def test_features_on_disk_are_used_again(window, tmp_path):
     assert window.model.tiles == count
     window.click_and_wait(centres[0])
     assert area(window.labels) == 400
+
+
+def test_features_that_are_half_there_answer_clicks_and_the_rest_is_added(window, tmp_path):
+    from napari_interformer import encode
+
+    image, centres = squares()
+    stack, store = np.stack([image] * 3), tmp_path / "features.zarr"
+    encode(stack, window.model, store=store, planes=[(1,)], contrast=(0, 255))
+    window.viewer.add_image(stack)
+    window.viewer.dims.set_current_step(0, 1)
+    window.model.steps, window.model.tiles = threading.Semaphore(0), 0
+    window.form.store.setText(str(store))
+    window.encode(wait=False)
+    window.wait(lambda: window.panel.annotator is not None)
+    window.click_and_wait(centres[0])
+    assert window.model.tiles == 0 and area(window.labels[1]) == 400
+    assert window.form.planes.state.encoded.tolist() == [False, True, False]
+    window.model.steps.release(100_000)
+    window.wait(lambda: window.panel._job is None)
+    assert window.panel.features.ready_planes().all() and area(window.labels[1]) == 400
+
+
+def test_features_behind_a_url_are_used(window):
+    from napari_interformer import encode
+
+    image, centres = squares()
+    encode(image, window.model, store="memory://window/features.zarr", contrast=(0, 255))
+    window.model.tiles = 0
+    window.form.store.setText("memory://window/features.zarr")
+    window.open(image)
+    window.click_and_wait(centres[0])
+    assert window.model.tiles == 0 and area(window.labels) == 400 and not window.told
 
 
 def test_no_room_on_disk_is_told_and_what_was_there_stays(window, monkeypatch):

@@ -37,7 +37,8 @@ class BrightModel:
 
     def encode_pixels(self, pixels):
         self.threads.add(threading.get_ident())
-        assert self.steps.acquire(timeout=PATIENCE)
+        for _ in pixels:
+            assert self.steps.acquire(timeout=PATIENCE)
         self.tiles += len(pixels)
         height, width = (-(-n // 32) * 32 for n in pixels.shape[1:3])
         grey = np.zeros((len(pixels), 1, height, width), np.float32)

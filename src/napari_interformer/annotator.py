@@ -65,6 +65,14 @@ class Answer:
     refused: tuple[tuple[Click, Exception], ...]
 
 
+@dataclass
+class Ahead:
+    """The answer to clicks that are not made yet; None until the worker has it."""
+
+    clicks: tuple[Click, ...]
+    answer: Answer | None = None
+
+
 class Annotator:
     """Keeps a session and a layer of clicks in step.
 
@@ -98,6 +106,7 @@ class Annotator:
         self._worker, self._tell, self._changed = worker, tell, changed
         self._line: deque[Edit | Action] = deque()
         self._busy = False
+        self._ahead: Ahead | None = None
         self._seen = clicks.read()  # what the layer showed when it was last looked at
         self._taken = 0  # the highest label that somebody painted
         self._generation = 0  # results that were asked for in an earlier one are dropped
@@ -133,6 +142,18 @@ class Annotator:
         return (*self.session.clicks, *self.waiting)
 
     # --------------------------------------------------------------------------------- what people do
+
+    def expect(self, click: Click) -> None:
+        """Hear that a click may come, since the mouse is pressed: the worker answers it while the button is down."""
+        if self.busy or self.waiting:
+            return
+        ahead = self._ahead = Ahead((*self._current, click))
+
+        def work() -> None:
+            ahead.answer = answer(self.session, ahead.clicks)
+
+        # Nothing is shown and nobody is told: if the click comes, it asks again.
+        self._worker.run(work, lambda _: None, lambda _: None)
 
     def edited(self) -> None:
         """Somebody added, removed, moved or flipped clicks."""
@@ -252,12 +273,13 @@ class Annotator:
         if self._busy:
             return
         while self._line:
+            ahead, self._ahead = self._ahead, None  # what is done next may change the answer
             if isinstance(self._line[0], Edit):
                 target = self._current
                 while self._line and isinstance(edit := self._line[0], Edit):
                     target = merge(target, edit.before, edit.after)
                     self._line.popleft()
-                self._run(partial(answer, self.session, target), partial(self._do, self._adopt))
+                self._run(partial(answer, self.session, target, ahead), partial(self._do, self._adopt))
                 return
             action = self._line.popleft()
             assert isinstance(action, Action)
@@ -337,11 +359,14 @@ class Annotator:
             )
 
 
-def answer(session: Session, clicks: Sequence[Click]) -> Answer:
-    """Compute an object from its clicks; those that cannot be answered are left out and named.
+def answer(session: Session, clicks: Sequence[Click], ahead: Ahead | None = None) -> Answer:
+    """Compute an object from its clicks, unless that was done ahead; those that cannot be answered are left out and named.
 
     Pure, for the worker thread.
     """
+    if ahead is not None and ahead.answer is not None and ahead.clicks == tuple(clicks):
+        if not ahead.answer.refused:  # what was not encoded may be now
+            return ahead.answer
     masks = session.masks
     try:
         return Answer(session.compute((*masks, *clicks)), ())

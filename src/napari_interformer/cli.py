@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from napari_interformer.encoding import Part
     from napari_interformer.features import Features
     from napari_interformer.image import Contrast, Planes
     from napari_interformer.model import InterFormer
@@ -244,6 +245,8 @@ def encode(
 
     Interrupted, it keeps what is done, and the same command goes on from there. What is ready can be used meanwhile.
 
+    Several GPUs share the work, with a process for each; so does what --device names with commas.
+
     With --scheduler or --jobqueue the planes go to a Dask cluster, whose workers must see IMAGE and the output.
     """
     import time
@@ -251,6 +254,7 @@ def encode(
 
     import napari_interformer as ni
     from napari_interformer.image import Planes
+    from napari_interformer.model import resolve_devices
 
     if scheduler and jobqueue:
         raise click.UsageError("--scheduler and --jobqueue are two ways to the same: give one of them.")
@@ -261,15 +265,18 @@ def encode(
             from napari_interformer.cluster import cluster, encode_on
 
             client = stack.enter_context(cluster(scheduler=scheduler, jobqueue=jobqueue, workers=workers))
-            make = partial(encode_on, client, image, output, model=model)
+            make = partial(encode_on, client, image, output, model=model, device=device)
+            make = partial(make, channel_axis=channel_axis, channels=channels, contrast=contrast)
+        elif len(devices := resolve_devices(device)) > 1:
+            from napari_interformer.cluster import encode_with
+
+            make = partial(encode_with, devices, image, output, model=model)
             make = partial(make, channel_axis=channel_axis, channels=channels, contrast=contrast)
         else:
             planes = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast)
-            make = partial(ni.encode, planes, ni.load_model(model), store=output)
+            make = partial(ni.encode, planes, ni.load_model(model), store=output, device=device)
         line = stack.enter_context(bar("encoding", "tile"))
-        features = make(
-            device=device, tile=tile, halo=halo, progress=lambda now: show(line, now.done, now.total)
-        )
+        features = make(tile=tile, halo=halo, progress=lambda now: show(line, now.done, now.total))
     height, width = features.size
     megapixels = math.prod(features.shape) / 1e6
     seconds = time.monotonic() - began
@@ -304,7 +311,7 @@ def encode(
     "--propagate", is_flag=True, help="Carry each object through the neighbouring planes of the stack."
 )
 @click.option(
-    "--features", type=FILE, help="Where `encode` left the features; what is missing there is added."
+    "--features", type=FILE, help="Where `encode` left the features; what clicks miss there is added."
 )
 @click.option(
     "--object-size",
@@ -340,6 +347,8 @@ def segment(
     import numpy as np
 
     import napari_interformer as ni
+    from napari_interformer.encoding import room_for
+    from napari_interformer.features import NotEncodedError
     from napari_interformer.files import LABEL_FILES
     from napari_interformer.image import Planes, write_labels
 
@@ -351,10 +360,9 @@ def segment(
     for position, _ in (one for clicks_of_one in everything for one in clicks_of_one):
         check_inside(position, planes)
     network = ni.load_model(model)
-    needed = (
-        None if propagate or prompts else sorted({position[:-2] for one in everything for position, _ in one})
-    )
-    encoded = encode_planes(planes, network, needed, store=features, device=device)
+    encoded = room_for(planes, network, store=features)
+    if propagate or prompts:
+        encode_shown(planes, encoded, network, device)
     session = ni.Session(encoded, network, object_size=object_size)
     if prompts is not None:
         session.load_prompts(prompts)
@@ -362,7 +370,12 @@ def segment(
             session.commit()
     for one in everything:
         for position, positive in one:
-            session.click(position, positive)
+            while True:  # until it needs nothing more: an object may go on beyond what was there
+                try:
+                    session.click(position, positive)
+                    break
+                except NotEncodedError as missing:
+                    encode_shown(planes, encoded, network, device, [(missing.plane, missing.box)])
         if propagate:
             with bar("propagating", "plane") as line:
                 session.propagate(progress=lambda done, total: show(line, done, total))
@@ -619,7 +632,7 @@ def headless_demo(folder: Path, objects: int = 12, clicks: int = 3) -> None:
     planes = Planes.of(image)
     model = ni.load_model()
     began = time.perf_counter()
-    features = encode_planes(planes, model, [()])
+    features = ni.encode(planes, model)
     click.echo(f"encoded {planes.size[0]} x {planes.size[1]} pixels in {time.perf_counter() - began:.2f} s")
 
     session = ni.Session(features, model)
@@ -707,34 +720,15 @@ def picture(path: Path, planes: Planes, session: Session, plane: tuple[int, ...]
     write_whole(path, iio.imwrite("<bytes>", np.clip(drawn, 0, 255).astype(np.uint8), extension=".png"))
 
 
-def encode_planes(
-    planes: Planes,
-    model: InterFormer,
-    needed: Sequence[tuple[int, ...]] | None,
-    *,
-    store: Path | None = None,
-    device: str = "auto",
-) -> Features:
-    """Encode the planes that clicks need, and no others; all if None."""
-    from napari_interformer.encoding import encode_tiles, room_for
+def encode_shown(
+    planes: Planes, features: Features, model: InterFormer, device: str, only: Sequence[Part] | None = None
+) -> None:
+    """Encode some parts of an image, or all of it, and show how far that is."""
+    from napari_interformer.encoding import encode_tiles
 
-    features = room_for(planes, model, store=store)
-    needed = list(planes.plane_indices() if needed is None else needed)
-
-    def waiting() -> Iterator[tuple[int, ...]]:
-        return (plane for plane in needed if not features.ready(plane))
-
-    begun = list(waiting())
-    if not begun:
-        return features
     with bar("encoding", "tile") as line:
-        for done, _ in enumerate(
-            encode_tiles(planes, features, model, device=device, first=lambda: next(waiting(), None)), 1
-        ):
-            show(line, done, len(begun) * len(features.tiles))
-            if next(waiting(), None) is None:
-                break
-    return features
+        for now in encode_tiles(planes, features, model, device=device, only=only):
+            show(line, now.done, now.total)
 
 
 def check_inside(position: Sequence[int], planes: Planes) -> None:

@@ -1,18 +1,25 @@
-"""Encode on a Dask cluster: one task per plane, and every worker writes its own tiles into the store.
+"""Encode with many processes, each of which writes its own tiles into the store: on a Dask cluster, or on several devices.
 
 Only names and numbers travel: a worker opens the image, the store and the model itself, once, so all of them must lie where
-all workers see them. What a lost worker had finished lies in the store; its other planes go to those that remain.
+all workers see them. What a lost worker had finished lies in the store; what it had not goes to those that remain. A cluster
+gets one task per plane; on one machine, the devices share the tiles of each plane, too.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import logging
+import multiprocessing
+import signal
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from napari_interformer.checkpoint import load_model
 from napari_interformer.encoding import Progress, encode_tiles, room_for
@@ -21,13 +28,17 @@ from napari_interformer.image import Planes
 from napari_interformer.model import resolve_device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from multiprocessing.connection import Connection
 
     from napari_interformer.encoding import Tile
     from napari_interformer.image import Contrast
     from napari_interformer.model import InterFormer
 
+log = logging.getLogger(__name__)
+
 TIMEOUT = 20  # seconds to wait for a scheduler
+LAST_WORDS = 5  # seconds that a process has for its tile when nobody waits for it any more
 RETRIES = 3  # of a plane whose encoding raised; that workers are lost is no error
 # Name of the scheduler -> the class of dask-jobqueue that starts workers through it.
 QUEUES = {
@@ -108,23 +119,10 @@ def encode_on(
         If workers are lost again and again.
     """
     planes = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast)
-    network = load_model(model)
-    features = room_for(planes, network, store=store, tile=tile, halo=halo)
-    where = str(store) if "://" in str(store) else str(Path(store).absolute())
-    # The limits, not the rule: no worker need look through the volume again.
-    job = Job(
-        str(Path(image).absolute()),
-        where,
-        None if model is None else _absolute(model),
-        channel_axis,
-        channels,
-        planes.contrast,
-        device,
-    )
+    features = room_for(planes, load_model(model), store=store, tile=tile, halo=halo)
+    job = _job(planes, image, store, model, channel_axis, channels, device)
     waiting = {plane: len(tiles) for plane in planes.plane_indices() if (tiles := features.waiting(plane))}
-    total = len(planes) * len(features.tiles)
-    before = left = sum(waiting.values())
-    began = time.monotonic()
+    count = _Count(len(planes) * len(features.tiles), sum(waiting.values()))
     distributed = _needed("distributed")
     tasks = {
         client.submit(_encode_plane, job, plane, retries=RETRIES, pure=False): plane for plane in waiting
@@ -137,14 +135,153 @@ def encode_on(
                 raise RuntimeError(
                     f"Workers were lost whenever they encoded plane {tasks[task]}; see their logs: they may need more memory."
                 ) from error
-            left -= waiting[tasks[task]]
+            now = count.more(waiting[tasks[task]], tasks[task])
             if progress is not None:
-                spent = time.monotonic() - began
-                progress(Progress(total - left, total, tasks[task], spent / max(before - left, 1) * left))
+                progress(now)
     finally:
         client.cancel(list(tasks))
     features.finish()
     return features
+
+
+def encode_with(
+    devices: Sequence[str | torch.device],
+    image: str | Path,
+    store: str | Path,
+    *,
+    model: str | Path | None = None,
+    channel_axis: int | None = None,
+    channels: tuple[int, ...] | None = None,
+    contrast: Contrast = "auto",
+    tile: Tile = None,
+    halo: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Features:
+    """Encode an image file on several devices of this machine, with a process for each.
+
+    Parameters
+    ----------
+    devices : sequence of str
+        Such as "cuda:0", "cuda:1"; "cpu" several times shares the cores.
+    image, store, model, channel_axis, channels, contrast, tile, halo
+        As for `encode_on`.
+    progress : callable, optional
+        Called with a `Progress` after each tile.
+
+    Returns
+    -------
+    Features
+        With all planes; those that were there already are not made again.
+
+    Raises
+    ------
+    ValueError, OSError, MemoryError
+        As `encode` does, if what one device failed at no other could do.
+    RuntimeError
+        If processes ended before all was done.
+    """
+    planes = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast)
+    features = room_for(planes, load_model(model), store=store, tile=tile, halo=halo)
+    job = _job(planes, image, store, model, channel_axis, channels, "cpu")
+    todo = [plane for plane in planes.plane_indices() if features.waiting(plane)]
+    count = _Count(len(planes) * len(features.tiles), sum(len(features.waiting(plane)) for plane in todo))
+    cores = max(1, torch.get_num_threads() // len(devices))
+    context = multiprocessing.get_context("spawn")  # CUDA does not outlive a fork
+    working: dict[Any, Any] = {}  # what each process says -> the process
+    failed: list[Exception] = []
+    try:
+        for number, device in enumerate(devices if todo else ()):
+            # Each begins in a part of its own and then helps the others, so that they seldom meet.
+            start = len(todo) * number // len(devices)
+            heard, told = context.Pipe(duplex=False)
+            given = (replace(job, device=str(device)), todo[start:] + todo[:start], cores, told)
+            working[heard] = context.Process(
+                target=_encode_share, args=given, name=f"encode on {device}", daemon=True
+            )
+            working[heard].start()
+            told.close()
+        while working:
+            speaking: list[Any] = wait(list(working))
+            for one in speaking:
+                try:
+                    said = one.recv()
+                except (EOFError, OSError):  # it has ended, perhaps within a word
+                    working.pop(one).join()
+                    continue
+                if isinstance(said, Exception):
+                    log.warning("one device less: %s", said)
+                    failed.append(said)
+                elif progress is not None:
+                    progress(count.more(1, said))
+    finally:
+        for heard in working:
+            heard.close()  # who speaks then ends
+        for process in working.values():
+            process.join(LAST_WORDS)
+            process.terminate()
+            process.join()
+    if not features.finish():
+        raise (
+            failed[0]
+            if failed
+            else RuntimeError(
+                f"The processes on {', '.join(map(str, devices))} ended before all was encoded, perhaps for want of memory; "
+                "the same command goes on from there."
+            )
+        )
+    return features
+
+
+def _encode_share(job: Job, planes: Sequence[tuple[int, ...]], cores: int, told: Connection) -> None:
+    """In a process of its own: encode what nobody else does, and tell the plane of each tile, or an error."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asked for it hears it too, and ends this
+    torch.set_num_threads(cores)
+    try:
+        image, features, model = _opened(job)
+        for step in encode_tiles(image, features, model, device=model.device, only=planes):
+            told.send(step.plane)
+    except BrokenPipeError:
+        pass  # nobody is waiting any more
+    except (ValueError, OSError, MemoryError) as error:
+        told.send(error)
+    except Exception as error:  # some cannot travel
+        told.send(RuntimeError(f"{job.device}: {type(error).__name__}: {error}"))
+
+
+class _Count:
+    """How far many are together: tiles in all, and those that are left."""
+
+    def __init__(self, total: int, left: int) -> None:
+        self.total, self.before, self.left = total, left, left
+        self.began = time.monotonic()
+
+    def more(self, tiles: int, plane: tuple[int, ...]) -> Progress:
+        """Count tiles of a plane as done."""
+        self.left = max(0, self.left - tiles)  # where nothing can be locked, two may have made the same one
+        spent = time.monotonic() - self.began
+        seconds_left = spent / max(self.before - self.left, 1) * self.left
+        return Progress(self.total - self.left, self.total, plane, seconds_left)
+
+
+def _job(
+    planes: Planes,
+    image: str | Path,
+    store: str | Path,
+    model: str | Path | None,
+    channel_axis: int | None,
+    channels: tuple[int, ...] | None,
+    device: str,
+) -> Job:
+    """Name everything so that other processes find it."""
+    return Job(
+        str(Path(image).absolute()),
+        str(store) if "://" in str(store) else str(Path(store).absolute()),
+        None if model is None else _absolute(model),
+        channel_axis,
+        channels,
+        planes.contrast,  # the limits, not the rule: no worker need look through the volume again
+        device,
+    )
 
 
 def _absolute(model: str | Path) -> str:

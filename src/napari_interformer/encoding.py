@@ -32,9 +32,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Plane = tuple[int, ...]
-Wanted = Plane | tuple[Plane, Box | None] | None  # what somebody looks at: a plane, or a box of it
+Part = Plane | tuple[Plane, Box | None]  # a plane, or a box of it
 Tile = int | Literal["whole"] | None
-GPU_BATCH = 8  # tiles at once, halved while memory does not suffice
+# Tiles at once, halved while memory does not suffice. On two cores two tiles of 256 pixels take 62 ms each, four 63, and one
+# alone 75, as threads wait for each other less; what is larger than both is work enough by itself, and would take memory.
+GPU_BATCH, CPU_BATCH, CPU_PIXELS = 8, 2, 2 * 256**2
 # Seconds to wait for tiles of other processes, and until they are made here, too.
 _NAP, _PATIENCE = 0.02, 60.0
 
@@ -71,7 +73,7 @@ def encode(
     device: str | torch.device = "auto",
     tile: Tile = None,
     halo: int | None = None,
-    planes: Iterable[Plane] | None = None,
+    planes: Iterable[Part] | None = None,
     progress: Callable[[Progress], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Features:
@@ -84,18 +86,19 @@ def encode(
     model : InterFormer
         Stays where it is; a copy encodes on `device`.
     store : path, optional
-        A zarr group to keep the features in; an encode that was stopped goes on there.
+        A zarr group to keep the features in; an encode that was stopped goes on there. In memory if None, or, if they
+        would take more than a gigabyte, in a temporary folder.
     device : str
         "auto" (the strongest there is), "cpu", "cuda", "mps".
     tile, halo : int, optional
         Side of the tiles in pixels, the model's training size if None, or "whole" for planes at once as the reference
         does; and how much of it is thrown away on each side, an eighth if None. Multiples of 32.
-    planes : iterable of tuple of int, optional
-        Which planes, as leading indices; all if None.
+    planes : iterable, optional
+        Which planes, as leading indices, or (plane, box) for the tiles that a box touches; all if None.
     progress : callable, optional
         Called with a `Progress` after each tile.
     cancelled : callable, optional
-        Asked before each tile whether to stop; what is done by then is returned.
+        Asked after each tile whether to stop; what is done by then, and what was begun with it, is returned.
 
     Returns
     -------
@@ -153,8 +156,8 @@ def encode_tiles(
     model: InterFormer,
     *,
     device: str | torch.device = "auto",
-    first: Callable[[], Wanted] | None = None,
-    only: Iterable[Plane] | None = None,
+    first: Callable[[], Part | None] | None = None,
+    only: Iterable[Part] | None = None,
 ) -> Iterator[Progress]:
     """Encode what is not encoded yet, tile by tile, and yield after each; whoever iterates may stop at any time.
 
@@ -172,10 +175,10 @@ def encode_tiles(
     device : str
         As for `encode`.
     first : callable, optional
-        Asked before each tile what somebody is waiting for: a plane, or (plane, box) with the pixels that they look at,
-        whose tiles come first and then the nearest; None for the next in order.
-    only : iterable of tuple of int, optional
-        Planes to encode; all if None.
+        Asked before each batch of tiles what somebody is waiting for: a plane, or (plane, box) with the pixels that they
+        look at, whose tiles come first and then the nearest; None for the next in order.
+    only : iterable, optional
+        Planes to encode, or (plane, box) for the tiles that a box touches; all if None.
 
     Raises
     ------
@@ -188,30 +191,38 @@ def encode_tiles(
     """
     target = resolve_device(device)
     _check_origin(planes, features, model)
-    chosen = list(dict.fromkeys(planes.plane_indices() if only is None else (tuple(p) for p in only)))
-    todo = {plane: tiles for plane in chosen if (tiles := features.waiting(plane))}
-    total = len(chosen) * len(features.tiles)
+    chosen: dict[Plane, set[int]] = {}
+    for plane, box in map(_part, planes.plane_indices() if only is None else only):
+        chosen.setdefault(plane, set()).update(features.touched(box))
+
+    def left_of(plane: Plane) -> list[int]:
+        waiting = features.waiting(plane)
+        return waiting if only is None else [tile for tile in waiting if tile in chosen[plane]]
+
+    todo = {plane: tiles for plane in chosen if (tiles := left_of(plane))}
+    total = sum(map(len, chosen.values()))
     if not todo:
         if only is None:
             features.finish()
         return
     worker = _on(model, target)
-    batch = 1 if target.type == "cpu" else GPU_BATCH
+    batch = GPU_BATCH if target.type != "cpu" else min(CPU_BATCH, max(1, CPU_PIXELS // _pixels(features)))
+    cores = np.array(features.tiles)
     before, plane = sum(map(len, todo.values())), next(iter(todo))
     began = busy = time.monotonic()
     log.info("encoding %d planes on %s, %d tiles each", len(todo), target, len(features.tiles))
     while todo:
-        wanted, box = _wanted(first() if first is not None else None)
+        wanted, box = _part(first() if first is not None else None)
         made: list[int] = []
         for candidate in dict.fromkeys(p for p in (wanted, plane, *todo) if p in todo):
             plane = candidate
-            tiles = features.waiting(plane)
+            tiles = left_of(plane)
             if not tiles:
                 del todo[plane]
                 continue
             todo[plane] = tiles
             if box is not None and plane == wanted:
-                tiles = _nearest(tiles, features, box)
+                tiles = _nearest(tiles, cores, box)
             with features.claim(plane, tiles, batch) as mine:
                 if not mine and time.monotonic() - busy > _PATIENCE:
                     mine = tiles[:1]  # whoever has it hangs; that it may be made twice does no harm
@@ -236,25 +247,27 @@ def encode_tiles(
         features.finish()
 
 
-def _wanted(asked: Wanted) -> tuple[Plane | None, Box | None]:
-    """Tell the plane and the box in what `first` returned."""
+def _part(asked: Part | None) -> tuple[Any, Box | None]:
+    """Tell the plane (None if nothing is asked for) and the box (None for all of it)."""
     if asked is not None and len(asked) == 2 and isinstance(asked[0], tuple):
         return asked
-    return asked, None
+    return None if asked is None else tuple(asked), None
 
 
-def _nearest(tiles: Sequence[int], features: Features, box: Box) -> list[int]:
-    """Sort tiles by how far they lie from a box, and then from its middle."""
+def _nearest(tiles: Sequence[int], cores: NDArray[np.int_], box: Box) -> list[int]:
+    """Sort tiles by how far their cores, (N, 4) for all tiles, lie from a box, and then from its middle."""
+    left, top, right, bottom = cores[list(tiles)].T
+    aside = np.maximum(0, np.maximum(left - box.right, box.left - right))
+    above = np.maximum(0, np.maximum(top - box.bottom, box.top - bottom))
+    across, along = left + right - box.left - box.right, top + bottom - box.top - box.bottom
+    order = np.lexsort((across**2 + along**2, aside**2 + above**2))
+    return [tiles[i] for i in order]
 
-    def distance(tile: int) -> tuple[int, int]:
-        core = features.tiles[tile]
-        aside = max(core.left - box.right, box.left - core.right, 0)
-        above = max(core.top - box.bottom, box.top - core.bottom, 0)
-        across = core.left + core.right - box.left - box.right
-        along = core.top + core.bottom - box.top - box.bottom
-        return aside**2 + above**2, across**2 + along**2
 
-    return sorted(tiles, key=distance)
+def _pixels(features: Features) -> int:
+    """Return how many pixels are encoded for a tile."""
+    box = tile_box(features.tiles[0], features)
+    return box.height * box.width
 
 
 def _make(

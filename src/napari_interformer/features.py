@@ -7,8 +7,10 @@ goes on, and an encode that was stopped goes on where it was.
 from __future__ import annotations
 
 import math
-import os
+import shutil
+import tempfile
 import threading
+import weakref
 from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -33,6 +35,7 @@ Plane = tuple[int, ...]
 SNAP = 32
 FORMAT = 2
 _CACHE_BYTES = 256 * 2**20  # tiles of stored features that are kept decompressed
+_MEMORY_BYTES = 10**9  # larger features without a store go to a temporary one
 
 
 class Encoder(Protocol):
@@ -52,7 +55,24 @@ class Encoder(Protocol):
 
 
 class NotEncodedError(LookupError):
-    """A part of the image was asked for whose features are not there yet."""
+    """A part of the image was asked for whose features are not there yet.
+
+    Attributes
+    ----------
+    plane : tuple of int
+        Its leading indices.
+    box : Box
+        What was asked for, in pixels of the padded plane.
+    """
+
+    def __init__(self, plane: Plane, box: Box) -> None:
+        super().__init__(plane, box)
+        self.plane, self.box = plane, box
+
+    def __str__(self) -> str:
+        """Say what is not there, and what to do."""
+        where = f"Plane {tuple(self.plane)}" if self.plane else "The image"
+        return f"{where} is not encoded at {tuple(self.box)} yet; encode it, or wait until that is done."
 
 
 @dataclass(frozen=True)
@@ -167,7 +187,8 @@ class Features:
         core, halo : int
             Pixels of a tile that are kept, and how much more is encoded on each side; core 0 is the whole plane.
         store : path, optional
-            A zarr group to write to, or its URL; in memory if None.
+            A zarr group to write to, or its URL. If None they stay in memory, or, where they would take more than a
+            gigabyte, in a temporary folder that goes when they do.
 
         Raises
         ------
@@ -178,8 +199,12 @@ class Features:
         """
         origin = Origin.of(planes, model, core=core, halo=halo)
         if store is None:
-            _check_memory(origin)
             made = cls(origin)
+            if made.nbytes > _MEMORY_BYTES:
+                folder = tempfile.mkdtemp(prefix="interformer-")
+                made = cls.create(planes, model, core=core, halo=halo, store=Path(folder) / "features.zarr")
+                made.path = None
+                weakref.finalize(made, shutil.rmtree, folder, ignore_errors=True)
             made.source = planes
             return made
         location = located(store)
@@ -321,7 +346,7 @@ class Features:
 
     def ready(self, plane: Plane = (), box: Box | None = None) -> bool:
         """Whether a plane, or all tiles that a box of it touches, are encoded."""
-        row, wanted = self.flat(plane), self._touched(box)
+        row, wanted = self.flat(plane), self.touched(box)
         self._refresh(row, wanted)
         return bool(self._done[row, wanted].all())
 
@@ -336,13 +361,16 @@ class Features:
 
     def waiting(self, plane: Plane = (), box: Box | None = None) -> list[int]:
         """Return the numbers of a plane's tiles that are not encoded yet; of those that a box touches, if there is one."""
-        row, wanted = self.flat(plane), self._touched(box)
+        row, wanted = self.flat(plane), self.touched(box)
         self._refresh(row, wanted)
-        return [tile for tile in wanted if not self._done[row, tile]]
+        return [wanted[i] for i in np.flatnonzero(~self._done[row, wanted])]
 
     def _refresh(self, row: int, tiles: Sequence[int]) -> None:
         """Look at what is stored of a plane: another process may have written it."""
-        if self._store is not None and (unknown := [t for t in tiles if not self._done[row, t]]):
+        if self._store is None:
+            return
+        unknown = [tile for tile, done in zip(tiles, self._done[row, list(tiles)], strict=True) if not done]
+        if unknown:
             self._done[row, unknown] |= self._store.done(row, unknown)
 
     def _refresh_all(self) -> None:
@@ -390,15 +418,12 @@ class Features:
                 f"box takes multiples of {SNAP} inside the padded plane {self.padded}; got {tuple(box)}."
             )
         if not self.ready(plane, box):
-            raise NotEncodedError(
-                f"{f'Plane {tuple(plane)}' if plane else 'The image'} is not encoded at {tuple(box)} yet; encode it, or wait "
-                "until that is done."
-            )
+            raise NotEncodedError(plane, box)
         maps = [
             np.empty((c, box.height // s, box.width // s), np.float32)
             for c, s in zip(self.origin.channels, self.origin.strides, strict=True)
         ]
-        for tile in self._touched(box):
+        for tile in self.touched(box):
             core = self.tiles[tile]
             both = core.intersect(box)
             for out, part, stride in zip(
@@ -417,7 +442,7 @@ class Features:
             return True
         if self._store is not None:
             return not self._store.missing(row, y, x)
-        tile = self._touched(Box(x, y, x + 1, y + 1))[0]
+        tile = self.touched(Box(x, y, x + 1, y + 1))[0]
         missing, core = self._gone.get((row, tile)), self.tiles[tile]
         return missing is None or not missing[y - core.top, x - core.left]
 
@@ -491,8 +516,8 @@ class Features:
             self._refresh(self.flat(plane), taken)
             yield [tile for tile in taken if not self._done[self.flat(plane), tile]]
 
-    def _touched(self, box: Box | None) -> list[int]:
-        """Return the numbers of the tiles that a box of the padded plane touches."""
+    def touched(self, box: Box | None) -> list[int]:
+        """Return the numbers of the tiles that a box of the padded plane touches; of all if None."""
         if box is None:
             return list(range(len(self.tiles)))
         height, width = self.tiles[0].height, self.tiles[0].width
@@ -529,25 +554,14 @@ class Features:
     def __repr__(self) -> str:
         """Say what is there."""
         ready, total = int(self.ready_planes().sum()), len(self._done)
-        return f"Features({self.origin.axes} {self.shape}, {ready} of {total} planes encoded, {self.path or 'in memory'})"
+        where = self.path or ("in memory" if self._store is None else "in a temporary folder")
+        return f"Features({self.origin.axes} {self.shape}, {ready} of {total} planes encoded, {where})"
 
 
 def _unwritable(location: Path | str, error: OSError) -> OSError:
     if isinstance(location, Path):
         return unwritable(location, error)
     return OSError(f"{location} could not be written ({brief(error)}); check the right to, and the network.")
-
-
-def _check_memory(origin: Origin) -> None:
-    """Refuse what no memory of this machine holds."""
-    needed = Features(origin).nbytes
-    # The system hands out more than there is, and ends the process when it is used.
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
-    if needed > there:
-        raise ValueError(
-            f"Features of this image take {needed / 1e9:.0f} GB, and this machine has {there / 1e9:.0f} GB of memory; keep "
-            'them on disk with store="name.zarr".'
-        )
 
 
 def _attributes(origin: Origin) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import os
 import queue
 import sys
 import threading
+import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
@@ -68,7 +69,7 @@ class Lane(QObject):
         Whether the window and clicks go first where there are not enough cores for all.
     """
 
-    _told = Signal(object)
+    _told = Signal()
 
     def __init__(self, name: str, *, patient: bool = False) -> None:
         # The application owns it: were the thread the last to let go of it, Qt would delete it there.
@@ -77,7 +78,8 @@ class Lane(QObject):
         self._closed = threading.Event()
         self._calls: deque[Callable[[], None]] = deque()
         self._calling = self._shared = False
-        self._told.connect(self._call)
+        self._told.connect(self._call, Qt.ConnectionType.QueuedConnection)
+        self._report = threading.Event()  # one is there
         self._thread = threading.Thread(
             target=_work, args=(self, self._jobs, patient), name=f"interformer-{name}", daemon=True
         )
@@ -92,14 +94,25 @@ class Lane(QObject):
         self._jobs.put((work, done, failed))
 
     def tell(self, call: Callable[[], None]) -> None:
-        """From the thread: have `call` called in the main thread."""
+        """From any thread: have `call` called in the main thread, after the event at hand."""
         if not self._closed.is_set():
+            self._calls.append(call)
+            self._report.set()
             with suppress(RuntimeError):  # the window was deleted this very moment
-                self._told.emit(call)
+                self._told.emit()
 
-    def _call(self, call: Callable[[], None]) -> None:
+    def wait(self, done: Callable[[], bool], seconds: float) -> None:
+        """From a call that was told: make those that come after it until something is done, at most for some seconds."""
+        end = time.monotonic() + seconds
+        while not done() and not self._closed.is_set() and (left := end - time.monotonic()) > 0:
+            self._report.clear()
+            if self._calls:
+                self._calls.popleft()()
+            else:
+                self._report.wait(left)
+
+    def _call(self) -> None:
         # napari's progress bars handle events while they are drawn, so that reports arrive within reports: they wait.
-        self._calls.append(call)
         if self._calling:
             return
         self._calling = True

@@ -218,6 +218,8 @@ class ClickLayer:
         )
         self._writing = False
         self._told: list[Callable[[], None]] = []
+        self.expected: Callable[[Click], None] = lambda _: None  # told of clicks that are about to come
+        self.layer.mouse_drag_callbacks.append(self._pressed)
         self.layer.events.data.connect(self._on_data)
         self.layer.events.features.connect(self._changed)
 
@@ -235,8 +237,15 @@ class ClickLayer:
     def disconnect(self) -> None:
         """Stop listening to the layer."""
         self._told.clear()
+        self.layer.mouse_drag_callbacks.remove(self._pressed)
         self.layer.events.data.disconnect(self._on_data)
         self.layer.events.features.disconnect(self._changed)
+
+    def _pressed(self, layer: Points, event: Any) -> None:
+        # napari adds the point when the button is released where it was pressed.
+        if layer.mode == "add" and event.button == 1:
+            place = layer.data_to_world(layer.world_to_data(event.position))
+            self.expected(self.source.click(place, self.positive))
 
     def _on_data(self, event: Any) -> None:
         # Points tell before and after an edit. The indices that come along have been wrong, so the layer is read anew.

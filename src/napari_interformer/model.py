@@ -374,6 +374,20 @@ def decoding_device(name: str | torch.device = "auto") -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
+def resolve_devices(names: str = "auto") -> list[torch.device]:
+    """Return the devices of that name, of which there may be several: all GPUs for "auto" and "cuda", or a list with commas.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown, or a device asked for is not on this machine.
+    """
+    found = [resolve_device(name.strip()) for name in names.split(",")]
+    if found == [torch.device("cuda")]:
+        return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+    return found
+
+
 __all__ = [
     "MEAN",
     "PRESETS",
@@ -383,4 +397,5 @@ __all__ = [
     "decoding_device",
     "normalise",
     "resolve_device",
+    "resolve_devices",
 ]

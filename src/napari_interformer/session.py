@@ -886,7 +886,7 @@ class Session:
         )
 
     def _prepare(self, plane: Plane, level: int, window: Box) -> Any:
-        key = (plane, level, window)
+        key, model = (plane, level, window), self.model
         with self._lock:
             if key in self._prepared:
                 self._prepared.move_to_end(key)
@@ -894,10 +894,11 @@ class Session:
         if level == 0 or self._image is None:
             maps = self.features.window(plane, window)
         else:
-            maps = maps_at(self._image, self.model, plane, level, window)
-        prepared = self.model.prepare_maps(maps)
+            maps = maps_at(self._image, model, plane, level, window)
+        prepared = model.prepare_maps(maps)
         with self._lock:
-            self._prepared[key] = prepared
+            if model is self.model:  # it may have been changed meanwhile
+                self._prepared[key] = prepared
             while len(self._prepared) > 4:
                 self._prepared.popitem(last=False)
         return prepared

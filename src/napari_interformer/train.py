@@ -543,6 +543,20 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 # --------------------------------------------------------------------------------------- the loop
 
 
+@contextmanager
+def denormals_as_zero() -> Iterator[None]:
+    """Compute with zero for denormal numbers: late in a run many gradients are, and a CPU is several times slower on them.
+
+    Only for a while, since whoever called computes in the same threads.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@denormals_as_zero()
 def train(
     folder: str | Path,
     output: str | Path,
@@ -586,8 +600,6 @@ def train(
     output = Path(output)
     state_path = output.with_suffix(".state.pt")
 
-    # Late in a run many gradients are denormal numbers, on which a CPU is several times slower.
-    torch.set_flush_denormal(True)
     torch.manual_seed(config.seed)
     model = load_model(config.initial) if config.initial else initialise(InterFormer(PRESETS[config.preset]))
     model.to(device).train()

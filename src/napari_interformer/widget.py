@@ -24,7 +24,7 @@ from napari_interformer.annotator import Annotator, sentence
 from napari_interformer.form import DEFAULT_MODEL, Form, Lane
 from napari_interformer.image import write_labels
 from napari_interformer.layers import ClickLayer, LayerLabels, labels_of, new_labels
-from napari_interformer.prompts import blank, draw_click
+from napari_interformer.prompts import Box, blank, draw_click
 from napari_interformer.strip import StackState
 
 if TYPE_CHECKING:
@@ -34,18 +34,20 @@ if TYPE_CHECKING:
     from qtpy.QtCore import QObject
     from qtpy.QtGui import QCloseEvent
 
-    from napari_interformer.encoding import Progress
+    from napari_interformer.encoding import Part, Progress
     from napari_interformer.features import Features
     from napari_interformer.image import Planes
     from napari_interformer.layers import Source
     from napari_interformer.model import InterFormer
+    from napari_interformer.prompts import Click
     from napari_interformer.train import Progress as Learnt
 
+AT_ONCE = 0.05  # seconds for which the window may wait for an answer
 CTRL = "Meta" if sys.platform == "darwin" else "Control"  # napari calls the command key so
 
 
 class Job:
-    """Long work on its way: the window says when to stop and which plane somebody waits for.
+    """Long work on its way: the window says when to stop and what somebody waits for.
 
     Parameters
     ----------
@@ -58,7 +60,7 @@ class Job:
     def __init__(self, source: Source, only: tuple[tuple[int, ...], ...] | None = None) -> None:
         self.source, self.only = source, only
         self.cancelled = threading.Event()
-        self.wanted: tuple[int, ...] | None = None
+        self.wanted: Part | None = None
         self._bar: Any = None
         self._shown = 0.0
 
@@ -149,6 +151,7 @@ class Panel(QScrollArea):
         for layer in self.viewer.layers:
             layer.events.name.connect(self._fill_layers)
         self.viewer.dims.events.current_step.connect(self._plane_shown)
+        self._camera.events.center.connect(self._wanted)
         self.destroyed.connect(self.encoder.close)
         self.destroyed.connect(self.decoder.close)
         QApplication.instance().aboutToQuit.connect(self.release)
@@ -330,12 +333,25 @@ class Panel(QScrollArea):
         self.clicks = ClickLayer(source)
         self.clicks.positive = self.form.positive
         self.clicks.connect(self._clicked)
+        self.clicks.expected = self._expected
         self.viewer.add_layer(self.clicks.layer)
         return self.clicks
+
+    def _expected(self, click: Click) -> None:
+        if self.annotator is not None:
+            self.annotator.expect(click)
 
     def _clicked(self) -> None:
         if self.annotator is not None:
             self.annotator.edited()
+            self.decoder.tell(self._await_answer)
+
+    def _await_answer(self) -> None:
+        """Wait for an answer that comes at once, rather than draw the click without it and then draw again.
+
+        Drawing and Python's lock would hold up the decoding thread: it took three times as long.
+        """
+        self.decoder.wait(lambda: self.annotator is None or not self.annotator.busy, AT_ONCE)
 
     def _end_session(self) -> None:
         """Stop writing to the labels, which stay as they are; the click layer stays too, empty, and takes no keys."""
@@ -534,25 +550,42 @@ class Panel(QScrollArea):
 
     # --------------------------------------------------------------------------------------- planes
 
-    def _wanted(self) -> None:
-        """Let the encode take the plane next on which a click waits, or else the one that is shown."""
-        job, annotator = self._job, self.annotator
+    def _wanted(self, _: Any = None) -> None:
+        """Let the encode take next what a click waits for, or else what is in the middle of the screen."""
+        job, annotator, half = self._job, self.annotator, 0
         if job is None:
             return
         if annotator is not None and annotator.waiting:
-            job.wanted = annotator.waiting[0].plane
+            click: Click | None = annotator.waiting[0]
+            half = annotator.session.model.config.click_window // 2
         else:
-            job.wanted = self._shown_plane(job.source)
+            click = self._looked_at(job.source)
+        if click is not None:
+            y, x = click.y, click.x
+            job.wanted = click.plane, Box(x - half, y - half, x + half + 1, y + half + 1)
 
     def _plane_shown(self, _: Any = None) -> None:
         self._wanted()
         self._show_planes()
 
+    @property
+    def _camera(self) -> Any:
+        return getattr(self.viewer, "scene", self.viewer).camera  # moved in napari 0.9
+
+    def _looked_at(self, source: Source) -> Click | None:
+        """Return the image's pixel in the middle of the screen; None where the image has just left the viewer."""
+        dims, world = self.viewer.dims, list(self.viewer.dims.point)
+        if dims.ndisplay == 2:
+            for axis, place in zip(dims.displayed, self._camera.center[-2:], strict=True):
+                world[axis] = place
+        with suppress(ValueError, IndexError):
+            return source.click(world)
+        return None
+
     def _shown_plane(self, source: Source) -> tuple[int, ...] | None:
         """Return the plane on screen; None where it is none of the image's."""
-        with suppress(ValueError, IndexError):  # the image may just have left the viewer
-            return source.click(self.viewer.dims.point).plane
-        return None
+        looked = self._looked_at(source)
+        return None if looked is None else looked.plane
 
     def go_to(self, number: int) -> None:
         """Show a plane, by its number in C order."""
@@ -875,6 +908,7 @@ class Panel(QScrollArea):
             stack=annotator is not None and bool(annotator.session.features.leading),
         )
         self._show_planes()
+        self._wanted()
         self._encode_asked()
 
     # --------------------------------------------------------------------------------------- the end
@@ -936,15 +970,16 @@ def features_for(
     """
     from napari_interformer.encoding import room_for
     from napari_interformer.features import Features, Origin
+    from napari_interformer.store import is_there, located, name_of
 
-    path = None if store is None else Path(store)
-    if path is not None and path.is_dir() and any(path.iterdir()):
+    path = None if store is None else located(store)
+    if path is not None and is_there(path):
         found = previous if previous is not None and previous.path == path else Features.open(path, mode="r+")
         planes = found.source = planes.with_contrast(found.origin.contrast)
         asked = Origin.of(planes, model, core=found.origin.core, halo=found.origin.halo)
         if different := found.origin.differences(asked):
             raise ValueError(
-                f"{path.name} holds features of another {' and '.join(different)}; choose another folder, or the image and "
+                f"{name_of(path)} holds features of another {' and '.join(different)}; choose another folder, or the image and "
                 "model it was made with."
             )
         return planes, found
