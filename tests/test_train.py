@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -264,6 +266,22 @@ train({str(folder)!r}, {str(model)!r}, {endless!r})
     told = []
     train(folder, model, endless, progress=told.append, cancelled=lambda: bool(told))
     assert told[0].step == (reached // 20 + 1) * 20
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_processes_that_make_crops_leave_signals_to_the_main_one(folder, tmp_path):
+    """Ctrl+C and torchrun's SIGTERM reach all processes of a group; a lost worker would end the run before it is saved."""
+    steps = iter(range(10))
+
+    def cancelled():
+        for child in multiprocessing.active_children():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                os.kill(child.pid, number)
+        return next(steps) == 3
+
+    train(folder, tmp_path / "m.safetensors", replace(QUICK, workers=1, steps=10), cancelled=cancelled)
+    assert torch.load(tmp_path / "m.state.pt", weights_only=True)["step"] == 3
 
 
 @pytest.mark.parametrize(

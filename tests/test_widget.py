@@ -231,6 +231,21 @@ def test_edit_goes_on_with_the_object_that_is_clicked(field):
     assert "there is none here" in window.told[-1]
 
 
+@pytest.mark.parametrize("layer", [LABELS, CLICKS])
+def test_edit_is_given_up_when_its_layers_go(field, layer):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    window.key("E")
+    window.viewer.layers.remove(layer)
+    window.wait(lambda: not window.form.edit.isChecked())
+    window.encode()
+    told = len(window.told)
+    window.click_and_wait(centres[1])  # a click like any other
+    assert window.told[told:] == [] and len(window.points.data) == 1
+    assert window.labels[centres[1]] == window.panel.annotator.session.label
+
+
 def test_fast_clicks_are_neither_lost_nor_given_to_the_wrong_object(field):
     window, centres = field
     window.model.gate.clear()

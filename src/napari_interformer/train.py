@@ -14,6 +14,7 @@ import functools
 import logging
 import math
 import os
+import signal
 import sys
 import time
 from contextlib import contextmanager
@@ -630,6 +631,7 @@ def train(
         torch.utils.data.Subset(batches, range(start, config.steps)),
         batch_size=None,
         num_workers=config.workers,
+        worker_init_fn=_deaf,
         # Forked workers share the images in memory; elsewhere than on Linux forking is not safe or not there.
         multiprocessing_context="fork" if config.workers and sys.platform == "linux" else None,
     )
@@ -694,6 +696,12 @@ def train(
     if world > 1:
         torch.distributed.destroy_process_group()
     return output
+
+
+def _deaf(_: int) -> None:
+    """Leave Ctrl+C and SIGTERM, which reach all processes of a group, to the main one: it has a state to save."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def share_done(step: int, steps: int, seconds: float, minutes: float) -> float:

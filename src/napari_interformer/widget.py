@@ -355,6 +355,14 @@ class Panel(QScrollArea):
 
     def _end_session(self) -> None:
         """Stop writing to the labels, which stay as they are; the click layer stays too, empty, and takes no keys."""
+        self._let_go()
+        if self.clicks is not None:
+            self.clicks.write(())
+        self._refresh()
+
+    def _let_go(self) -> None:
+        """Have no session, and nothing of it on its layers."""
+        self._stop_picking()
         self._unbind()
         if self.annotator is not None:
             self.annotator.close()
@@ -362,9 +370,6 @@ class Panel(QScrollArea):
             self.labels.layer.events.paint.disconnect(self._painted)
             self.labels.layer.events.data.disconnect(self._replaced)
         self.labels = self.annotator = None
-        if self.clicks is not None:
-            self.clicks.write(())
-        self._refresh()
 
     def _drop_clicks(self) -> None:
         clicks, self.clicks = self.clicks, None
@@ -676,6 +681,7 @@ class Panel(QScrollArea):
 
         def picked(_: Any, event: Any) -> None:
             self._stop_picking()
+            self._refresh()
             value = labels.layer.get_value(
                 event.position,
                 view_direction=event.view_direction,
@@ -692,6 +698,7 @@ class Panel(QScrollArea):
 
         if self._picking:
             self._stop_picking()
+            self._refresh()
             return
         self.activate()
         points.mode = "pan_zoom"
@@ -700,11 +707,10 @@ class Panel(QScrollArea):
         self._refresh()
 
     def _stop_picking(self) -> None:
-        self._picking = False
-        if self.clicks is not None:
+        if self._picking and self.clicks is not None:
             self.clicks.layer.mouse_drag_callbacks.pop()
             self.clicks.layer.mode = "add"
-        self._refresh()
+        self._picking = False
 
     # --------------------------------------------------------------------------------------- stack
 
@@ -820,6 +826,8 @@ class Panel(QScrollArea):
             self._end_session()
             show_info(f"The Labels layer was removed; Encode starts with another one, {told}")
         elif self.annotator is not None and self.clicks.layer not in layers:
+            self._stop_picking()
+            self._refresh()
             show_info(f"The click layer was removed; Encode brings it back, {told}")
 
     def _painted(self, _: Any) -> None:
@@ -914,13 +922,7 @@ class Panel(QScrollArea):
             if job is not None:
                 job.close()
         self._job = self._adapting = self._carrying = None
-        self._unbind()
-        if self.annotator is not None:
-            self.annotator.close()
-        if self.labels is not None:
-            self.labels.layer.events.paint.disconnect(self._painted)
-            self.labels.layer.events.data.disconnect(self._replaced)
-        self.labels = self.annotator = None
+        self._let_go()
         if self.clicks is not None:
             if len(self.clicks.layer.data) == 0:
                 self._drop_clicks()
