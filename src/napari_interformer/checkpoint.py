@@ -12,7 +12,6 @@ import logging
 import os
 import pickle
 import re
-import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -25,7 +24,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from napari_interformer.files import unwritable
+from napari_interformer.files import replacing, unwritable
 from napari_interformer.model import InterFormer, InterFormerConfig, resolve_device
 
 if TYPE_CHECKING:
@@ -187,13 +186,11 @@ def save_model(
     metadata = {"config": json.dumps(asdict(model.config)), "notes": json.dumps(dict(notes or {}))}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
-            whole = Path(folder) / path.name
+        with replacing(path) as whole:
             safetensors.torch.save_file(tensors, whole, metadata=metadata)
             mask = os.umask(0)
             os.umask(mask)
             whole.chmod(0o666 & ~mask)  # safetensors makes files that nobody else on a file share can read
-            os.replace(whole, path)
     except (OSError, safetensors.SafetensorError) as error:
         raise unwritable(path, error) from error
     return path

@@ -259,21 +259,20 @@ def encode(
     if scheduler and jobqueue:
         raise click.UsageError("--scheduler and --jobqueue are two ways to the same: give one of them.")
     output = output or image.with_name(f"{image.name}.features.zarr")
+    reading: dict[str, Any] = {"channel_axis": channel_axis, "channels": channels, "contrast": contrast}
     began = time.monotonic()
     with ExitStack() as stack:
         if scheduler or jobqueue:
             from napari_interformer.cluster import cluster, encode_on
 
             client = stack.enter_context(cluster(scheduler=scheduler, jobqueue=jobqueue, workers=workers))
-            make = partial(encode_on, client, image, output, model=model, device=device)
-            make = partial(make, channel_axis=channel_axis, channels=channels, contrast=contrast)
+            make = partial(encode_on, client, image, output, model=model, device=device, **reading)
         elif len(devices := resolve_devices(device)) > 1:
             from napari_interformer.cluster import encode_with
 
-            make = partial(encode_with, devices, image, output, model=model)
-            make = partial(make, channel_axis=channel_axis, channels=channels, contrast=contrast)
+            make = partial(encode_with, devices, image, output, model=model, **reading)
         else:
-            planes = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast)
+            planes = Planes.of(image, **reading)
             make = partial(ni.encode, planes, ni.load_model(model), store=output, device=device)
         line = stack.enter_context(bar("encoding", "tile"))
         features = make(tile=tile, halo=halo, progress=lambda now: show(line, now.done, now.total))

@@ -118,11 +118,8 @@ def encode_on(
     RuntimeError
         If workers are lost again and again.
     """
-    planes = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast)
-    features = room_for(planes, load_model(model), store=store, tile=tile, halo=halo)
-    job = _job(planes, image, store, model, channel_axis, channels, device)
-    waiting = {plane: len(tiles) for plane in planes.plane_indices() if (tiles := features.waiting(plane))}
-    count = _Count(len(planes) * len(features.tiles), sum(waiting.values()))
+    job = _job(image, store, model, channel_axis, channels, contrast, device)
+    job, features, waiting, count = _begin(job, tile, halo)
     distributed = _needed("distributed")
     tasks = {
         client.submit(_encode_plane, job, plane, retries=RETRIES, pure=False): plane for plane in waiting
@@ -180,11 +177,9 @@ def encode_with(
     RuntimeError
         If processes ended before all was done.
     """
-    planes = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast)
-    features = room_for(planes, load_model(model), store=store, tile=tile, halo=halo)
-    job = _job(planes, image, store, model, channel_axis, channels, "cpu")
-    todo = [plane for plane in planes.plane_indices() if features.waiting(plane)]
-    count = _Count(len(planes) * len(features.tiles), sum(len(features.waiting(plane)) for plane in todo))
+    job = _job(image, store, model, channel_axis, channels, contrast)
+    job, features, waiting, count = _begin(job, tile, halo)
+    todo = list(waiting)
     cores = max(1, torch.get_num_threads() // len(devices))
     context = multiprocessing.get_context("spawn")  # CUDA does not outlive a fork
     working: dict[Any, Any] = {}  # what each process says -> the process
@@ -220,16 +215,14 @@ def encode_with(
             process.join(LAST_WORDS)
             process.terminate()
             process.join()
-    if not features.finish():
-        raise (
-            failed[0]
-            if failed
-            else RuntimeError(
-                f"The processes on {', '.join(map(str, devices))} ended before all was encoded, perhaps for want of memory; "
-                "the same command goes on from there."
-            )
-        )
-    return features
+    if features.finish():
+        return features
+    if failed:
+        raise failed[0]
+    raise RuntimeError(
+        f"The processes on {', '.join(map(str, devices))} ended before all was encoded, perhaps for want of memory; the same "
+        "command goes on from there."
+    )
 
 
 def _encode_share(job: Job, planes: Sequence[tuple[int, ...]], cores: int, told: Connection) -> None:
@@ -264,13 +257,13 @@ class _Count:
 
 
 def _job(
-    planes: Planes,
     image: str | Path,
     store: str | Path,
     model: str | Path | None,
     channel_axis: int | None,
     channels: tuple[int, ...] | None,
-    device: str,
+    contrast: Contrast,
+    device: str = "auto",
 ) -> Job:
     """Name everything so that other processes find it."""
     return Job(
@@ -279,9 +272,25 @@ def _job(
         None if model is None else _absolute(model),
         channel_axis,
         channels,
-        planes.contrast,  # the limits, not the rule: no worker need look through the volume again
+        contrast,
         device,
     )
+
+
+def _begin(
+    job: Job, tile: Tile, halo: int | None
+) -> tuple[Job, Features, dict[tuple[int, ...], int], _Count]:
+    """Make room for the features; return the job for workers, the room, how many tiles each plane waits for, and a count."""
+    planes = _planes(job)
+    features = room_for(planes, load_model(job.model), store=job.store, tile=tile, halo=halo)
+    waiting = {plane: len(tiles) for plane in planes.plane_indices() if (tiles := features.waiting(plane))}
+    count = _Count(len(planes) * len(features.tiles), sum(waiting.values()))
+    # The limits, not the rule: no worker need look through the volume again.
+    return replace(job, contrast=planes.contrast), features, waiting, count
+
+
+def _planes(job: Job) -> Planes:
+    return Planes.of(job.image, channel_axis=job.channel_axis, channels=job.channels, contrast=job.contrast)
 
 
 def _absolute(model: str | Path) -> str:
@@ -297,7 +306,7 @@ def _encode_plane(job: Job, plane: tuple[int, ...]) -> int:
 @functools.lru_cache(maxsize=1)
 def _opened(job: Job) -> tuple[Planes, Features, InterFormer]:
     """Open what a job names, once per worker."""
-    planes = Planes.of(job.image, channel_axis=job.channel_axis, channels=job.channels, contrast=job.contrast)
+    planes = _planes(job)
     model = load_model(job.model, resolve_device(job.device))
     return planes, Features.open(job.store, mode="r+", image=planes, model=model), model
 

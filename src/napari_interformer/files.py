@@ -9,6 +9,7 @@ import os
 import re
 import tempfile
 import weakref
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +18,7 @@ import numpy as np
 import tifffile
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -260,12 +261,10 @@ def write_labels(
             f"A label image is written as {', '.join(LABEL_FILES)}; got {path.name!r}: give it one of these endings."
         )
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
-            whole = Path(folder) / "labels.ome.tif"
+        with replacing(path, "labels.ome.tif") as whole:
             write(whole, found)
             if path.is_dir():
-                os.rename(path, Path(folder) / "before")
-            os.replace(whole, path)
+                os.rename(path, whole.with_name("before"))
     except OSError as error:
         raise unwritable(path, error) from error
     return path
@@ -381,6 +380,18 @@ def _ome_axes(axes: str | None, ndim: int) -> str:
     return "".join(names)
 
 
+@contextmanager
+def replacing(path: Path, name: str | None = None) -> Iterator[Path]:
+    """Yield where to write, in a folder of its own beside `path`; what lies there in the end takes the place of `path`.
+
+    Its name is `name`, for writers that look at it, or else that of `path`.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
+        whole = Path(folder) / (name or path.name)
+        yield whole
+        os.replace(whole, path)
+
+
 def write_whole(path: Path, content: bytes) -> Path:
     """Write a small file whole or not at all.
 
@@ -390,10 +401,8 @@ def write_whole(path: Path, content: bytes) -> Path:
         If it cannot be written; the file that was there before is untouched.
     """
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
-            whole = Path(folder) / path.name
+        with replacing(path) as whole:
             whole.write_bytes(content)
-            os.replace(whole, path)
     except OSError as error:
         raise unwritable(path, error) from error
     return path

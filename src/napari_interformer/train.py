@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CANCELLED = 2  # a process's vote: go on is 0, the run is over 1
+
 
 @dataclass(frozen=True)
 class ClickConfig:
@@ -654,12 +656,13 @@ def train(
     output.parent.mkdir(parents=True, exist_ok=True)
     began = saved = time.monotonic()
     recent: list[tuple[float, float, float]] = []
-    step, stopped = start, False
+    step, vote = start, 0
     for batch in loader:
         seconds = spent + time.monotonic() - began
         done = share_done(step, config.steps, seconds, config.minutes)
-        stopped = _any(cancelled is not None and cancelled(), device, world)
-        if stopped or _any(done >= 1, device, world):
+        asked = cancelled is not None and cancelled()
+        vote = _largest(CANCELLED if asked else int(done >= 1), device, world)
+        if vote:
             break
         rate = min(1, (step + 1) / config.warmup) * (1 - done)
         for group in optimizer.param_groups:
@@ -685,7 +688,7 @@ def train(
             saved = time.monotonic()
             save_state(step, spent + saved - began)
     seconds = spent + time.monotonic() - began
-    if stopped:
+    if vote == CANCELLED:
         save_state(step, seconds)
     elif rank == 0:
         trained = cast("InterFormer", average.module).eval()
@@ -714,13 +717,13 @@ def has_bf16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def _any(stop: bool, device: torch.device, world: int) -> bool:
+def _largest(vote: int, device: torch.device, world: int) -> int:
     """Stop all processes if one does: clocks differ, and a process that waits for the others would wait for ever."""
     if world == 1:
-        return stop
-    votes = torch.tensor(int(stop), device=device)
-    torch.distributed.all_reduce(votes)
-    return bool(votes.item())
+        return vote
+    votes = torch.tensor(vote, device=device)
+    torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX)
+    return int(votes.item())
 
 
 def training_pictures(folder: str | Path, config: TrainConfig) -> list[Picture]:
