@@ -91,7 +91,7 @@ class BlobModel:
         self.device = torch.device("cpu")
         self.decoded = 0
 
-    def encode_pixels(self, pixels):
+    def encode_pixels(self, pixels, before_layer=None):
         grey = np.pad(pixels[..., 0], [(0, 0), *[(0, -n % 32) for n in pixels.shape[1:3]]])
         return [grey[:, None, s // 2 :: s, s // 2 :: s].astype(np.float32) for s in self.strides]
 

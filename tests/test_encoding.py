@@ -44,7 +44,7 @@ class FakeModel:
     def tiles(self) -> int:
         return sum(shape[0] for shape in self.seen)
 
-    def encode_pixels(self, pixels):
+    def encode_pixels(self, pixels, before_layer=None):
         self.seen.append(pixels.shape)
         assert pixels.dtype == np.float32 and pixels.shape[3] == 3
         height, width = pixels.shape[1:3]
@@ -144,7 +144,7 @@ def test_progress_counts_tiles(rng):
 
 
 @pytest.mark.parametrize("kept", ["memory", "zarr"])
-def test_cancel_stops_within_one_batch_and_the_next_run_goes_on(rng, tmp_path, kept):
+def test_cancel_stops_within_one_tile_and_the_next_run_goes_on(rng, tmp_path, kept):
     image = rng.integers(0, 9, (2, 200, 200))
     store = tmp_path / "x.zarr" if kept == "zarr" else None
     told = []
@@ -158,6 +158,19 @@ def test_cancel_stops_within_one_batch_and_the_next_run_goes_on(rng, tmp_path, k
     steps = list(encode_tiles(planes, again, model, device="cpu"))
     assert [step.done for step in steps] == list(range(23, 33)) and model.tiles == 10
     assert same(again, encode(image, FakeModel()))
+
+
+def test_cancel_leaves_a_tile_between_two_layers(rng, small_model):
+    image, asked = rng.integers(0, 9, (200, 200), np.uint8), []
+
+    def cancelled() -> bool:
+        asked.append(len(asked))
+        return len(asked) > 2  # once before anything, once before the first layer
+
+    features = encode(image, small_model, cancelled=cancelled, device="cpu")
+    assert len(asked) == 3 and len(small_model.backbone.layers) == 2
+    assert not features.ready() and len(features.waiting(())) == len(features.tiles)
+    assert encode(image, small_model, cancelled=lambda: False, device="cpu").ready()
 
 
 def test_cancelled_beforehand_encodes_nothing(rng):
@@ -279,7 +292,7 @@ import numpy as np, torch
 from test_encoding import FakeModel, encode
 torch.set_num_threads(1)
 class Slow(FakeModel):
-    def encode_pixels(self, pixels):
+    def encode_pixels(self, pixels, before_layer=None):
         os.write(told, b"." * len(pixels))
         return super().encode_pixels(pixels)
 image, chance = np.load({str(tmp_path / "image.npy")!r}), random.Random(0)
@@ -330,7 +343,7 @@ import numpy as np, torch
 from test_encoding import FakeModel, encode
 torch.set_num_threads(1)
 class Slow(FakeModel):
-    def encode_pixels(self, pixels):
+    def encode_pixels(self, pixels, before_layer=None):
         time.sleep(0.005)
         return super().encode_pixels(pixels)
 image = np.load({str(tmp_path / "image.npy")!r})

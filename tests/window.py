@@ -35,7 +35,7 @@ class BrightModel:
         self.decoded = 0
         self.threads: set[int] = set()
 
-    def encode_pixels(self, pixels):
+    def encode_pixels(self, pixels, before_layer=None):
         self.threads.add(threading.get_ident())
         for _ in pixels:
             assert self.steps.acquire(timeout=PATIENCE)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
@@ -280,8 +280,8 @@ class Encoder(nn.Module):
         self.fpn = Pyramid(dim, channels)
         self.detail = Detail((detail[0], detail[1], detail[2]), patch_size, dim, channels) if detail else None
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Encode (B, 3, H, W); H and W are multiples of twice the patch size."""
+    def forward(self, x: Tensor, before_layer: Callable[[], None] | None = None) -> list[Tensor]:
+        """Encode (B, 3, H, W); H and W are multiples of twice the patch size. What `before_layer` raises ends it early."""
         tokens = self.patch_embed(x)  # (B, C, H / patch, W / patch)
         fine = self.detail(x) if self.detail is not None else None
         if fine is not None:
@@ -292,6 +292,8 @@ class Encoder(nn.Module):
             height, width
         )
         for layer in self.layers:
+            if before_layer is not None:
+                before_layer()
             tokens = layer(tokens, (height, width))
         grid = tokens[:, 1:].transpose(1, 2).reshape(batch, dim, height, width)
         maps = self.fpn(grid)

@@ -41,6 +41,10 @@ GPU_BATCH, CPU_BATCH, CPU_PIXELS = 8, 2, 2 * 256**2
 _NAP, _PATIENCE = 0.02, 60.0
 
 
+class _Stopped(Exception):
+    """Nobody wants the tiles at hand any more."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """Where an encode stands, after a tile was finished.
@@ -98,7 +102,7 @@ def encode(
     progress : callable, optional
         Called with a `Progress` after each tile.
     cancelled : callable, optional
-        Asked after each tile whether to stop; what is done by then, and what was begun with it, is returned.
+        Asked at each tile, and while one is made, whether to stop; what is done by then is returned.
 
     Returns
     -------
@@ -115,13 +119,9 @@ def encode(
     target = resolve_device(device)
     source = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast, rgb=rgb)
     features = room_for(source, model, store=store, tile=tile, halo=halo)
-    if cancelled is not None and cancelled():
-        return features
-    for step in encode_tiles(source, features, model, device=target, only=planes):
+    for step in encode_tiles(source, features, model, device=target, only=planes, cancelled=cancelled):
         if progress is not None:
             progress(step)
-        if cancelled is not None and cancelled():
-            break
     return features
 
 
@@ -158,6 +158,7 @@ def encode_tiles(
     device: str | torch.device = "auto",
     first: Callable[[], Part | None] | None = None,
     only: Iterable[Part] | None = None,
+    cancelled: Callable[[], bool] | None = None,
 ) -> Iterator[Progress]:
     """Encode what is not encoded yet, tile by tile, and yield after each; whoever iterates may stop at any time.
 
@@ -179,6 +180,8 @@ def encode_tiles(
         look at, whose tiles come first and then the nearest; None for the next in order.
     only : iterable, optional
         Planes to encode, or (plane, box) for the tiles that a box touches; all if None.
+    cancelled : callable, optional
+        Asked at each tile, and before each layer of those that are being made, whether to stop.
 
     Raises
     ------
@@ -211,38 +214,48 @@ def encode_tiles(
     before, plane = sum(map(len, todo.values())), next(iter(todo))
     began = busy = time.monotonic()
     log.info("encoding %d planes on %s, %d tiles each", len(todo), target, len(features.tiles))
-    while todo:
-        wanted, box = _part(first() if first is not None else None)
-        made: list[int] = []
-        for candidate in dict.fromkeys(p for p in (wanted, plane, *todo) if p in todo):
-            plane = candidate
-            tiles = left_of(plane)
-            if not tiles:
-                del todo[plane]
-                continue
-            todo[plane] = tiles
-            if box is not None and plane == wanted:
-                tiles = _nearest(tiles, cores, box)
-            with features.claim(plane, tiles, batch) as mine:
-                if not mine and time.monotonic() - busy > _PATIENCE:
-                    mine = tiles[:1]  # whoever has it hangs; that it may be made twice does no harm
+
+    def stop() -> None:
+        if cancelled is not None and cancelled():
+            raise _Stopped
+
+    try:
+        while todo:
+            stop()
+            wanted, box = _part(first() if first is not None else None)
+            made: list[int] = []
+            for candidate in dict.fromkeys(p for p in (wanted, plane, *todo) if p in todo):
+                plane = candidate
+                tiles = left_of(plane)
+                if not tiles:
+                    del todo[plane]
+                    continue
+                todo[plane] = tiles
+                if box is not None and plane == wanted:
+                    tiles = _nearest(tiles, cores, box)
+                with features.claim(plane, tiles, batch) as mine:
+                    if not mine and time.monotonic() - busy > _PATIENCE:
+                        mine = tiles[:1]  # whoever has it hangs; that it may be made twice does no harm
+                    if mine:
+                        made = _make(planes, features, worker, plane, mine, stop)
+                        if not made:
+                            batch = len(mine) // 2
+                            log.info("memory of %s is short: %d tiles at once from here", target, batch)
                 if mine:
-                    made = _make(planes, features, worker, plane, mine)
-                    if not made:
-                        batch = len(mine) // 2
-                        log.info("memory of %s is short: %d tiles at once from here", target, batch)
-            if mine:
-                busy = time.monotonic()
-                break
-        else:
-            time.sleep(_NAP)  # others work at all that is left
-        for tile in made:
-            todo[plane].remove(tile)
-            if not todo[plane]:
-                del todo[plane]
-            left = sum(map(len, todo.values()))
-            spent = time.monotonic() - began
-            yield Progress(total - left, total, plane, spent / max(before - left, 1) * left)
+                    busy = time.monotonic()
+                    break
+            else:
+                time.sleep(_NAP)  # others work at all that is left
+            for tile in made:
+                todo[plane].remove(tile)
+                if not todo[plane]:
+                    del todo[plane]
+                left = sum(map(len, todo.values()))
+                spent = time.monotonic() - began
+                yield Progress(total - left, total, plane, spent / max(before - left, 1) * left)
+                stop()
+    except _Stopped:
+        return
     if only is None:
         features.finish()
 
@@ -271,14 +284,19 @@ def _pixels(features: Features) -> int:
 
 
 def _make(
-    planes: Planes, features: Features, model: InterFormer, plane: Plane, tiles: Sequence[int]
+    planes: Planes,
+    features: Features,
+    model: InterFormer,
+    plane: Plane,
+    tiles: Sequence[int],
+    before_layer: Callable[[], None],
 ) -> list[int]:
     """Encode and write those of some tiles that are as large as the first; return which, none if memory was too short."""
     boxes = {tile: tile_box(features.tiles[tile], features) for tile in tiles}
     size = _shape(boxes[tiles[0]])
     boxes = {tile: box for tile, box in boxes.items() if _shape(box) == size}  # at borders some are smaller
     try:
-        maps = _encode(planes, model, plane, list(boxes.values()))
+        maps = _encode(planes, model, plane, list(boxes.values()), before_layer)
     except (MemoryError, RuntimeError) as error:
         if not _is_memory(error):
             raise
@@ -315,10 +333,10 @@ def tile_box(core: Box, features: Features) -> Box:
 
 
 def _encode(
-    planes: Planes, model: InterFormer, plane: Plane, boxes: Sequence[Box]
+    planes: Planes, model: InterFormer, plane: Plane, boxes: Sequence[Box], before_layer: Callable[[], None]
 ) -> list[list[NDArray[np.float32]]]:
     """Encode boxes of one size: for each, four maps (C_i, h / s_i, w / s_i)."""
-    maps = model.encode_pixels(np.stack([planes.read(plane, box) for box in boxes]))
+    maps = model.encode_pixels(np.stack([planes.read(plane, box) for box in boxes]), before_layer)
     return [[level[i] for level in maps] for i in range(len(boxes))]
 
 

@@ -19,7 +19,7 @@ from napari_interformer.decoder import IMSA, AuxiliaryHead, Head, Prepared, resi
 from napari_interformer.encoder import Encoder, strides_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -177,20 +177,22 @@ class InterFormer(nn.Module):
         self.auxiliary_head = AuxiliaryHead(config.channels[2], config.head_width, config.head_norm)
         self._fingerprint: str | None = None
 
-    def encode(self, x: Tensor) -> list[Tensor]:
+    def encode(self, x: Tensor, before_layer: Callable[[], None] | None = None) -> list[Tensor]:
         """Encode a batch.
 
         Parameters
         ----------
         x : (B, 3, H, W) float32
             RGB, normalised (see `normalise`) and padded to multiples of 32.
+        before_layer : callable, optional
+            Called before each layer of the ViT; what it raises ends the encoding there.
 
         Returns
         -------
         list of Tensor
             Four maps (B, C_i, H / s_i, W / s_i); strides 4, 8, 16, 32 for 16-pixel patches.
         """
-        return self.backbone(x)  # type: ignore[no-any-return]
+        return self.backbone(x, before_layer)  # type: ignore[no-any-return]
 
     def prepare(self, maps: Sequence[Tensor] | Prepared) -> Prepared:
         """Compute whatever of decoding depends on the image alone; `decode` takes maps or this.
@@ -270,13 +272,17 @@ class InterFormer(nn.Module):
         return super().train(mode)
 
     @torch.inference_mode()
-    def encode_pixels(self, pixels: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    def encode_pixels(
+        self, pixels: NDArray[np.float32], before_layer: Callable[[], None] | None = None
+    ) -> list[NDArray[np.float32]]:
         """Encode pixels as they come from `image.Planes`.
 
         Parameters
         ----------
         pixels : (B, Y, X, 3) float32
             RGB in 0..255; any size.
+        before_layer : callable, optional
+            As in `encode`.
 
         Returns
         -------
@@ -286,7 +292,7 @@ class InterFormer(nn.Module):
         x = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device).permute(0, 3, 1, 2)
         half = self.device.type == "cuda"
         with torch.autocast(self.device.type, torch.float16, enabled=half):
-            maps = self.encode(normalise(x))
+            maps = self.encode(normalise(x), before_layer)
         return [level.float().cpu().numpy() for level in maps]
 
     @torch.inference_mode()

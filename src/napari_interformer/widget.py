@@ -242,11 +242,16 @@ class Panel(QScrollArea):
         """In the encoding thread: encode what a job asks for, and report."""
         from napari_interformer.encoding import encode_tiles
 
-        steps = encode_tiles(planes, features, model, device=device, first=lambda: job.wanted, only=job.only)
-        for step in steps:
+        for step in encode_tiles(
+            planes,
+            features,
+            model,
+            device=device,
+            first=lambda: job.wanted,
+            only=job.only,
+            cancelled=lambda: job.cancelled.is_set() or self.encoder.closed,
+        ):
             self.encoder.tell(partial(self._progressed, job, step))
-            if job.cancelled.is_set() or self.encoder.closed:
-                break
 
     def _start(self, job: Job, work: Callable[[], None]) -> None:
         self._job = job
@@ -255,10 +260,10 @@ class Panel(QScrollArea):
         self._refresh()
 
     def cancel(self) -> None:
-        """Stop encoding after the tile at hand; what is done is kept."""
+        """Stop encoding at once, or within a tile; what is done is kept."""
         if self._job is not None:
             self._job.cancelled.set()
-            self.form.bar.setFormat("Stopping after this tile")
+            self.form.bar.setFormat("Stopping")
 
     def _prepared(self, job: Job, key: tuple[str, str], model: InterFormer, features: Features) -> None:
         """Let clicks begin: the model is loaded, and there is room for features that are still to come."""
