@@ -71,7 +71,7 @@ def test_objects_are_seen_at_the_magnification_of_a_session(cells, small_model):
     features = ni.encode(cells[0], model)
     asked = []
     plain = model.encode_pixels
-    model.encode_pixels = lambda pixels: asked.append(pixels.shape) or plain(pixels)
+    model.encode_pixels = lambda pixels, *_: asked.append(pixels.shape) or plain(pixels)
     ni.adapt(model, features, cells[1], config=replace(QUICK, steps=1))
     assert asked
     asked.clear()

@@ -107,6 +107,34 @@ def test_an_answer_ahead_is_dropped_when_something_else_comes(meanwhile):
     np.testing.assert_array_equal(desk.session.labels, alone.session.labels)
 
 
+def test_what_is_expected_twice_is_decoded_once_and_what_no_longer_is_not_at_all():
+    desk = Desk()
+    first, second = (Click.at(centre) for centre in desk.centres[:2])
+    desk.annotator.expect(first)  # the mouse moves on before the worker comes to it
+    desk.annotator.expect(second)
+    desk.annotator.expect(second)
+    assert len(desk.worker.jobs) == 2
+    desk.worker.all()
+    desk.annotator.expect(second)
+    desk.click(*second.position)
+    desk.worker.all()
+    assert desk.model.decoded == 1 and desk.at(1) == 1
+
+
+def test_an_answer_ahead_is_dropped_when_another_size_is_told():
+    desk = Desk()
+    desk.annotator.expect(Click.at(desk.centres[0]))
+    desk.worker.all()
+    desk.session.object_size = 20
+    desk.annotator.expect(Click.at(desk.centres[0]))
+    desk.worker.all()
+    assert desk.model.decoded == 2
+    desk.session.object_size = None
+    desk.click(*desk.centres[0])
+    desk.worker.all()
+    assert desk.model.decoded == 3 and desk.at(0) == 1
+
+
 def test_a_click_expected_before_its_plane_is_encoded_is_answered_after_it():
     desk = Desk(encoded=False)
     desk.annotator.expect(Click.at(desk.centres[0]))

@@ -407,7 +407,7 @@ def test_short_memory_halves_the_batch(rng, monkeypatch):
     monkeypatch.setattr(encoding, "resolve_device", lambda device: torch.device("cuda"))
     real = model.encode_pixels
 
-    def small(pixels):
+    def small(pixels, _):
         if len(pixels) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(pixels)
@@ -423,7 +423,7 @@ def test_short_memory_halves_the_batch(rng, monkeypatch):
 def test_a_tile_too_large_for_the_device_says_so(rng):
     model = FakeModel()
 
-    def none(pixels):
+    def none(pixels, _):
         raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 byte.")
 
     model.encode_pixels = none
@@ -436,7 +436,7 @@ def test_a_tile_too_large_for_the_device_says_so(rng):
 def test_other_errors_of_the_model_pass(rng):
     model = FakeModel()
 
-    def broken(pixels):
+    def broken(pixels, _):
         raise RuntimeError("shapes differ")
 
     model.encode_pixels = broken

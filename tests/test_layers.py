@@ -134,9 +134,11 @@ def test_every_edit_of_the_points_is_told_and_our_own_are_not():
     assert seen[-1] == (Click((), 2, 2),)
     clicks.layer.data = [[3, 3]]
     assert seen[-1] == (Click((), 3, 3),)
-    count = len(seen)
+    count, heard = len(seen), []
+    clicks.layer.events.data.connect(lambda event: heard.append((str(event.action), len(event.value))))
     clicks.write(())
     assert len(seen) == count and clicks.read() == ()
+    assert heard == [("changed", 0)]  # once, though napari would tell twice
     clicks.positive = False
     clicks.write(())
     assert not clicks.positive

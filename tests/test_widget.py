@@ -117,6 +117,22 @@ def test_a_click_masks_the_object_at_once(field):
     assert not window.told
 
 
+def test_where_the_mouse_rests_a_click_is_answered_before_it_comes(field):
+    window, centres = field
+    window.QTest.mouseMove(window.canvas, window.pixel(centres[0]))
+    window.wait(lambda: window.model.decoded > 0)
+    window.rest(0.2)
+    decoded = window.model.decoded
+    assert not window.labels.any() and len(window.panel.clicks.layer.data) == 0
+    assert not window.form.commit.isEnabled()
+    window.click_and_wait(centres[0])
+    assert window.model.decoded == decoded and window.labels[centres[0]] == 1
+    window.panel.clicks.layer.mode = "pan_zoom"
+    window.QTest.mouseMove(window.canvas, window.pixel(centres[1]))
+    window.rest(0.2)
+    assert window.model.decoded == decoded
+
+
 def test_t_switches_to_a_negative_click_which_takes_pixels_away(field):
     window, centres = field
     y, x = centres[0]
@@ -848,7 +864,7 @@ def test_a_click_waits_for_its_plane_until_the_model_has_learnt(school, monkeypa
     begun, first_is_there, go_on = threading.Event(), threading.Event(), threading.Event()
     plain = InterFormer.encode_pixels
 
-    def one_plane(model, pixels):
+    def one_plane(model, pixels, before_layer=None):
         assert begun.wait(PATIENCE)
         if window.panel.features.ready((0,)):
             first_is_there.set()

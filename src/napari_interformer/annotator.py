@@ -70,7 +70,12 @@ class Ahead:
     """The answer to clicks that are not made yet; None until the worker has it."""
 
     clicks: tuple[Click, ...]
+    object_size: float | None  # as the session had it
     answer: Answer | None = None
+
+    def serves(self, session: Session, clicks: Sequence[Click]) -> bool:
+        """Whether its answer, if it has one, is the answer to these clicks now."""
+        return self.clicks == tuple(clicks) and self.object_size == session.object_size
 
 
 class Annotator:
@@ -144,13 +149,17 @@ class Annotator:
     # --------------------------------------------------------------------------------- what people do
 
     def expect(self, click: Click) -> None:
-        """Hear that a click may come, since the mouse is pressed: the worker answers it while the button is down."""
+        """Hear that a click may come, since the mouse rests there or is pressed: the worker answers it beforehand."""
         if self.busy or self.waiting:
             return
-        ahead = self._ahead = Ahead((*self._current, click))
+        clicks = (*self._current, click)
+        if self._ahead is not None and self._ahead.serves(self.session, clicks):
+            return
+        ahead = self._ahead = Ahead(clicks, self.session.object_size)
 
         def work() -> None:
-            ahead.answer = answer(self.session, ahead.clicks)
+            if self._ahead is ahead:  # the mouse may have moved on meanwhile
+                ahead.answer = answer(self.session, ahead.clicks)
 
         # Nothing is shown and nobody is told: if the click comes, it asks again.
         self._worker.run(work, lambda _: None, lambda _: None)
@@ -364,7 +373,7 @@ def answer(session: Session, clicks: Sequence[Click], ahead: Ahead | None = None
 
     Pure, for the worker thread.
     """
-    if ahead is not None and ahead.answer is not None and ahead.clicks == tuple(clicks):
+    if ahead is not None and ahead.answer is not None and ahead.serves(session, clicks):
         if not ahead.answer.refused:  # what was not encoded may be now
             return ahead.answer
     masks = session.masks

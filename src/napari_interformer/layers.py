@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from napari.layers import Labels, Points
+from napari.layers.base import ActionType
 
 from napari_interformer.image import Planes
 from napari_interformer.prompts import Click
@@ -218,8 +219,11 @@ class ClickLayer:
         )
         self._writing = False
         self._told: list[Callable[[], None]] = []
-        self.expected: Callable[[Click], None] = lambda _: None  # told of clicks that are about to come
+        # Told of a click that is about to come, and of the one that would if the mouse were pressed where it is.
+        self.expected: Callable[[Click], None] = lambda _: None
+        self.possible: Callable[[Click], None] = lambda _: None
         self.layer.mouse_drag_callbacks.append(self._pressed)
+        self.layer.mouse_move_callbacks.append(self._moved)
         self.layer.events.data.connect(self._on_data)
         self.layer.events.features.connect(self._changed)
 
@@ -238,14 +242,23 @@ class ClickLayer:
         """Stop listening to the layer."""
         self._told.clear()
         self.layer.mouse_drag_callbacks.remove(self._pressed)
+        self.layer.mouse_move_callbacks.remove(self._moved)
         self.layer.events.data.disconnect(self._on_data)
         self.layer.events.features.disconnect(self._changed)
 
     def _pressed(self, layer: Points, event: Any) -> None:
         # napari adds the point when the button is released where it was pressed.
         if layer.mode == "add" and event.button == 1:
-            place = layer.data_to_world(layer.world_to_data(event.position))
-            self.expected(self.source.click(place, self.positive))
+            self.expected(self._under(event))
+
+    def _moved(self, layer: Points, event: Any) -> None:
+        if layer.mode == "add":
+            self.possible(self._under(event))
+
+    def _under(self, event: Any) -> Click:
+        """Return the click that the next point would be, were it where the mouse is."""
+        place = self.layer.data_to_world(self.layer.world_to_data(event.position))
+        return self.source.click(place, self.positive)
 
     def _on_data(self, event: Any) -> None:
         # Points tell before and after an edit. The indices that come along have been wrong, so the layer is read anew.
@@ -285,10 +298,10 @@ class ClickLayer:
             if wanted == shown[:kept]:
                 if layer.selected_data:
                     layer.selected_data = {index for index in layer.selected_data if index < kept}
-                layer.data = layer.data[:kept]
+                self._place(layer.data[:kept])
             elif wanted[: len(shown)] == shown:
                 added = wanted[len(shown) :]
-                layer.data = np.concatenate([layer.data, self._places(added)])
+                self._place(np.concatenate([layer.data, self._places(added)]))
                 if any(click.positive != positive for click in added):
                     self._sign(wanted)
             else:
@@ -310,9 +323,20 @@ class ClickLayer:
                 if before in layer.selected_data:
                     selected.add(index)
         layer.selected_data = set()
-        layer.data = points
+        self._place(points)
         self._sign(wanted)
         layer.selected_data = selected
+
+    def _place(self, points: NDArray[np.float64]) -> None:
+        """Set the points, and tell once: napari tells before and after, and its viewer looks at every layer each time."""
+        with self.layer.events.data.blocker():
+            self.layer.data = points
+        self.layer.events.data(
+            value=self.layer.data,
+            action=ActionType.CHANGED,
+            data_indices=tuple(range(len(points))),
+            vertex_indices=((),),
+        )
 
     def _places(self, clicks: Sequence[Click]) -> NDArray[np.float64]:
         """Return where the points of these clicks lie, (N, axes of the layer)."""

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from napari_interformer.train import Progress as Learnt
 
 AT_ONCE = 0.05  # seconds for which the window may wait for an answer
+RESTING = 60  # milliseconds without a move after which the mouse may be about to be pressed
 CTRL = "Meta" if sys.platform == "darwin" else "Control"  # napari calls the command key so
 
 
@@ -103,6 +104,11 @@ class Panel(QScrollArea):
         self._adapting: Job | None = None
         self._carrying: Job | None = None
         self._bound: list[tuple[Any, str, Any]] = []
+        self._possible: Click | None = None
+        self._rest = QTimer(self)
+        self._rest.setSingleShot(True)
+        self._rest.setInterval(RESTING)
+        self._rest.timeout.connect(self._rested)
         self._picking = False
         self._docked = False
         # docs/performance.md has the figures behind these two threads, their cores and their priorities.
@@ -338,13 +344,27 @@ class Panel(QScrollArea):
         self.clicks = ClickLayer(source)
         self.clicks.positive = self.form.positive
         self.clicks.connect(self._clicked)
-        self.clicks.expected = self._expected
+        self.clicks.expected, self.clicks.possible = self._expected, self._mouse_moved
         self.viewer.add_layer(self.clicks.layer)
         return self.clicks
 
     def _expected(self, click: Click) -> None:
+        self._rest.stop()
         if self.annotator is not None:
             self.annotator.expect(click)
+
+    def _mouse_moved(self, click: Click) -> None:
+        self._possible = click
+        self._rest.start()
+
+    def _rested(self) -> None:
+        """Have the click answered that the mouse may be about to make, so that it need not be waited for."""
+        if self.annotator is None or self._possible is None:
+            return
+        if self.annotator.busy:
+            self._rest.start()
+        else:
+            self.annotator.expect(self._possible)
 
     def _clicked(self) -> None:
         if self.annotator is not None:
@@ -369,6 +389,7 @@ class Panel(QScrollArea):
         """Have no session, and nothing of it on its layers."""
         self._stop_picking()
         self._unbind()
+        self._rest.stop()
         if self.annotator is not None:
             self.annotator.close()
         if self.labels is not None:
