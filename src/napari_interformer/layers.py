@@ -298,10 +298,10 @@ class ClickLayer:
             if wanted == shown[:kept]:
                 if layer.selected_data:
                     layer.selected_data = {index for index in layer.selected_data if index < kept}
-                self._place(layer.data[:kept])
+                self._put(layer.data[:kept])
             elif wanted[: len(shown)] == shown:
                 added = wanted[len(shown) :]
-                self._place(np.concatenate([layer.data, self._places(added)]))
+                self._put(np.concatenate([layer.data, self._places(added)]))
                 if any(click.positive != positive for click in added):
                     self._sign(wanted)
             else:
@@ -323,11 +323,11 @@ class ClickLayer:
                 if before in layer.selected_data:
                     selected.add(index)
         layer.selected_data = set()
-        self._place(points)
+        self._put(points)
         self._sign(wanted)
         layer.selected_data = selected
 
-    def _place(self, points: NDArray[np.float64]) -> None:
+    def _put(self, points: NDArray[np.float64]) -> None:
         """Set the points, and tell once: napari tells before and after, and its viewer looks at every layer each time."""
         with self.layer.events.data.blocker():
             self.layer.data = points
