@@ -444,6 +444,18 @@ def test_a_url_that_needs_another_package_says_so(monkeypatch):
         Features.open("s3://bucket/x.zarr")
 
 
+def test_a_server_that_does_not_answer_is_not_taken_for_a_damaged_store(monkeypatch):
+    class EndpointConnectionError(Exception):  # as botocore's, which is no OSError
+        pass
+
+    def unreachable(*_, **__):
+        raise EndpointConnectionError("Could not connect to the endpoint URL")
+
+    monkeypatch.setattr(stores.zarr, "open_group", unreachable)
+    with pytest.raises(OSError, match=r"could not be reached .*check the address and the network"):
+        Features.open("memory://bucket/x.zarr")
+
+
 # ------------------------------------------------------------------------------------------- two processes
 
 

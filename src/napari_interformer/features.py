@@ -267,7 +267,8 @@ class Features:
         ) as error:  # no group, somebody else's group, or a damaged one: zarr and JSON tell in many ways
             if isinstance(location, str) and isinstance(error, FileNotFoundError):
                 raise FileNotFoundError(absent) from error
-            if isinstance(location, str) and isinstance(error, OSError):
+            damaged = ValueError, TypeError, LookupError, AttributeError
+            if isinstance(location, str) and not isinstance(error, damaged):  # S3's errors are no OSErrors
                 raise OSError(
                     f"{name} could not be reached ({brief(error)}); check the address and the network."
                 ) from error
