@@ -120,8 +120,8 @@ def test_a_click_masks_the_object_at_once(field):
 def test_where_the_mouse_rests_a_click_is_answered_before_it_comes(field):
     window, centres = field
     window.QTest.mouseMove(window.canvas, window.pixel(centres[0]))
-    window.wait(lambda: window.model.decoded > 0)
-    window.rest(0.2)
+    window.wait(lambda: window.panel.annotator._ahead is not None)
+    window.wait(lambda: window.panel.annotator._ahead.answer is not None)
     decoded = window.model.decoded
     assert not window.labels.any() and len(window.panel.clicks.layer.data) == 0
     assert not window.form.commit.isEnabled()
