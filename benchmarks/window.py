@@ -18,7 +18,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-RESTED = 0.3  # seconds; people aim, and then press
+ARRIVED, RESTED = 0.03, 0.3  # seconds from the last move to the press: people aim, and then press
 PARTS = ("open", "plane", "encode", "stack", "huge")
 
 
@@ -111,7 +111,7 @@ class Bench:
         self.until(lambda: self._seen, 60)
         return 1e3 * (self._seen - began)
 
-    def click(self, place: Sequence[float], rest: float = 0.03) -> float:
+    def click(self, place: Sequence[float], rest: float = ARRIVED) -> float:
         """Click on a pixel with the mouse, which rests there for some seconds before."""
         camera = getattr(self.viewer, "scene", self.viewer).camera
         away = (np.asarray(place, float) - np.asarray(camera.center)[-2:]) * camera.zoom
@@ -141,7 +141,7 @@ class Bench:
         names = ("click", "click, mouse rested", "undo", "redo", "napari's own brush")
         times: dict[str, list[float]] = {name: [] for name in names}
         for y, x in places:
-            for name, rest in (("click", 0.03), ("click, mouse rested", RESTED)):
+            for name, rest in (("click", ARRIVED), ("click, mouse rested", RESTED)):
                 for dy in (0, 3):
                     with suppress(TimeoutError):  # the second click changed nothing
                         times[name].append(self.click((y + dy, x), rest))
@@ -305,14 +305,14 @@ def while_encoding(bench: Bench, count: int) -> dict[str, Any]:
     found["longest pause, encoding"] = pauses(lambda: bench.rest(4))
     during: list[float] = []
     rested: list[float] = []
-    found["longest pause, encoding and clicks"] = pauses(lambda: during.extend(clicks(0.03)))
+    found["longest pause, encoding and clicks"] = pauses(lambda: during.extend(clicks(ARRIVED)))
     found["longest pause, encoding and clicks, mouse rested"] = pauses(lambda: rested.extend(clicks(RESTED)))
     if bench.panel._job is None:
         raise RuntimeError("the encode ended too early; take fewer clicks")
     bench.panel.cancel()
     bench.encoded()
     idle: list[float] = []
-    found["longest pause, idle and clicks"] = pauses(lambda: idle.extend(clicks(0.03)))
+    found["longest pause, idle and clicks"] = pauses(lambda: idle.extend(clicks(ARRIVED)))
     found["longest pause, idle"] = pauses(lambda: bench.rest(2))
     clicked = {"click, encoding": during, "click, encoding, mouse rested": rested, "click, idle": idle}
     return {**found, **{name: told(times) for name, times in clicked.items()}}

@@ -119,10 +119,7 @@ def test_a_click_masks_the_object_at_once(field):
 
 def test_where_the_mouse_rests_a_click_is_answered_before_it_comes(field):
     window, centres = field
-    for centre in (
-        centres[1],
-        centres[0],
-    ):  # no move is told if the pointer was left there by an earlier test
+    for centre in (centres[1], centres[0]):  # an earlier test may have left the pointer at either
         window.QTest.mouseMove(window.canvas, window.pixel(centre))
         window.app.processEvents()
 

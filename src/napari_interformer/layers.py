@@ -219,9 +219,9 @@ class ClickLayer:
         )
         self._writing = False
         self._told: list[Callable[[], None]] = []
-        # Told of a click that is about to come, and of the one that would if the mouse were pressed where it is.
-        self.expected: Callable[[Click], None] = lambda _: None
-        self.possible: Callable[[Click], None] = lambda _: None
+        self.expected: Callable[[Click], None] = lambda _: None  # told of clicks that are about to come
+        self.moved: Callable[[], None] = lambda: None  # told that `possible` may be another one
+        self._mouse: Sequence[float] = ()  # where it was last, in the world
         self.layer.mouse_drag_callbacks.append(self._pressed)
         self.layer.mouse_move_callbacks.append(self._moved)
         self.layer.events.data.connect(self._on_data)
@@ -249,15 +249,18 @@ class ClickLayer:
     def _pressed(self, layer: Points, event: Any) -> None:
         # napari adds the point when the button is released where it was pressed.
         if layer.mode == "add" and event.button == 1:
-            self.expected(self._under(event))
+            self._mouse = event.position
+            self.expected(self.possible)
 
     def _moved(self, layer: Points, event: Any) -> None:
         if layer.mode == "add":
-            self.possible(self._under(event))
+            self._mouse = event.position
+            self.moved()
 
-    def _under(self, event: Any) -> Click:
-        """Return the click that the next point would be, were it where the mouse is."""
-        place = self.layer.data_to_world(self.layer.world_to_data(event.position))
+    @property
+    def possible(self) -> Click:
+        """The click that the next point would be, were it where the mouse was last."""
+        place = self.layer.data_to_world(self.layer.world_to_data(self._mouse))
         return self.source.click(place, self.positive)
 
     def _on_data(self, event: Any) -> None:

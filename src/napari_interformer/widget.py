@@ -73,6 +73,10 @@ class Job:
             self._shown = time.monotonic()
             self._bar.update(done - self._bar.n)
 
+    def unwanted(self, lane: Lane) -> bool:
+        """Whether whoever works at it in this lane should stop."""
+        return self.cancelled.is_set() or lane.closed
+
     def close(self) -> None:
         """Take it from the activities."""
         if self._bar is not None:
@@ -104,7 +108,6 @@ class Panel(QScrollArea):
         self._adapting: Job | None = None
         self._carrying: Job | None = None
         self._bound: list[tuple[Any, str, Any]] = []
-        self._possible: Click | None = None
         self._rest = QTimer(self)
         self._rest.setSingleShot(True)
         self._rest.setInterval(RESTING)
@@ -255,7 +258,7 @@ class Panel(QScrollArea):
             device=device,
             first=lambda: job.wanted,
             only=job.only,
-            cancelled=lambda: job.cancelled.is_set() or self.encoder.closed,
+            cancelled=partial(job.unwanted, self.encoder),
         ):
             self.encoder.tell(partial(self._progressed, job, step))
 
@@ -344,7 +347,7 @@ class Panel(QScrollArea):
         self.clicks = ClickLayer(source)
         self.clicks.positive = self.form.positive
         self.clicks.connect(self._clicked)
-        self.clicks.expected, self.clicks.possible = self._expected, self._mouse_moved
+        self.clicks.expected, self.clicks.moved = self._expected, self._rest.start
         self.viewer.add_layer(self.clicks.layer)
         return self.clicks
 
@@ -353,18 +356,14 @@ class Panel(QScrollArea):
         if self.annotator is not None:
             self.annotator.expect(click)
 
-    def _mouse_moved(self, click: Click) -> None:
-        self._possible = click
-        self._rest.start()
-
     def _rested(self) -> None:
         """Have the click answered that the mouse may be about to make, so that it need not be waited for."""
-        if self.annotator is None or self._possible is None:
+        if self.annotator is None or self.clicks is None:
             return
         if self.annotator.busy:
             self._rest.start()
         else:
-            self.annotator.expect(self._possible)
+            self.annotator.expect(self.clicks.possible)
 
     def _clicked(self) -> None:
         if self.annotator is not None:
@@ -510,10 +509,8 @@ class Panel(QScrollArea):
             return
         job = self._adapting = Job(clicks.source)
         session, ((before, device), model) = annotator.session, next(iter(self._models.items()))
+        stopped = partial(job.unwanted, self.encoder)
         began: float | None = None
-
-        def stopped() -> bool:
-            return job.cancelled.is_set() or self.encoder.closed
 
         def told(now: Learnt) -> None:
             nonlocal began
@@ -749,7 +746,7 @@ class Panel(QScrollArea):
         def told(done: int, most: int) -> None:
             self.decoder.tell(partial(self._carried, job, done, most))
 
-        annotator.propagate(told, lambda: job.cancelled.is_set() or self.decoder.closed)
+        annotator.propagate(told, partial(job.unwanted, self.decoder))
         self._refresh()
 
     def stop(self) -> None:
