@@ -206,7 +206,10 @@ def app(debug: bool) -> None:
     """Click on an object, get its mask: encode an image once, then every click is answered at once."""
     import logging
 
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(name)s: %(message)s")
+    level = logging.DEBUG if debug else logging.WARNING
+    logging.basicConfig(level=level, format="%(name)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.setLevel(level)  # Dask's own loggers speak from INFO on, whatever the root's level is
     # It logs what it then raises; the command line says it once, in one sentence.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 

@@ -136,7 +136,7 @@ def encode_on(
             if progress is not None:
                 progress(now)
     finally:
-        client.cancel(list(tasks))
+        client.cancel([task for task in tasks if not task.done()])
     features.finish()
     return features
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -194,70 +195,86 @@ def encode_tiles(
     """
     target = resolve_device(device)
     _check_origin(planes, features, model)
-    chosen: dict[Plane, set[int]] = {}
-    for plane, box in map(_part, planes.plane_indices() if only is None else only):
-        chosen.setdefault(plane, set()).update(features.touched(box))
-
-    def left_of(plane: Plane) -> list[int]:
-        waiting = features.waiting(plane)
-        return waiting if only is None else [tile for tile in waiting if tile in chosen[plane]]
-
-    todo = {plane: tiles for plane in chosen if (tiles := left_of(plane))}
-    total = sum(map(len, chosen.values()))
-    if not todo:
-        if only is None:
-            features.finish()
-        return
-    worker = _on(model, target)
+    left = _Left(planes, features, only)
+    worker = _on(model, target) if left else model
+    log.info("encoding %d of %d tiles on %s", len(left), left.total, target)
     batch = GPU_BATCH if target.type != "cpu" else min(CPU_BATCH, max(1, CPU_PIXELS // _pixels(features)))
-    cores = np.array(features.tiles)
-    before, plane = sum(map(len, todo.values())), next(iter(todo))
-    began = busy = time.monotonic()
-    log.info("encoding %d planes on %s, %d tiles each", len(todo), target, len(features.tiles))
+    before, began = len(left), time.monotonic()
+    busy = began
 
     def stop() -> None:
         if cancelled is not None and cancelled():
             raise _Stopped
 
-    try:
-        while todo:
+    with suppress(_Stopped):
+        while left:
             stop()
-            wanted, box = _part(first() if first is not None else None)
-            made: list[int] = []
-            for candidate in dict.fromkeys(p for p in (wanted, plane, *todo) if p in todo):
-                plane = candidate
-                tiles = left_of(plane)
-                if not tiles:
-                    del todo[plane]
-                    continue
-                todo[plane] = tiles
-                if box is not None and plane == wanted:
-                    tiles = _nearest(tiles, cores, box)
+            for plane, tiles in left.due(first() if first is not None else None):
                 with features.claim(plane, tiles, batch) as mine:
                     if not mine and time.monotonic() - busy > _PATIENCE:
                         mine = tiles[:1]  # whoever has it hangs; that it may be made twice does no harm
-                    if mine:
-                        made = _make(planes, features, worker, plane, mine, stop)
-                        if not made:
-                            batch = len(mine) // 2
-                            log.info("memory of %s is short: %d tiles at once from here", target, batch)
+                    made = _make(planes, features, worker, plane, mine, stop) if mine else []
                 if mine:
-                    busy = time.monotonic()
                     break
             else:
                 time.sleep(_NAP)  # others work at all that is left
+                continue
+            busy = time.monotonic()
+            if not made:
+                batch = len(mine) // 2
+                log.info("memory of %s is short: %d tiles at once from here", target, batch)
             for tile in made:
-                todo[plane].remove(tile)
-                if not todo[plane]:
-                    del todo[plane]
-                left = sum(map(len, todo.values()))
+                left.made(plane, tile)
                 spent = time.monotonic() - began
-                yield Progress(total - left, total, plane, spent / max(before - left, 1) * left)
+                seconds_left = spent / max(before - len(left), 1) * len(left)
+                yield Progress(left.total - len(left), left.total, plane, seconds_left)
                 stop()
-    except _Stopped:
-        return
-    if only is None:
-        features.finish()
+        if only is None:
+            features.finish()
+
+
+class _Left:
+    """The tiles that are asked for and not encoded yet; its length is their number.
+
+    Attributes
+    ----------
+    total : int
+        Tiles that are asked for, encoded or not.
+    """
+
+    def __init__(self, planes: Planes, features: Features, only: Iterable[Part] | None) -> None:
+        self._features = features
+        self._cores = np.array(features.tiles)
+        self._asked: dict[Plane, set[int]] = {}
+        for plane, box in map(_part, planes.plane_indices() if only is None else only):
+            self._asked.setdefault(plane, set()).update(features.touched(box))
+        self.total = sum(map(len, self._asked.values()))
+        self._tiles = {plane: tiles for plane in self._asked if (tiles := self._look(plane))}
+        self._last: Plane | None = None
+
+    def __len__(self) -> int:
+        return sum(map(len, self._tiles.values()))
+
+    def _look(self, plane: Plane) -> list[int]:
+        """Ask the features, to which others may write, too."""
+        return [tile for tile in self._features.waiting(plane) if tile in self._asked[plane]]
+
+    def due(self, wanted: Part | None) -> Iterator[tuple[Plane, list[int]]]:
+        """Yield planes with what is left of them: first where somebody waits, then where tiles were made last, then in order."""
+        where, box = _part(wanted)
+        for plane in dict.fromkeys(p for p in (where, self._last, *self._tiles) if p in self._tiles):
+            tiles = self._look(plane)
+            if not tiles:
+                del self._tiles[plane]
+                continue
+            self._tiles[plane], self._last = tiles, plane
+            yield plane, tiles if box is None or plane != where else _nearest(tiles, self._cores, box)
+
+    def made(self, plane: Plane, tile: int) -> None:
+        """Take a tile off."""
+        self._tiles[plane].remove(tile)
+        if not self._tiles[plane]:
+            del self._tiles[plane]
 
 
 def _part(asked: Part | None) -> tuple[Any, Box | None]:
