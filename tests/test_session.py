@@ -182,6 +182,20 @@ def test_nothing_can_not_be_committed():
         s.commit()
 
 
+@pytest.mark.parametrize("live", [False, True])
+def test_an_object_without_a_pixel_of_its_own_can_not_be_committed(live):
+    there = np.full(IMAGE.shape, 7, np.uint16)
+    s = session(labels=there, live=live)
+    s.click(CENTRES[0])
+    with pytest.raises(ValueError, match="all of its pixels belong to other objects"):
+        s.commit()
+    assert s.clicks == (Click.at(CENTRES[0], True),) and s.label == 8 and (there == 7).all()
+    s.overwrite = True
+    s.click(CENTRES[0])
+    s.commit()
+    np.testing.assert_array_equal(there == 8, LABELS == 1)
+
+
 def test_existing_objects_are_protected_unless_told_otherwise():
     there = np.zeros(IMAGE.shape, np.uint16)
     there[16:32, 16:48] = 7

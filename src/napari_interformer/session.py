@@ -493,15 +493,26 @@ class Session:
         Raises
         ------
         ValueError
-            If no pixel is masked; nothing changes.
+            If no pixel is masked, or all that are belong to other objects, which are protected; nothing changes.
         """
         if not any(self.plane_mask(plane)[1].any() for plane in self.planes):
             raise ValueError(
                 "commit takes an object with at least one pixel; got an empty mask: click on the object first."
             )
-        label = self.label
         if not self.live:
             self._paint(self._steps)
+        if self.covered:
+            if not self.live:
+                self._patches.clear()
+            raise ValueError(
+                "commit takes an object with a pixel of its own; all of its pixels belong to other objects, which are "
+                "protected: clear it, or allow it to overwrite them."
+            )
+        return self._finish()
+
+    def _finish(self) -> int:
+        """Keep the object, which is painted, and start the next one."""
+        label = self.label
         self.objects[label] = self.prompts
         self._sizes[label] = self._size
         self._patches.clear()
@@ -632,7 +643,9 @@ class Session:
             for label, self.object_size, steps in done:
                 self.label = label
                 self.adopt(steps)
-                self.commit()
+                if not self.live:
+                    self._paint(steps)
+                self._finish()  # even if others have taken all of its pixels since
             self.object_size = size
             if latest:
                 self.adopt(latest)
