@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -253,6 +255,65 @@ def test_clearing_an_edited_object_puts_it_back():
     assert s.label == 6
 
 
+@pytest.mark.parametrize("live", [False, True])
+def test_what_is_clicked_away_while_editing_is_gone_from_the_labels(live):
+    there = np.where((LABELS == 1) | (LABELS == 6), 1, 0).astype(np.int32)
+    s = session(labels=there, live=live)
+    s.edit(1)
+    s.click(CENTRES[5], positive=False)
+    s.commit()
+    np.testing.assert_array_equal(there, LABELS == 1)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_undo_and_redo_do_not_reach_behind_an_edit(live):
+    s = session(live=live)
+    s.click(CENTRES[0])
+    first = s.commit()
+    s.click(CENTRES[4])
+    s.undo()
+    s.edit(first)
+    assert not s.can_undo and not s.can_redo
+    s.redo()
+    s.commit()
+    np.testing.assert_array_equal(s.labels, LABELS == 1)
+
+
+def test_clearing_leaves_what_somebody_painted_meanwhile():
+    s = session(live=True)
+    s.click(CENTRES[0])
+    s.labels[20:25, 20:30] = 9
+    s.clear()
+    assert (s.labels == 9).sum() == 50 == (s.labels > 0).sum()
+
+
+def test_an_object_larger_than_a_window_is_edited_whole_without_the_image():
+    image = np.zeros((64, 1600), np.uint8)
+    image[:32] = 200
+    features = encode(image, MODEL, contrast=(0, 255), device="cpu")
+    there = (image > 0).astype(np.int32)
+    s = Session(features, MODEL, labels=there.copy())
+    assert s.image is None
+    s.edit(1)
+    np.testing.assert_array_equal(s.mask, there)
+    s.click((20, 100))
+    s.commit()
+    np.testing.assert_array_equal(s.labels, there)
+
+
+def test_the_image_is_seen_with_the_contrast_of_the_features():
+    s = session(image=IMAGE)
+    assert s.image is None  # this model knows no magnification
+    with pytest.raises(ValueError, match="another one"):
+        session(image=IMAGE[:-1])
+
+
+@pytest.mark.parametrize("size", [0, -1, np.inf, np.nan, "20"])
+def test_an_object_size_is_a_number_of_pixels(size):
+    with pytest.raises(ValueError, match="object_size takes pixels"):
+        session(object_size=size)
+
+
 def test_editing_needs_an_object_and_no_unfinished_one():
     s = session()
     with pytest.raises(ValueError, match="no pixel"):
@@ -321,11 +382,11 @@ def test_features_of_another_model_are_refused():
 def test_a_label_that_does_not_fit_the_dtype_is_refused_and_nothing_lost():
     there = np.zeros(IMAGE.shape, np.uint8)
     there[0, 0] = 255
-    s = session(labels=there)
-    s.click(CENTRES[0])
-    with pytest.raises(ValueError, match="wider dtype"):
-        s.commit()
-    assert len(s.clicks) == 1 and (s.labels > 0).sum() == 1
+    for live in (False, True):
+        s = session(labels=there, live=live)
+        with pytest.raises(ValueError, match="wider dtype"):
+            s.click(CENTRES[0])
+        assert not s.clicks and not s.can_undo and not s.can_redo and (s.labels > 0).sum() == 1
 
 
 def test_labels_in_zarr_are_written_in_place():
@@ -377,6 +438,109 @@ def test_prompts_of_another_image_or_no_prompts_at_all_are_refused(tmp_path):
         session().load_prompts(path)
     path.write_text('{"no": "prompts"}')
     with pytest.raises(ValueError, match="something else"):
+        session().load_prompts(path)
+
+
+def test_an_edited_object_is_replayed_in_its_turn(tmp_path):
+    s = session(overwrite=True)
+    s.click(CENTRES[0])
+    s.commit()
+    s.click(CENTRES[4])
+    s.commit()
+    s.edit(1)
+    s.click(CENTRES[4])  # takes it from the second
+    s.commit()
+    s.overwrite = False
+    s.edit(1)
+    s.click(CENTRES[0], positive=False)
+    again = session()
+    again.load_prompts(s.save_prompts(tmp_path / "prompts.json"))
+    np.testing.assert_array_equal(again.labels, s.labels)
+    assert again.label == 1 and not again.overwrite
+    assert again.commit() == s.commit() == 1
+    np.testing.assert_array_equal(again.labels, s.labels)
+    assert again.objects.keys() == s.objects.keys()
+
+
+def test_loaded_clicks_are_undone_one_by_one(tmp_path):
+    s = session()
+    for centre in CENTRES[:3]:
+        s.click(centre)
+    again = session()
+    again.load_prompts(s.save_prompts(tmp_path / "prompts.json"))
+    for left in (2, 1, 0):
+        assert again.undo() and s.undo()
+        assert again.clicks == s.clicks and len(s.clicks) == left
+        np.testing.assert_array_equal(again.mask, s.mask)
+    assert not again.can_undo
+
+
+def test_loading_spares_what_is_there(tmp_path):
+    s = session()
+    s.click(CENTRES[0])
+    s.commit()
+    s.click(CENTRES[1])
+    s.commit()
+    path = s.save_prompts(tmp_path / "prompts.json")
+    for there in (np.where(LABELS == 6, 2, 0), np.eye(*IMAGE.shape, dtype=int)):
+        before = there.copy()
+        with pytest.raises(ValueError, match="is there already"):
+            session(labels=there).load_prompts(path)
+        np.testing.assert_array_equal(there, before)
+    with pytest.raises(ValueError, match="is there already"):
+        s.load_prompts(path)
+    s.labels[:] = 0
+    s.load_prompts(path)
+    np.testing.assert_array_equal(s.labels, np.where(LABELS < 3, LABELS, 0))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [
+        ("format", 99, "later version"),
+        ("current", {}, "damaged"),
+        ("objects", [{"label": 1, "size": "wide", "overwrite": False, "edited": False, "prompts": []}], "damaged"),
+        (
+            "objects",
+            [
+                {
+                    "label": 1,
+                    "size": None,
+                    "overwrite": False,
+                    "edited": True,
+                    "prompts": [{"mask": "AAAA", "plane": [], "box": [0, 0, 4, 4]}],
+                }
+            ],
+            "damaged",
+        ),
+    ],
+)
+def test_a_damaged_file_of_prompts_is_refused(tmp_path, key, value, match):
+    path = session().save_prompts(tmp_path / "prompts.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    s = session()
+    with pytest.raises(ValueError, match=match):
+        s.load_prompts(path)
+    assert not s.objects and s.label == 1
+
+
+def test_loading_is_all_or_nothing(tmp_path):
+    s = session()
+    for label in (1, 300):
+        s.label = label
+        s.click(CENTRES[0] if label == 1 else CENTRES[4])
+        s.commit()
+    path = s.save_prompts(tmp_path / "prompts.json")
+    again = session(labels=np.zeros(IMAGE.shape, np.uint8))
+    with pytest.raises(ValueError, match="wider dtype"):
+        again.load_prompts(path)
+    assert not again.objects and not again.labels.any() and not again.clicks
+
+
+def test_prompts_made_with_another_model_are_answered_with_a_warning(tmp_path):
+    path = session().save_prompts(tmp_path / "prompts.json")
+    path.write_text(path.read_text().replace(FEATURES.model_fingerprint, "another"))
+    with pytest.warns(UserWarning, match="another model"):
         session().load_prompts(path)
 
 

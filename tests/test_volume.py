@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from conftest import BlobModel, blobs
-from napari_interformer.encoding import encode
+from napari_interformer.encoding import encode, encode_tiles
 from napari_interformer.prompts import Box, Mask
 from napari_interformer.session import Session
 from napari_interformer.volume import Ended, Reason, between
@@ -158,6 +158,48 @@ def test_a_red_click_at_its_heart_says_that_the_object_is_not_there():
     decoded = s.model.decoded
     s.propagate()
     assert s.model.decoded == decoded
+
+
+def test_what_ended_it_for_a_while_is_looked_at_again(stack):
+    features = encode(np.where(stack[1] == 1, 200, 0).astype(np.uint8)[None].repeat(5, 0), MODEL, planes=[(2,)])
+    s = Session(features, MODEL)
+    s.click((2, 32, 32))
+    s.labels[3] = 7
+    s.propagate()
+    assert s.planes == ((2,),)
+    for _ in encode_tiles(features.source, features, MODEL, device="cpu"):
+        pass
+    s.propagate()
+    assert s.planes == ((0,), (1,), (2,))
+    s.labels[3] = 0
+    s.propagate()
+    assert s.planes == tuple((z,) for z in range(5))
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_planes_that_an_edited_object_leaves_are_empty(stack, live):
+    features, labels = stack
+    there = np.where(labels == 1, 1, 0)[None].repeat(9, 0).astype(np.int32)  # too long at both ends
+    s = Session(features, MODEL, labels=there, live=live)
+    s.edit(1)
+    s.click((4, 32, 32))
+    s.propagate()
+    s.commit()
+    assert [z for z in range(9) if there[z].any()] == [2, 3, 4, 5, 6]
+
+
+def test_editing_one_plane_keeps_the_story_of_the_others(stack, tmp_path):
+    s = Session(stack[0], MODEL)
+    s.click((4, 32, 32))
+    s.propagate()
+    s.commit()
+    s.edit(1, plane=(3,))
+    s.click((3, 32, 96))
+    s.commit()
+    again = Session(stack[0], MODEL)
+    again.load_prompts(s.save_prompts(tmp_path / "clicks.json"))
+    np.testing.assert_array_equal(again.labels, s.labels)
+    assert {prompt.plane for prompt in s.objects[1]} == {(z,) for z in range(2, 7)}
 
 
 def test_a_gap_in_the_image_between_two_clicks_is_filled_with_what_lies_between():

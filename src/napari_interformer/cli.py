@@ -366,10 +366,19 @@ def segment(
     if propagate or prompts:
         encode_shown(planes, encoded, network, device)
     session = ni.Session(encoded, network, object_size=object_size)
+    covered = []
+
+    def commit() -> None:
+        if session.covered:
+            covered.append(session.label)
+            session.clear()  # its number stays its own
+        else:
+            session.commit()
+
     if prompts is not None:
         session.load_prompts(prompts)
         if session.prompts:
-            session.commit()
+            commit()
     for one in everything:
         for position, positive in one:
             while True:  # until it needs nothing more: an object may go on beyond what was there
@@ -381,9 +390,9 @@ def segment(
         if propagate:
             with bar("propagating", "plane") as line:
                 session.propagate(progress=lambda done, total: show(line, done, total))
-        session.commit()
+        commit()
     write_labels(output, np.asarray(session.labels), axes=planes.axes, scale=planes.scale, unit=planes.unit)
-    report(session)
+    report(session, covered)
     click.echo(f"labels: {output}")
     if overlay is not None:
         picture(overlay, planes, session, everything[0][0][0][:-2] if everything else busiest(session))
@@ -672,13 +681,13 @@ def headless_demo(folder: Path, objects: int = 12, clicks: int = 3) -> None:
 # ------------------------------------------------------------------------------------------ what is printed
 
 
-def report(session: Session) -> None:
-    """Print how many pixels each new object has."""
+def report(session: Session, covered: Sequence[int]) -> None:
+    """Print how many pixels each object has, those included of which others cover all."""
     import numpy as np
 
     numbers, counts = np.unique(np.asarray(session.labels), return_counts=True)
     sizes = {int(number): int(size) for number, size in zip(numbers, counts, strict=True)}
-    for number in sorted({*session.objects, *sizes} - {0}):
+    for number in sorted({*covered, *session.objects, *sizes} - {0}):
         told = "" if number in sizes else ": all of it belongs to objects before it"
         click.echo(f"object {number}: {count(sizes.get(number, 0), 'pixel')}{told}")
 

@@ -146,6 +146,13 @@ class Mask:
     box: Box
     mask: BoolMask
 
+    def __post_init__(self) -> None:
+        """Refuse an array that does not fit the box."""
+        if self.mask.shape != (self.box.height, self.box.width):
+            raise ValueError(
+                f"A mask takes an array of its box's size, {(self.box.height, self.box.width)}; got {self.mask.shape}."
+            )
+
 
 Prompt = Click | Mask
 

@@ -6,21 +6,20 @@ function (no state changes; a worker thread may call it), `adopt` takes its resu
 
 from __future__ import annotations
 
-import base64
 import itertools
-import json
 import math
 import threading
-import zlib
+import warnings
 from collections import OrderedDict
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from napari_interformer.files import write_whole
+from napari_interformer.image import Planes
 from napari_interformer.prompts import (
     Box,
     Click,
@@ -36,6 +35,7 @@ from napari_interformer.prompts import (
     sure,
 )
 from napari_interformer.scales import FINEST, level_for, maps_at, size_at, to_image, to_working, working
+from napari_interformer.stories import Saved, Story
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_interformer.features import Features
-    from napari_interformer.image import Planes
     from napari_interformer.model import InterFormerConfig
     from napari_interformer.prompts import (
         BoolMask,
@@ -141,13 +140,15 @@ class Step:
 
 
 Steps = tuple[Step, ...]
+Replay = tuple[tuple[Story, Steps], ...]
 
 
 @dataclass(eq=False)
 class _Patch:
-    """What an object covers in the label image: the labels under it, and what was written over them."""
+    """What an object covers in the label image: the labels at its start, those without it, and what was written over them."""
 
     box: Box
+    start: NDArray[Any]
     under: NDArray[Any]
     written: NDArray[Any]
 
@@ -183,7 +184,7 @@ class Session:
     live : bool
         Paint the current object into `labels` after every change (what the window does) instead of on `commit`.
     image : Planes, optional
-        The image, so that small objects can be magnified and large ones be seen whole; that of `features` if they were
+        The image, or what `Planes.of` takes, so that small objects can be magnified and large ones be seen whole; that of `features` if they were
         just encoded. Without it every object is seen at the image's own magnification.
     object_size : float, optional
         How large objects are across, in pixels; found out from the first answer if None.
@@ -232,21 +233,25 @@ class Session:
             )
         if isinstance(target, np.ndarray) and not target.flags.writeable:
             raise ValueError("labels takes an array that can be written to; got a read-only one: copy it.")
-        image = features.source if image is None else image
-        if image is not None and image.fingerprint != features.image_fingerprint:
-            raise ValueError(
-                "image takes the image that was encoded; got another one: leave it out, or encode it first."
-            )
-        if object_size is not None and not object_size > 0:
+        image = features.source if image is None else Planes.of(image)
+        if image is not None:
+            if image.fingerprint != features.image_fingerprint:
+                raise ValueError(
+                    "image takes the image that was encoded, with its channels; got another one: leave it out, or encode it first."
+                )
+            image = image.with_contrast(features.origin.contrast)  # as everything else was encoded
+        if object_size is not None and not (
+            isinstance(object_size, Real) and 0 < float(object_size) < math.inf
+        ):
             raise ValueError(f"object_size takes pixels, more than 0; got {object_size!r}.")
         self.features, self.model = features, model
         self._image = None if image is None or not model.config.diameters else image
         self.object_size = object_size
         self._size = object_size  # of the current object: a new size is for the next one
-        self._sizes: dict[int, float | None] = {}
+        self._edited = False  # whether the current object began with what its label had
+        self._stories: list[Story] = []
         self.labels: LabelArray = target
         self.overwrite, self.live = overwrite, live
-        self.objects: dict[int, tuple[Prompt, ...]] = {}
         self._steps: Steps = ()
         self._past: list[Steps] = []
         self._future: list[Steps] = []
@@ -273,6 +278,16 @@ class Session:
     def masks(self) -> tuple[Mask, ...]:
         """The masks the current object started from (`edit`) or was given (`propagate`)."""
         return tuple(prompt for prompt in self.prompts if isinstance(prompt, Mask))
+
+    @property
+    def objects(self) -> dict[int, tuple[Prompt, ...]]:
+        """The committed objects' prompts by label; of one that was edited, those of each plane since its last edit."""
+        found: dict[int, tuple[Prompt, ...]] = {}
+        for story in self._stories:
+            again = {prompt.plane for prompt in story.prompts}
+            kept = (prompt for prompt in found.get(story.label, ()) if prompt.plane not in again)
+            found[story.label] = (*kept, *story.prompts)
+        return found
 
     @property
     def planes(self) -> tuple[Plane, ...]:
@@ -302,9 +317,17 @@ class Session:
 
     @property
     def covered(self) -> bool:
-        """Whether all pixels of the current object belong to others, which are protected; known if it is drawn live."""
-        drawn = any((patch.written == self.label).any() for patch in self._patches.values())
-        return bool(self._patches) and not drawn and any(self.plane_mask(p)[1].any() for p in self.planes)
+        """Whether all pixels of the current object belong to others, which are protected."""
+        if self.overwrite:
+            return False
+        masked = False
+        for plane in self.planes:
+            box, mask = self.plane_mask(plane)
+            there = np.asarray(self.labels[(*plane, *box.slices)])
+            if (mask & ((there == 0) | (there == self.label))).any():
+                return False
+            masked |= bool(mask.any())
+        return masked
 
     @property
     def finished(self) -> Finished:
@@ -418,8 +441,12 @@ class Session:
         ValueError, NotEncodedError
             As for `click`.
         """
+        size = self._size if self._steps else self.object_size
+        return self._compute(prompts, size, self._steps)
+
+    def _compute(self, prompts: Iterable[Prompt], size: float | None, before: Steps = ()) -> Steps:
         known: dict[Plane, list[Step]] = {}
-        for step in self._steps:
+        for step in before:
             known.setdefault(step.prompt.plane, []).append(step)
         steps: list[Step] = []
         latest: dict[Plane, Step] = {}
@@ -430,7 +457,7 @@ class Session:
                 step = rest.pop(0)
             else:
                 rest.clear()  # everything after the first difference on this plane is another story
-                step = self._answer(latest.get(prompt.plane), prompt)
+                step = self._answer(latest.get(prompt.plane), prompt, size)
             latest[prompt.plane] = step
             steps.append(step)
         return tuple(steps)
@@ -445,6 +472,8 @@ class Session:
         """
         if len(steps) == len(self._steps) and all(a is b for a, b in zip(steps, self._steps, strict=True)):
             return []
+        if steps and self.label > np.iinfo(self.labels.dtype).max:
+            raise ValueError(_too_high(self.labels, self.label))
         self._past.append(self._steps)
         self._future.clear()
         return self._show(steps)
@@ -499,32 +528,33 @@ class Session:
             raise ValueError(
                 "commit takes an object with at least one pixel; got an empty mask: click on the object first."
             )
-        if not self.live:
-            self._paint(self._steps)
         if self.covered:
-            if not self.live:
-                self._patches.clear()
             raise ValueError(
                 "commit takes an object with a pixel of its own; all of its pixels belong to other objects, which are "
                 "protected: clear it, or allow it to overwrite them."
             )
+        if not self.live:
+            self._paint(self._steps)
         return self._finish()
 
     def _finish(self) -> int:
         """Keep the object, which is painted, and start the next one."""
-        label = self.label
-        self.objects[label] = self.prompts
-        self._sizes[label] = self._size
-        self._patches.clear()
+        story = self._story()
+        if not story.edited:  # the number was free: what had it before is gone
+            self._stories = [other for other in self._stories if other.label != story.label]
+        self._stories.append(story)
         self._forget()
-        return label
+        return story.label
+
+    def _story(self) -> Story:
+        return Story(self.label, self.prompts, self._size, self.overwrite, self._edited)
 
     def clear(self) -> list[tuple[Plane, Box]]:
         """Drop the current object's prompts and start anew; an object being edited is put back as it was."""
         changed = [(plane, patch.box) for plane, patch in self._patches.items()]
-        for plane, patch in self._patches.items():
-            self._write(plane, patch, patch.under)
-        self._patches.clear()
+        for plane, box in changed:
+            patch = self._patch(plane, box)
+            self._write(plane, patch, patch.start)
         self._forget()
         return changed
 
@@ -559,11 +589,24 @@ class Session:
             raise ValueError(
                 f"edit takes a label that is in the label image; got {label}, which has no pixel there."
             )
+        steps = self.compute(masks)
         self.label = label
-        self._show(self.compute(masks))  # the start, not a change: undo does not go behind it
+        self._take(masks)
+        # The start, not a change: undo does not go behind it.
+        self._past, self._future = [], []
+        self._show(steps)
+
+    def _take(self, masks: Iterable[Prompt]) -> None:
+        """Begin with what the label has on these planes: whatever comes of the object replaces that."""
+        self._edited = True
+        for mask in masks:
+            if isinstance(mask, Mask):
+                patch = self._patch(mask.plane, mask.box)
+                patch.under = np.where(patch.under == self.label, 0, patch.under).astype(patch.under.dtype)
 
     def _forget(self) -> None:
-        self._steps, self._past, self._future = (), [], []
+        self._steps, self._past, self._future, self._edited = (), [], [], False
+        self._patches.clear()
         self.gaps.clear()
         self._highest = max(self._highest, self.label)
         self.label = self._highest + 1
@@ -589,22 +632,11 @@ class Session:
 
     def save_prompts(self, path: str | Path) -> Path:
         """Write every object's prompts as JSON, committed ones and the current one, in order: whole or not at all."""
-        path = Path(path)
-        content = {
-            "format": 1,
-            "image": self.features.image_fingerprint,
-            "model": self.features.model_fingerprint,
-            "objects": [
-                {"label": label, "size": self._sizes.get(label), "prompts": list(map(_to_json, p))}
-                for label, p in self.objects.items()
-            ],
-            "current": {
-                "label": self.label,
-                "size": self._size,
-                "prompts": list(map(_to_json, self.prompts)),
-            },
-        }
-        return write_whole(path, json.dumps(content).encode())
+        features = self.features
+        saved = Saved(
+            features.image_fingerprint, features.model_fingerprint, tuple(self._stories), self._story()
+        )
+        return saved.write(Path(path))
 
     def load_prompts(self, path: str | Path) -> None:
         """Replay a file of `save_prompts`: commit its objects, and go on with its current one.
@@ -612,45 +644,70 @@ class Session:
         Raises
         ------
         ValueError
-            If the file is something else, belongs to another image, or the session is not fresh.
+            If the file is something else or belongs to another image, there is a current object, or the label image has
+            objects with the numbers of those in the file; nothing changes.
+        NotEncodedError
+            As for `click`.
         """
-        path = Path(path)
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            image = content["image"]
-            stories = [
-                (int(entry["label"]), entry.get("size"), tuple(map(_from_json, entry["prompts"])))
-                for entry in (*content["objects"], content["current"])
-            ]
-        except (ValueError, KeyError, TypeError, UnicodeDecodeError):
+        self.adopt_saved(self.compute_saved(path))
+
+    def compute_saved(self, path: str | Path) -> Replay:
+        """Answer all prompts of a file without changing anything; safe to call from a worker thread, for `adopt_saved`."""
+        saved = Saved.read(Path(path))
+        if saved.image != self.features.image_fingerprint:
             raise ValueError(
-                f"load_prompts takes a file of save_prompts; {path.name} is something else or damaged."
-            ) from None
-        if image != self.features.image_fingerprint:
-            raise ValueError(
-                f"{path.name} belongs to another image; open the image its prompts were given on."
+                f"{Path(path).name} belongs to another image; open the image its prompts were given on."
             )
+        if saved.model != self.features.model_fingerprint:
+            warnings.warn(
+                f"{Path(path).name} was made with another model; this one answers its clicks in its own way.",
+                stacklevel=2,
+            )
+        told = (*saved.finished, saved.current)
+        return tuple((story, self._compute(story.prompts, story.size)) for story in told)
+
+    def adopt_saved(self, replay: Replay) -> None:
+        """Take over what `compute_saved` returned; errors as for `load_prompts`."""
         if self._steps:
             raise ValueError(
                 "load_prompts takes a session without a current object; commit or clear it first."
             )
-        usual, computed = self.object_size, []
+        self._check_free(story for story, steps in replay if steps)
+        usual = self.object_size, self.overwrite
+        *finished, (current, latest) = replay
         try:
-            for label, size, prompts in stories:
-                self.object_size = size
-                computed.append((label, size, self.compute(prompts)))
-            *done, (_, size, latest) = computed
-            for label, self.object_size, steps in done:
-                self.label = label
+            for story, steps in finished:
+                self._begin(story)
                 self.adopt(steps)
                 if not self.live:
                     self._paint(steps)
-                self._finish()  # even if others have taken all of its pixels since
-            self.object_size = size
+                self._finish()  # even if others have all of its pixels, as they had then
             if latest:
+                self._begin(current)
                 self.adopt(latest)
+                self._past = [latest[:n] for n in range(len(self.masks), len(latest))]
         finally:
-            self.object_size = usual
+            self.object_size, self.overwrite = usual
+
+    def _begin(self, story: Story) -> None:
+        self.label, self.object_size, self.overwrite = story.label, story.size, story.overwrite
+        if story.edited:
+            self._take(story.prompts)
+
+    def _check_free(self, stories: Iterable[Story]) -> None:
+        """Refuse objects whose numbers others have, or that the labels cannot hold."""
+        stories = list(stories)
+        highest = max((story.label for story in stories), default=0)
+        if highest > np.iinfo(self.labels.dtype).max:
+            raise ValueError(_too_high(self.labels, highest))
+        new = np.unique([story.label for story in stories if not story.edited])
+        for plane in np.ndindex(*self.features.leading):
+            there = np.intersect1d(np.asarray(self.labels[plane or ...]), new)
+            if there.size:
+                raise ValueError(
+                    f"load_prompts takes a label image without the objects of the file; object {there[0]} is there already: "
+                    "load into an empty label image."
+                )
 
     # ------------------------------------------------------------------------------------ decoding
 
@@ -675,11 +732,11 @@ class Session:
                 f"A click takes a pixel with a value; the image is NaN at {prompt.position}: click elsewhere."
             )
 
-    def _answer(self, previous: Step | None, prompt: Prompt) -> Step:
+    def _answer(self, previous: Step | None, prompt: Prompt, size: float | None) -> Step:
         """Return the step after `previous` (None at the start of a plane), at the magnification that suits the object."""
-        level = self._first_level(prompt) if previous is None else previous.view.level
+        level = self._first_level(prompt, size) if previous is None else previous.view.level
         step = self._answer_at(level, previous, prompt)
-        if previous is None and step is not None and self._size_is_open(prompt):
+        if previous is None and step is not None and self._size_is_open(prompt, size):
             step = self._steadier(step) if step.view.steadiness < DOUBTFUL else step
             level = step.view.level
         prompts = (*(previous.prompts if previous is not None else ()), prompt)
@@ -708,8 +765,7 @@ class Session:
                 return other
         return step
 
-    def _size_is_open(self, prompt: Prompt) -> bool:
-        size = self._size if self._steps else self.object_size
+    def _size_is_open(self, prompt: Prompt, size: float | None) -> bool:
         return self._image is not None and size is None and isinstance(prompt, Click) and prompt.positive
 
     def _replay(self, level: int, prompts: Iterable[Prompt]) -> Step | None:
@@ -721,13 +777,12 @@ class Session:
                 return None
         return step
 
-    def _first_level(self, prompt: Prompt) -> int:
-        if self._image is None:
-            return 0
-        size = self._size if self._steps else self.object_size
+    def _first_level(self, prompt: Prompt, size: float | None) -> int:
         if isinstance(prompt, Mask):
             size = max(prompt.box.width, prompt.box.height)
-        return 0 if size is None else level_for(size, self.model.config.diameters)
+        if self._image is None or size is None:
+            return 0
+        return level_for(min(size, max(self.features.size)), self.model.config.diameters)
 
     def _turn(self, step: Step) -> int:
         """Return 1 if the object is so small that it should be magnified, -1 if it is too large, else 0."""
@@ -747,6 +802,7 @@ class Session:
             window = self._window(box, None, level)
             if not window.holds(box) and self._image is not None:
                 return None
+            window = window.union(box)
             mask = cut(mask, box, window, False)
             view = View(level, window, fold(blank(mask.shape), mask), mask)
             shown = (window, mask) if level == 0 else (prompt.box, prompt.mask)
@@ -871,7 +927,8 @@ class Session:
         roomy = Box(
             known.left - margin_x, known.top - margin_y, known.right + margin_x, known.bottom + margin_y
         )
-        if previous is not None and previous.holds(roomy.intersect(Box.of(padded))):
+        fits = previous is not None and max(previous.width, previous.height) <= self._limit
+        if previous is not None and fits and previous.holds(roomy.intersect(Box.of(padded))):
             return previous
         spans = []
         for start, stop, length in (
@@ -941,11 +998,7 @@ class Session:
 
     def _paint(self, steps: Steps, planes: Iterable[Plane] | None = None) -> None:
         """Write the object as `steps` have it into the labels, touching only its own boxes."""
-        if self.label > np.iinfo(self.labels.dtype).max:
-            raise ValueError(
-                f"labels of dtype {self.labels.dtype} hold no label {self.label}; use a wider dtype, such as int32."
-            )
-        for plane in planes if planes is not None else {step.prompt.plane for step in steps}:
+        for plane in planes if planes is not None else {*self._patches, *(step.prompt.plane for step in steps)}:
             step = _last(steps, plane)
             box, mask = (Box(0, 0, 0, 0), np.zeros((0, 0), bool)) if step is None else self._clip(step)
             patch = self._patch(plane, box)
@@ -954,7 +1007,7 @@ class Session:
             painted = np.where(cut(mask, box, patch.box, False) & free, self.label, base).astype(
                 patch.under.dtype
             )
-            # An object of which nothing is left to show is as it was before its first prompt.
+            # A plane of which it has no prompt any more is as it was before its first one.
             self._write(plane, patch, patch.under if step is None else painted)
 
     def _patch(self, plane: Plane, box: Box) -> _Patch:
@@ -962,16 +1015,22 @@ class Session:
         patch = self._patches.get(plane)
         if patch is None:
             under = np.array(self.labels[(*plane, *box.slices)])
-            patch = _Patch(box, under, under.copy())
+            patch = _Patch(box, under, under, under.copy())
         else:
             # What somebody else painted since (napari's brush) is theirs.
             now = np.asarray(self.labels[(*plane, *patch.box.slices)])
-            patch.under = np.where(now == patch.written, patch.under, now)
+            same = now == patch.written
+            patch.start, patch.under = (
+                np.where(same, before, now) for before in (patch.start, patch.under)
+            )
             patch.written = np.array(now)
             if not patch.box.holds(box):
                 whole = patch.box.union(box)
                 now = np.array(self.labels[(*plane, *whole.slices)])
-                patch = _Patch(whole, paste(patch.under, patch.box, now.copy(), whole), now)
+                start, under = (
+                    paste(before, patch.box, now.copy(), whole) for before in (patch.start, patch.under)
+                )
+                patch = _Patch(whole, start, under, now)
         self._patches[plane] = patch
         return patch
 
@@ -990,6 +1049,10 @@ class Session:
         ):  # plane by plane: the array may be larger than memory
             highest = max(highest, int(np.max(self.labels[plane or ...], initial=0)))
         return highest
+
+
+def _too_high(labels: LabelImage, label: int) -> str:
+    return f"labels of dtype {labels.dtype} hold no label {label}; use a wider dtype, such as int32."
 
 
 def _last(steps: Steps, plane: Plane) -> Step | None:
@@ -1015,19 +1078,3 @@ def _in_image(
         if isinstance(click, Click) and box.top <= click.y < box.bottom and box.left <= click.x < box.right:
             mask[click.y - box.top, click.x - box.left] = click.positive
     return box, mask
-
-
-def _to_json(prompt: Prompt) -> dict[str, Any]:
-    if isinstance(prompt, Click):
-        return {"click": list(prompt.position), "positive": prompt.positive}
-    bits = zlib.compress(np.packbits(prompt.mask).tobytes())
-    return {"mask": base64.b64encode(bits).decode(), "plane": list(prompt.plane), "box": list(prompt.box)}
-
-
-def _from_json(entry: dict[str, Any]) -> Prompt:
-    if "click" in entry:
-        return Click.at(entry["click"], entry["positive"])
-    box = Box(*map(int, entry["box"]))
-    bits = np.frombuffer(zlib.decompress(base64.b64decode(entry["mask"])), np.uint8)
-    mask = np.unpackbits(bits, count=box.height * box.width).astype(bool).reshape(box.height, box.width)
-    return Mask(tuple(map(int, entry["plane"])), box, mask)

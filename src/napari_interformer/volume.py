@@ -182,7 +182,8 @@ def carry(
                 masks = tuple(mask for front in fronts for mask in front.trail)
                 ends = tuple(front.ended for front in fronts if front.ended is not None)
                 gap = Gap(steps, masks, ends)
-                if not (cancelled is not None and cancelled()):
+                settled = not any(end.reason in (Reason.NOT_ENCODED, Reason.OCCUPIED) for end in ends)
+                if settled and not (cancelled is not None and cancelled()):
                     session.gaps[before, after] = gap
             else:
                 told(len(gap.masks))

@@ -805,7 +805,8 @@ class Panel(QScrollArea):
         annotator = self._now()
         path, _ = QFileDialog.getOpenFileName(self, "Load clicks", "", "Clicks (*.json)")
         if path:
-            annotator.act(lambda _: annotator.session.load_prompts(path))
+            session = annotator.session
+            annotator.act(session.adopt_saved, lambda: session.compute_saved(path))
 
     # -------------------------------------------------------------------------- layers come and go
 

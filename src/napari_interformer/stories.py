@@ -1,0 +1,145 @@
+"""What was said about each object, in order, and the file of it: whoever replays it gets the same labels."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_interformer.files import write_whole
+from napari_interformer.prompts import Box, Click, Mask
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from napari_interformer.prompts import Prompt
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Story:
+    """How an object came about.
+
+    Attributes
+    ----------
+    label : int
+        Its number in the label image.
+    prompts : tuple of Click or Mask
+        In order.
+    size : float or None
+        How large objects were said to be, in pixels.
+    overwrite : bool
+        Whether it could take pixels of others.
+    edited : bool
+        Whether it began with what the label had on its planes, and replaced that.
+    """
+
+    label: int
+    prompts: tuple[Prompt, ...]
+    size: float | None
+    overwrite: bool
+    edited: bool
+
+
+@dataclass(frozen=True)
+class Saved:
+    """All stories of a session.
+
+    Attributes
+    ----------
+    image, model : str
+        Fingerprints of what the prompts were given on, and of what answered.
+    finished : tuple of Story
+        In the order of their commits; an object that was edited has several.
+    current : Story
+        Of the object that is not committed yet; perhaps without prompts.
+    """
+
+    image: str
+    model: str
+    finished: tuple[Story, ...]
+    current: Story
+
+    def write(self, path: Path) -> Path:
+        """Write JSON: whole or not at all."""
+        content = {
+            "format": FORMAT,
+            "image": self.image,
+            "model": self.model,
+            "objects": list(map(_to_json, self.finished)),
+            "current": _to_json(self.current),
+        }
+        return write_whole(path, json.dumps(content).encode())
+
+    @classmethod
+    def read(cls, path: Path) -> Saved:
+        """Read what `write` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the file is something else, damaged, or of a later version.
+        OSError
+            If it cannot be read.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["format"] == FORMAT:
+                finished = tuple(map(_from_json, content["objects"]))
+                return cls(
+                    str(content["image"]), str(content["model"]), finished, _from_json(content["current"])
+                )
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, zlib.error):
+            raise ValueError(
+                f"load_prompts takes a file of save_prompts; {path.name} is something else or damaged."
+            ) from None
+        raise ValueError(
+            f"load_prompts takes a file of format {FORMAT}; {path.name} has {content['format']}: a later version of "
+            "napari-interformer wrote it."
+        )
+
+
+def _to_json(story: Story) -> dict[str, Any]:
+    return {
+        "label": int(story.label),
+        "size": None if story.size is None else float(story.size),
+        "overwrite": story.overwrite,
+        "edited": story.edited,
+        "prompts": list(map(_prompt_to_json, story.prompts)),
+    }
+
+
+def _from_json(entry: dict[str, Any]) -> Story:
+    size = entry["size"]
+    return Story(
+        int(entry["label"]),
+        tuple(map(_prompt_from_json, entry["prompts"])),
+        None if size is None else float(size),
+        bool(entry["overwrite"]),
+        bool(entry["edited"]),
+    )
+
+
+def _prompt_to_json(prompt: Prompt) -> dict[str, Any]:
+    if isinstance(prompt, Click):
+        return {"click": list(map(int, prompt.position)), "positive": bool(prompt.positive)}
+    bits = zlib.compress(np.packbits(prompt.mask).tobytes())
+    return {
+        "mask": base64.b64encode(bits).decode(),
+        "plane": list(map(int, prompt.plane)),
+        "box": list(map(int, prompt.box)),
+    }
+
+
+def _prompt_from_json(entry: dict[str, Any]) -> Prompt:
+    if "click" in entry:
+        return Click.at(entry["click"], entry["positive"])
+    box = Box(*map(int, entry["box"]))
+    bits = np.frombuffer(zlib.decompress(base64.b64decode(entry["mask"])), np.uint8)
+    mask = np.unpackbits(bits, count=box.height * box.width).astype(bool).reshape(box.height, box.width)
+    return Mask(tuple(map(int, entry["plane"])), box, mask)
