@@ -260,7 +260,7 @@ def test_what_is_clicked_away_while_editing_is_gone_from_the_labels(live):
     there = np.where((LABELS == 1) | (LABELS == 6), 1, 0).astype(np.int32)
     s = session(labels=there, live=live)
     s.edit(1)
-    s.click(CENTRES[5], positive=False)
+    s.click(CENTRES[0])  # this model's answer is what is clicked, and no more
     s.commit()
     np.testing.assert_array_equal(there, LABELS == 1)
 
@@ -452,7 +452,7 @@ def test_an_edited_object_is_replayed_in_its_turn(tmp_path):
     s.commit()
     s.overwrite = False
     s.edit(1)
-    s.click(CENTRES[0], positive=False)
+    s.click(CENTRES[1])
     again = session()
     again.load_prompts(s.save_prompts(tmp_path / "prompts.json"))
     np.testing.assert_array_equal(again.labels, s.labels)
