@@ -499,7 +499,11 @@ def test_loading_spares_what_is_there(tmp_path):
     [
         ("format", 99, "later version"),
         ("current", {}, "damaged"),
-        ("objects", [{"label": 1, "size": "wide", "overwrite": False, "edited": False, "prompts": []}], "damaged"),
+        (
+            "objects",
+            [{"label": 1, "size": "wide", "overwrite": False, "edited": False, "prompts": []}],
+            "damaged",
+        ),
         (
             "objects",
             [

@@ -161,7 +161,9 @@ def test_a_red_click_at_its_heart_says_that_the_object_is_not_there():
 
 
 def test_what_ended_it_for_a_while_is_looked_at_again(stack):
-    features = encode(np.where(stack[1] == 1, 200, 0).astype(np.uint8)[None].repeat(5, 0), MODEL, planes=[(2,)])
+    features = encode(
+        np.where(stack[1] == 1, 200, 0).astype(np.uint8)[None].repeat(5, 0), MODEL, planes=[(2,)]
+    )
     s = Session(features, MODEL)
     s.click((2, 32, 32))
     s.labels[3] = 7

@@ -260,7 +260,7 @@ class _Left:
         return [tile for tile in self._features.waiting(plane) if tile in self._asked[plane]]
 
     def due(self, wanted: Part | None) -> Iterator[tuple[Plane, list[int]]]:
-        """Yield planes with what is left of them: first where somebody waits, then where tiles were made last, then in order."""
+        """Yield planes with what is left of them: where somebody waits, where tiles were made last, then in order."""
         where, box = _part(wanted)
         for plane in dict.fromkeys(p for p in (where, self._last, *self._tiles) if p in self._tiles):
             tiles = self._look(plane)

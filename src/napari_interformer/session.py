@@ -184,7 +184,8 @@ class Session:
     live : bool
         Paint the current object into `labels` after every change (what the window does) instead of on `commit`.
     image : Planes, optional
-        The image, or what `Planes.of` takes, so that small objects can be magnified and large ones be seen whole; that of `features` if they were
+        The image, or what `Planes.of` takes, so that small objects can be magnified and large ones be seen whole;
+        that of `features` if they were
         just encoded. Without it every object is seen at the image's own magnification.
     object_size : float, optional
         How large objects are across, in pixels; found out from the first answer if None.
@@ -237,16 +238,16 @@ class Session:
         if image is not None:
             if image.fingerprint != features.image_fingerprint:
                 raise ValueError(
-                    "image takes the image that was encoded, with its channels; got another one: leave it out, or encode it first."
+                    "image takes the image that was encoded, with its channels; got another one: leave it out, or encode "
+                    "it first."
                 )
             image = image.with_contrast(features.origin.contrast)  # as everything else was encoded
-        if object_size is not None and not (
-            isinstance(object_size, Real) and 0 < float(object_size) < math.inf
-        ):
+        known: Any = object_size
+        if known is not None and not (isinstance(known, Real) and 0 < float(known) < math.inf):
             raise ValueError(f"object_size takes pixels, more than 0; got {object_size!r}.")
         self.features, self.model = features, model
         self._image = None if image is None or not model.config.diameters else image
-        self.object_size = object_size
+        self.object_size: float | None = object_size
         self._size = object_size  # of the current object: a new size is for the next one
         self._edited = False  # whether the current object began with what its label had
         self._stories: list[Story] = []
@@ -998,7 +999,9 @@ class Session:
 
     def _paint(self, steps: Steps, planes: Iterable[Plane] | None = None) -> None:
         """Write the object as `steps` have it into the labels, touching only its own boxes."""
-        for plane in planes if planes is not None else {*self._patches, *(step.prompt.plane for step in steps)}:
+        for plane in (
+            planes if planes is not None else {*self._patches, *(step.prompt.plane for step in steps)}
+        ):
             step = _last(steps, plane)
             box, mask = (Box(0, 0, 0, 0), np.zeros((0, 0), bool)) if step is None else self._clip(step)
             patch = self._patch(plane, box)
@@ -1020,9 +1023,7 @@ class Session:
             # What somebody else painted since (napari's brush) is theirs.
             now = np.asarray(self.labels[(*plane, *patch.box.slices)])
             same = now == patch.written
-            patch.start, patch.under = (
-                np.where(same, before, now) for before in (patch.start, patch.under)
-            )
+            patch.start, patch.under = (np.where(same, before, now) for before in (patch.start, patch.under))
             patch.written = np.array(now)
             if not patch.box.holds(box):
                 whole = patch.box.union(box)
