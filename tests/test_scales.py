@@ -64,6 +64,13 @@ def test_a_known_size_is_taken_at_once(model):
     np.testing.assert_array_equal(found.mask, told.mask)
 
 
+def test_the_image_is_seen_with_the_contrast_of_the_features(model):
+    image = np.where(disk(60), 200, 0).astype(np.uint8)
+    features = encode(image, model, contrast=(50, 300), device="cpu")
+    s = Session(features, model, image=image)
+    assert s.image.contrast == features.origin.contrast == ((50, 300),)
+
+
 def test_a_new_size_is_for_the_next_object_and_is_saved_with_it(model, tmp_path):
     truth = disk(300, centre=(400, 400)) | disk(14, centre=(1200, 1200))
     s = session_on(truth, model, object_size=300)

@@ -279,6 +279,22 @@ def test_undo_and_redo_do_not_reach_behind_an_edit(live):
     np.testing.assert_array_equal(s.labels, LABELS == 1)
 
 
+@pytest.mark.parametrize("live", [False, True])
+def test_an_edited_object_without_prompts_is_still_to_be_finished(live, tmp_path):
+    there = np.where(LABELS < 3, LABELS, 0)
+    s = session(labels=there.copy(), live=live)
+    path = session().save_prompts(tmp_path / "prompts.json")
+    s.edit(1)
+    s.set_prompts(())
+    for next_thing in (lambda: s.edit(2), lambda: s.load_prompts(path)):
+        with pytest.raises(ValueError, match="commit or clear"):
+            next_thing()
+    s.clear()
+    s.edit(2)
+    s.commit()
+    np.testing.assert_array_equal(s.labels, there)
+
+
 def test_clearing_leaves_what_somebody_painted_meanwhile():
     s = session(live=True)
     s.click(CENTRES[0])
@@ -301,7 +317,7 @@ def test_an_object_larger_than_a_window_is_edited_whole_without_the_image():
     np.testing.assert_array_equal(s.labels, there)
 
 
-def test_the_image_is_seen_with_the_contrast_of_the_features():
+def test_an_image_that_was_not_encoded_is_refused():
     s = session(image=IMAGE)
     assert s.image is None  # this model knows no magnification
     with pytest.raises(ValueError, match="another one"):

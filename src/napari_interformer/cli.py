@@ -207,9 +207,9 @@ def app(debug: bool) -> None:
     import logging
 
     level = logging.DEBUG if debug else logging.WARNING
-    logging.basicConfig(level=level, format="%(name)s: %(message)s")
-    for handler in logging.getLogger().handlers:
-        handler.setLevel(level)  # Dask's own loggers speak from INFO on, whatever the root's level is
+    handler = logging.StreamHandler()
+    handler.setLevel(level)  # Dask's own loggers speak from INFO on, whatever the root's level is
+    logging.basicConfig(level=level, format="%(name)s: %(message)s", handlers=[handler])
     # It logs what it then raises; the command line says it once, in one sentence.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 

@@ -473,8 +473,8 @@ class Session:
         """
         if len(steps) == len(self._steps) and all(a is b for a, b in zip(steps, self._steps, strict=True)):
             return []
-        if steps and self.label > np.iinfo(self.labels.dtype).max:
-            raise ValueError(_too_high(self.labels, self.label))
+        if steps:
+            self._check_label(self.label)
         self._past.append(self._steps)
         self._future.clear()
         return self._show(steps)
@@ -534,12 +534,12 @@ class Session:
                 "commit takes an object with a pixel of its own; all of its pixels belong to other objects, which are "
                 "protected: clear it, or allow it to overwrite them."
             )
-        if not self.live:
-            self._paint(self._steps)
         return self._finish()
 
     def _finish(self) -> int:
-        """Keep the object, which is painted, and start the next one."""
+        """Paint the object if that is not done yet, keep its story, and start the next one."""
+        if not self.live:
+            self._paint(self._steps)
         story = self._story()
         if not story.edited:  # the number was free: what had it before is gone
             self._stories = [other for other in self._stories if other.label != story.label]
@@ -572,11 +572,11 @@ class Session:
         Raises
         ------
         ValueError
-            If there is no such object, or the current one has prompts that are not committed.
+            If there is no such object, or the current one is neither committed nor cleared.
         """
-        if self._steps:
+        if self._steps or self._edited:
             raise ValueError(
-                f"edit takes a session without a current object; object {self.label} has prompts: commit or clear it "
+                f"edit takes a session without a current object; object {self.label} is not finished: commit or clear it "
                 "first."
             )
         planes = list(np.ndindex(*self.features.leading)) if plane is None else [tuple(plane)]
@@ -669,7 +669,7 @@ class Session:
 
     def adopt_saved(self, replay: Replay) -> None:
         """Take over what `compute_saved` returned; errors as for `load_prompts`."""
-        if self._steps:
+        if self._steps or self._edited:
             raise ValueError(
                 "load_prompts takes a session without a current object; commit or clear it first."
             )
@@ -680,8 +680,6 @@ class Session:
             for story, steps in finished:
                 self._begin(story)
                 self.adopt(steps)
-                if not self.live:
-                    self._paint(steps)
                 self._finish()  # even if others have all of its pixels, as they had then
             if latest:
                 self._begin(current)
@@ -698,9 +696,7 @@ class Session:
     def _check_free(self, stories: Iterable[Story]) -> None:
         """Refuse objects whose numbers others have, or that the labels cannot hold."""
         stories = list(stories)
-        highest = max((story.label for story in stories), default=0)
-        if highest > np.iinfo(self.labels.dtype).max:
-            raise ValueError(_too_high(self.labels, highest))
+        self._check_label(max((story.label for story in stories), default=0))
         new = np.unique([story.label for story in stories if not story.edited])
         for plane in np.ndindex(*self.features.leading):
             there = np.intersect1d(np.asarray(self.labels[plane or ...]), new)
@@ -711,6 +707,13 @@ class Session:
                 )
 
     # ------------------------------------------------------------------------------------ decoding
+
+    def _check_label(self, label: int) -> None:
+        dtype = self.labels.dtype
+        if label > np.iinfo(dtype).max:
+            raise ValueError(
+                f"labels of dtype {dtype} hold no label {label}; use a wider dtype, such as int32."
+            )
 
     def _check(self, prompt: Prompt) -> None:
         leading, size = tuple(self.features.leading), self.features.size
@@ -1050,10 +1053,6 @@ class Session:
         ):  # plane by plane: the array may be larger than memory
             highest = max(highest, int(np.max(self.labels[plane or ...], initial=0)))
         return highest
-
-
-def _too_high(labels: LabelImage, label: int) -> str:
-    return f"labels of dtype {labels.dtype} hold no label {label}; use a wider dtype, such as int32."
 
 
 def _last(steps: Steps, plane: Plane) -> Step | None:
