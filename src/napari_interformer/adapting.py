@@ -162,7 +162,7 @@ def adapt(
             torch.from_numpy(np.stack([lesson.maps[i] for lesson in batch])).to(model.device).float()
             for i in range(4)
         ]
-        targets = np.stack([lesson.target for lesson in batch])
+        targets = torch.from_numpy(np.stack([lesson.target for lesson in batch])).to(model.device)
         loss, first, last = click_loss(learner, maps, targets, config, rng)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -172,7 +172,7 @@ def adapt(
             seconds = time.monotonic() - began
             done = share_done(step + 1, steps, seconds, config.minutes)
             left = seconds / done * (1 - done)
-            progress(Progress(step + 1, steps, float(loss.detach()), first, last, left))
+            progress(Progress(step + 1, steps, float(loss.detach()), float(first), float(last), left))
     with torch.no_grad():
         for new, old in zip(learner.parameters(), model.parameters(), strict=True):
             new.lerp_(old, KEPT)

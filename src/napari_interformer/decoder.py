@@ -43,6 +43,12 @@ class Prepared:
     finest: Tensor
     memory: tuple[tuple[Tensor, Tensor], ...]
 
+    def first(self, count: int) -> Prepared:
+        """Return what belongs to the first `count` objects."""
+        return Prepared(
+            self.finest[:count], tuple((key[:count], value[:count]) for key, value in self.memory)
+        )
+
     def repeat(self, times: int) -> Prepared:
         """Return the same for `times` objects of each image, image by image."""
         return Prepared(

@@ -221,7 +221,7 @@ def draw_click(
 
 
 # One row per prediction (background, foreground), one column per state.
-_FOLD = np.array(
+FOLDED = np.array(
     [
         [
             State.BACKGROUND,
@@ -247,13 +247,13 @@ def fold(reference: Reference, mask: BoolMask) -> Reference:
 
     A pixel on which two predictions disagree goes back to unknown. Both arrays are (Y, X).
     """
-    return np.take(_FOLD.ravel(), reference + np.uint8(len(State)) * mask)
+    return np.take(FOLDED.ravel(), reference + np.uint8(len(State)) * mask)
 
 
 # A click that the network does not follow bends its logits at least to this, and as far as this share of the way to
 # the nearest pixel that agrees with it (chosen on training images of dsb2018, see docs/training-log.md).
-_CERTAIN = 0.5
-_REACH = 0.75
+CERTAIN = 0.5
+REACH = 0.75
 
 
 def obey(logits: NDArray[np.float32], clicks: Iterable[tuple[int, int, bool]]) -> NDArray[np.float32]:
@@ -277,16 +277,16 @@ def obey(logits: NDArray[np.float32], clicks: Iterable[tuple[int, int, bool]]) -
     bent = logits
     for _ in range(3):  # a bump can upset an older click next to it
         for (y, x), sign in latest.items():
-            if sign * bent[y, x] >= _CERTAIN:
+            if sign * bent[y, x] >= CERTAIN:
                 continue
             distance = (rows - y) ** 2 + (columns - x) ** 2
             agreeing = distance[sign * bent > 0]
-            reach = _REACH * math.sqrt(agreeing.min(initial=height * width)) if agreeing.size else 1.0
+            reach = REACH * math.sqrt(agreeing.min(initial=height * width)) if agreeing.size else 1.0
             bump = np.exp(-distance / (2 * max(reach, 0.6) ** 2))
-            bent = bent + ((sign * _CERTAIN - bent[y, x]) * bump).astype(np.float32)
+            bent = bent + ((sign * CERTAIN - bent[y, x]) * bump).astype(np.float32)
     bent = bent.copy()
     for (y, x), sign in latest.items():
-        bent[y, x] = sign * max(sign * bent[y, x], _CERTAIN)
+        bent[y, x] = sign * max(sign * bent[y, x], CERTAIN)
     return bent
 
 

@@ -13,10 +13,12 @@ import dataclasses
 import functools
 import logging
 import math
+import multiprocessing
 import os
 import signal
 import sys
 import time
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,17 +27,17 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import gaussian_filter, zoom
+from scipy.ndimage import affine_transform, gaussian_filter
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from napari_interformer import datasets, samples
 from napari_interformer.checkpoint import load_model, save_model
+from napari_interformer.crowd import Clicks, draw_clicks, fold_all, next_clicks, obey_all
 from napari_interformer.decoder import resize
 from napari_interformer.image import percentiles, stretch
 from napari_interformer.model import PRESETS, InterFormer, decoding_device, normalise, resolve_device
-from napari_interformer.prompts import Box, blank, draw_click, fold, obey
-from napari_interformer.simulate import iou, next_click
+from napari_interformer.prompts import Box, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -101,7 +103,13 @@ class TrainConfig(ClickConfig):
     pixels_per_step : int
         Pixels encoded per step and device: the batch is this over the crop's area.
     windows_per_step : int
-        Objects per step and device, at the smallest decoding window.
+        Objects per step and device, at half the model's click window; fewer where the window is larger.
+    window_sizes : tuple of float
+        Sides of the window an object is decoded in, in click windows; each step takes one of them. Smaller ones are
+        cheaper, and teach on a CPU what larger ones would.
+    balance : float
+        How much more often an image of a rare kind is taken: its chance is the number of its kind's images to the power of
+        minus this. 0 takes every image as often, 1 every kind.
     diameters : tuple of float
         Range of an image's median object diameter in pixels after random magnification, log-uniform.
     zoom : tuple of float
@@ -141,6 +149,8 @@ class TrainConfig(ClickConfig):
     crop_sizes: tuple[int, ...] = (128, 128, 128, 256)
     pixels_per_step: int = 4 * 128 * 128
     windows_per_step: int = 64
+    window_sizes: tuple[float, ...] = (0.5, 0.5, 1, 1, 2)
+    balance: float = 0.25
     diameters: tuple[float, float] = (9.0, 60.0)
     zoom: tuple[float, float] = (0.5, 4.0)
     lr: float = 1e-3
@@ -173,10 +183,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image to crop from: pixels (Y, X) or (Y, X, 3) as stored, labels (Y, X)."""
+    """An image to crop from: pixels (Y, X) or (Y, X, 3) as stored, labels (Y, X), and what kind of image it is."""
 
     pixels: NDArray[np.generic]
     labels: NDArray[np.integer]
+    kind: str = ""
 
     @functools.cached_property
     def diameter(self) -> float:
@@ -195,7 +206,7 @@ class Batch:
         RGB in 0..255.
     dense : (B, 2, S, S) float32
         Where there is any object, and where one ends.
-    images : (N,) int
+    images : (N,) int64
         Which crop each object lies in.
     boxes : list of Box
         The window of each object, all of one size.
@@ -207,9 +218,9 @@ class Batch:
 
     pixels: Tensor
     dense: Tensor
-    images: NDArray[np.int64]
+    images: Tensor
     boxes: list[Box]
-    targets: NDArray[np.bool_]
+    targets: Tensor
     seed: int
 
 
@@ -225,6 +236,9 @@ class Batches(Dataset[Batch]):
         rank: int,
     ) -> None:
         self.real, self.synthetic, self.config, self.model, self.rank = real, synthetic, config, model, rank
+        kinds = Counter(picture.kind for picture in real)
+        chances = np.array([kinds[picture.kind] ** -config.balance for picture in real])
+        self.chances = chances / chances.sum()
 
     def __len__(self) -> int:
         """Return the number of steps."""
@@ -236,7 +250,7 @@ class Batches(Dataset[Batch]):
         rng = np.random.default_rng([config.seed, self.rank, step])
         size = int(rng.choice(config.crop_sizes))
         # What a window sees must not depend on its size alone, so an object comes in windows of several sizes.
-        window = min(size, int(self.model.click_window * rng.choice([0.5, 0.5, 1, 1, 2])))
+        window = min(size, int(self.model.click_window * rng.choice(config.window_sizes)))
         count = max(1, config.pixels_per_step // size**2)
         smallest = min(self.model.click_window, *config.crop_sizes) // 2
         per_image = max(1, config.windows_per_step * smallest**2 // (window**2 * count))
@@ -246,8 +260,11 @@ class Batches(Dataset[Batch]):
         boxes: list[Box] = []
         targets: list[NDArray[np.bool_]] = []
         while len(pixels) < count or len(boxes) < 2:  # batch norm cannot learn from one
-            pool = self.synthetic if rng.random() < config.synthetic and self.synthetic else self.real
-            crop, labels = crop_picture(pool[int(rng.integers(len(pool)))], size, config, rng)
+            if self.synthetic and rng.random() < config.synthetic:
+                picture = self.synthetic[int(rng.integers(len(self.synthetic)))]
+            else:
+                picture = self.real[int(rng.choice(len(self.real), p=self.chances))]
+            crop, labels = crop_picture(picture, size, config, rng)
             found = choose_objects(labels, per_image, rng)
             if len(found) == 0:
                 continue
@@ -259,13 +276,14 @@ class Batches(Dataset[Batch]):
                 images.append(len(pixels))
             pixels.append(crop)
             dense.append(np.stack([labels > 0, borders(labels)]))
-        stack = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
+        # The first objects get the most clicks, so these must not all be of one crop.
+        order = rng.permutation(len(boxes))
         return Batch(
-            stack,
+            torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2),
             torch.from_numpy(np.stack(dense)).float(),
-            np.array(images),
-            boxes,
-            np.stack(targets),
+            torch.from_numpy(np.array(images)[order]),
+            [boxes[i] for i in order],
+            torch.from_numpy(np.stack(targets)[order]),
             int(rng.integers(2**31)),
         )
 
@@ -273,33 +291,41 @@ class Batches(Dataset[Batch]):
 def crop_picture(
     picture: Picture, size: int, config: TrainConfig, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
-    """Cut a random, magnified, flipped and recoloured square.
+    """Cut a random, magnified, turned, stretched and recoloured square.
 
     Returns pixels (size, size, 3) in 0..255 and labels (size, size); what lies beyond the image is black.
     """
-    # By the objects' size, not the image's: what was seen at one magnification is then known at all.
-    factor = math.exp(rng.uniform(*np.log(config.diameters))) / picture.diameter
-    factor = float(np.clip(factor, *config.zoom))
     pixels, labels = picture.pixels, picture.labels
-    need = max(1, round(size / factor))
-    top, left = (int(rng.integers(0, max(n - need, 0) + 1)) for n in labels.shape)
-    pixels = recolour(pixels[top : top + need, left : left + need], picture.pixels, rng)
-    labels = labels[top : top + need, left : left + need]
-    scale = size / need
-    if scale < 1:  # no aliasing
-        pixels = gaussian_filter(pixels, (0.4 / scale, 0.4 / scale, 0))
-    if need != size:
-        pixels = np.asarray(
-            zoom(pixels, (scale, scale, 1), order=1, grid_mode=True, mode="nearest"), np.float32
-        )
-        labels = np.asarray(zoom(labels, scale, order=0, grid_mode=True, mode="nearest"))
-    turns, flipped = int(rng.integers(4)), rng.random() < 0.5
-    pixels, labels = np.rot90(pixels, turns), np.rot90(labels, turns)
-    if flipped:
-        pixels, labels = pixels[:, ::-1], labels[:, ::-1]
-    missing = [(0, max(0, size - n)) for n in labels.shape]
-    pixels, labels = np.pad(pixels, [*missing, (0, 0)]), np.pad(labels, missing)
-    return np.ascontiguousarray(pixels[:size, :size], np.float32), labels[:size, :size]
+    # By the objects' size, not the image's: what was seen at one magnification is then known at all. But more than a
+    # fifth of black on a side teaches nothing.
+    factor = math.exp(rng.uniform(*np.log(config.diameters))) / picture.diameter
+    factor = max(float(np.clip(factor, *config.zoom)), size / (1.25 * min(labels.shape)))
+    linear = warp(rng) / factor  # from the crop's axes to the image's
+    reach = np.abs(linear).sum(1) * size / 2
+    shape = np.array(labels.shape)
+    centre = np.where(2 * reach < shape, rng.uniform(reach, np.maximum(shape - reach, reach)), shape / 2)
+    first = np.maximum(np.floor(centre - reach).astype(int) - 2, 0)
+    seen = tuple(slice(a, b) for a, b in zip(first, np.ceil(centre + reach).astype(int) + 3, strict=True))
+    colours = recolour(pixels[seen], pixels, rng)
+    if factor < 1:  # no aliasing
+        colours = gaussian_filter(colours, (0.4 / factor, 0.4 / factor, 0))
+    offset = centre - 0.5 - first - linear @ np.full(2, (size - 1) / 2)
+    crop = np.empty((size, size, 3), np.float32)
+    for channel in range(3):
+        crop[..., channel] = affine_transform(colours[..., channel], linear, offset, (size, size), order=1)
+    return crop, affine_transform(labels[seen], linear, offset, (size, size), order=0)
+
+
+def warp(rng: np.random.Generator) -> NDArray[np.float64]:
+    """Draw a turn and a flip, for some crops by any angle and with one axis stretched at the other's expense: (2, 2)."""
+    angle = int(rng.integers(4)) * math.pi / 2
+    matrix = np.diag([1.0, -1.0 if rng.random() < 0.5 else 1.0])
+    if rng.random() < 0.4:
+        angle += rng.uniform(-math.pi / 4, math.pi / 4)
+        stretch = math.exp(rng.uniform(-0.15, 0.15))
+        matrix = matrix @ np.diag([stretch, 1 / stretch])
+    cosine, sine = math.cos(angle), math.sin(angle)
+    return np.array([[cosine, -sine], [sine, cosine]]) @ matrix
 
 
 def recolour(
@@ -374,19 +400,16 @@ class Step(nn.Module):
             nn.Conv2d(model.channels[0], 2 * stride**2, 1), nn.PixelShuffle(stride)
         )
 
-    def forward(self, batch: Batch) -> tuple[Tensor, float, float]:
-        """Return the loss, and the mean IoU after the first and before the last decoding."""
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss, and the mean IoU after the first click and with all clicks."""
         model, config = self.model, self.config
         rng = np.random.default_rng(batch.seed)
         maps = model.encode(normalise(batch.pixels))
         dense = self.dense_head(maps[0])
+        corners = torch.tensor([(box.top, box.left) for box in batch.boxes]).to(batch.pixels.device)
+        side = batch.targets.shape[1]
         maps = [
-            torch.stack(
-                [
-                    level[image][(slice(None), *cells(box, stride))]
-                    for image, box in zip(batch.images, batch.boxes, strict=True)
-                ]
-            )
+            windows(level, batch.images, corners // stride, side // stride)
             for level, stride in zip(maps, model.strides, strict=True)
         ]
         loss, first, last = click_loss(model, maps, batch.targets, config, rng)
@@ -394,13 +417,17 @@ class Step(nn.Module):
         return loss, first, last
 
 
+def windows(level: Tensor, images: Tensor, corners: Tensor, side: int) -> Tensor:
+    """Cut squares out of maps (B, C, h, w): of `images` (N,), from `corners` (N, 2) on, to (N, C, side, side)."""
+    reach = torch.arange(side, device=level.device)
+    rows, columns = corners[:, :1] + reach, corners[:, 1:] + reach
+    cut = level.permute(0, 2, 3, 1)[images[:, None, None], rows[:, :, None], columns[:, None]]
+    return cut.permute(0, 3, 1, 2)
+
+
 def click_loss(
-    model: InterFormer,
-    maps: list[Tensor],
-    targets: NDArray[np.bool_],
-    config: ClickConfig,
-    rng: np.random.Generator,
-) -> tuple[Tensor, float, float]:
+    model: InterFormer, maps: list[Tensor], targets: Tensor, config: ClickConfig, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
     """Simulate clicks on each object, then decode once with gradient.
 
     Parameters
@@ -410,7 +437,7 @@ def click_loss(
     maps : list of (N, C_i, w / s_i, w / s_i)
         Each object's window.
     targets : (N, w, w) bool
-        The objects.
+        The objects, on the maps' device.
     config : ClickConfig
         How many clicks, and what counts.
     rng : numpy.random.Generator
@@ -420,28 +447,32 @@ def click_loss(
     -------
     loss : Tensor
         A number.
-    first, last : float
-        Mean IoU after the first click, and with all clicks.
+    first, last : Tensor
+        Mean IoU after the first click, of the objects that got more, and with all clicks.
     """
-    further = int(rng.choice(config.max_clicks + 1, p=click_chances(config)))
+    further = np.sort(rng.choice(config.max_clicks + 1, len(targets), p=click_chances(config)))[::-1]
+    generator = torch.Generator(targets.device).manual_seed(int(rng.integers(2**31)))
     with torch.no_grad(), evaluating(model):
-        references, ious = simulate(model, [level.detach() for level in maps], targets, further, rng)
+        references, first = simulate(model, [level.detach() for level in maps], targets, further, generator)
     # Autocast keeps the weights that it has cast. Before PyTorch 2.11 those cast without gradient would serve below,
     # and I-MSA and the head learn nothing (pytorch issue 65766).
     torch.clear_autocast_cache()
     logits, levels = model.decode_levels(maps, references)
-    truth = torch.from_numpy(targets).to(logits.device)
-    loss = normalised_focal_loss(logits, truth) + config.dice * dice_loss(logits, truth)
+    loss = normalised_focal_loss(logits, targets) + config.dice * dice_loss(logits, targets)
     if config.auxiliary:
-        loss = loss + config.auxiliary * normalised_focal_loss(model.auxiliary_head(levels), truth)
-    last = mean_iou(foreground(logits.detach(), truth.shape[1:]) > 0, targets)
-    return loss, ious[0] if ious else last, last
+        loss = loss + config.auxiliary * normalised_focal_loss(model.auxiliary_head(levels), targets)
+    last = mean_iou(foreground(logits.detach(), targets.shape[1:]) > 0, targets)
+    return loss, last if first is None else first, last
 
 
 def simulate(
-    model: InterFormer, maps: list[Tensor], targets: NDArray[np.bool_], further: int, rng: np.random.Generator
-) -> tuple[Tensor, list[float]]:
-    """Click `further` times into the errors of the model's own masks.
+    model: InterFormer,
+    maps: list[Tensor],
+    targets: Tensor,
+    further: NDArray[np.integer],
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor | None]:
+    """Click into the errors of the model's own masks.
 
     Parameters
     ----------
@@ -451,40 +482,37 @@ def simulate(
         Each object's window.
     targets : (N, w, w) bool
         The objects.
-    further : int
-        Clicks after the first.
-    rng : numpy.random.Generator
+    further : (N,) int
+        Each object's clicks after the first, most first: those that go on are then the first ones.
+    generator : torch.Generator
         Where exactly.
 
     Returns
     -------
     references : (N, w, w) uint8
         The reference labels with one click more than was decoded.
-    ious : list of float
-        Mean IoU after each click that was decoded.
+    first : Tensor or None
+        Mean IoU after the first click, of the objects that got more; None if none did.
     """
     inner, outer = model.config.inner_radius, model.config.outer_radius
-    size = targets.shape[1:]
-    masks = np.zeros_like(targets)
-    references = [blank(size) for _ in targets]
-    clicks: list[list[tuple[int, int, bool]]] = [[] for _ in targets]
-    device, ious = maps[0].device, []
-    prepared = model.prepare(maps) if further else None
-    for n in range(further + 1):
-        for i, target in enumerate(targets):
-            # The first click is at the deepest point, later ones somewhere deep (as the method has it).
-            click = next_click(masks[i], target, rng=rng if n else None)
-            if click is not None:
-                clicks[i].append(click)
-                references[i] = draw_click(references[i], *click, inner, outer)
-        states = torch.from_numpy(np.stack(references)).to(device)
-        if n == further or prepared is None:
-            break
-        logits = foreground(model.decode_levels(prepared, states)[0], size).cpu().numpy()
-        masks = np.stack([obey(one, given) > 0 for one, given in zip(logits, clicks, strict=True)])
-        ious.append(mean_iou(masks, targets))
-        references = [fold(reference, mask) for reference, mask in zip(references, masks, strict=True)]
-    return states, ious
+    # The first click is at the deepest point, later ones somewhere deep (as the method has it).
+    clicks = next_clicks(torch.zeros_like(targets), targets)
+    states = torch.full(targets.shape, State.UNKNOWN, dtype=torch.uint8, device=targets.device)
+    states = draw_clicks(states, clicks, inner, outer)
+    going = int((further > 0).sum())
+    if going == 0:
+        return states, None
+    prepared, history, first = model.prepare([level[:going] for level in maps]), [clicks], None
+    for n in range(int(further[0])):
+        going = int((further > n).sum())
+        prepared, history = prepared.first(going), [clicks.first(going) for clicks in history]
+        reference, truth = states[:going], targets[:going]
+        logits = foreground(model.decode_levels(prepared, reference)[0], truth.shape[1:])
+        masks = obey_all(logits, history) > 0
+        first = mean_iou(masks, truth) if first is None else first
+        history.append(next_clicks(masks, truth, generator))
+        states[:going] = draw_clicks(fold_all(reference, masks), history[-1], inner, outer)
+    return states, first
 
 
 def normalised_focal_loss(logits: Tensor, targets: Tensor, alpha: float = 0.5, gamma: float = 2.0) -> Tensor:
@@ -513,21 +541,16 @@ def foreground(logits: Tensor, size: Sequence[int]) -> Tensor:
     return full[:, 1] - full[:, 0]
 
 
-def cells(box: Box, stride: int) -> tuple[slice, slice]:
-    """Return the cells of a map of that stride which a box of pixels covers."""
-    return slice(box.top // stride, box.bottom // stride), slice(box.left // stride, box.right // stride)
-
-
 def click_chances(config: ClickConfig) -> NDArray[np.float64]:
     """Return P(n further clicks), n = 0 .. max_clicks."""
     chances = config.clicks ** np.arange(config.max_clicks + 1)
     return np.asarray(chances / chances.sum())
 
 
-def mean_iou(masks: Tensor | NDArray[np.bool_], targets: NDArray[np.bool_]) -> float:
-    """Return the mean IoU of two stacks of masks."""
-    masks = masks.cpu().numpy() if isinstance(masks, Tensor) else masks
-    return float(np.mean([iou(mask, target) for mask, target in zip(masks, targets, strict=True)]))
+def mean_iou(masks: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean IoU of two stacks of masks (N, Y, X); of two empty masks it is 1."""
+    both, either = (masks & targets).sum((1, 2)), (masks | targets).sum((1, 2))
+    return torch.where(either > 0, both / either.clamp_min(1), 1.0).mean()
 
 
 @contextmanager
@@ -609,7 +632,10 @@ def train(
     average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=moving, use_buffers=True)
     step_module = Step(model, config).to(device)
     optimizer = torch.optim.AdamW(
-        parameter_groups(step_module, model.config.layers, config), lr=config.lr, betas=(0.9, 0.999)
+        parameter_groups(step_module, model.config.layers, config),
+        lr=config.lr,
+        betas=(0.9, 0.999),
+        fused=device.type == "cuda",
     )
     start, spent = 0, 0.0
     if state_path.exists():
@@ -634,8 +660,7 @@ def train(
         batch_size=None,
         num_workers=config.workers,
         worker_init_fn=_deaf,
-        # Forked workers share the images in memory; elsewhere than on Linux forking is not safe or not there.
-        multiprocessing_context="fork" if config.workers and sys.platform == "linux" else None,
+        multiprocessing_context=_start_method() if config.workers else None,
     )
     shared = nn.parallel.DistributedDataParallel(step_module) if world > 1 else step_module
 
@@ -655,7 +680,7 @@ def train(
 
     output.parent.mkdir(parents=True, exist_ok=True)
     began = saved = time.monotonic()
-    recent: list[tuple[float, float, float]] = []
+    recent: list[Tensor] = []  # left on the device: whoever asks for a number waits for it
     step, vote = start, 0
     for batch in loader:
         seconds = spent + time.monotonic() - began
@@ -667,7 +692,10 @@ def train(
         rate = min(1, (step + 1) / config.warmup) * (1 - done)
         for group in optimizer.param_groups:
             group["lr"] = config.lr * group["scale"] * rate
-        moved = {name: getattr(batch, name).to(device, non_blocking=True) for name in ("pixels", "dense")}
+        moved = {
+            name: getattr(batch, name).to(device, non_blocking=True)
+            for name in ("pixels", "dense", "images", "targets")
+        }
         batch = dataclasses.replace(batch, **moved)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             loss, first, last = shared(batch)
@@ -677,12 +705,12 @@ def train(
         optimizer.step()
         average.update_parameters(model)
         step += 1
-        recent.append((float(loss.detach()), first, last))
+        recent.append(torch.stack([loss.detach(), first, last]))
         if step % 20 == 0 and progress is not None and rank == 0:
             seconds = spent + time.monotonic() - began
-            mean, first, last = (float(value) for value in np.mean(recent, axis=0))
+            means = torch.stack(recent).mean(0).tolist()
             done = share_done(step, config.steps, seconds, config.minutes)
-            progress(Progress(step, config.steps, mean, first, last, seconds / done * (1 - done)))
+            progress(Progress(step, config.steps, *means, seconds / done * (1 - done)))
             recent.clear()
         if time.monotonic() - saved > 60 * config.save_minutes:
             saved = time.monotonic()
@@ -737,7 +765,9 @@ def training_pictures(folder: str | Path, config: TrainConfig) -> list[Picture]:
             f"exclude takes kinds of image and synthetic families ({', '.join(sorted(known - {''}))}); got "
             f"{', '.join(sorted(unknown))}."
         )
-    return [Picture(sample.image, sample.labels) for sample in chosen if sample.kind not in left_out]
+    return [
+        Picture(sample.image, sample.labels, sample.kind) for sample in chosen if sample.kind not in left_out
+    ]
 
 
 def excluded(config: TrainConfig) -> set[str]:
@@ -746,14 +776,24 @@ def excluded(config: TrainConfig) -> set[str]:
 
 
 def synthetic_pictures(config: TrainConfig) -> list[Picture]:
-    """Return synthetic images, the same for the same seed."""
-    rng = np.random.default_rng(config.seed)
-    size = max(config.crop_sizes)
+    """Return synthetic images, the same for the same seed, made by as many processes as crops are."""
+    make = functools.partial(_synthetic_picture, config)
+    if config.workers < 2:
+        return [make(number) for number in range(config.synthetic_images)]
+    with multiprocessing.get_context(_start_method()).Pool(config.workers) as pool:
+        return pool.map(make, range(config.synthetic_images), chunksize=8)
+
+
+def _synthetic_picture(config: TrainConfig, number: int) -> Picture:
+    size = max(config.crop_sizes) * 5 // 4
     exclude = excluded(config) & set(samples.FAMILIES)
-    return [
-        Picture(*samples.synthetic(rng, (size, size), exclude=exclude))
-        for _ in range(config.synthetic_images)
-    ]
+    rng = np.random.default_rng([config.seed, number])
+    return Picture(*samples.synthetic(rng, (size, size), exclude=exclude))
+
+
+def _start_method() -> str | None:
+    """Forked processes share the images in memory; elsewhere than on Linux forking is not safe or not there."""
+    return "fork" if sys.platform == "linux" else None
 
 
 def parameter_groups(module: nn.Module, layers: int, config: TrainConfig) -> list[dict[str, object]]:
