@@ -167,7 +167,8 @@ class PatchMerging(nn.Module):
         """Halve (B, C, H, W) to (B, D, H / 2, W / 2)."""
         if _clicking(x):
             return self._as_convolution(x)
-        patches = F.unfold(x, 3, padding=1, stride=2).transpose(1, 2)  # (B, H / 2 * W / 2, 9 * C)
+        cut = _patches if x.device.type == "cuda" else functools.partial(F.unfold, kernel_size=3, padding=1, stride=2)
+        patches = cut(x).transpose(1, 2)  # (B, H / 2 * W / 2, 9 * C)
         out = self.reduction(self.norm(patches)).transpose(1, 2)
         return out.reshape(*out.shape[:2], -(-x.shape[2] // 2), -(-x.shape[3] // 2))  # type: ignore[no-any-return]
 
@@ -185,6 +186,19 @@ class PatchMerging(nn.Module):
         deviation = (square - mean.square()).clamp_min(0).add(self.norm.eps).sqrt()
         out = (out - mean * scaled.sum(1).view(1, -1, 1, 1)) / deviation
         return out + (self.reduction.weight @ self.norm.bias).view(1, -1, 1, 1)
+
+
+def _patches(x: Tensor) -> Tensor:
+    """Return the 3x3 patches of (B, C, H, W) at every other pixel, (B, 9 * C, H / 2 * W / 2).
+
+    As `F.unfold` does, which on a GPU goes image by image.
+    """
+    batch, channels, height, width = x.shape
+    padded = F.pad(x, (1, 1, 1, 1))
+    shifted = [
+        padded[:, :, dy : dy + height : 2, dx : dx + width : 2] for dy in range(3) for dx in range(3)
+    ]
+    return torch.stack(shifted, 2).view(batch, 9 * channels, -1)
 
 
 class Stage(nn.Module):
@@ -289,7 +303,11 @@ class IMSA(nn.Module):
             :, :, middle, :, middle
         ]
         cells = cells.permute(0, 1, 3, 2, 4).reshape(-1, 4).int()  # (B * H / s * W / s, 4)
-        vectors = F.embedding_bag(cells, self.patch_embed, mode="mean")
+        if reference.device.type == "cuda":  # where looking up has a slow backward pass
+            states = torch.arange(STATES, device=cells.device)
+            vectors = (cells[..., None] == states).to(self.patch_embed.dtype).mean(1) @ self.patch_embed
+        else:
+            vectors = F.embedding_bag(cells, self.patch_embed, mode="mean")
         vectors = vectors.view(batch, height // stride, width // stride, -1)
         return vectors.permute(0, 3, 1, 2).to(like.dtype)
 
@@ -434,10 +452,7 @@ def enlarged_convolution(x: Tensor, weight: Tensor, size: tuple[int, int]) -> Te
 def _enlarge_and_shift(length: int, size: int) -> Tensor:
     """Return the matrix (size, length * 3) from `length` cells and three kernel positions to `size` cells."""
     with torch.inference_mode(False):  # the cache outlives it
-        enlarge = F.interpolate(torch.eye(length)[:, None], size=size, mode="linear")[
-            :, 0
-        ].t()  # (size, length)
-        padded = F.pad(enlarge, (0, 0, 1, 1))
+        padded = F.pad(_enlarge(length, size, torch.device("cpu")), (0, 0, 1, 1))
         return torch.stack([padded[i : i + size] for i in range(3)], dim=2).reshape(size, length * 3)
 
 
@@ -447,4 +462,18 @@ def _resize(x: Tensor, like: Tensor) -> Tensor:
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize (B, C, H, W) bilinearly, corners not aligned."""
-    return x if x.shape[2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+    if x.shape[2:] == size:
+        return x
+    if x.device.type == "cuda" and torch.is_autocast_enabled("cuda"):
+        # While training the maps are small and many, on which the GPU's own resizing is twenty times slower.
+        down, across = (_enlarge(a, b, x.device) for a, b in zip(x.shape[2:], size, strict=True))
+        return down @ (x @ across.t())
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+@functools.lru_cache(maxsize=64)
+def _enlarge(length: int, size: int, device: torch.device) -> Tensor:
+    """Return the matrix (size, length) that resizes an axis bilinearly."""
+    with torch.inference_mode(False):  # the cache outlives it
+        line = torch.eye(length, device=device)[:, None]
+        return F.interpolate(line, size=size, mode="linear")[:, 0].t().contiguous()

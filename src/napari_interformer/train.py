@@ -537,7 +537,7 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 def foreground(logits: Tensor, size: Sequence[int]) -> Tensor:
     """Return foreground minus background at full size: (N, 2, h, w) to (N, H, W) float32."""
-    full = resize(logits.float(), (size[0], size[1]))
+    full = resize(logits.float(), (size[0], size[1])).float()
     return full[:, 1] - full[:, 0]
 
 
