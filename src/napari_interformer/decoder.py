@@ -198,7 +198,7 @@ def _patches(x: Tensor) -> Tensor:
     shifted = [
         padded[:, :, dy : dy + height : 2, dx : dx + width : 2] for dy in range(3) for dx in range(3)
     ]
-    return torch.stack(shifted, 2).view(batch, 9 * channels, -1)
+    return torch.stack(shifted, 2).reshape(batch, 9 * channels, -1)
 
 
 class Stage(nn.Module):
