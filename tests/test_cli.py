@@ -59,6 +59,7 @@ def test_train_help_has_a_sentence_for_each_setting(capsys: pytest.CaptureFixtur
 
     assert run("train", "--help") == 0
     told = capsys.readouterr().out
+    assert "[default: 10000; 600 with --adapt]" in " ".join(told.split())
     for field in fields(TrainConfig):
         flag = "--" + field.name.replace("_", "-")
         assert re.search(rf"{flag}\b.*\n?\s+\w+", told), flag
@@ -275,6 +276,15 @@ WRONG = {
     "converted into what": (["convert", "text.tif", "m.pth"], 2, "safetensors"),
     "no data to train on": (["train", "nowhere", "-o", "m.safetensors"], 1, "nowhere"),
     "no such preset": (["train", ".", "-o", "m.safetensors", "--preset", "huge"], 1, "huge"),
+    "workers of what": (["encode", "ok.tif", "--workers", "4"], 2, "--jobqueue"),
+    "no workers": (["encode", "ok.tif", "--jobqueue", "slurm", "--workers", "0"], 2, "--workers"),
+    "a report where a file lies": (["benchmark", ".", "-o", "ok.tif"], 1, "ok.tif is a file"),
+    "a report below a file": (["benchmark", ".", "-o", "ok.tif/a/b"], 1, "ok.tif is a file"),
+    "clicks that are none": (["benchmark", ".", "--max-clicks", "0"], 1, "max_clicks takes 1 or more; got 0"),
+    "less than no images": (["benchmark", ".", "--images", "-1"], 1, "images takes 0 or more; got -1"),
+    "a share of more than all": (["benchmark", ".", "--validation", "2"], 1, "from 0 to 1; got 2"),
+    "overlaps in percent": (["benchmark", ".", "--thresholds", "85,90"], 1, "up to 1; got 85.0, 90.0"),
+    "a split of nothing": (["benchmark", ".", "--split", "test"], 1, "all, training, validation"),
     "crop sizes that are no numbers": (
         ["train", ".", "-o", "m.safetensors", "--crop-sizes", "a"],
         2,
@@ -302,6 +312,44 @@ def test_wrong_use_ends_with_one_sentence(
     if code == 1:
         assert len(lines) == 1 and lines[0].startswith("napari-interformer: "), told
     assert {path.name for path in tmp_path.iterdir()} == before, "nothing may be left behind"
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_clicking(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tempfile
+
+    def refuse(dir: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(dir))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    assert run("benchmark", tmp_path, "-o", tmp_path / "a" / "report") == 1
+    assert "report could not be written" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kept"),
+    [
+        ("encode a.tif", True),
+        ("segment a.tif --click 1,1 -o l.tif --features f.zarr", True),
+        ("segment a.tif --click 1,1 -o l.tif --features=f.zarr", True),
+        ("segment a.tif --click 1,1 -o l.tif", False),
+        ("--debug train data -o m.safetensors", True),
+        ("train data --adapt -o m.safetensors", False),
+        ("benchmark data", False),
+    ],
+)
+def test_who_interrupts_is_told_what_is_kept(
+    arguments: str, kept: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pressed(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.app, "main", pressed)
+    assert run(*arguments.split()) == 130
+    told = capsys.readouterr().err
+    assert ("what was finished is kept" in told) == kept and ("nothing was kept" in told) != kept
 
 
 def test_cuda_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from napari_interformer import cluster as clusters
 from napari_interformer import encoding
 from napari_interformer.checkpoint import save_model
 from napari_interformer.cli import main
@@ -23,12 +25,21 @@ distributed = pytest.importorskip("distributed", reason="Dask's distributed is n
 pytestmark = pytest.mark.filterwarnings("ignore")  # Dask's own, as it starts and ends processes
 
 
+def made(folder, small_model, rng, shape):
+    image, model = folder / "stack.tif", folder / "small.safetensors"
+    tifffile.imwrite(image, rng.integers(0, 4000, shape, np.uint16), photometric="minisblack")
+    save_model(small_model, model, {})
+    return image, model, folder / "features.zarr"
+
+
 @pytest.fixture
 def files(tmp_path, small_model, rng):
-    image, model = tmp_path / "stack.tif", tmp_path / "small.safetensors"
-    tifffile.imwrite(image, rng.integers(0, 4000, (40, 96, 160), np.uint16), photometric="minisblack")
-    save_model(small_model, model, {})
-    return image, model, tmp_path / "features.zarr"
+    return made(tmp_path, small_model, rng, (40, 96, 160))
+
+
+@pytest.fixture
+def few_files(tmp_path, small_model, rng):
+    return made(tmp_path, small_model, rng, (3, 48, 64))
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +148,56 @@ def test_the_shell_hands_planes_to_a_scheduler_and_goes_on_where_it_stopped(
     assert "40 planes of 96 x 160 pixels" in capsys.readouterr().out
     after = written(store)
     assert len(there) == 2 and {path: after[path] for path in there} == there and len(after) == 40
+
+
+@pytest.fixture
+def here():
+    """A cluster within this process, without workers yet; `scale(1)` starts one."""
+    with (
+        distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as local,
+        distributed.Client(local) as client,
+    ):
+        yield client
+
+
+def test_a_store_that_was_deleted_between_two_runs_is_made_again(few_files, here):
+    image, model, store = few_files
+    here.cluster.scale(1)
+    for _ in range(2):  # the second time the worker remembers the first
+        features = encode_on(here, image, store, model=model, device="cpu")
+        assert features.ready_planes().all() and len(written(store)) == 3
+        shutil.rmtree(store)
+
+
+def test_a_store_that_is_deleted_meanwhile_is_told(few_files, here, monkeypatch):
+    image, model, store = few_files
+    monkeypatch.setattr(clusters, "SHOWN", 0)
+    here.cluster.scale(1)
+
+    def progress(now):
+        if now.done == now.total:
+            shutil.rmtree(store / "maps")
+
+    with pytest.raises(RuntimeError, match=r"features\.zarr lacks some of it: .*the same command"):
+        encode_on(here, image, store, model=model, device="cpu", progress=progress)
+
+
+def test_who_waits_for_workers_is_told_so(few_files, here, monkeypatch):
+    image, model, store = few_files
+    told = []
+
+    def warning(text, *given):
+        told.append(text % given)
+        here.cluster.scale(1)
+
+    monkeypatch.setattr(clusters, "ALONE", 0.1)
+    monkeypatch.setattr(clusters.log, "warning", warning)
+    assert encode_on(here, image, store, model=model, device="cpu").ready_planes().all()
+    address = here.scheduler.address
+    assert (
+        len(told) == 1
+        and f"none is connected to {address}; start some with `dask worker {address}`" in told[0]
+    )
 
 
 def test_no_scheduler_no_such_queue(monkeypatch):

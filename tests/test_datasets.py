@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 from scipy.io import savemat
 from skimage.io import imsave
 
@@ -116,6 +118,69 @@ def test_a_damaged_image_is_named(tmp_path):
         save(tmp_path / name / "a.png", MASK)
     (tmp_path / "images" / "a.png").write_bytes(b"this is text")
     with pytest.raises(OSError, match=r"a\.png cannot be read as an image"):
+        list(load("folder", tmp_path))
+
+
+@pytest.mark.parametrize("part", ["images", "labels"])
+@pytest.mark.parametrize(
+    ("axes", "shape"), [("ZYX", (5, 20, 24)), ("CYX", (3, 20, 24)), ("ZYXS", (5, 20, 24, 3))]
+)
+def test_a_stack_is_refused_and_named(part, axes, shape, tmp_path):
+    for name in ("images", "labels"):
+        save(tmp_path / name / "a.png", MASK)
+    (tmp_path / part / "a.png").unlink()
+    tifffile.imwrite(
+        tmp_path / part / "a.tif", np.zeros(shape, np.uint8), imagej=True, metadata={"axes": axes}
+    )
+    size = " x ".join(map(str, shape))
+    with pytest.raises(ValueError, match=rf"a\.tif has {size} \({axes}\): save each plane"):
+        list(load("folder", tmp_path))
+
+
+def test_colours_that_lie_apart_and_a_single_plane_are_images(tmp_path):
+    for name in "ab":
+        save(tmp_path / "labels" / f"{name}.png", MASK)
+    (tmp_path / "images").mkdir()
+    colours = np.moveaxis(PICTURE, 2, 0)
+    tifffile.imwrite(tmp_path / "images" / "a.tif", colours, photometric="rgb", planarconfig="separate")
+    tifffile.imwrite(tmp_path / "images" / "b.tif", PICTURE[None, :, :, 0], photometric="minisblack")
+    a, b = load("folder", tmp_path)
+    np.testing.assert_array_equal(a.image, PICTURE)
+    np.testing.assert_array_equal(b.image, PICTURE[..., 0])
+
+
+def test_transparency_is_no_pixel(tmp_path):
+    for name, pixels in (("images", PICTURE[..., 0]), ("labels", MASK * 7)):
+        (tmp_path / name).mkdir()
+        iio.imwrite(
+            tmp_path / name / "a.png", np.stack([pixels, np.full_like(pixels, 128)], axis=-1), mode="LA"
+        )
+    (sample,) = load("folder", tmp_path)
+    np.testing.assert_array_equal(sample.image, PICTURE[..., 0])
+    np.testing.assert_array_equal(sample.labels, MASK * 7)
+
+
+def test_labels_with_a_palette_are_its_numbers_and_images_its_colours(tmp_path):
+    labels = MASK.copy()
+    labels[15:, 18:] = 2
+    palette = [0, 0, 0, 0, 255, 0, 0, 0, 255]  # without red
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+        picture = Image.fromarray(labels)
+        picture.putpalette(palette)
+        picture.save(tmp_path / name / "a.png")
+    (sample,) = load("folder", tmp_path)
+    np.testing.assert_array_equal(sample.labels, labels)
+    np.testing.assert_array_equal(sample.image, np.array(palette, np.uint8).reshape(3, 3)[labels])
+
+
+def test_labels_of_many_colours_are_refused(tmp_path):
+    for name in ("images", "labels"):
+        save(tmp_path / name / "a.png", np.stack([MASK * 9] * 3, axis=-1))
+    (sample,) = load("folder", tmp_path)
+    np.testing.assert_array_equal(sample.labels, MASK * 9)
+    save(tmp_path / "labels" / "a.png", PICTURE)
+    with pytest.raises(ValueError, match=r"a\.png has colours: save it as grayscale"):
         list(load("folder", tmp_path))
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -44,6 +48,29 @@ def test_command_line_help_loads_no_torch() -> None:
         "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n    main(['--help'])"
     )
     assert "torch" not in loaded_by(statement)
+
+
+def test_what_is_imported_is_declared() -> None:
+    project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text("utf-8"))[
+        "project"
+    ]
+    extras = project["optional-dependencies"]
+    lines = [
+        *project["dependencies"],
+        *(line for name in ("all", "cluster", "train") for line in extras[name]),
+    ]
+    declared = {re.split(r"[^\w-]", line)[0].lower() for line in lines}
+    used = set()
+    for path in PACKAGE.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                used |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                used.add(str(node.module).split(".")[0])
+    brought = {"qtpy", "vispy"}  # napari's own, and only the window's
+    found = packages_distributions()
+    foreign = used - set(sys.stdlib_module_names) - brought - {"napari_interformer"}
+    assert {name for name in foreign if not declared & {one.lower() for one in found.get(name, [])}} == set()
 
 
 def test_public_names_load_on_first_use() -> None:

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from napari_interformer.model import InterFormer
 
 
+SPLITS = ("all", "training", "validation")
+
+
 @dataclass(frozen=True)
 class BenchmarkConfig:
     """What is measured.
@@ -72,6 +75,20 @@ class BenchmarkConfig:
     thresholds: tuple[float, ...] = (0.80, 0.85, 0.90)
     baselines: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be measured, before images are read."""
+        if self.split not in SPLITS:
+            raise ValueError(f"split takes one of {', '.join(SPLITS)}; got {self.split!r}.")
+        for name, least in (("images", 0), ("objects", 0), ("smallest", 1), ("max_clicks", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} takes {least} or more; got {getattr(self, name)}.")
+        if not 0 <= self.validation <= 1:
+            raise ValueError(f"validation takes a share of the images from 0 to 1; got {self.validation}.")
+        if not self.thresholds or not all(0 < one <= 1 for one in self.thresholds):
+            raise ValueError(
+                f"thresholds takes IoU above 0 and up to 1; got {', '.join(map(str, self.thresholds)) or 'none'}."
+            )
 
 
 class Annotator(Protocol):
@@ -277,10 +294,7 @@ def run(
 def choose(everything: Sequence[Sample], config: BenchmarkConfig) -> list[Sample]:
     """Return the samples of a split, or some of them."""
     training, validation = split(everything, fraction=config.validation, seed=config.seed)
-    splits = {"all": list(everything), "training": training, "validation": validation}
-    if config.split not in splits:
-        raise ValueError(f"split takes one of {', '.join(splits)}; got {config.split!r}.")
-    chosen = splits[config.split]
+    chosen = {"all": list(everything), "training": training, "validation": validation}[config.split]
     if config.images and config.images < len(chosen):
         rng = np.random.default_rng(config.seed)
         chosen = [chosen[i] for i in sorted(rng.choice(len(chosen), config.images, replace=False))]

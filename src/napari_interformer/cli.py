@@ -108,20 +108,32 @@ class ConfigCommand(click.Command):
     ----------
     config : callable
         Returns the dataclass; called when the options are needed, since it may load torch.
+    modes : dict, optional
+        Flag -> what returns another dataclass, whose defaults hold with that flag; the help tells those that differ.
     """
 
-    def __init__(self, *args: Any, config: Callable[[], type], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        config: Callable[[], type],
+        modes: dict[str, Callable[[], type]] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.config = config
+        self.config, self.modes = config, modes or {}
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return the command's own options, then one for each field."""
         *own, help_option = super().get_params(ctx)
-        return [*own, *options_of(self.config()), help_option]
+        modes = {flag: other() for flag, other in self.modes.items()}
+        return [*own, *options_of(self.config(), modes), help_option]
 
 
-def options_of(config: type) -> list[click.Parameter]:
-    """Return an option for each field of a dataclass; the help is its docstring's ``Attributes``."""
+def options_of(config: type, modes: dict[str, type] | None = None) -> list[click.Parameter]:
+    """Return an option for each field of a dataclass; the help is its docstring's ``Attributes``.
+
+    `modes` are flags with the dataclasses whose defaults hold instead.
+    """
     hints = typing.get_type_hints(config)
     written = "\n".join(one.__doc__ or "" for one in config.__mro__ if dataclasses.is_dataclass(one))
     told = dict(re.findall(r"^ {4}(\w[\w, ]*) : [^\n]*\n((?: {8}[^\n]+\n)+)", written, re.MULTILINE))
@@ -131,13 +143,15 @@ def options_of(config: type) -> list[click.Parameter]:
         flag = _flag(field.name)
         if hints[field.name] is bool:
             flag += f"/--no-{flag[2:]}"
+        others = {mode: getattr(other, field.name, field.default) for mode, other in (modes or {}).items()}
+        default = _default(field.default, others)
         options.append(
             click.Option(
                 [flag],
                 **_kind(hints[field.name]),
                 default=field.default,
-                show_default=not isinstance(field.default, tuple),
-                help=" ".join(text.get(field.name, "").split()) + _default(field.default),
+                show_default=not default,
+                help=" ".join(text.get(field.name, "").split()) + default,
             )
         )
     return options
@@ -152,9 +166,14 @@ def _kind(hint: Any) -> dict[str, Any]:
     return {"type": numbers_of(kind, 1 + len(rest)), "metavar": ",".join("N" * (1 + len(rest)))}
 
 
-def _default(value: Any) -> str:
-    """Show a tuple as it is typed; click shows the rest itself."""
-    return f"  [default: {','.join(map(str, value))}]" if isinstance(value, tuple) else ""
+def _default(value: Any, others: dict[str, Any]) -> str:
+    """Show a tuple as it is typed, and defaults that depend on a flag; click shows the rest itself."""
+    differing = "".join(f"; {other} with {flag}" for flag, other in others.items() if other != value)
+    if isinstance(value, tuple):
+        value = ",".join(map(str, value))
+    elif not differing:
+        return ""
+    return f"  [default: {value}{differing}]"
 
 
 FILE = click.Path(path_type=Path)
@@ -228,7 +247,11 @@ def app(debug: bool) -> None:
 @click.option(
     "--jobqueue", help="Batch system that starts Dask workers: slurm, pbs, sge, lsf, htcondor, oar, moab."
 )
-@click.option("--workers", type=int, default=1, show_default=True, help="Jobs to ask the batch system for.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Jobs to ask the batch system for, with --jobqueue.  [default: 1]",
+)
 @image_options
 def encode(
     image: Path,
@@ -237,7 +260,7 @@ def encode(
     halo: int | None,
     scheduler: str | None,
     jobqueue: str | None,
-    workers: int,
+    workers: int | None,
     model: str | None,
     device: str,
     channel_axis: int | None,
@@ -261,6 +284,10 @@ def encode(
 
     if scheduler and jobqueue:
         raise click.UsageError("--scheduler and --jobqueue are two ways to the same: give one of them.")
+    if workers and not jobqueue:
+        raise click.UsageError(
+            "--workers are jobs of a batch system: name it with --jobqueue, or leave --workers out."
+        )
     output = output or image.with_name(f"{image.name}.features.zarr")
     reading: dict[str, Any] = {"channel_axis": channel_axis, "channels": channels, "contrast": contrast}
     began = time.monotonic()
@@ -268,7 +295,9 @@ def encode(
         if scheduler or jobqueue:
             from napari_interformer.cluster import cluster, encode_on
 
-            client = stack.enter_context(cluster(scheduler=scheduler, jobqueue=jobqueue, workers=workers))
+            client = stack.enter_context(
+                cluster(scheduler=scheduler, jobqueue=jobqueue, workers=workers or 1)
+            )
             make = partial(encode_on, client, image, output, model=model, device=device, **reading)
         elif len(devices := resolve_devices(device)) > 1:
             from napari_interformer.cluster import encode_with
@@ -307,7 +336,9 @@ def encode(
     help='All clicks of one object: "120,88 140,95,-".  [repeat it]',
 )
 @click.option("--prompts", type=FILE, help="Clicks saved from the window or by Session.save_prompts (JSON).")
-@click.option("-o", "--output", type=FILE, required=True, help="The label image to write (TIFF).")
+@click.option(
+    "-o", "--output", type=FILE, required=True, help="The label image to write: .tif, .tiff or .zarr."
+)
 @click.option("--overlay", type=FILE, help="A picture of the result to look at (PNG).")
 @click.option(
     "--propagate", is_flag=True, help="Carry each object through the neighbouring planes of the stack."
@@ -405,7 +436,13 @@ def _train_config() -> type:
     return TrainConfig
 
 
-@app.command(cls=ConfigCommand, config=_train_config)
+def _adapt_config() -> type:
+    from napari_interformer.adapting import AdaptConfig
+
+    return AdaptConfig
+
+
+@app.command(cls=ConfigCommand, config=_train_config, modes={"--adapt": _adapt_config})
 @click.argument("folder", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="The model to write (.safetensors).")
 @click.option(
@@ -544,6 +581,7 @@ def benchmark(folder: Path, output: Path, model: str | None, device: str, **sett
     import importlib.util
 
     check_folder(folder)
+    check_output_folder(output)
     if importlib.util.find_spec("matplotlib") is None:  # said now, not after an hour of clicking
         raise ModuleNotFoundError(name="matplotlib")
     import napari_interformer as ni
@@ -766,10 +804,6 @@ def check_folder(folder: Path) -> None:
 
 def check_output(path: Path, endings: Sequence[str], source: Path | None = None) -> None:
     """Refuse before hours of work a name with another ending, a place that cannot be written to, and the source's own."""
-    import tempfile
-
-    from napari_interformer.files import unwritable
-
     if path.suffix.lower() not in endings:
         raise click.UsageError(f"{path.name!r} takes another ending: {' or '.join(endings)} is written.")
     if path.is_dir() and path.suffix != ".zarr":
@@ -778,8 +812,25 @@ def check_output(path: Path, endings: Sequence[str], source: Path | None = None)
         raise FileExistsError(f"{path} is the image itself; give the result another name.")
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} to; make it first.")
+    check_writable(path, path.absolute().parent)
+
+
+def check_output_folder(path: Path) -> None:
+    """Refuse before hours of work a folder that cannot be made or written to; make nothing."""
+    there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"{there} is a file; give the name of a folder.")
+    check_writable(path, there)
+
+
+def check_writable(path: Path, folder: Path) -> None:
+    """Refuse `path` if nothing can be written to `folder`."""
+    import tempfile
+
+    from napari_interformer.files import unwritable
+
     try:
-        with tempfile.TemporaryFile(dir=path.absolute().parent):
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise unwritable(path, error) from error
@@ -840,13 +891,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo(f"{NAME}: interrupted; what was finished is kept.", err=True)
+        click.echo(f"{NAME}: interrupted; {what_is_kept(arguments)}.", err=True)
         sys.exit(130)
     except Exception as error:
         if "--debug" in arguments:
             raise
         click.echo(f"{NAME}: {sentence(error)}", err=True)
         sys.exit(1)
+
+
+def what_is_kept(arguments: Sequence[str]) -> str:
+    """Say what an interrupted command leaves behind."""
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    stores = command == "segment" and any(re.match("--features(=|$)", word) for word in arguments)
+    if command == "encode" or stores or (command == "train" and "--adapt" not in arguments):
+        return "what was finished is kept, and the same command goes on from there"
+    return "nothing was kept, so the same command begins anew"
 
 
 def sentence(error: Exception) -> str:

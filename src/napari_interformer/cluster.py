@@ -13,6 +13,7 @@ import logging
 import multiprocessing
 import signal
 import time
+import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
@@ -28,7 +29,7 @@ from napari_interformer.image import Planes
 from napari_interformer.model import resolve_device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from multiprocessing.connection import Connection
 
     from napari_interformer.encoding import Tile
@@ -40,6 +41,10 @@ log = logging.getLogger(__name__)
 TIMEOUT = 20  # seconds to wait for a scheduler
 LAST_WORDS = 5  # seconds that a process has for its tile when nobody waits for it any more
 RETRIES = 3  # of a plane whose encoding raised; that workers are lost is no error
+ALONE = 5  # seconds without a worker until that is told
+LOOK = 0.1  # seconds between two looks at what the workers have done
+# Seconds until a file server must show what others wrote: NFS remembers for up to a minute which files a folder had.
+SHOWN = 60
 # Name of the scheduler -> the class of dask-jobqueue that starts workers through it.
 QUEUES = {
     "slurm": "SLURMCluster",
@@ -66,6 +71,8 @@ class Job:
         See `Planes.of`.
     device : str
         As `encode` takes it; "auto" is each worker's own choice.
+    run : str
+        Different for each: what a worker opened for one run may have been deleted or replaced before the next.
     """
 
     image: str
@@ -75,6 +82,7 @@ class Job:
     channels: tuple[int, ...] | None
     contrast: Contrast
     device: str = "auto"
+    run: str = ""
 
 
 def encode_on(
@@ -116,7 +124,7 @@ def encode_on(
     ValueError, OSError
         As `encode` does, here or on a worker.
     RuntimeError
-        If workers are lost again and again.
+        If workers are lost again and again, or the store lacks in the end what they say they wrote.
     """
     job = _job(image, store, model, channel_axis, channels, contrast, device)
     job, features, waiting, count = _begin(job, tile, halo)
@@ -125,7 +133,7 @@ def encode_on(
         client.submit(_encode_plane, job, plane, retries=RETRIES, pure=False): plane for plane in waiting
     }
     try:
-        for task in distributed.as_completed(tasks):
+        for task in _as_done(client, tasks):
             try:
                 task.result()
             except distributed.KilledWorker as error:
@@ -137,8 +145,39 @@ def encode_on(
                 progress(now)
     finally:
         client.cancel([task for task in tasks if not task.done()])
-    features.finish()
+    until = time.monotonic() + SHOWN
+    while not features.finish():
+        if time.monotonic() > until:
+            raise RuntimeError(
+                f"The workers say that all is encoded, but {store} lacks some of it: see that it was not deleted meanwhile and "
+                "that they see the same folder as you; the same command makes what is missing."
+            )
+        time.sleep(LOOK)
     return features
+
+
+def _as_done(client: Any, tasks: Iterable[Any]) -> Iterator[Any]:
+    """Yield tasks as they are done, and say so when there is nobody to do them."""
+    coming = _needed("distributed").as_completed(tasks)
+    seen, alone = time.monotonic(), False
+    while not coming.is_empty():
+        if coming.has_ready():
+            yield next(coming)
+            seen = time.monotonic()
+        elif time.monotonic() < seen + ALONE:
+            time.sleep(LOOK)
+        else:
+            seen = time.monotonic()
+            if client.scheduler_info()["workers"]:
+                alone = False
+            elif not alone:
+                alone = True
+                address = client.scheduler.address
+                log.warning(
+                    "waiting for workers: none is connected to %s; start some with `dask worker %s`, or wait for the batch "
+                    "system to run their jobs",
+                    *(address, address),
+                )
 
 
 def encode_with(
@@ -286,7 +325,7 @@ def _begin(
     waiting = {plane: len(tiles) for plane in planes.plane_indices() if (tiles := features.waiting(plane))}
     count = _Count(len(planes) * len(features.tiles), sum(waiting.values()))
     # The limits, not the rule: no worker need look through the volume again.
-    return replace(job, contrast=planes.contrast), features, waiting, count
+    return replace(job, contrast=planes.contrast, run=uuid.uuid4().hex), features, waiting, count
 
 
 def _planes(job: Job) -> Planes:
@@ -305,7 +344,7 @@ def _encode_plane(job: Job, plane: tuple[int, ...]) -> int:
 
 @functools.lru_cache(maxsize=1)
 def _opened(job: Job) -> tuple[Planes, Features, InterFormer]:
-    """Open what a job names, once per worker."""
+    """Open what a job names, once per worker and run."""
     planes = _planes(job)
     model = load_model(job.model, resolve_device(job.device))
     return planes, Features.open(job.store, mode="r+", image=planes, model=model), model

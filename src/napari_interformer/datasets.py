@@ -69,7 +69,7 @@ def folder(root: str | Path) -> Iterator[Sample]:
     Raises
     ------
     ValueError
-        If an image has no label image, or of another size.
+        If an image has no label image, or of another size, or one of them is a stack.
     """
     root = Path(root)
     images, labels = _by_name(root / "images"), _by_name(root / "labels")
@@ -79,7 +79,7 @@ def folder(root: str | Path) -> Iterator[Sample]:
             f"images in {root}, {len(images.keys() & labels.keys())} of them with labels."
         )
     for name, path in images.items():
-        yield _checked(Sample(name, read(path), _labels(read(labels[name]))))
+        yield _checked(Sample(name, read(path), read_labels(labels[name])))
 
 
 def dsb2018(root: str | Path) -> Iterator[Sample]:
@@ -170,21 +170,64 @@ def _layout(name: str) -> str:
 
 
 def read(path: Path) -> NDArray[Any]:
-    """Read one TIFF, PNG, JPEG or BMP: (Y, X) or (Y, X, 3).
+    """Read one TIFF, PNG, JPEG or BMP: (Y, X) or (Y, X, 3), without transparency.
 
     Raises
     ------
+    ValueError
+        If it is a stack, or has more channels than colours.
     FileNotFoundError, OSError
         If it is not there, or cannot be read as an image.
     """
+    return _plane(path, *_pixels(path))
+
+
+def read_labels(path: Path) -> NDArray[np.int32]:
+    """Read a label image: (Y, X), of a palette its numbers and not the colours that stand for them.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError, OSError
+        As `read` does, and if it has colours instead of numbers.
+    """
+    pixels = _plane(path, *_pixels(path, numbers=True))
+    if pixels.ndim == 3 and (pixels != pixels[..., :1]).any():
+        raise ValueError(
+            f"A label image takes one number for each pixel; {path} has colours: save it as grayscale, TIFF or PNG."
+        )
+    return _labels(pixels)
+
+
+def _pixels(path: Path, *, numbers: bool = False) -> tuple[NDArray[Any], str]:
+    """Return what a file holds, and a letter for each axis; with a palette its colours, or the numbers that stand for them."""
     try:
-        tiff = path.suffix.lower() in (".tif", ".tiff")
-        pixels = np.asarray(tifffile.imread(path) if tiff else iio.imread(path, plugin="pillow"))
+        if path.suffix.lower() in (".tif", ".tiff"):
+            with tifffile.TiffFile(path) as file:
+                return file.series[0].asarray(), file.series[0].axes
+        palette = numbers and iio.immeta(path, plugin="pillow")["mode"] == "P"
+        pixels = iio.imread(path, plugin="pillow", mode="P" if palette else None)
     except FileNotFoundError:
         raise
     except Exception as error:  # a damaged file breaks readers in many places
         raise OSError(f"{path} cannot be read as an image ({brief(error)}); copy it again.") from error
-    return pixels[..., :3] if pixels.ndim == 3 else pixels
+    return pixels, "YXS" if pixels.ndim == 3 else "YX"
+
+
+def _plane(path: Path, pixels: NDArray[Any], axes: str) -> NDArray[Any]:
+    """Return (Y, X) or (Y, X, 3); refuse whatever is more than a plane."""
+    single = tuple(i for i, letter in enumerate(axes) if letter not in "YX" and pixels.shape[i] == 1)
+    plane = pixels.squeeze(single)
+    left = [letter for i, letter in enumerate(axes) if i not in single]
+    if "S" in left:  # colours
+        plane = np.moveaxis(plane, left.index("S"), -1)
+    if sorted(left) not in (["X", "Y"], ["S", "X", "Y"]) or (plane.ndim == 3 and plane.shape[2] > 4):
+        raise ValueError(
+            f"A data set takes images (Y, X) or (Y, X, 3); {path} has {' x '.join(map(str, pixels.shape))} ({axes}): save each "
+            "plane as an image of its own, with a label image of the same name."
+        )
+    if plane.ndim == 3:  # the fourth of RGBA, and the second of grey with alpha, are no pixels
+        return plane[..., :3] if plane.shape[2] > 2 else plane[..., 0]
+    return plane
 
 
 def _by_name(directory: Path) -> dict[str, Path]:

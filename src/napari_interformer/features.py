@@ -232,8 +232,9 @@ class Features:
         Parameters
         ----------
         store : path or URL
-            A zarr group made by `encode`; also on a network drive, or anything that fsspec reads, such as
-            ``https://``, ``s3://`` or ``memory://`` (some need a package of their own).
+            A zarr group made by `encode`; also on a network drive, or behind a URL that fsspec reads, such as
+            ``https://``, ``s3://`` or ``memory://`` (some need a package of their own, ``https://`` the extra ``web``).
+            Chains of fsspec's, such as ``simplecache::https://``, are not read.
         mode : "r" or "r+"
             For reading, or to go on encoding.
         image, model : Planes, InterFormer, optional

@@ -69,7 +69,7 @@ class Shape:
 
 
 class Store:
-    """The tiles in a zarr group, opened by `open_store`."""
+    """The tiles in a zarr group, opened by `Features.open`."""
 
     def __init__(self, group: zarr.Group, shape: Shape, location: Path | str) -> None:
         self.group, self.shape, self.location = group, shape, location
