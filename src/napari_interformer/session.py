@@ -168,6 +168,48 @@ class Finished:
         return labels
 
 
+def check_labels(labels: Any, features: Features) -> None:
+    """Refuse what is no label image of the features' shape.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no array, or of another shape, or has no integer dtype.
+    """
+    if not hasattr(labels, "shape") or not hasattr(labels, "dtype"):
+        raise TypeError(
+            f"labels takes an integer array; got {type(labels).__name__}: convert it with numpy.asarray."
+        )
+    shape = tuple(features.shape)
+    if tuple(labels.shape) != shape:
+        raise ValueError(
+            f"labels takes an array of the image's shape {shape}; got {tuple(labels.shape)}: choose the label image that "
+            "belongs to this image."
+        )
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"labels takes an integer array; got {labels.dtype}: convert it with astype('int32')."
+        )
+
+
+def image_of(features: Features, image: Any) -> Planes | None:
+    """Return the image of features as it was encoded; if None is given, the one that they know of, if they do.
+
+    Raises
+    ------
+    ValueError
+        If it is another image.
+    """
+    planes = features.source if image is None else Planes.of(image)
+    if planes is None:
+        return None
+    if planes.fingerprint != features.image_fingerprint:
+        raise ValueError(
+            "image takes the image that was encoded, with its channels; got another one: leave it out, or encode it first."
+        )
+    return planes.with_contrast(features.contrast)  # as everything else was encoded
+
+
 class Session:
     """Annotate one image or stack, object by object.
 
@@ -219,29 +261,10 @@ class Session:
             )
         shape = tuple(features.shape)
         target: Any = np.zeros(shape, np.int32) if labels is None else labels
-        if not hasattr(target, "shape") or not hasattr(target, "dtype"):
-            raise TypeError(
-                f"labels takes an integer array; got {type(target).__name__}: convert it with numpy.asarray."
-            )
-        if tuple(target.shape) != shape:
-            raise ValueError(
-                f"labels takes an array of the image's shape {shape}; got {tuple(target.shape)}: choose the label image "
-                "that belongs to this image, or None for a new one."
-            )
-        if not np.issubdtype(target.dtype, np.integer):
-            raise ValueError(
-                f"labels takes an integer array; got {target.dtype}: convert it with astype('int32')."
-            )
+        check_labels(target, features)
         if isinstance(target, np.ndarray) and not target.flags.writeable:
             raise ValueError("labels takes an array that can be written to; got a read-only one: copy it.")
-        image = features.source if image is None else Planes.of(image)
-        if image is not None:
-            if image.fingerprint != features.image_fingerprint:
-                raise ValueError(
-                    "image takes the image that was encoded, with its channels; got another one: leave it out, or encode "
-                    "it first."
-                )
-            image = image.with_contrast(features.origin.contrast)  # as everything else was encoded
+        image = image_of(features, image)
         known: Any = object_size
         if known is not None and not (isinstance(known, Real) and 0 < float(known) < math.inf):
             raise ValueError(f"object_size takes pixels, more than 0; got {object_size!r}.")
