@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from napari_interformer import encoding
 from napari_interformer.encoding import encode, encode_tiles, room_for, tile_box
-from napari_interformer.features import Features
+from napari_interformer.features import Features, NotEncodedError
 from napari_interformer.image import Planes
 from napari_interformer.prompts import Box
 from napari_interformer.samples import cells
@@ -461,12 +461,37 @@ def test_cuda_where_there_is_none_leaves_no_store(rng, tmp_path):
         ({"tile": "all"}, "\"whole\" or None; got 'all'"),
         ({"device": "tpu"}, "device takes"),
         ({"contrast": "best"}, "contrast takes"),
+        ({"tile": 80.5}, "multiples of 32"),
+        ({"tile": [64]}, "multiples of 32"),
+        ({"planes": [0]}, "one plane; got 0"),
+        ({"planes": 0}, r"a list of planes, such as \[\(0,\), \(1,\)\]; got 0"),
+        ({"model": "default"}, "got str for the model: load it with load_model"),
     ],
 )
 def test_nonsense_leaves_no_store(rng, tmp_path, options, told):
-    with pytest.raises(ValueError, match=told):
-        encode(rng.integers(0, 9, (20, 20)), FakeModel(), store=tmp_path / "x.zarr", **options)
+    options = {"model": FakeModel(), **options}
+    with pytest.raises((ValueError, TypeError), match=told):
+        encode(rng.integers(0, 9, (20, 20)), store=tmp_path / "x.zarr", **options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "planes", [[2, 0], np.array([0, 2]), ((2,), (np.int64(0),)), [(0, None), (2, Box(0, 0, 20, 20))]]
+)
+def test_planes_of_a_stack_are_asked_for_by_number(rng, planes):
+    features = encode(rng.integers(0, 9, (3, 20, 20)), FakeModel(), planes=planes)
+    assert features.ready_planes().tolist() == [True, False, True]
+    assert features.ready(2)
+    with pytest.raises(NotEncodedError, match=r"Plane \(1,\)"):
+        features.window(1, Box(0, 0, 32, 32))
+
+
+def test_planes_are_encoded_with_another_contrast_if_one_is_asked_for(rng):
+    planes = Planes.of(rng.integers(0, 9, (20, 20)), contrast=(1, 5))
+    assert encode(planes, FakeModel()).contrast == ((1, 5),)
+    assert encode(planes, FakeModel(), contrast=(0, 7)).contrast == ((0, 7),)
+    with pytest.raises(ValueError, match="got channel_axis"):
+        encode(planes, FakeModel(), channel_axis=0)
 
 
 def test_features_of_another_image_are_not_mixed(rng):

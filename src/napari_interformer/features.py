@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from napari_interformer.files import brief, unwritable
+from napari_interformer.image import plane_of
 from napari_interformer.prompts import Box
 from napari_interformer.store import Shape, Store, damaged, is_there, located, make_store, name_of, open_group
 
@@ -71,7 +72,7 @@ class NotEncodedError(LookupError):
 
     def __str__(self) -> str:
         """Say what is not there, and what to do."""
-        where = f"Plane {tuple(self.plane)}" if self.plane else "The image"
+        where = f"Plane {self.plane}" if self.plane else "The image"
         return f"{where} is not encoded at {tuple(self.box)} yet; encode it, or wait until that is done."
 
 
@@ -419,7 +420,7 @@ class Features:
                 f"box takes multiples of {SNAP} inside the padded plane {self.padded}; got {tuple(box)}."
             )
         if not self.ready(plane, box):
-            raise NotEncodedError(plane, box)
+            raise NotEncodedError(plane_of(plane, self.leading), box)
         maps = [
             np.empty((c, box.height // s, box.width // s), np.float32)
             for c, s in zip(self.origin.channels, self.origin.strides, strict=True)
@@ -449,10 +450,7 @@ class Features:
 
     def flat(self, plane: Plane) -> int:
         """Return the number of a plane in C order."""
-        if len(plane) != len(self.leading) or not all(
-            0 <= i < n for i, n in zip(plane, self.leading, strict=True)
-        ):
-            raise ValueError(f"plane takes an index into {self.leading}; got {plane}.")
+        plane = plane_of(plane, self.leading)
         return int(np.ravel_multi_index(plane, self.leading)) if plane else 0
 
     # ------------------------------------------------------------------------------------------- writing
