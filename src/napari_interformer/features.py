@@ -23,7 +23,7 @@ import numpy as np
 from napari_interformer.files import brief, unwritable
 from napari_interformer.image import plane_of
 from napari_interformer.prompts import Box
-from napari_interformer.store import Shape, Store, damaged, is_there, located, make_store, name_of, open_group
+from napari_interformer.store import Shape, Store, is_there, located, make_store, name_of, open_group
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -414,6 +414,8 @@ class Features:
         ------
         NotEncodedError
             If a tile that it needs is not encoded.
+        OSError
+            If a stored tile is damaged, or cannot be read.
         """
         if any(edge % SNAP for edge in box) or not Box.of(self.padded).holds(box) or box.empty:
             raise ValueError(
@@ -538,7 +540,7 @@ class Features:
                 return self._cache[key]
         numbers = self._store.read(row, tile)
         if numbers is None:
-            raise damaged(self._store.location, "a tile is gone")
+            raise self._store.unreadable(row, f"tile {tile}", LookupError("it is gone"))
         core, maps, start = self.tiles[tile], [], 0
         for c, s in zip(self.origin.channels, self.origin.strides, strict=True):
             shape = (c, core.height // s, core.width // s)
@@ -571,7 +573,7 @@ def _shape(origin: Origin) -> Shape:
     """Return what a store for these features has room for."""
     tiles = _tiles(_padded(origin.size), origin.core)
     return Shape(
-        planes=math.prod(origin.leading),
+        leading=origin.leading,
         tiles=len(tiles),
         cells=_cells_of(tiles[0], origin),
         size=origin.size if origin.floating else None,
