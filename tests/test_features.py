@@ -118,6 +118,7 @@ def test_windows_off_the_grid_are_refused(box):
 
 
 def test_touched_tiles_are_those_that_overlap():
+    assert made().touched((0, 0, 65, 1)) == [0, 1]
     features = made(core=64)
     rng = np.random.default_rng(0)
     for _ in range(200):
@@ -198,6 +199,12 @@ def test_a_store_of_something_else_is_refused_by_name(tmp_path, options, named):
     with pytest.raises(ValueError, match=f"holds features of another {named}; give another store, or delete"):
         made(tmp_path / "x.zarr", **{"contrast": (0, 255), **options})
     assert Features.open(tmp_path / "x.zarr").ready((0,))
+
+
+def test_a_store_is_opened_for_reading_or_to_go_on(tmp_path):
+    made(tmp_path / "x.zarr")
+    with pytest.raises(ValueError, match=r"mode takes r or r\+; got 'w'"):
+        Features.open(tmp_path / "x.zarr", mode="w")
 
 
 def test_what_is_no_store_is_refused_and_left_alone(tmp_path):

@@ -247,6 +247,8 @@ class Features:
         ValueError
             If it holds something else, features of another image or model, or was written by another version.
         """
+        if mode not in ("r", "r+"):
+            raise ValueError(f"mode takes r or r+; got {mode!r}: encode makes new stores.")
         location = located(store)
         name = name_of(location)
         absent = f"Features.open takes a store made by encode; got {str(store)!r}, which is not there: encode first."
@@ -417,6 +419,7 @@ class Features:
         OSError
             If a stored tile is damaged, or cannot be read.
         """
+        box = Box(*box)
         if any(edge % SNAP for edge in box) or not Box.of(self.padded).holds(box) or box.empty:
             raise ValueError(
                 f"box takes multiples of {SNAP} inside the padded plane {self.padded}; got {tuple(box)}."
@@ -522,7 +525,7 @@ class Features:
         if box is None:
             return list(range(len(self.tiles)))
         height, width = self.tiles[0].height, self.tiles[0].width
-        box = box.intersect(Box.of(self.padded))
+        box = Box(*box).intersect(Box.of(self.padded))
         if box.empty:
             return []
         across = -(-self.padded[1] // width)
