@@ -142,6 +142,20 @@ def test_values_beyond_float16_are_cut_not_infinite():
     assert np.isfinite(features.window((), Box(0, 0, 32, 32))[0]).all()
 
 
+def test_what_fits_no_tile_is_not_written(store):
+    features = made(store)
+    maps = maps_of(features, (0,), 0)
+    for tile, levels, told in [
+        (0, maps[:3], "maps takes"),
+        (0, [level[:, :1] for level in maps], "maps takes"),
+        (6, maps, "tile takes a number below 6; got 6"),
+        (-1, maps, "tile takes"),
+    ]:
+        with pytest.raises(ValueError, match=told):
+            features.write((0,), tile, levels)
+    assert len(features.waiting((0,))) == 6
+
+
 def test_missing_pixels_are_known(store):
     pixels = image(dtype=np.float32)
     pixels[1, 70, 140] = np.nan

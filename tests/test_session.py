@@ -89,7 +89,7 @@ def test_a_position_that_is_none_is_refused(position):
         session().click(position)
 
 
-def test_a_session_tells_what_it_takes():
+def test_a_session_tells_what_it_takes(tmp_path):
     with pytest.raises(TypeError, match=r"Session takes features, .* got BlobModel and Features"):
         Session(MODEL, FEATURES)
     with pytest.raises(TypeError, match=r"got list: convert it with numpy\.asarray"):
@@ -98,6 +98,9 @@ def test_a_session_tells_what_it_takes():
     fixed.flags.writeable = False
     with pytest.raises(ValueError, match="read-only one: copy it"):
         session(labels=fixed)
+    zarr.save_array(tmp_path / "labels.zarr", np.zeros(IMAGE.shape, int))
+    with pytest.raises(ValueError, match="or open it for writing"):
+        session(labels=zarr.open_array(tmp_path / "labels.zarr", mode="r"))
 
 
 def test_a_new_click_after_undo_drops_what_could_be_redone():

@@ -426,10 +426,7 @@ class Features:
             )
         if not self.ready(plane, box):
             raise NotEncodedError(plane_of(plane, self.leading), box)
-        maps = [
-            np.empty((c, box.height // s, box.width // s), np.float32)
-            for c, s in zip(self.origin.channels, self.origin.strides, strict=True)
-        ]
+        maps = [np.empty(shape, np.float32) for shape in _shapes(box, self.origin)]
         for tile in self.touched(box):
             core = self.tiles[tile]
             both = core.intersect(box)
@@ -483,15 +480,21 @@ class Features:
         Raises
         ------
         ValueError
-            If the store was opened for reading.
+            If the store was opened for reading, or the tile or the shapes are none of these features'.
         OSError
             If it cannot be written; what was written before can still be read.
         """
-        row, core = self.flat(plane), self.tiles[tile]
+        row = self.flat(plane)
         if self._read_only:
             raise ValueError(
                 "These features were opened for reading; to go on encoding, give encode their store."
             )
+        if not 0 <= tile < len(self.tiles):
+            raise ValueError(f"tile takes a number below {len(self.tiles)}; got {tile}.")
+        core = self.tiles[tile]
+        shapes, given = _shapes(core, self.origin), [np.shape(level) for level in maps]
+        if given != shapes:
+            raise ValueError(f"maps takes arrays of shapes {shapes} for tile {tile}; got {given}.")
         limit = np.finfo(np.float16).max
         halves = [
             np.nan_to_num(np.clip(level, -limit, limit)).astype(np.float16) for level in maps
@@ -544,9 +547,8 @@ class Features:
         numbers = self._store.read(row, tile)
         if numbers is None:
             raise self._store.unreadable(row, f"tile {tile}", LookupError("it is gone"))
-        core, maps, start = self.tiles[tile], [], 0
-        for c, s in zip(self.origin.channels, self.origin.strides, strict=True):
-            shape = (c, core.height // s, core.width // s)
+        maps, start = [], 0
+        for shape in _shapes(self.tiles[tile], self.origin):
             maps.append(numbers[start : start + math.prod(shape)].reshape(shape))
             start += math.prod(shape)
         with self._lock:
@@ -590,10 +592,14 @@ def _padded(size: tuple[int, int]) -> tuple[int, int]:
 
 def _cells_of(tile: Box, origin: Origin) -> int:
     """Return how many numbers the maps of a tile have."""
-    return sum(
-        c * (tile.height // s) * (tile.width // s)
-        for c, s in zip(origin.channels, origin.strides, strict=True)
-    )
+    return sum(map(math.prod, _shapes(tile, origin)))
+
+
+def _shapes(box: Box, origin: Origin) -> list[tuple[int, int, int]]:
+    """Return the shapes of the maps of a box: (C_i, h / s_i, w / s_i)."""
+    return [
+        (c, box.height // s, box.width // s) for c, s in zip(origin.channels, origin.strides, strict=True)
+    ]
 
 
 def _cells(box: Box, stride: int) -> tuple[slice, slice]:

@@ -262,8 +262,15 @@ class Session:
         shape = tuple(features.shape)
         target: Any = np.zeros(shape, np.int32) if labels is None else labels
         check_labels(target, features)
-        if isinstance(target, np.ndarray) and not target.flags.writeable:
-            raise ValueError("labels takes an array that can be written to; got a read-only one: copy it.")
+        writeable = (
+            target.flags.writeable
+            if isinstance(target, np.ndarray)
+            else not getattr(target, "read_only", False)
+        )
+        if not writeable:
+            raise ValueError(
+                "labels takes an array that can be written to; got a read-only one: copy it, or open it for writing."
+            )
         image = image_of(features, image)
         known: Any = object_size
         if known is not None and not (isinstance(known, Real) and 0 < float(known) < math.inf):
