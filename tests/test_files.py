@@ -277,6 +277,12 @@ def test_labels_show_their_scale_to_readers_without_ome(tmp_path):
         assert page.resolution == pytest.approx((2e4, 4e4))
 
 
+@pytest.mark.parametrize("length", [1e-9, 1e15])
+def test_pixel_sizes_beyond_what_tiff_can_say_are_kept_in_ome(tmp_path, length):
+    path = write_labels(tmp_path / "a.tif", np.ones((5, 5), int), scale=(length, length), unit="micrometer")
+    assert Planes.of(path).scale == pytest.approx((length, length))
+
+
 @pytest.mark.parametrize("unit", ["micrometer", "um", "nanometer", "furlong", None])
 def test_labels_name_units_as_ome_does(tmp_path, unit):
     path = write_labels(tmp_path / "a.tif", np.ones((4, 30, 40), int), axes="ZYX", scale=(2, 1, 1), unit=unit)

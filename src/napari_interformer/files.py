@@ -321,7 +321,8 @@ def _write_tiff(path: Path, labels: _Labels) -> None:
             per_cm = [
                 1e4 / (float(length) * _MICROMETERS[mark]) for length in (labels.scale[-1], labels.scale[-2])
             ]
-            resolution = {"resolution": tuple(per_cm), "resolutionunit": "CENTIMETER"}
+            if all(2**-32 < number < 2**32 for number in per_cm):  # TIFF has no others
+                resolution = {"resolution": tuple(per_cm), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(
         path,
         (labels.plane(index) for index in labels.indices),
