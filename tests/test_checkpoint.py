@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import asdict
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from napari_interformer import checkpoint
 from napari_interformer.checkpoint import build, load_model, models, new_name, read_checkpoint, save_model
 from napari_interformer.model import PRESETS
+
+WHOLE = ("config", "notes")  # of a file's metadata
 
 
 @pytest.fixture
@@ -96,8 +100,6 @@ def bad_files(folder, reference):
     torch.save(content, folder / "shape.pth")
     save_model(load_model(reference), folder / "whole.safetensors")
     (folder / "cut.safetensors").write_bytes((folder / "whole.safetensors").read_bytes()[:300_000])
-    import safetensors.torch
-
     safetensors.torch.save_file({"a": torch.zeros(2)}, folder / "no-config.safetensors")
 
 
@@ -123,6 +125,66 @@ def test_a_bad_file_is_refused_in_one_sentence(name, told, reference, tmp_path, 
         load_model(tmp_path / name)
     assert "\n" not in str(caught.value)
     assert "code from a file" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("metadata", "told"),
+    [
+        ({"config": "{"}, "cannot be read"),
+        ({"config": "[1, 2]"}, "cannot be read"),
+        ({"notes": "7"}, "cannot be read"),
+        ({"colour": 1}, "newer version .it sets colour"),
+        ({"layers": "two"}, "layers takes whole numbers above 0 to 65536; got 'two'"),
+        ({"layers": None}, "layers takes"),
+        ({"layers": 1000}, "fewer blocks than there are tensors"),
+        ({"embed_dim": 10**12}, "embed_dim takes"),
+        ({"heads": True}, "heads takes"),
+        ({"heads": 5}, "a divisor of embed_dim, 24; got 5"),
+        ({"window": 0}, "window takes"),
+        ({"window": 100}, "multiples of 32; got 100"),
+        ({"patch_size": 12}, "4, 8 or 16"),
+        ({"channels": 8}, "channels takes 4 whole numbers"),
+        ({"channels": [8, 16, 32]}, "channels takes 4"),
+        ({"stored_channels": [8, 8]}, "stored_channels takes 0 or 4"),
+        ({"channels": [8, 16, 33, 64]}, "imsa_heads takes divisors"),
+        ({"coarse_depths": [9, 1, 1, 1]}, "at most depths"),
+        ({"head_norm": "none"}, "batch or group"),
+        ({"zoom_expansion": float("nan")}, "zoom_expansion takes numbers"),
+        ({"zoom_expansion": 0.5}, "1 or more"),
+        ({"diameters": [60, 20]}, "the smaller one first"),
+        ({"diameters": [-1, float("inf")]}, "diameters takes"),
+        ({"head_width": 9}, "of another shape"),
+    ],
+)
+def test_an_odd_configuration_is_refused_in_one_sentence(metadata, told, small_model, tmp_path):
+    config = json.dumps(asdict(small_model.config) | {k: v for k, v in metadata.items() if k not in WHOLE})
+    kept = {"config": config} | {k: v for k, v in metadata.items() if k in WHOLE}
+    safetensors.torch.save_file(small_model.state_dict(), tmp_path / "odd.safetensors", metadata=kept)
+    with pytest.raises(ValueError, match=told) as caught:
+        load_model(tmp_path / "odd.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "told"),
+    [
+        (7, torch.zeros(1), "no state_dict"),
+        ("backbone.patch_embed.weight", torch.zeros(24), "make no sense"),
+        ("backbone.pos_embed", torch.zeros(5), "make no sense"),
+        ("neck.stages.0.blocks.0.mlp.0.weight", torch.zeros(8, 0, 1, 1), "make no sense"),
+        ("backbone.pos_embed", torch.zeros(1, 1, 24), "window takes"),
+        ("neck.norm0.weight", torch.zeros(8, dtype=torch.int), "1 of another shape or type"),
+    ],
+)
+def test_a_reference_of_odd_tensors_is_refused_in_one_sentence(name, tensor, told, small_model, tmp_path):
+    state = small_model.state_dict()
+    torch.save({"state_dict": state}, tmp_path / "fine.pth")
+    assert load_model(tmp_path / "fine.pth").config.embed_dim == small_model.config.embed_dim
+    assert name in state or name == 7
+    torch.save({"state_dict": state | {name: tensor}}, tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match=told) as caught:
+        load_model(tmp_path / "odd.pth")
+    assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_name_lists_the_known_ones():

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from napari_interformer import encoding
 from napari_interformer.encoding import encode, encode_tiles, room_for, tile_box
-from napari_interformer.features import Features
+from napari_interformer.features import Features, NotEncodedError
 from napari_interformer.image import Planes
 from napari_interformer.prompts import Box
 from napari_interformer.samples import cells
@@ -283,7 +283,7 @@ def test_two_encoders_share_a_store(rng, tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork for each kill; a fresh process takes seconds")
 def test_killed_ten_times_at_random_the_next_run_goes_on(rng, tmp_path):
-    np.save(tmp_path / "image.npy", rng.integers(0, 9, (4, 400, 400)).astype(np.uint8))
+    np.save(tmp_path / "image.npy", rng.integers(0, 9, (4, 280, 280)).astype(np.uint8))
     # One process loads the packages and forks those that are killed; each says a tile before it is written.
     program = f"""
 import os, random, signal, sys, time
@@ -304,7 +304,7 @@ for _ in range(10):
         encode(image, Slow(), store={str(tmp_path / "x.zarr")!r}, device="cpu")
         os._exit(0)
     os.close(told)
-    for _ in range(chance.randint(3, 18)):  # 4 * 49 tiles are more than these
+    for _ in range(chance.randint(2, 9)):  # 4 * 25 tiles are more than these
         made += len(os.read(heard, 1))
     time.sleep(chance.uniform(0, 0.02))
     os.kill(child, signal.SIGKILL)
@@ -319,7 +319,7 @@ print(made)
     made, store = int(run.stdout), tmp_path / "x.zarr"
     left = sum(len(Features.open(store).waiting((z,))) for z in range(4))
     # A kill loses what is at hand, and no more.
-    assert 0 < left < 4 * 49 and made - 10 * encoding.CPU_BATCH <= 4 * 49 - left
+    assert 0 < left < 4 * 25 and made - 10 * encoding.CPU_BATCH <= 4 * 25 - left
     model = FakeModel()
     image = np.load(tmp_path / "image.npy")
     features = encode(image, model, store=store)
@@ -335,7 +335,7 @@ print(made)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="two processes from one that has loaded the packages")
 def test_two_processes_share_the_work_and_make_each_tile_once(rng, tmp_path):
-    np.save(tmp_path / "image.npy", rng.integers(0, 9, (3, 400, 400)).astype(np.uint8))
+    np.save(tmp_path / "image.npy", rng.integers(0, 9, (3, 280, 280)).astype(np.uint8))
     program = f"""
 import os, sys, time
 sys.path.insert(0, {os.path.dirname(__file__)!r})
@@ -361,7 +361,7 @@ assert all(os.waitpid(child, 0)[1] == 0 for child in children)
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     first, second = map(int, run.stdout.split())
-    assert first + second == 3 * 49 and min(first, second) > 20
+    assert first + second == 3 * 25 and min(first, second) > 10
     assert same(Features.open(tmp_path / "x.zarr"), encode(np.load(tmp_path / "image.npy"), FakeModel()))
 
 
@@ -380,10 +380,10 @@ def test_a_tile_that_another_process_never_finishes_is_made_here(rng, tmp_path, 
 
 def test_a_huge_lazy_plane_is_encoded_a_tile_at_a_time():
     class Lazy:
-        shape, dtype, ndim = (20_000, 20_000), np.dtype(np.uint16), 2
+        shape, dtype, ndim = (14_000, 14_000), np.dtype(np.uint16), 2
 
         def __getitem__(self, index):
-            rows, columns = (len(range(*i.indices(20_000))) for i in index)
+            rows, columns = (len(range(*i.indices(14_000))) for i in index)
             assert rows * columns <= 2_000_000
             return np.ones((rows, columns), np.uint16)
 
@@ -391,10 +391,10 @@ def test_a_huge_lazy_plane_is_encoded_a_tile_at_a_time():
     model = FakeModel()
     features = room_for(planes, model)
     tracemalloc.start()
-    steps = list(islice(encode_tiles(planes, features, model, device="cpu"), 20))
+    steps = list(islice(encode_tiles(planes, features, model, device="cpu"), 6))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert steps[-1].done == 20 and steps[-1].total == len(features.tiles) > 90_000
+    assert steps[-1].done == 6 and steps[-1].total == len(features.tiles) > 40_000
     assert peak < 100e6
     began = time.perf_counter()
     for _ in range(20):
@@ -461,12 +461,37 @@ def test_cuda_where_there_is_none_leaves_no_store(rng, tmp_path):
         ({"tile": "all"}, "\"whole\" or None; got 'all'"),
         ({"device": "tpu"}, "device takes"),
         ({"contrast": "best"}, "contrast takes"),
+        ({"tile": 80.5}, "multiples of 32"),
+        ({"tile": [64]}, "multiples of 32"),
+        ({"planes": [0]}, "one plane; got 0"),
+        ({"planes": 0}, r"a list of planes, such as \[\(0,\), \(1,\)\]; got 0"),
+        ({"model": "default"}, "got str for the model: load it with load_model"),
     ],
 )
 def test_nonsense_leaves_no_store(rng, tmp_path, options, told):
-    with pytest.raises(ValueError, match=told):
-        encode(rng.integers(0, 9, (20, 20)), FakeModel(), store=tmp_path / "x.zarr", **options)
+    options = {"model": FakeModel(), **options}
+    with pytest.raises((ValueError, TypeError), match=told):
+        encode(rng.integers(0, 9, (20, 20)), store=tmp_path / "x.zarr", **options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "planes", [[2, 0], np.array([0, 2]), ((2,), (np.int64(0),)), [(0, None), (2, Box(0, 0, 20, 20))]]
+)
+def test_planes_of_a_stack_are_asked_for_by_number(rng, planes):
+    features = encode(rng.integers(0, 9, (3, 20, 20)), FakeModel(), planes=planes)
+    assert features.ready_planes().tolist() == [True, False, True]
+    assert features.ready(2)
+    with pytest.raises(NotEncodedError, match=r"Plane \(1,\)"):
+        features.window(1, Box(0, 0, 32, 32))
+
+
+def test_planes_are_encoded_with_another_contrast_if_one_is_asked_for(rng):
+    planes = Planes.of(rng.integers(0, 9, (20, 20)), contrast=(1, 5))
+    assert encode(planes, FakeModel()).contrast == ((1, 5),)
+    assert encode(planes, FakeModel(), contrast=(0, 7)).contrast == ((0, 7),)
+    with pytest.raises(ValueError, match="got channel_axis"):
+        encode(planes, FakeModel(), channel_axis=0)
 
 
 def test_features_of_another_image_are_not_mixed(rng):

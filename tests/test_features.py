@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -117,6 +118,7 @@ def test_windows_off_the_grid_are_refused(box):
 
 
 def test_touched_tiles_are_those_that_overlap():
+    assert made().touched((0, 0, 65, 1)) == [0, 1]
     features = made(core=64)
     rng = np.random.default_rng(0)
     for _ in range(200):
@@ -138,6 +140,20 @@ def test_values_beyond_float16_are_cut_not_infinite():
     features = made(pixels=np.zeros((32, 32)), core=0)
     features.write((), 0, [level + 1e9 for level in maps_of(features, (), 0)])
     assert np.isfinite(features.window((), Box(0, 0, 32, 32))[0]).all()
+
+
+def test_what_fits_no_tile_is_not_written(store):
+    features = made(store)
+    maps = maps_of(features, (0,), 0)
+    for tile, levels, told in [
+        (0, maps[:3], "maps takes"),
+        (0, [level[:, :1] for level in maps], "maps takes"),
+        (6, maps, "tile takes a number below 6; got 6"),
+        (-1, maps, "tile takes"),
+    ]:
+        with pytest.raises(ValueError, match=told):
+            features.write((0,), tile, levels)
+    assert len(features.waiting((0,))) == 6
 
 
 def test_missing_pixels_are_known(store):
@@ -199,6 +215,12 @@ def test_a_store_of_something_else_is_refused_by_name(tmp_path, options, named):
     assert Features.open(tmp_path / "x.zarr").ready((0,))
 
 
+def test_a_store_is_opened_for_reading_or_to_go_on(tmp_path):
+    made(tmp_path / "x.zarr")
+    with pytest.raises(ValueError, match=r"mode takes r or r\+; got 'w'"):
+        Features.open(tmp_path / "x.zarr", mode="w")
+
+
 def test_what_is_no_store_is_refused_and_left_alone(tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")
@@ -244,9 +266,62 @@ def test_a_damaged_tile_is_named(tmp_path):
         (tmp_path / "x.zarr" / file).write_bytes(b"\0" * 30)
     features = Features.open(tmp_path / "x.zarr")
     for plane in [(0,), (1,)]:
-        with pytest.raises(OSError, match=r"could not be read from .*x\.zarr .*; the store is damaged"):
+        told = (
+            rf"could not be read from .*x\.zarr at tile 0 of plane \({plane[0]},\) .*; the store is damaged"
+        )
+        with pytest.raises(OSError, match=told):
             features.window(plane, Box(0, 0, 32, 32))
     features.window((1,), Box(128, 64, 160, 96))
+    writer = Features.open(tmp_path / "x.zarr", mode="r+")
+    for tile in range(1, 5):  # with a tile that is damaged, a plane is not packed
+        writer.write((1,), tile, maps_of(writer, (1,), tile))
+    assert "tiles/c/1/5" in files_of(tmp_path / "x.zarr") and Features.open(tmp_path / "x.zarr").ready((1,))
+    features.window((1,), Box(128, 64, 160, 96))
+
+
+def test_no_flipped_byte_goes_unnoticed(tmp_path):
+    pixels = image((100, 150), np.float32)
+    features = made(tmp_path / "x.zarr", pixels=pixels)
+    features.write((), 0, maps_of(features, (), 0), np.eye(64, dtype=bool))
+    fill(features)
+    missing = "missing/c/0/0/0"
+    assert files_of(tmp_path / "x.zarr") == ["maps/c/0/0", missing]
+    for name, read in [
+        ("maps/c/0/0", lambda store: store.window((), Box(0, 0, 160, 128))),
+        (missing, lambda store: store.valid((), 3, 4)),
+    ]:
+        file = tmp_path / "x.zarr" / name
+        whole = file.read_bytes()
+        for place in range(0, len(whole), max(1, len(whole) // 25)):
+            file.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+            with pytest.raises(OSError, match="the store is damaged: copy it anew, or delete it and encode"):
+                read(Features.open(tmp_path / "x.zarr"))
+        file.write_bytes(whole)
+        read(Features.open(tmp_path / "x.zarr"))
+
+
+def test_stores_without_checksums_are_read_and_gone_on_with(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(stores, "_CHECKSUM", ())  # as they were made at first
+        fill(made(tmp_path / "x.zarr"), [(0,)])
+    assert "crc32c" not in (tmp_path / "x.zarr" / "tiles" / "zarr.json").read_text()
+    features = fill(made(tmp_path / "x.zarr"), [(1,)])
+    for plane in [(0,), (1,)]:
+        for got, wrote in zip(
+            features.window(plane, features.tiles[1]), maps_of(features, plane, 1), strict=True
+        ):
+            np.testing.assert_allclose(got, wrote, rtol=1e-3)
+
+
+def test_a_drive_that_is_gone_is_not_taken_for_a_damaged_store(tmp_path, monkeypatch):
+    features = fill(made(tmp_path / "x.zarr"), [(0,)])
+
+    def gone(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(zarr.Array, "__getitem__", gone)
+    with pytest.raises(OSError, match=r"tile 0 of plane \(0,\) .*Input/output error.*; see whether the disk"):
+        features.window((0,), Box(0, 0, 32, 32))
 
 
 def files_of(store) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import subprocess
 import sys
 
@@ -156,6 +157,9 @@ def test_ome_zarr(tmp_path, stack, version):
     planes = Planes.of(tmp_path / "a.zarr")
     assert (planes.axes, planes.scale, planes.unit) == ("ZYX", (1.5, 0.3, 0.2), "micrometer")
     np.testing.assert_array_equal(planes.raw((4,))[..., 0], stack[4])
+    scale[0]["scale"] = [1.5, 0.0, 0.2]  # no pixel is that small: the file does not know
+    group.attrs.update({"ome": meta} if version == "0.5" else meta)
+    assert Planes.of(tmp_path / "a.zarr").scale is None
 
 
 # --------------------------------------------------------------------------------------------- damaged files
@@ -273,6 +277,12 @@ def test_labels_show_their_scale_to_readers_without_ome(tmp_path):
         assert page.resolution == pytest.approx((2e4, 4e4))
 
 
+@pytest.mark.parametrize("length", [1e-9, 1e15])
+def test_pixel_sizes_beyond_what_tiff_can_say_are_kept_in_ome(tmp_path, length):
+    path = write_labels(tmp_path / "a.tif", np.ones((5, 5), int), scale=(length, length), unit="micrometer")
+    assert Planes.of(path).scale == pytest.approx((length, length))
+
+
 @pytest.mark.parametrize("unit", ["micrometer", "um", "nanometer", "furlong", None])
 def test_labels_name_units_as_ome_does(tmp_path, unit):
     path = write_labels(tmp_path / "a.tif", np.ones((4, 30, 40), int), axes="ZYX", scale=(2, 1, 1), unit=unit)
@@ -345,11 +355,33 @@ def test_labels_are_written_plane_by_plane(tmp_path, stack):
         (np.full((5, 5), -1), ValueError, "got -1"),
         (np.zeros(5, int), ValueError, r"got shape \(5,\)"),
         (np.zeros((0, 5), int), ValueError, r"got shape \(0, 5\)"),
+        ([[1, 2], [3, 4]], TypeError, "got list"),
     ],
 )
 def test_what_is_no_label_image_is_refused(tmp_path, labels, error, told):
     with pytest.raises(error, match=told):
         write_labels(tmp_path / "a.tif", labels)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.zarr"])
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"axes": "YX"}, r"axes takes one letter per axis of labels of shape \(2, 5, 5\); got 'YX'"),
+        ({"axes": "TCZYX"}, "axes takes one letter"),
+        ({"scale": (1.0, 1.0)}, r"scale takes one length above 0 .* got \(1.0, 1.0\)"),
+        ({"scale": 0.3}, "got 0.3"),
+        ({"scale": (1, 0, 1)}, "above 0"),
+        ({"scale": (1, -0.3, 1)}, "above 0"),
+        ({"scale": (1, math.nan, 1)}, "above 0"),
+        ({"scale": (1, 1, math.inf)}, "above 0"),
+        ({"scale": ("1", "1", "1")}, "above 0"),
+    ],
+)
+def test_axes_and_pixel_sizes_that_do_not_fit_the_labels_are_refused(tmp_path, name, options, told):
+    with pytest.raises(ValueError, match=told):
+        write_labels(tmp_path / name, np.ones((2, 5, 5), int), **options)
     assert not list(tmp_path.iterdir())
 
 

@@ -315,7 +315,17 @@ def test_planes_pass_through(stack):
         (np.zeros((9, 8, 8)), {"channel_axis": 0}, ValueError, "one to three of the image's 9"),
         (np.zeros((9, 8, 8)), {"channel_axis": 3}, ValueError, "channel_axis takes"),
         (np.zeros((8, 8)), {"channel_axis": 0}, ValueError, r"axes \(Y, X\) beside the channels"),
+        (np.zeros((9, 8, 8)), {"channel_axis": 0.5}, ValueError, "channel_axis takes .* got 0.5"),
+        (np.zeros((9, 8, 8)), {"channel_axis": "C"}, ValueError, "channel_axis takes .* got 'C'"),
         (np.zeros((8, 8)), {"channels": (1,)}, ValueError, "channels takes"),
+        (np.zeros((3, 8, 8)), {"channel_axis": 0, "channels": 1.5}, ValueError, "channels takes .* got 1.5"),
+        (
+            np.zeros((3, 8, 8)),
+            {"channel_axis": 0, "channels": "red"},
+            ValueError,
+            "channels takes .* got 'red'",
+        ),
+        (np.zeros((3, 8, 8)), {"channel_axis": 0, "channels": [True, False]}, ValueError, "channels takes"),
         (np.zeros((8, 8, 9)), {"rgb": True}, ValueError, "rgb takes 3 or 4 colours; got 9"),
         (np.zeros((8, 8)), {"axes": "ZYX"}, ValueError, "axes takes one letter"),
         (np.zeros((8, 8, 8)), {"axes": "YXZ"}, ValueError, "Y and X last"),
@@ -323,6 +333,8 @@ def test_planes_pass_through(stack):
         (np.zeros((8, 8)), {"contrast": (5, 4)}, ValueError, "low not above high"),
         (np.zeros((8, 8)), {"contrast": (0, np.nan)}, ValueError, "low not above high"),
         (np.zeros((8, 8)), {"contrast": (1, 2, 3)}, ValueError, "low not above high"),
+        (np.zeros((8, 8)), {"contrast": 3}, ValueError, "low not above high"),
+        (Planes.of(np.zeros((8, 8))), {"channels": 0, "rgb": False}, ValueError, "got channels and rgb"),
         ("no/such.tif", {}, FileNotFoundError, "not there"),
     ],
 )
@@ -332,8 +344,18 @@ def test_nonsense_gets_one_sentence(image, options, error, told):
     assert "\n" not in str(raised.value) and str(raised.value).endswith(".")
 
 
+def test_numbers_of_numpy_are_numbers(stack):
+    image = np.stack([stack, stack[::-1]])
+    one = Planes.of(image, channel_axis=np.int8(0), channels=np.int64(1))
+    assert (one.channel_axis, one.channels) == (0, (1,)) and type(one.channels[0]) is int
+    np.testing.assert_array_equal(one.raw((np.int64(4),))[..., 0], stack[0])
+    np.testing.assert_array_equal(one.raw(np.uint8(4)), one.raw((4,)))
+
+
 def test_planes_and_boxes_outside_are_refused(stack):
     planes = Planes.of(stack)
+    with pytest.raises(ValueError, match=r"\(\) in an image of one plane; got \(0,\)"):
+        Planes.of(stack[0]).read((0,))
     with pytest.raises(ValueError, match=r"index into \(5,\); got \(5,\)"):
         planes.read((5,))
     with pytest.raises(ValueError, match="plane takes"):

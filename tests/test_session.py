@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import dask.array
 import numpy as np
 import pytest
 import torch
@@ -88,7 +89,7 @@ def test_a_position_that_is_none_is_refused(position):
         session().click(position)
 
 
-def test_a_session_tells_what_it_takes():
+def test_a_session_tells_what_it_takes(tmp_path):
     with pytest.raises(TypeError, match=r"Session takes features, .* got BlobModel and Features"):
         Session(MODEL, FEATURES)
     with pytest.raises(TypeError, match=r"got list: convert it with numpy\.asarray"):
@@ -97,6 +98,9 @@ def test_a_session_tells_what_it_takes():
     fixed.flags.writeable = False
     with pytest.raises(ValueError, match="read-only one: copy it"):
         session(labels=fixed)
+    zarr.save_array(tmp_path / "labels.zarr", np.zeros(IMAGE.shape, int))
+    with pytest.raises(ValueError, match="or open it for writing"):
+        session(labels=zarr.open_array(tmp_path / "labels.zarr", mode="r"))
 
 
 def test_a_new_click_after_undo_drops_what_could_be_redone():
@@ -328,6 +332,58 @@ def test_an_image_that_was_not_encoded_is_refused():
 def test_an_object_size_is_a_number_of_pixels(size):
     with pytest.raises(ValueError, match="object_size takes pixels"):
         session(object_size=size)
+
+
+def test_a_label_read_from_a_narrow_label_image_is_counted_on_from():
+    labels = np.zeros(IMAGE.shape, np.uint8)
+    one = session(labels=labels)
+    labels[100:120, 20:30] = 255  # somebody else's brush
+    one.edit(labels[110, 25])
+    one.click((110, 30))
+    assert type(one.commit()) is int and one.label == 256
+    assert type(one.highest) is int
+
+
+def test_planes_are_named_by_number_where_there_is_one_axis():
+    stack = np.stack([IMAGE] * 3)
+    one = Session(encode(stack, BlobModel(), device="cpu"), BlobModel(), np.stack([LABELS] * 3))
+    one.edit(1, 2)
+    assert one.planes == ((2,),)
+    assert one.plane_mask(2)[1].sum() == 32 * 32
+    assert one.latest(np.int64(2)) is one.latest((2,)) is not None
+    for plane in (3, (-1,), (0, 0)):
+        with pytest.raises(ValueError, match=r"plane takes an index into \(3,\)"):
+            one.plane_mask(plane)
+    one.clear()
+    with pytest.raises(ValueError, match="plane takes"):
+        one.edit(1, (3,))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [((20, 20), "got .20, 20.: make a click"), (Click((), 20.5, 20), "whole numbers; got .20.5, 20.")],
+)
+def test_what_is_no_prompt_changes_nothing(prompt, told):
+    one = session()
+    one.click((20, 20))
+    with pytest.raises((TypeError, ValueError), match=told):
+        one.set_clicks([prompt])
+    assert len(one.clicks) == 1
+
+
+def test_numbers_of_numpy_are_saved_as_any_others(tmp_path):
+    one = session(overwrite=np.True_, object_size=np.float32(30))
+    one.set_clicks([Click((), np.int64(20), np.int16(20), np.True_)])
+    again = session()
+    again.load_prompts(one.save_prompts(tmp_path / "clicks.json"))
+    np.testing.assert_array_equal(again.mask, one.mask)
+
+
+def test_labels_of_dask_are_labels():
+    one = session(labels=dask.array.zeros(IMAGE.shape, chunks=50, dtype=np.int32))
+    one.click((20, 20))
+    one.commit()
+    assert np.count_nonzero(one.labels) == 32 * 32
 
 
 def test_editing_needs_an_object_and_no_unfinished_one():

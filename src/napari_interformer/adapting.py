@@ -19,6 +19,7 @@ from scipy.ndimage import find_objects
 from napari_interformer.features import SNAP, Features
 from napari_interformer.prompts import Box, cut
 from napari_interformer.scales import level_for, maps_at, size_at, to_working
+from napari_interformer.session import check_labels, image_of
 from napari_interformer.train import ClickConfig, Progress, click_loss, share_done
 
 if TYPE_CHECKING:
@@ -101,10 +102,10 @@ def adapt(
     features : Features or sequence of Features
         Of one or several images; planes that are not encoded are passed over.
     labels : integer array or sequence of them
-        A label image of each one's shape: 0 is background, and every other number an object. Objects may be missing.
+        A label image of each one's shape: 0 is background, and every number above it an object. Objects may be missing.
     images : Planes or sequence of Planes, optional
-        The images, so that small and large objects are seen at the magnification at which a session shows them; those that
-        were encoded just now are known.
+        The images, or what `Planes.of` takes, so that small and large objects are seen at the magnification at which a
+        session shows them; those that were encoded just now are known.
     config : AdaptConfig, optional
         Defaults if None.
     progress, cancelled : callable, optional
@@ -118,8 +119,8 @@ def adapt(
     Raises
     ------
     ValueError
-        If features and labels do not belong together, the features are another model's, or no labelled object lies on
-        an encoded plane.
+        If features, labels and images do not belong together, the features are another model's, or no labelled object
+        lies on an encoded plane.
     InterruptedError
         If it was cancelled.
     """
@@ -197,13 +198,8 @@ def _pairs(
             raise ValueError(
                 "adapt takes features of the model that is to be adapted; got another one's: encode the image with this model."
             )
-        if tuple(truth.shape) != tuple(one.shape):
-            raise ValueError(
-                f"labels takes the image's shape {tuple(one.shape)}; got {tuple(truth.shape)}: give the labels of this image."
-            )
-        if not np.issubdtype(truth.dtype, np.integer):
-            raise ValueError(f"labels takes an integer array; got {truth.dtype}.")
-        image = one.source if image is None else image
+        check_labels(truth, one)
+        image = image_of(one, image)
         pairs.append((one, truth, image if model.config.diameters else None))
     return pairs
 
@@ -221,10 +217,7 @@ def _lessons(
     found: list[tuple[Plane, int, Box]] = []
     for plane in np.ndindex(*features.leading):
         if features.ready(plane):
-            for label, slices in enumerate(find_objects(np.asarray(labels[plane or ...])), 1):
-                if slices is not None:
-                    rows, columns = slices
-                    found.append((plane, label, Box(columns.start, rows.start, columns.stop, rows.stop)))
+            found += [(plane, label, box) for label, box in _objects(np.asarray(labels[plane or ...]))]
     lessons = []
     for number in rng.permutation(len(found))[: max(1, most)]:
         go_on()
@@ -244,6 +237,19 @@ def _lessons(
         )
         lessons.append(Lesson([one.astype(np.float16) for one in maps], cut(target, seen, window, False)))
     return lessons
+
+
+def _objects(labels: NDArray[Any]) -> Iterator[tuple[int, Box]]:
+    """Go through a plane's objects: their numbers and boxes."""
+    most = int(labels.max())
+    numbers: Sequence[int] | NDArray[Any] = range(1, most + 1)
+    if most > labels.size:  # find_objects takes time and memory for every number up to the largest
+        numbers, places = np.unique(labels, return_inverse=True)
+        labels = places.reshape(labels.shape) + 1
+    for number, slices in zip(numbers, find_objects(labels), strict=True):
+        if slices is not None and number > 0:
+            rows, columns = slices
+            yield int(number), Box(columns.start, rows.start, columns.stop, rows.stop)
 
 
 def _window(model: InterFormer, seen: Box, size: tuple[int, int], rng: np.random.Generator) -> Box:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 import os
 import pickle
 import re
@@ -120,17 +121,19 @@ def build(checkpoint: Checkpoint) -> InterFormer:
     Raises
     ------
     ValueError
-        If tensors are missing, left over or of another shape than the configuration asks for.
+        If tensors are missing, left over or of another shape or type than the configuration asks for.
     """
     with torch.device("meta"):
         model = InterFormer(checkpoint.config)
-    expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
-    got = {name: tuple(t.shape) for name, t in checkpoint.tensors.items()}
+    expected = {name: (*t.shape, t.is_floating_point()) for name, t in model.state_dict().items()}
+    got = {name: (*t.shape, t.is_floating_point()) for name, t in checkpoint.tensors.items()}
     if expected != got:
         wrong = {
             "missing": sorted(expected.keys() - got.keys()),
             "left over": sorted(got.keys() - expected.keys()),
-            "of another shape": sorted(n for n in expected.keys() & got.keys() if expected[n] != got[n]),
+            "of another shape or type": sorted(
+                n for n in expected.keys() & got.keys() if expected[n] != got[n]
+            ),
         }
         told = "; ".join(f"{len(names)} {what} ({names[0]}, ...)" for what, names in wrong.items() if names)
         raise ValueError(f"An InterFormer of these sizes takes {len(expected)} tensors; got {told}.")
@@ -211,15 +214,24 @@ def _read_safetensors(path: Path) -> Checkpoint:
             "wrote (napari-interformer convert or train)."
         )
     known = {field.name for field in fields(InterFormerConfig)}
-    config: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in json.loads(metadata["config"]).items()
-    }
-    if unknown := sorted(config.keys() - known):
+    try:
+        told, notes = json.loads(metadata["config"]), json.loads(metadata.get("notes", "{}"))
+    except ValueError:
+        told, notes = None, None
+    if not isinstance(told, dict) or not isinstance(notes, dict):
+        raise ValueError(
+            f"{path.name} has a configuration or notes that cannot be read; copy or download it again."
+        )
+    if unknown := sorted(told.keys() - known):
         raise ValueError(
             f"{path.name} was written by a newer version (it sets {', '.join(unknown)}); update the package."
         )
-    return Checkpoint(InterFormerConfig(**config), tensors, json.loads(metadata.get("notes", "{}")))
+    options: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in told.items()
+    }
+    config = InterFormerConfig(**options)
+    _check(path, config, len(tensors))
+    return Checkpoint(config, tensors, {name: str(value) for name, value in notes.items()})
 
 
 def _read_reference(path: Path) -> Checkpoint:
@@ -242,7 +254,11 @@ def _read_reference(path: Path) -> Checkpoint:
             f"{path.name} is not a PyTorch checkpoint, or is cut short; copy or download it again."
         ) from None
     state = content.get("state_dict", content) if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping) or not state or not all(isinstance(t, Tensor) for t in state.values()):
+    if (
+        not isinstance(state, Mapping)
+        or not state
+        or not all(isinstance(n, str) and isinstance(t, Tensor) for n, t in state.items())
+    ):
         raise ValueError(
             f"{path.name} holds no state_dict of tensors; give a checkpoint of the InterFormer reference."
         )
@@ -254,10 +270,15 @@ def _read_reference(path: Path) -> Checkpoint:
             tensors[name] = tensor
     try:
         config = infer_config(tensors)
-    except (KeyError, ValueError) as error:
+    except KeyError as error:
         raise ValueError(
             f"{path.name} is not an InterFormer checkpoint, or is incomplete: {error} is missing."
         ) from None
+    except (ValueError, LookupError, ArithmeticError):
+        raise ValueError(
+            f"{path.name} is not an InterFormer checkpoint: the shapes of its tensors make no sense together."
+        ) from None
+    _check(path, config, len(tensors))
     meta = content.get("meta")
     notes = {
         "source": path.name,
@@ -266,6 +287,59 @@ def _read_reference(path: Path) -> Checkpoint:
     if isinstance(meta, Mapping):
         notes |= {f"meta.{key}": str(meta[key]) for key in ("mmseg_version", "iter", "epoch") if key in meta}
     return Checkpoint(config, tensors, notes)
+
+
+_REALS = {"drop_path", "diameters", "zoom_expansion"}
+_MAY_BE_ZERO = {"drop_path", "depths", "coarse_depths", "inner_radius", "outer_radius"}
+_LENGTHS = {
+    "detail": (0, 3),
+    "stored_channels": (0, 4),
+    "diameters": (0, 2),
+}  # of tuples that are not one of four
+_MOST = 2**16  # more of anything is damage
+
+
+def _check(path: Path, config: InterFormerConfig, tensors: int) -> None:
+    """Refuse a configuration of which no model can be made, before anything is made of it."""
+
+    def refuse(name: str, takes: str) -> None:
+        raise ValueError(
+            f"{path.name} has a configuration that no InterFormer has: {name} takes {takes}; got "
+            f"{getattr(config, name)!r}: copy or download it again."
+        )
+
+    for name, usual in asdict(InterFormerConfig()).items():
+        if name == "head_norm":
+            continue
+        value, kinds = getattr(config, name), (int, float) if name in _REALS else (int,)
+        least = 0 if name in _MAY_BE_ZERO else math.nextafter(0, 1)
+        takes = f"{'numbers' if name in _REALS else 'whole numbers'} {'from' if least == 0 else 'above'} 0 to {_MOST}"
+        if isinstance(usual, tuple):
+            lengths = _LENGTHS.get(name, (4,))
+            if not isinstance(value, tuple) or len(value) not in lengths:
+                refuse(name, f"{' or '.join(map(str, lengths))} {takes}")
+        for number in value if isinstance(usual, tuple) else (value,):
+            if type(number) not in kinds or not least <= number <= _MOST:
+                refuse(name, takes)
+    if config.head_norm not in ("batch", "group"):
+        refuse("head_norm", "batch or group")
+    if config.patch_size not in (4, 8, 16):
+        refuse("patch_size", "4, 8 or 16")
+    for name in ("window", "click_window"):
+        if getattr(config, name) % 32:
+            refuse(name, "multiples of 32")
+    if config.embed_dim % config.heads:
+        refuse("heads", f"a divisor of embed_dim, {config.embed_dim}")
+    if any(c % h for c, h in zip(config.channels, config.imsa_heads, strict=True)):
+        refuse("imsa_heads", f"divisors of channels, {config.channels}")
+    if any(c > d for c, d in zip(config.coarse_depths, config.depths, strict=True)):
+        refuse("coarse_depths", f"at most depths, {config.depths}")
+    if config.layers + sum(config.depths) > tensors:
+        refuse("layers", f"with depths, fewer blocks than there are tensors, {tensors}")
+    if config.zoom_expansion < 1:
+        refuse("zoom_expansion", "1 or more")
+    if config.diameters and config.diameters[0] > config.diameters[1]:
+        refuse("diameters", "the smaller one first")
 
 
 def infer_config(tensors: Mapping[str, Any]) -> InterFormerConfig:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from napari_interformer.features import SNAP, Features, Origin
-from napari_interformer.image import Planes
+from napari_interformer.image import Planes, plane_of
 from napari_interformer.model import resolve_device
 from napari_interformer.prompts import Box
 
@@ -99,7 +99,8 @@ def encode(
         Side of the tiles in pixels, the model's training size if None, or "whole" for planes at once as the reference
         does; and how much of it is thrown away on each side, an eighth if None. Multiples of 32.
     planes : iterable, optional
-        Which planes, as leading indices, or (plane, box) for the tiles that a box touches; all if None.
+        Which planes, as leading indices (in a stack, numbers will do), or (plane, box) for the tiles that a box touches;
+        all if None.
     progress : callable, optional
         Called with a `Progress` after each tile.
     cancelled : callable, optional
@@ -119,8 +120,9 @@ def encode(
     """
     target = resolve_device(device)
     source = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast, rgb=rgb)
+    only = None if planes is None else _parts(planes, source.leading)
     features = room_for(source, model, store=store, tile=tile, halo=halo)
-    for step in encode_tiles(source, features, model, device=target, only=planes, cancelled=cancelled):
+    for step in encode_tiles(source, features, model, device=target, only=only, cancelled=cancelled):
         if progress is not None:
             progress(step)
     return features
@@ -135,20 +137,29 @@ def room_for(
     halo: int | None = None,
 ) -> Features:
     """Make or open the features of an image without encoding anything; parameters as for `encode`."""
+    if not hasattr(model, "fingerprint"):
+        raise TypeError(
+            f"encode takes an image and a model; got {type(model).__name__} for the model: load it with load_model."
+        )
     if tile == "whole":
         return Features.create(planes, model, core=0, halo=0, store=store)
     if isinstance(tile, str):
         raise ValueError(f'tile takes a multiple of {SNAP}, "whole" or None; got {tile!r}.')
-    side = model.config.window if tile is None else int(tile)
-    if halo is None:  # small windows, too, need to see beyond a core
-        halo = max(side // 8 // SNAP, 1 if side >= 4 * SNAP else 0) * SNAP
-    if int(halo) % SNAP or side % SNAP or not 0 <= 2 * halo < side:
+    side: Any = model.config.window if tile is None else tile
+    margin: Any = halo
+    try:
+        if margin is None:  # small windows, too, need to see beyond a core
+            margin = max(side // 8 // SNAP, 1 if side >= 4 * SNAP else 0) * SNAP
+        fit = margin % SNAP == side % SNAP == 0 and 0 <= 2 * margin < side
+    except TypeError:  # no numbers
+        fit = False
+    if not fit:
         raise ValueError(
-            f"tile and halo take multiples of {SNAP}, with tile more than twice halo; got {side} and {halo}."
+            f"tile and halo take multiples of {SNAP}, with tile more than twice halo; got {side} and {margin}."
         )
     if max(planes.size) <= side:  # one tile holds the plane
         return Features.create(planes, model, core=0, halo=0, store=store)
-    return Features.create(planes, model, core=side - 2 * halo, halo=halo, store=store)
+    return Features.create(planes, model, core=int(side - 2 * margin), halo=int(margin), store=store)
 
 
 def encode_tiles(
@@ -246,7 +257,7 @@ class _Left:
         self._features = features
         self._cores = np.array(features.tiles)
         self._asked: dict[Plane, set[int]] = {}
-        for plane, box in map(_part, planes.plane_indices() if only is None else only):
+        for plane, box in _parts(planes.plane_indices() if only is None else only, planes.leading):
             self._asked.setdefault(plane, set()).update(features.touched(box))
         self.total = sum(map(len, self._asked.values()))
         self._tiles = {plane: tiles for plane in self._asked if (tiles := self._look(plane))}
@@ -277,11 +288,19 @@ class _Left:
             del self._tiles[plane]
 
 
-def _part(asked: Part | None) -> tuple[Any, Box | None]:
+def _parts(asked: Any, leading: tuple[int, ...]) -> list[tuple[Plane, Box | None]]:
+    """Return planes that are there, and of each the box that is asked for (None for all of it)."""
+    if not np.iterable(asked):
+        raise TypeError(f"planes takes a list of planes, such as [(0,), (1,)]; got {asked!r}.")
+    return [(plane_of(plane, leading), box) for plane, box in map(_part, asked)]
+
+
+def _part(asked: Any) -> tuple[Any, Box | None]:
     """Tell the plane (None if nothing is asked for) and the box (None for all of it)."""
-    if asked is not None and len(asked) == 2 and isinstance(asked[0], tuple):
-        return asked
-    return None if asked is None else tuple(asked), None
+    if isinstance(asked, tuple) and len(asked) == 2 and any(p is None or isinstance(p, tuple) for p in asked):
+        plane, box = asked
+        return plane, None if box is None else Box(*box)
+    return asked, None
 
 
 def _nearest(tiles: Sequence[int], cores: NDArray[np.int_], box: Box) -> list[int]:

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from napari_interformer.files import brief, unwritable
+from napari_interformer.image import plane_of
 from napari_interformer.prompts import Box
-from napari_interformer.store import Shape, Store, damaged, is_there, located, make_store, name_of, open_group
+from napari_interformer.store import Shape, Store, is_there, located, make_store, name_of, open_group
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -71,7 +72,7 @@ class NotEncodedError(LookupError):
 
     def __str__(self) -> str:
         """Say what is not there, and what to do."""
-        where = f"Plane {tuple(self.plane)}" if self.plane else "The image"
+        where = f"Plane {self.plane}" if self.plane else "The image"
         return f"{where} is not encoded at {tuple(self.box)} yet; encode it, or wait until that is done."
 
 
@@ -247,6 +248,8 @@ class Features:
         ValueError
             If it holds something else, features of another image or model, or was written by another version.
         """
+        if mode not in ("r", "r+"):
+            raise ValueError(f"mode takes r or r+; got {mode!r}: encode makes new stores.")
         location = located(store)
         name = name_of(location)
         absent = f"Features.open takes a store made by encode; got {str(store)!r}, which is not there: encode first."
@@ -414,17 +417,17 @@ class Features:
         ------
         NotEncodedError
             If a tile that it needs is not encoded.
+        OSError
+            If a stored tile is damaged, or cannot be read.
         """
+        box = Box(*box)
         if any(edge % SNAP for edge in box) or not Box.of(self.padded).holds(box) or box.empty:
             raise ValueError(
                 f"box takes multiples of {SNAP} inside the padded plane {self.padded}; got {tuple(box)}."
             )
         if not self.ready(plane, box):
-            raise NotEncodedError(plane, box)
-        maps = [
-            np.empty((c, box.height // s, box.width // s), np.float32)
-            for c, s in zip(self.origin.channels, self.origin.strides, strict=True)
-        ]
+            raise NotEncodedError(plane_of(plane, self.leading), box)
+        maps = [np.empty(shape, np.float32) for shape in _shapes(box, self.origin)]
         for tile in self.touched(box):
             core = self.tiles[tile]
             both = core.intersect(box)
@@ -450,10 +453,7 @@ class Features:
 
     def flat(self, plane: Plane) -> int:
         """Return the number of a plane in C order."""
-        if len(plane) != len(self.leading) or not all(
-            0 <= i < n for i, n in zip(plane, self.leading, strict=True)
-        ):
-            raise ValueError(f"plane takes an index into {self.leading}; got {plane}.")
+        plane = plane_of(plane, self.leading)
         return int(np.ravel_multi_index(plane, self.leading)) if plane else 0
 
     # ------------------------------------------------------------------------------------------- writing
@@ -481,15 +481,21 @@ class Features:
         Raises
         ------
         ValueError
-            If the store was opened for reading.
+            If the store was opened for reading, or the tile or the shapes are none of these features'.
         OSError
             If it cannot be written; what was written before can still be read.
         """
-        row, core = self.flat(plane), self.tiles[tile]
+        row = self.flat(plane)
         if self._read_only:
             raise ValueError(
                 "These features were opened for reading; to go on encoding, give encode their store."
             )
+        if not 0 <= tile < len(self.tiles):
+            raise ValueError(f"tile takes a number below {len(self.tiles)}; got {tile}.")
+        core = self.tiles[tile]
+        shapes, given = _shapes(core, self.origin), [np.shape(level) for level in maps]
+        if given != shapes:
+            raise ValueError(f"maps takes arrays of shapes {shapes} for tile {tile}; got {given}.")
         limit = np.finfo(np.float16).max
         halves = [
             np.nan_to_num(np.clip(level, -limit, limit)).astype(np.float16) for level in maps
@@ -523,7 +529,7 @@ class Features:
         if box is None:
             return list(range(len(self.tiles)))
         height, width = self.tiles[0].height, self.tiles[0].width
-        box = box.intersect(Box.of(self.padded))
+        box = Box(*box).intersect(Box.of(self.padded))
         if box.empty:
             return []
         across = -(-self.padded[1] // width)
@@ -541,10 +547,9 @@ class Features:
                 return self._cache[key]
         numbers = self._store.read(row, tile)
         if numbers is None:
-            raise damaged(self._store.location, "a tile is gone")
-        core, maps, start = self.tiles[tile], [], 0
-        for c, s in zip(self.origin.channels, self.origin.strides, strict=True):
-            shape = (c, core.height // s, core.width // s)
+            raise self._store.unreadable(row, f"tile {tile}", LookupError("it is gone"))
+        maps, start = [], 0
+        for shape in _shapes(self.tiles[tile], self.origin):
             maps.append(numbers[start : start + math.prod(shape)].reshape(shape))
             start += math.prod(shape)
         with self._lock:
@@ -574,7 +579,7 @@ def _shape(origin: Origin) -> Shape:
     """Return what a store for these features has room for."""
     tiles = _tiles(_padded(origin.size), origin.core)
     return Shape(
-        planes=math.prod(origin.leading),
+        leading=origin.leading,
         tiles=len(tiles),
         cells=_cells_of(tiles[0], origin),
         size=origin.size if origin.floating else None,
@@ -588,10 +593,14 @@ def _padded(size: tuple[int, int]) -> tuple[int, int]:
 
 def _cells_of(tile: Box, origin: Origin) -> int:
     """Return how many numbers the maps of a tile have."""
-    return sum(
-        c * (tile.height // s) * (tile.width // s)
-        for c, s in zip(origin.channels, origin.strides, strict=True)
-    )
+    return sum(map(math.prod, _shapes(tile, origin)))
+
+
+def _shapes(box: Box, origin: Origin) -> list[tuple[int, int, int]]:
+    """Return the shapes of the maps of a box: (C_i, h / s_i, w / s_i)."""
+    return [
+        (c, box.height // s, box.width // s) for c, s in zip(origin.channels, origin.strides, strict=True)
+    ]
 
 
 def _cells(box: Box, stride: int) -> tuple[slice, slice]:

@@ -18,7 +18,7 @@ import numpy as np
 import tifffile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -174,9 +174,13 @@ def _pixel_size(tiff: tifffile.TiffFile, axes: str) -> tuple[tuple[float, ...] |
             sizes, unit = {axis: 1e4 * length for axis, length in resolution.items()}, "micrometer"
     except Exception as error:  # metadata of every vintage; the pixels can be read without
         log.warning("pixel size of %s not understood: %s", tiff.filename, error)
-    if not sizes or not all(0 < length < np.inf for length in sizes.values()):
+    if not sizes or not _are_lengths(sizes.values()):
         return None, None
     return tuple(sizes.get(axis, 1.0) for axis in axes), _UNITS.get(str(unit), unit)
+
+
+def _are_lengths(numbers: Iterable[float]) -> bool:
+    return all(0 < number < math.inf for number in numbers)
 
 
 def _read_zarr(path: Path) -> ImageFile:
@@ -199,6 +203,9 @@ def _read_zarr(path: Path) -> ImageFile:
         letters = "".join(a["name"][0].upper() for a in axes)
         steps = [t["scale"] for t in level.get("coordinateTransformations", []) if t["type"] == "scale"]
         scale = tuple(map(float, steps[0])) if steps and len(steps[0]) == data.ndim else None
+        if scale is not None and not _are_lengths(scale):
+            log.warning("pixel size of %s makes no sense: %s", path.name, scale)
+            scale = None
         unit = axes[-1].get("unit") if axes else None
     except Exception as error:  # zarr's stores raise what they like, and metadata is anybody's
         raise OSError(
@@ -225,18 +232,23 @@ def write_labels(
     labels : (..., Y, X) integer
         Any array that can be indexed; stored in the smallest unsigned type that holds it.
     axes : str, optional
-        One letter per axis; letters that OME-TIFF does not know, and all if None, become Z, T and C.
+        One letter per axis of `labels`; letters that OME-TIFF does not know, and all if None, become Z, T and C.
     scale, unit : optional
-        Pixel size per axis of `labels`.
+        Pixel size per axis of `labels`, more than 0.
 
     Raises
     ------
     TypeError, ValueError
-        If labels are not integers, or negative, or the path is a folder of something else or has another ending.
+        If labels are not integers, or negative, axes or scale do not fit them, or the path is a folder of something else
+        or has another ending.
     OSError
         If it cannot be written; the file that was there before is untouched.
     """
     path = Path(path)
+    if not hasattr(labels, "shape") or not hasattr(labels, "dtype"):
+        raise TypeError(
+            f"A label image takes an array of integers; got {type(labels).__name__}: convert it with numpy.asarray."
+        )
     shape = tuple(labels.shape)
     if np.dtype(labels.dtype).kind not in "bui":
         raise TypeError(
@@ -244,6 +256,15 @@ def write_labels(
         )
     if not 2 <= len(shape) <= 5 or 0 in shape:
         raise ValueError(f"A label image takes (Y, X) and up to three axes before; got shape {shape}.")
+    if axes is not None and len(axes) != len(shape):
+        raise ValueError(f"axes takes one letter per axis of labels of shape {shape}; got {axes!r}.")
+    lengths = None if scale is None else np.asarray(scale)
+    if lengths is not None and not (
+        lengths.shape == (len(shape),) and lengths.dtype.kind in "iuf" and _are_lengths(lengths)
+    ):
+        raise ValueError(
+            f"scale takes one length above 0 per axis of labels of shape {shape}; got {scale!r}: correct it, or leave it out."
+        )
     indices = list(np.ndindex(*shape[:-2]))
     ends = [(int(plane.min()), int(plane.max())) for plane in (np.asarray(labels[i]) for i in indices)]
     least, most = min(low for low, _ in ends), max(high for _, high in ends)
@@ -300,7 +321,8 @@ def _write_tiff(path: Path, labels: _Labels) -> None:
             per_cm = [
                 1e4 / (float(length) * _MICROMETERS[mark]) for length in (labels.scale[-1], labels.scale[-2])
             ]
-            resolution = {"resolution": tuple(per_cm), "resolutionunit": "CENTIMETER"}
+            if all(2**-32 < number < 2**32 for number in per_cm):  # TIFF has no others
+                resolution = {"resolution": tuple(per_cm), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(
         path,
         (labels.plane(index) for index in labels.indices),

@@ -8,6 +8,7 @@ stack, (T, Z) for a series of stacks.
 from __future__ import annotations
 
 import hashlib
+import operator
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -93,8 +94,8 @@ class Planes:
         ----------
         image : array, path, list of arrays or Planes
             (Y, X), (Z, Y, X), (T, Z, Y, X) and so on, with channels last (RGB) or along `channel_axis`; integers, floats
-            or bool. A list of shrinking arrays is a multiscale image, of which the first is taken. Planes are returned
-            as they are.
+            or bool. A list of shrinking arrays is a multiscale image, of which the first is taken. Planes keep their
+            axes and channels, and their contrast where "auto" is asked for.
         channel_axis : int, optional
             Axis of the channels, for images that are not RGB.
         channels : int or sequence of int, optional
@@ -112,14 +113,23 @@ class Planes:
         Raises
         ------
         ValueError
-            If the array is empty, has fewer than two axes, no real numbers, or axes that make no sense.
+            If the array is empty, has fewer than two axes, no real numbers, or axes that make no sense, or Planes are given
+            with axes or channels.
         TypeError
             If `image` is neither an array nor a path.
         FileNotFoundError, OSError
             If a file is missing or cannot be read.
         """
         if isinstance(image, Planes):
-            return image
+            options = {"channel_axis": channel_axis, "channels": channels, "rgb": rgb, "axes": axes}
+            if given := [name for name, value in options.items() if value is not None]:
+                raise ValueError(
+                    f"Planes have their axes and channels already; got {' and '.join(given)}: give that where they are made, "
+                    "to Planes.of."
+                )
+            return (
+                image if isinstance(contrast, str) and contrast == "auto" else image.with_contrast(contrast)
+            )
         if isinstance(image, str | os.PathLike):
             found = read_image(image)
         else:
@@ -137,10 +147,11 @@ class Planes:
         if channels is None:  # the fourth of RGBA, and the second of grey with alpha, are no pixels
             chosen = tuple(range(min(3, count) if count > 2 else 1)) if colour else tuple(range(count))
         else:
-            chosen = (channels,) if isinstance(channels, int) else tuple(int(c) for c in channels)
+            chosen = _whole(channels) or ()
         if not 1 <= len(chosen) <= 3 or not all(0 <= c < count for c in chosen):
             raise ValueError(
-                f"channels takes one to three of the image's {count} (from 0); got {list(chosen)}: choose with channels=."
+                f"channels takes one to three of the image's {count} (from 0); got "
+                f"{list(chosen) if channels is None else channels!r}: choose with channels=."
             )
         names = "".join(letter for i, letter in enumerate(letters) if i != axis)
         if axes is not None and not names.endswith("YX"):
@@ -183,7 +194,8 @@ class Planes:
                 return replace(self, contrast=((0.0, 1.0),) * len(self.channels))
             return replace(self, contrast=self._survey()[1])
         try:
-            pairs = np.broadcast_to(np.asarray(contrast, float), (len(self.channels), 2))
+            pairs = np.asarray(contrast, float)
+            pairs = np.broadcast_to(pairs if pairs.shape[-1:] == (2,) else np.nan, (len(self.channels), 2))
         except (ValueError, TypeError):
             pairs = np.full((1, 2), np.nan)
         if not np.isfinite(pairs).all() or (pairs[:, 0] > pairs[:, 1]).any():
@@ -222,14 +234,11 @@ class Planes:
         OSError
             If the pixels cannot be read.
         """
-        if len(plane) != len(self.leading) or not all(
-            0 <= i < n for i, n in zip(plane, self.leading, strict=True)
-        ):
-            raise ValueError(f"plane takes an index into {self.leading}; got {tuple(plane)}.")
+        plane = plane_of(plane, self.leading)
         box = Box.of(self.size) if box is None else box
         if not Box.of(self.size).holds(box):
             raise ValueError(f"box takes pixels inside the plane {self.size}; got {tuple(box)}.")
-        index: list[Any] = [*map(int, plane), *box.slices]
+        index: list[Any] = [*plane, *box.slices]
         try:
             if self.channel_axis is None:
                 parts = [self.data[tuple(index)]]
@@ -245,7 +254,7 @@ class Planes:
         except MemoryError:
             raise
         except Exception as error:  # whatever codecs, file systems and lazy arrays raise
-            where = f"Plane {tuple(plane)} of the image" if plane else "The image"
+            where = f"Plane {plane} of the image" if plane else "The image"
             raise OSError(
                 f"{where} could not be read ({brief(error)}); the file may be damaged: copy it anew."
             ) from error
@@ -407,6 +416,34 @@ def _checked_shape(data: Any) -> tuple[int, ...]:
     return tuple(int(n) for n in shape)
 
 
+def plane_of(index: Any, leading: tuple[int, ...]) -> Plane:
+    """Return a plane's indices into the leading axes; if there is but one axis, a number will do.
+
+    Raises
+    ------
+    ValueError
+        If there is no such plane.
+    """
+    plane = _whole(index)
+    if (
+        plane is None
+        or len(plane) != len(leading)
+        or not all(0 <= i < n for i, n in zip(plane, leading, strict=True))
+    ):
+        taken = f"an index into {leading}" if leading else "() in an image of one plane"
+        raise ValueError(f"plane takes {taken}; got {index!r}.")
+    return plane
+
+
+def _whole(numbers: Any) -> tuple[int, ...] | None:
+    """Return one or several whole numbers, of Python's or NumPy's, as Python's; None if they are something else."""
+    several = list(numbers) if np.iterable(numbers) else [numbers]
+    try:
+        return None if bool in map(type, several) else tuple(map(operator.index, several))
+    except TypeError:
+        return None
+
+
 def _letters(given: str | None, found: str | None, shape: tuple[int, ...]) -> str:
     """Return one letter per axis; question marks where nobody named them."""
     if given is not None and (len(given) != len(shape) or len(set(given.upper())) != len(given)):
@@ -420,9 +457,10 @@ def _channel_axis(
 ) -> tuple[int | None, bool]:
     """Return the axis of the channels, if there is one, and whether they are colours."""
     if channel_axis is not None:
-        if not -len(shape) <= channel_axis < len(shape):
-            raise ValueError(f"channel_axis takes an axis of the image's {len(shape)}; got {channel_axis}.")
-        axis = channel_axis % len(shape)
+        numbers = _whole(channel_axis)
+        if numbers is None or len(numbers) != 1 or not -len(shape) <= numbers[0] < len(shape):
+            raise ValueError(f"channel_axis takes an axis of the image's {len(shape)}; got {channel_axis!r}.")
+        axis = numbers[0] % len(shape)
     elif "S" in letters or "C" in letters:
         axis = letters.index("S" if "S" in letters else "C")
         if rgb is None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from napari_interformer.image import Planes
+from napari_interformer.image import Planes, plane_of
 from napari_interformer.prompts import (
     Box,
     Click,
@@ -168,6 +168,48 @@ class Finished:
         return labels
 
 
+def check_labels(labels: Any, features: Features) -> None:
+    """Refuse what is no label image of the features' shape.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no array, or of another shape, or has no integer dtype.
+    """
+    if not hasattr(labels, "shape") or not hasattr(labels, "dtype"):
+        raise TypeError(
+            f"labels takes an integer array; got {type(labels).__name__}: convert it with numpy.asarray."
+        )
+    shape = tuple(features.shape)
+    if tuple(labels.shape) != shape:
+        raise ValueError(
+            f"labels takes an array of the image's shape {shape}; got {tuple(labels.shape)}: choose the label image that "
+            "belongs to this image."
+        )
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"labels takes an integer array; got {labels.dtype}: convert it with astype('int32')."
+        )
+
+
+def image_of(features: Features, image: Any) -> Planes | None:
+    """Return the image of features as it was encoded; if None is given, the one that they know of, if they do.
+
+    Raises
+    ------
+    ValueError
+        If it is another image.
+    """
+    planes = features.source if image is None else Planes.of(image)
+    if planes is None:
+        return None
+    if planes.fingerprint != features.image_fingerprint:
+        raise ValueError(
+            "image takes the image that was encoded, with its channels; got another one: leave it out, or encode it first."
+        )
+    return planes.with_contrast(features.contrast)  # as everything else was encoded
+
+
 class Session:
     """Annotate one image or stack, object by object.
 
@@ -219,29 +261,17 @@ class Session:
             )
         shape = tuple(features.shape)
         target: Any = np.zeros(shape, np.int32) if labels is None else labels
-        if not hasattr(target, "shape") or not hasattr(target, "dtype"):
-            raise TypeError(
-                f"labels takes an integer array; got {type(target).__name__}: convert it with numpy.asarray."
-            )
-        if tuple(target.shape) != shape:
+        check_labels(target, features)
+        writeable = (
+            target.flags.writeable
+            if isinstance(target, np.ndarray)
+            else not getattr(target, "read_only", False)
+        )
+        if not writeable:
             raise ValueError(
-                f"labels takes an array of the image's shape {shape}; got {tuple(target.shape)}: choose the label image "
-                "that belongs to this image, or None for a new one."
+                "labels takes an array that can be written to; got a read-only one: copy it, or open it for writing."
             )
-        if not np.issubdtype(target.dtype, np.integer):
-            raise ValueError(
-                f"labels takes an integer array; got {target.dtype}: convert it with astype('int32')."
-            )
-        if isinstance(target, np.ndarray) and not target.flags.writeable:
-            raise ValueError("labels takes an array that can be written to; got a read-only one: copy it.")
-        image = features.source if image is None else Planes.of(image)
-        if image is not None:
-            if image.fingerprint != features.image_fingerprint:
-                raise ValueError(
-                    "image takes the image that was encoded, with its channels; got another one: leave it out, or encode "
-                    "it first."
-                )
-            image = image.with_contrast(features.origin.contrast)  # as everything else was encoded
+        image = image_of(features, image)
         known: Any = object_size
         if known is not None and not (isinstance(known, Real) and 0 < float(known) < math.inf):
             raise ValueError(f"object_size takes pixels, more than 0; got {object_size!r}.")
@@ -309,12 +339,12 @@ class Session:
 
         The box is empty where the object has no prompt on the plane.
         """
-        step = _last(self._steps, plane)
+        step = self.latest(plane)
         return (Box(0, 0, 0, 0), np.zeros((0, 0), bool)) if step is None else self._clip(step)
 
     def latest(self, plane: Plane = ()) -> Step | None:
         """Return the current object's newest step on a plane, None where it has no prompt."""
-        return _last(self._steps, plane)
+        return _last(self._steps, plane_of(plane, self.features.leading))
 
     @property
     def covered(self) -> bool:
@@ -548,7 +578,7 @@ class Session:
         return story.label
 
     def _story(self) -> Story:
-        return Story(self.label, self.prompts, self._size, self.overwrite, self._edited)
+        return Story(self.label, self.prompts, self._size, bool(self.overwrite), self._edited)
 
     def clear(self) -> list[tuple[Plane, Box]]:
         """Drop the current object's prompts and start anew; an object being edited is put back as it was."""
@@ -579,19 +609,26 @@ class Session:
                 f"edit takes a session without a current object; object {self.label} is not finished: commit or clear it "
                 "first."
             )
-        planes = list(np.ndindex(*self.features.leading)) if plane is None else [tuple(plane)]
+        leading = self.features.leading
+        planes = list(np.ndindex(*leading)) if plane is None else [plane_of(plane, leading)]
+        try:
+            number = int(
+                label
+            )  # one read from a narrow label image would overflow when the next one is counted
+        except (TypeError, ValueError, OverflowError):
+            number = 0
         masks = []
-        for index in planes if label > 0 else []:
-            here = np.asarray(self.labels[index or ...]) == label
+        for index in planes if number == label and number > 0 else []:
+            here = np.asarray(self.labels[index or ...]) == number
             box = Box.around(here)
             if not box.empty:
                 masks.append(Mask(index, box, here[box.slices]))
         if not masks:
             raise ValueError(
-                f"edit takes a label that is in the label image; got {label}, which has no pixel there."
+                f"edit takes a label that is in the label image; got {label!r}, which has no pixel there."
             )
         steps = self.compute(masks)
-        self.label = label
+        self.label = number
         self._take(masks)
         # The start, not a change: undo does not go behind it.
         self._past, self._future = [], []
@@ -620,7 +657,7 @@ class Session:
         ValueError
             If it takes other features; nothing changes.
         """
-        if model.fingerprint != self.features.model_fingerprint:
+        if getattr(model, "fingerprint", None) != self.features.model_fingerprint:
             raise ValueError(
                 "change_model takes a model for the same features; got one with another encoder: encode the image with it."
             )
@@ -711,11 +748,17 @@ class Session:
     def _check_label(self, label: int) -> None:
         dtype = self.labels.dtype
         if label > np.iinfo(dtype).max:
-            raise ValueError(
-                f"labels of dtype {dtype} hold no label {label}; use a wider dtype, such as int32."
-            )
+            wider = "use a wider dtype, such as int32"
+            remedy = wider if dtype.itemsize < 4 else "give the object with the highest number a lower one"
+            raise ValueError(f"labels of dtype {dtype} hold no label {label}; {remedy}.")
 
     def _check(self, prompt: Prompt) -> None:
+        if not isinstance(prompt, Click | Mask):
+            raise TypeError(
+                f"A session takes clicks and masks; got {prompt!r}: make a click of a position with Click.at."
+            )
+        if isinstance(prompt, Click) and not all(isinstance(n, int | np.integer) for n in prompt.position):
+            raise ValueError(f"A click takes whole numbers; got {prompt.position}: Click.at rounds them.")
         leading, size = tuple(self.features.leading), self.features.size
         inside = len(prompt.plane) == len(leading) and all(
             0 <= i < n for i, n in zip(prompt.plane, leading, strict=True)
@@ -1051,7 +1094,7 @@ class Session:
         for plane in np.ndindex(
             *self.features.leading
         ):  # plane by plane: the array may be larger than memory
-            highest = max(highest, int(np.max(self.labels[plane or ...], initial=0)))
+            highest = max(highest, int(np.asarray(self.labels[plane or ...]).max(initial=0)))
         return highest
 
 

@@ -8,12 +8,15 @@ kill would lose them all, and two processes would overwrite each other's halves.
 
 There is no list of what is done: a file that is there is done, since files appear whole or not at all. Nothing is ever
 read, changed and written back, so that no mark can be lost between processes. The fill value is NaN, which no tile holds.
+Each tile has a checksum, so that a damaged one is refused and not taken for features.
 """
 
 from __future__ import annotations
 
 import errno
 import importlib
+import logging
+import math
 import os
 import shutil
 import tempfile
@@ -27,7 +30,7 @@ from urllib.request import url2pathname
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.sync import sync
 
 from napari_interformer.files import brief
@@ -37,6 +40,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+log = logging.getLogger(__name__)
+
+_CHECKSUM = (Crc32cCodec(),)  # four bytes a tile, and next to no time
 SHARD_TILES = 64  # at most, in one file; with the default model 18 MB before compression
 
 
@@ -46,8 +52,10 @@ class Shape:
 
     Attributes
     ----------
-    planes, tiles : int
-        How many, and of each how many.
+    leading : tuple of int
+        Lengths of the axes before (Y, X).
+    tiles : int
+        Of each plane.
     cells : int
         Numbers in the largest tile.
     size : (int, int), optional
@@ -56,11 +64,16 @@ class Shape:
         Y and X of a tile.
     """
 
-    planes: int
+    leading: tuple[int, ...]
     tiles: int
     cells: int
     size: tuple[int, int] | None
     core: tuple[int, int]
+
+    @property
+    def planes(self) -> int:
+        """How many there are."""
+        return math.prod(self.leading)
 
     @property
     def together(self) -> int:
@@ -122,13 +135,19 @@ class Store:
     # ------------------------------------------------------------------------------------------- tiles
 
     def read(self, row: int, tile: int) -> NDArray[np.float16] | None:
-        """Return a tile's numbers, None if it is not there."""
+        """Return a tile's numbers, None if it is not there.
+
+        Raises
+        ------
+        OSError
+            If it is damaged, or cannot be read.
+        """
         part = slice(tile * self.shape.cells, (tile + 1) * self.shape.cells)
         for array in (self._packed, self._loose, self._packed):  # it may be packed at this moment
             try:
                 numbers: NDArray[np.float16] = np.asarray(array[row, part])
             except Exception as error:  # whatever codecs and file systems raise
-                raise damaged(self.location, brief(error)) from error
+                raise self.unreadable(row, f"tile {tile}", error) from error
             if not np.isnan(numbers[0]):
                 return numbers
         return None
@@ -154,7 +173,11 @@ class Store:
         if not self._exists(f"maps/c/{row}/{group}"):
             shard = np.full(together * cells, np.nan, np.float16)
             for i, tile in enumerate(tiles):
-                numbers = self.read(row, tile)
+                try:
+                    numbers = self.read(row, tile)
+                except OSError as error:  # the others can be read where they lie
+                    log.warning("not packed: %s", error)
+                    return
                 if numbers is None:  # removed meanwhile: somebody else has packed it
                     return
                 shard[i * cells : (i + 1) * cells] = numbers
@@ -181,8 +204,26 @@ class Store:
         self._missing[(row, *part)] = missing
 
     def missing(self, row: int, y: int, x: int) -> bool:
-        """Whether a pixel has no value."""
-        return bool(self._missing[row, y, x])
+        """Whether a pixel has no value; errors as for `read`."""
+        try:
+            return bool(self._missing[row, y, x])
+        except Exception as error:
+            raise self.unreadable(row, f"pixel {(y, x)}", error) from error
+
+    def unreadable(self, row: int, part: str, error: Exception) -> OSError:
+        """Return an error that says what of a plane cannot be read, and why."""
+        if self.shape.leading:
+            part += f" of plane {tuple(map(int, np.unravel_index(row, self.shape.leading)))}"
+        remedy = "the store is damaged: copy it anew, or delete it and encode again"
+        if isinstance(self.location, str):
+            remedy = (
+                "see whether the server serves parts of files (range requests), else the store is damaged"
+            )
+        elif isinstance(error, OSError):
+            remedy = "see whether the disk or network drive is there and may be read"
+        return OSError(
+            f"Stored features could not be read from {self.location} at {part} ({brief(error)}); {remedy}."
+        )
 
     # ------------------------------------------------------------------------------------------- claims
 
@@ -224,14 +265,6 @@ def located(store: str | os.PathLike[str]) -> Path | str:
 def name_of(location: Path | str) -> str:
     """Return what errors call a store."""
     return location.name if isinstance(location, Path) else location
-
-
-def damaged(location: Path | str, why: str) -> OSError:
-    """Return an error that says that a store cannot be read."""
-    remedy = "the store is damaged: delete it and encode again"
-    if isinstance(location, str):
-        remedy = "see whether the server serves parts of files (range requests), else the store is damaged"
-    return OSError(f"Stored features could not be read from {location} ({why}); {remedy}.")
 
 
 def is_there(location: Path | str) -> bool:
@@ -291,7 +324,7 @@ def _make_arrays(group: zarr.Group, shape: Shape) -> None:
             chunks=(1, shape.cells),
             shards=None if shard is None else (1, shard * shape.cells),
             # Bytes of equal weight side by side: 1.6 instead of 1.3 times smaller, and faster.
-            compressors=[BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=2)],
+            compressors=[BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=2), *_CHECKSUM],
             fill_value=np.nan,
             overwrite=True,
         )
@@ -301,7 +334,7 @@ def _make_arrays(group: zarr.Group, shape: Shape) -> None:
             shape=(shape.planes, *shape.size),
             dtype=bool,
             chunks=(1, *(min(c, n) for c, n in zip(shape.core, shape.size, strict=True))),
-            compressors=[BloscCodec(cname="zstd", clevel=1, typesize=1)],
+            compressors=[BloscCodec(cname="zstd", clevel=1, typesize=1), *_CHECKSUM],
             fill_value=False,
             overwrite=True,
         )
