@@ -47,7 +47,9 @@ def test_each_object_gets_the_click_it_would_get_alone(rng):
     clicks = next_clicks(torch.from_numpy(masks), torch.from_numpy(targets))
     assert not clicks.found[:2].any() and clicks.found[2:].all()  # these two agree with the truth
     for i in range(2, COUNT):
-        assert (int(clicks.y[i]), int(clicks.x[i]), bool(clicks.positive[i])) == next_click(masks[i], targets[i])
+        assert (int(clicks.y[i]), int(clicks.x[i]), bool(clicks.positive[i])) == next_click(
+            masks[i], targets[i]
+        )
 
 
 def test_in_training_clicks_fall_anywhere_deep_and_the_same_for_a_seed(rng):
@@ -86,7 +88,9 @@ def test_predictions_are_folded_as_one_by_one(rng):
 def test_clicks_are_obeyed_as_one_by_one(rng):
     logits = gaussian_filter(rng.normal(size=(COUNT, *SHAPE)), (0, 3, 3)).astype(np.float32) * 20
     logits[0] = -3  # nothing agrees with a positive click
-    places = np.stack([rng.permutation(SHAPE[0] * SHAPE[1])[:4] for _ in range(COUNT)], 1)  # four of each, all apart
+    places = np.stack(
+        [rng.permutation(SHAPE[0] * SHAPE[1])[:4] for _ in range(COUNT)], 1
+    )  # four of each, all apart
     history = [
         Clicks(
             torch.from_numpy(place // SHAPE[1]),

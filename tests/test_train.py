@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
@@ -88,7 +89,7 @@ def test_a_step_always_gives_the_same_batch():
 @pytest.mark.parametrize("step", range(5))
 def test_every_object_lies_in_its_window_of_its_crop(step):
     made = batch(step)
-    assert made.pixels.dtype == torch.float32 and 0 <= made.pixels.min() and made.pixels.max() <= 255
+    assert made.pixels.dtype == torch.float16 and 0 <= made.pixels.min() and made.pixels.max() <= 255
     assert len(made.boxes) == len(made.targets) == len(made.images) >= 2
     whole = made.dense[:, 0].numpy() > 0
     for image, box, target in zip(made.images, made.boxes, made.targets, strict=True):
@@ -191,7 +192,7 @@ def test_all_tensors_of_a_step_live_on_the_device_that_was_asked_for(sizes, monk
         loss, _, _ = step(replace(made, **moved))
         loss.backward()
         step.eval()
-        maps = [level.detach()[0].cpu().numpy() for level in step.model.encode(moved["pixels"])]
+        maps = [level.detach()[0].cpu().numpy() for level in step.model.encode(moved["pixels"].float())]
         assert step.model.decode_logits(maps, np.zeros((64, 64), np.uint8), (0, 0, 32, 32)).shape == (64, 64)
     assert asked and loss.device.type == "meta"
     assert {parameter.grad.device.type for parameter in step.parameters()} == {"meta"}
@@ -303,11 +304,71 @@ def test_processes_that_make_crops_leave_signals_to_the_main_one(folder, tmp_pat
         ({"dataset": "imagenet"}, "dataset takes"),
         ({"device": "abacus"}, "device takes"),
         ({"precision": "fp16"}, "precision takes"),
+        ({"steps": 0}, "steps takes 1 or more; got 0"),
+        ({"warmup": 0}, "warmup takes 1 or more"),
+        ({"max_clicks": -1}, "max_clicks takes 0 or more"),
+        ({"lr": math.nan}, "lr takes 0 or more"),
+        ({"validation": 1.5}, "validation takes a number from 0 to 1"),
+        ({"validation": 1.0}, "none of the 0 that are trained on"),
+        ({"crop_sizes": (100,)}, "crop_sizes takes multiples of 32"),
+        ({"window_sizes": ()}, "window_sizes takes numbers above 0"),
+        ({"zoom": (2.0, 1.0)}, "zoom takes two numbers above 0, the smaller one first"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(change, told, folder, tmp_path):
     with pytest.raises(ValueError, match=told):
         train(folder, tmp_path / "m.safetensors", replace(QUICK, **change))
+
+
+def test_labels_without_an_object_are_told(folder, tmp_path):
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+        for file in (folder / name).glob("*.tif"):
+            pixels = tifffile.imread(file)
+            tifffile.imwrite(tmp_path / name / file.name, pixels if name == "images" else 0 * pixels)
+    with pytest.raises(ValueError, match="none of the 3 that are trained on has an object"):
+        train(tmp_path, tmp_path / "m.safetensors", QUICK)
+
+
+def test_a_state_is_gone_on_with_by_the_same_run_only(folder, tmp_path, monkeypatch):
+    output = tmp_path / "m.safetensors"
+    train(folder, output, QUICK, cancelled=lambda: True)
+    with pytest.raises(ValueError, match=r"other settings: lr \(0.001 then, 0.01 now\). Repeat those"):
+        train(folder, output, replace(QUICK, lr=0.01))
+    with pytest.raises(ValueError, match="a run on other images"), monkeypatch.context() as other:
+        other.setattr(Picture, "diameter", 7.0)
+        train(folder, output, QUICK)
+    assert train(folder, output, replace(QUICK, save_minutes=1.0)).exists()
+
+
+def test_parts_without_a_share_in_the_loss_wait_for_no_gradient():
+    step = Step(training.InterFormer(SMALLEST), replace(QUICK, auxiliary=0.0, dense=0.0))
+    loss, _, _ = step(batch())
+    loss.backward()
+    assert all(one.grad is not None for one in step.parameters() if one.requires_grad)
+
+
+def test_crops_show_objects_as_large_as_asked_for():
+    config, rng = replace(QUICK, diameters=(20.0, 20.0), zoom=(0.1, 10.0)), np.random.default_rng(0)
+    disks = np.zeros((200, 200), np.int32)
+    y, x = np.ogrid[:200, :200]
+    for number, centre in enumerate(np.ndindex(4, 4), 1):
+        disks[(y - 50 * centre[0] - 25) ** 2 + (x - 50 * centre[1] - 25) ** 2 < 20**2] = number
+    picture = Picture((disks > 0).astype(np.uint8) * 200, disks)
+    for _ in range(10):
+        pixels, labels = training.crop_picture(picture, 64, config, rng)
+        assert pixels.shape == (64, 64, 3) and pixels.dtype == np.float32 and labels.shape == (64, 64)
+        areas = np.unique(labels[labels > 0], return_counts=True)[1]
+        assert np.sqrt(4 * areas.max() / np.pi) == pytest.approx(
+            20, rel=0.06
+        )  # one lies inside whole, whatever the turn
+
+
+def test_images_of_rare_kinds_come_more_often():
+    many = [replace(picture, kind="many") for picture in pictures(8)] + [replace(pictures(1)[0], kind="few")]
+    chances = Batches(many, [], replace(QUICK, balance=1.0), SMALLEST, 0).chances
+    assert chances[-1] == pytest.approx(0.5) and chances.sum() == pytest.approx(1)
+    assert Batches(many, [], replace(QUICK, balance=0.0), SMALLEST, 0).chances[-1] == pytest.approx(1 / 9)
 
 
 def test_kinds_and_families_can_be_left_out(folder, monkeypatch):

@@ -20,7 +20,7 @@ from napari_interformer.features import SNAP, Features
 from napari_interformer.prompts import Box, cut
 from napari_interformer.scales import level_for, maps_at, size_at, to_working
 from napari_interformer.session import check_labels, image_of
-from napari_interformer.train import ClickConfig, Progress, click_loss, share_done
+from napari_interformer.train import LEAST_PIXELS, ClickConfig, Progress, click_loss, share_done
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Plane = tuple[int, ...]
-LEAST_PIXELS = 12  # of an object in working pixels, as in training
 # How much of the old weights the new ones keep: what few objects teach about other objects holds half-way between the two
 # (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
 KEPT = 0.5

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
 
 from napari_interformer.prompts import CERTAIN, FOLDED, REACH, State
 from napari_interformer.simulate import DEPTH_RATIO
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 AT_ONCE = 2**25  # numbers of `squared_depths` at a time
 
@@ -98,7 +102,7 @@ def squared_depths(regions: Tensor) -> Tensor:
     edge = torch.minimum(columns + 1, width - columns) ** 2
     out = [
         torch.minimum((part[:, :, None] + apart).amin(-1), edge)
-        for part in along.split(max(1, AT_ONCE // (height * width**2)))
+        for part in torch.split(along, max(1, AT_ONCE // (height * width**2)))
     ]
     return torch.cat(out).view(regions.shape)
 

@@ -167,7 +167,11 @@ class PatchMerging(nn.Module):
         """Halve (B, C, H, W) to (B, D, H / 2, W / 2)."""
         if _clicking(x):
             return self._as_convolution(x)
-        cut = _patches if x.device.type == "cuda" else functools.partial(F.unfold, kernel_size=3, padding=1, stride=2)
+        cut = (
+            _patches
+            if x.device.type == "cuda"
+            else functools.partial(F.unfold, kernel_size=3, padding=1, stride=2)
+        )
         patches = cut(x).transpose(1, 2)  # (B, H / 2 * W / 2, 9 * C)
         out = self.reduction(self.norm(patches)).transpose(1, 2)
         return out.reshape(*out.shape[:2], -(-x.shape[2] // 2), -(-x.shape[3] // 2))  # type: ignore[no-any-return]
@@ -195,9 +199,7 @@ def _patches(x: Tensor) -> Tensor:
     """
     batch, channels, height, width = x.shape
     padded = F.pad(x, (1, 1, 1, 1))
-    shifted = [
-        padded[:, :, dy : dy + height : 2, dx : dx + width : 2] for dy in range(3) for dx in range(3)
-    ]
+    shifted = [padded[:, :, dy : dy + height : 2, dx : dx + width : 2] for dy in range(3) for dx in range(3)]
     return torch.stack(shifted, 2).reshape(batch, 9 * channels, -1)
 
 

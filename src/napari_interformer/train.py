@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import json
 import logging
 import math
 import multiprocessing
@@ -22,33 +24,51 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.ndimage import affine_transform, gaussian_filter
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from napari_interformer import datasets, samples
 from napari_interformer.checkpoint import load_model, save_model
-from napari_interformer.crowd import Clicks, draw_clicks, fold_all, next_clicks, obey_all
+from napari_interformer.crowd import draw_clicks, fold_all, next_clicks, obey_all
 from napari_interformer.decoder import resize
 from napari_interformer.image import percentiles, stretch
-from napari_interformer.model import PRESETS, InterFormer, decoding_device, normalise, resolve_device
+from napari_interformer.model import (
+    DIVISOR,
+    PRESETS,
+    InterFormer,
+    decoding_device,
+    normalise,
+    resolve_device,
+)
 from napari_interformer.prompts import Box, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from napari_interformer.model import InterFormerConfig
 
 log = logging.getLogger(__name__)
 
+LEAST_PIXELS = 12  # of an object in a crop that is learnt from
 CANCELLED = 2  # a process's vote: go on is 0, the run is over 1
+HARMLESS = ("device", "workers", "save_minutes")  # settings that a resumed run may change
+# What a setting may be, by name; `adapting.AdaptConfig` has some of these too.
+LEAST = {
+    "max_clicks": 0, "auxiliary": 0, "dice": 0, "dense": 0, "steps": 1, "passes": 1, "minutes": 0, "objects": 1,
+    "pixels_per_step": 1, "windows_per_step": 1, "synthetic_images": 1, "lr": 0, "weight_decay": 0, "warmup": 1,
+    "workers": 0, "seed": 0, "save_minutes": 0,
+}  # fmt: skip
+SHARES = ("clicks", "validation", "synthetic", "balance", "layer_decay", "average")
+RANGES = ("diameters", "zoom")
 
 
 @dataclass(frozen=True)
@@ -71,6 +91,22 @@ class ClickConfig:
     max_clicks: int = 20
     auxiliary: float = 0.4
     dice: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense, before anything is read."""
+        for name, value in vars(self).items():
+            if name in LEAST and not value >= LEAST[name]:
+                raise ValueError(f"{name} takes {LEAST[name]} or more; got {value}.")
+            if name in SHARES and not 0 <= value <= 1:
+                raise ValueError(f"{name} takes a number from 0 to 1; got {value}.")
+            if name in RANGES and not 0 < value[0] <= value[1] < math.inf:
+                raise ValueError(f"{name} takes two numbers above 0, the smaller one first; got {value}.")
+            if name == "crop_sizes" and not (
+                value and all(side > 0 and side % DIVISOR == 0 for side in value)
+            ):
+                raise ValueError(f"{name} takes multiples of {DIVISOR}; got {value}.")
+            if name == "window_sizes" and not (value and all(0 < share < math.inf for share in value)):
+                raise ValueError(f"{name} takes numbers above 0; got {value}.")
 
 
 @dataclass(frozen=True)
@@ -114,8 +150,10 @@ class TrainConfig(ClickConfig):
         Range of an image's median object diameter in pixels after random magnification, log-uniform.
     zoom : tuple of float
         Least and greatest magnification.
-    lr, weight_decay : float
-        Greatest learning rate, and decay, of AdamW.
+    lr : float
+        Greatest learning rate of AdamW.
+    weight_decay : float
+        Weight decay of AdamW; norms, biases and embeddings are not decayed.
     layer_decay : float
         Learning rate of each ViT layer relative to the next (0.65 for Light, 0.75 for Tiny when fine-tuning).
     warmup : int
@@ -190,10 +228,19 @@ class Picture:
     kind: str = ""
 
     @functools.cached_property
+    def areas(self) -> NDArray[np.integer]:
+        """Pixels of each object."""
+        return np.asarray(np.unique(self.labels[self.labels > 0], return_counts=True)[1])
+
+    @property
+    def largest(self) -> int:
+        """Pixels of the largest object; 0 if there is none."""
+        return int(self.areas.max(initial=0))
+
+    @property
     def diameter(self) -> float:
         """Median diameter of the objects in pixels, each taken for a disk."""
-        areas = np.unique(self.labels[self.labels > 0], return_counts=True)[1]
-        return float(np.sqrt(4 * np.median(areas) / np.pi)) if len(areas) else 1.0
+        return float(np.sqrt(4 * np.median(self.areas) / np.pi)) if len(self.areas) else 1.0
 
 
 @dataclass(frozen=True)
@@ -202,9 +249,9 @@ class Batch:
 
     Attributes
     ----------
-    pixels : (B, 3, S, S) float32
-        RGB in 0..255.
-    dense : (B, 2, S, S) float32
+    pixels : (B, 3, S, S) float16
+        RGB in 0..255; half as much as float32 to hand from process to process, and finer than a camera's noise.
+    dense : (B, 2, S, S) bool
         Where there is any object, and where one ends.
     images : (N,) int64
         Which crop each object lies in.
@@ -279,8 +326,8 @@ class Batches(Dataset[Batch]):
         # The first objects get the most clicks, so these must not all be of one crop.
         order = rng.permutation(len(boxes))
         return Batch(
-            torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2),
-            torch.from_numpy(np.stack(dense)).float(),
+            torch.from_numpy(np.stack(pixels)).half().permute(0, 3, 1, 2),
+            torch.from_numpy(np.stack(dense)),
             torch.from_numpy(np.array(images)[order]),
             [boxes[i] for i in order],
             torch.from_numpy(np.stack(targets)[order]),
@@ -365,12 +412,10 @@ def borders(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
     return edge
 
 
-def choose_objects(
-    labels: NDArray[np.integer], count: int, rng: np.random.Generator, *, smallest: int = 12
-) -> NDArray[np.integer]:
-    """Return up to `count` labels of objects with at least `smallest` pixels in the crop."""
+def choose_objects(labels: NDArray[np.integer], count: int, rng: np.random.Generator) -> NDArray[np.integer]:
+    """Return up to `count` labels of objects with at least `LEAST_PIXELS` in the crop."""
     names, areas = np.unique(labels, return_counts=True)
-    names = names[(names > 0) & (areas >= smallest)]
+    names = names[(names > 0) & (areas >= LEAST_PIXELS)]
     return rng.permutation(names)[:count]
 
 
@@ -399,12 +444,15 @@ class Step(nn.Module):
         self.dense_head = nn.Sequential(
             nn.Conv2d(model.channels[0], 2 * stride**2, 1), nn.PixelShuffle(stride)
         )
+        # What has no share in the loss gets no gradient, for which several GPUs would wait.
+        model.auxiliary_head.requires_grad_(config.auxiliary > 0)
+        self.dense_head.requires_grad_(config.dense > 0)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss, and the mean IoU after the first click and with all clicks."""
         model, config = self.model, self.config
         rng = np.random.default_rng(batch.seed)
-        maps = model.encode(normalise(batch.pixels))
+        maps = model.encode(normalise(batch.pixels.float()))
         dense = self.dense_head(maps[0])
         corners = torch.tensor([(box.top, box.left) for box in batch.boxes]).to(batch.pixels.device)
         side = batch.targets.shape[1]
@@ -413,7 +461,7 @@ class Step(nn.Module):
             for level, stride in zip(maps, model.strides, strict=True)
         ]
         loss, first, last = click_loss(model, maps, batch.targets, config, rng)
-        loss = loss + config.dense * F.binary_cross_entropy_with_logits(dense.float(), batch.dense)
+        loss = loss + config.dense * F.binary_cross_entropy_with_logits(dense.float(), batch.dense.float())
         return loss, first, last
 
 
@@ -625,6 +673,12 @@ def train(
     output = Path(output)
     state_path = output.with_suffix(".state.pt")
 
+    pictures = training_pictures(folder, config)
+    synthetic = synthetic_pictures(config) if config.synthetic else []
+    log.info("%d images, %d synthetic ones", len(pictures), len(synthetic))
+    settings = json.dumps(dataclasses.asdict(config))
+    images = digest(pictures)
+
     torch.manual_seed(config.seed)
     model = load_model(config.initial) if config.initial else initialise(InterFormer(PRESETS[config.preset]))
     model.to(device).train()
@@ -641,19 +695,13 @@ def train(
     if state_path.exists():
         # Not to the device: AdamW counts its steps on the CPU, and would else wait for the GPU at each parameter.
         state = torch.load(state_path, map_location="cpu", weights_only=True)
-        if state["config"] != repr(config):
-            raise ValueError(
-                f"{state_path.name} is the state of a run with other settings; repeat those, or delete it to start anew."
-            )
+        _check_state(state_path.name, state, settings, images)
         step_module.load_state_dict(state["step_module"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         start, spent = state["step"], state["seconds"]
         log.info("going on from step %d of %s", start, state_path.name)
 
-    pictures = training_pictures(folder, config)
-    synthetic = synthetic_pictures(config) if config.synthetic else []
-    log.info("%d images, %d synthetic ones", len(pictures), len(synthetic))
     batches = Batches(pictures, synthetic, config, model.config, rank)
     loader = DataLoader(
         torch.utils.data.Subset(batches, range(start, config.steps)),
@@ -671,7 +719,8 @@ def train(
                 "step_module": step_module.state_dict(),
                 "average": average.state_dict(),
                 "optimizer": optimizer.state_dict(),
-                "config": repr(config),
+                "settings": settings,
+                "images": images,
                 "step": step,
                 "seconds": seconds,
             }
@@ -708,9 +757,9 @@ def train(
         recent.append(torch.stack([loss.detach(), first, last]))
         if step % 20 == 0 and progress is not None and rank == 0:
             seconds = spent + time.monotonic() - began
-            means = torch.stack(recent).mean(0).tolist()
+            loss, first, last = torch.stack(recent).mean(0).tolist()
             done = share_done(step, config.steps, seconds, config.minutes)
-            progress(Progress(step, config.steps, *means, seconds / done * (1 - done)))
+            progress(Progress(step, config.steps, loss, first, last, seconds / done * (1 - done)))
             recent.clear()
         if time.monotonic() - saved > 60 * config.save_minutes:
             saved = time.monotonic()
@@ -727,6 +776,28 @@ def train(
     if world > 1:
         torch.distributed.destroy_process_group()
     return output
+
+
+def digest(pictures: Sequence[Picture]) -> str:
+    """Return a hash by which the images of two runs are told apart: their sizes, and how large their objects are."""
+    told = [(picture.kind, picture.pixels.shape, picture.diameter) for picture in pictures]
+    return hashlib.sha256(repr(told).encode()).hexdigest()
+
+
+def _check_state(name: str, state: dict[str, Any], settings: str, images: str) -> None:
+    """Refuse the state of a run that this one does not go on with."""
+    then, now = json.loads(state.get("settings", "{}")), json.loads(settings)
+    changed = [key for key in now if key not in HARMLESS and then.get(key) != now[key]]
+    if changed:
+        told = ", ".join(f"{key} ({then.get(key)} then, {now[key]} now)" for key in changed)
+        raise ValueError(
+            f"{name} is the state of a run with other settings: {told}. Repeat those, or delete it to start anew."
+        )
+    if state.get("images") != images:
+        raise ValueError(
+            f"{name} is the state of a run on other images. Give the folder of that run, name another output, or delete "
+            "it to start anew."
+        )
 
 
 def _deaf(_: int) -> None:
@@ -765,9 +836,16 @@ def training_pictures(folder: str | Path, config: TrainConfig) -> list[Picture]:
             f"exclude takes kinds of image and synthetic families ({', '.join(sorted(known - {''}))}); got "
             f"{', '.join(sorted(unknown))}."
         )
-    return [
+    pictures = [
         Picture(sample.image, sample.labels, sample.kind) for sample in chosen if sample.kind not in left_out
     ]
+    useful = [picture for picture in pictures if picture.largest >= LEAST_PIXELS]
+    if not useful:
+        raise ValueError(
+            f"train takes labelled images; none of the {len(pictures)} that are trained on has an object of "
+            f"{LEAST_PIXELS} pixels: 0 is background and every other number an object."
+        )
+    return useful
 
 
 def excluded(config: TrainConfig) -> set[str]:
@@ -788,7 +866,9 @@ def _synthetic_picture(config: TrainConfig, number: int) -> Picture:
     size = max(config.crop_sizes) * 5 // 4
     exclude = excluded(config) & set(samples.FAMILIES)
     rng = np.random.default_rng([config.seed, number])
-    return Picture(*samples.synthetic(rng, (size, size), exclude=exclude))
+    picture = Picture(*samples.synthetic(rng, (size, size), exclude=exclude))
+    _ = picture.areas  # counted here, by many processes, and not by each of those that make crops
+    return picture
 
 
 def _start_method() -> str | None:
