@@ -7,7 +7,6 @@ tests hold the two together. A GPU would wait longer for NumPy than it computes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-
 from typing import TYPE_CHECKING
 
 import torch
