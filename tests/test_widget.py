@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import threading
 from functools import partial
@@ -17,7 +18,7 @@ from napari_interformer.encoding import CPU_BATCH
 from napari_interformer.layers import CLICKS, GREEN, LABELS, RED
 from napari_interformer.prompts import Box, Click
 from napari_interformer.widget import Panel
-from window import PATIENCE, BrightModel, Hands, squares
+from window import PATIENCE, PLENTY, BrightModel, Hands, squares
 
 pytestmark = pytest.mark.filterwarnings(
     # napari's and vispy's own, not of our calls
@@ -31,7 +32,6 @@ class Window(Hands):
 
     def __init__(self, viewer, model):
         super().__init__(viewer)
-        viewer.window.resize(1200, 900)
         self.model, self.told = model, []
         self.panel = Panel(viewer)
         viewer.window.add_dock_widget(self.panel, name="InterFormer")
@@ -78,18 +78,40 @@ def model(monkeypatch):
     monkeypatch.setattr(checkpoint, "models", lambda: {"default": "bright"})
     yield bright
     bright.gate.set()
-    bright.steps.release(100_000)
+    bright.steps.release(PLENTY)
+
+
+@pytest.fixture(scope="module")
+def viewer(qapp):
+    """One viewer for all tests here, since opening one takes longer than most of them; `window` gives it back empty."""
+    from napari import Viewer
+    from napari._qt import qt_main_window
+    from napari._qt.threads.status_checker import StatusChecker
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StatusChecker, "start", lambda *_: None)
+        patch.setattr(qt_main_window._QtMainWindow, "_save_current_window_settings", lambda *_: None)
+        opened = Viewer(show=True)
+        opened.window.resize(1200, 900)
+        gc.freeze()  # napari collects garbage whenever layers go, and need not look through all of torch for it
+        yield opened
+        gc.unfreeze()
+        opened.close()
+        qapp.processEvents()
+        gc.collect()
 
 
 @pytest.fixture
-def window(make_napari_viewer, model, monkeypatch):
-    viewer = make_napari_viewer(show=True)
+def window(viewer, model, monkeypatch):
     opened = Window(viewer, model)
     for module in ("widget", "annotator"):
         monkeypatch.setattr(f"napari_interformer.{module}.show_warning", opened.told.append, raising=False)
     monkeypatch.setattr("napari_interformer.widget.show_info", opened.told.append)
     yield opened
-    opened.panel.release()
+    viewer.window.remove_dock_widget("all")
+    viewer.layers.clear()
+    viewer.dims.ndisplay = 2
+    opened.rest()
 
 
 @pytest.fixture
@@ -408,7 +430,7 @@ def test_cancel_stops_within_a_batch_and_keeps_what_is_done(window):
     window.wait(lambda: window.model.tiles == 20)
     tiles = len(window.panel.features.tiles)
     window.form.cancel.click()
-    window.model.steps.release(100_000)
+    window.model.steps.release(PLENTY)
     window.wait(lambda: window.panel._job is None)
     assert window.model.tiles <= 20 + CPU_BATCH
     features = window.panel.features
@@ -438,7 +460,7 @@ def test_clicks_work_on_ready_planes_and_wait_for_others_while_the_rest_is_encod
     window.model.steps.release(len(window.panel.features.tiles))
     window.wait(lambda: window.labels.any())
     assert window.panel.features.ready_planes().tolist() == [False, False, False, True]
-    window.model.steps.release(100_000)
+    window.model.steps.release(PLENTY)
     window.wait(lambda: window.panel._job is None)
     assert area(window.labels[3]) == 400 and len(window.points.data) == 1
 
@@ -499,7 +521,7 @@ def test_a_click_on_a_plane_that_is_not_encoded_encodes_that_plane_alone(window)
     window.encode(wait=False)
     window.wait(lambda: window.panel.annotator is not None)
     window.form.cancel.click()
-    window.model.steps.release(100_000)
+    window.model.steps.release(PLENTY)
     window.wait(lambda: window.panel._job is None)
     tiles = len(window.panel.features.tiles)
     window.viewer.dims.set_current_step(0, 3)
@@ -548,7 +570,7 @@ def test_the_strip_shows_planes_and_a_click_on_it_goes_there(window):
     seen = strip.grab().toImage()
     colours = [seen.pixelColor(strip.x_of(n) + 3, 3).name() for n in range(5)]
     assert len(set(colours)) == 3 and colours[3] not in colours[:3] and colours[shown] != colours[0]
-    window.model.steps.release(100_000)
+    window.model.steps.release(PLENTY)
     window.wait(lambda: window.panel._job is None)
     window.idle()
     assert strip.state.encoded.all() and strip.state.annotated.tolist() == [False] * 3 + [True] * 2
@@ -587,7 +609,7 @@ def test_the_window_goes_on_while_encoding_and_work_is_done_elsewhere(window):
     window.wait(lambda: len(ticks) > 20)
     timer.stop()
     assert window.model.tiles == 0  # all of it within one tile
-    window.model.steps.release(100_000)
+    window.model.steps.release(PLENTY)
     window.wait(lambda: window.panel._job is None)
     window.click_and_wait(centres[0])
     assert window.model.tiles and threading.get_ident() not in window.model.threads
@@ -650,7 +672,7 @@ def test_features_that_are_half_there_answer_clicks_and_the_rest_is_added(window
     window.click_and_wait(centres[0])
     assert window.model.tiles == 0 and area(window.labels[1]) == 400
     assert window.form.planes.state.encoded.tolist() == [False, True, False]
-    window.model.steps.release(100_000)
+    window.model.steps.release(PLENTY)
     window.wait(lambda: window.panel._job is None)
     assert window.panel.features.ready_planes().all() and area(window.labels[1]) == 400
 

@@ -193,7 +193,10 @@ class _Stack:
 def place(layer: Labels | Points, source: Source) -> None:
     """Have a layer that was made for an image lie where the image lies now."""
     for name, value in source.placement().items():
-        setattr(layer, name, value)
+        now = getattr(layer, name)
+        now = now.affine_matrix if name == "affine" else now
+        if not np.array_equal(now, value):  # napari sets everything anew, whatever it is given
+            setattr(layer, name, value)
 
 
 def finest(layer: Image | Labels) -> Any:

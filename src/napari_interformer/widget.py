@@ -165,19 +165,25 @@ class Panel(QScrollArea):
         form.image.activated.connect(self._image_chosen)
         form.labels.activated.connect(partial(self._safely, self._labels_chosen))
         form.model.activated.connect(self._model_chosen)
-        layers = self.viewer.layers.events
-        layers.inserted.connect(self._inserted)
-        layers.removed.connect(self._removed)
-        layers.reordered.connect(self._fill_layers)
         form.planes.chosen.connect(self.go_to)
-        for layer in self.viewer.layers:
-            layer.events.name.connect(self._fill_layers)
-        self.viewer.dims.events.current_step.connect(self._plane_shown)
-        self.viewer.dims.events.ndisplay.connect(self._dimensions_shown)
-        self._camera.events.center.connect(self._wanted)
+        for emitter, told in self._of_viewer():
+            emitter.connect(told)
         self.destroyed.connect(self.encoder.close)
         self.destroyed.connect(self.decoder.close)
         QApplication.instance().aboutToQuit.connect(self.release)
+
+    def _of_viewer(self) -> list[tuple[Any, Callable[[Any], None]]]:
+        """Return what of the viewer is listened to, as long as the panel is there."""
+        layers, dims = self.viewer.layers.events, self.viewer.dims.events
+        return [
+            (layers.inserted, self._inserted),
+            (layers.removed, self._removed),
+            (layers.reordered, self._fill_layers),
+            (dims.current_step, self._plane_shown),
+            (dims.ndisplay, self._dimensions_shown),
+            (self._camera.events.center, self._wanted),
+            *((layer.events.name, self._fill_layers) for layer in self.viewer.layers),
+        ]
 
     def _bind(self) -> None:
         """Bind the keys on our own layers, in place of nothing that napari uses there."""
@@ -1076,6 +1082,8 @@ class Panel(QScrollArea):
             if job is not None:
                 job.close()
         self._job = self._adapting = self._carrying = None
+        for emitter, told in self._of_viewer():
+            emitter.disconnect(told)
         self._let_go()
         if self.clicks is not None:
             if len(self.clicks.layer.data) == 0:
