@@ -125,7 +125,6 @@ class Panel(QScrollArea):
         self._picking = self._docked = False
         self._followed: list[tuple[Any, Callable[[Any], None]]] = []
         self._outdated = False  # the pixels that were encoded are not those of the layer any more
-        self._mode = "add"  # of the click layer before the viewer went to 3-D
         self._plane: tuple[int, ...] | None = None  # on screen when the Labels layer was drawn last
         # docs/performance.md has the figures behind these two threads, their cores and their priorities.
         self.encoder, self.decoder = Lane("encode", patient=True), Lane("decode")
@@ -376,6 +375,7 @@ class Panel(QScrollArea):
             self.form.labels.choose(layer)
         self.annotator = Annotator(session, clicks, self.decoder, tell=show_warning, changed=self._refresh)
         self._bind()
+        self._plane = self._shown_plane()
         self._refresh()
         if there and labels.annotated.ndim:
             self._survey(np.ndindex(labels.annotated.shape))
@@ -636,17 +636,16 @@ class Panel(QScrollArea):
         self._show_planes()
 
     def _dimensions_shown(self, _: Any = None) -> None:
-        """Have clicks again after a look in 3-D, where napari takes the mouse from a layer of 2-D points."""
-        clicks = self.clicks
-        if clicks is None or clicks.layer not in self.viewer.layers:
-            return
-        if self.viewer.dims.ndisplay == 3:
-            self._mode = str(clicks.layer.mode)
-            return
+        """Have clicks again after a look in 3-D, where napari takes the mouse from 2-D points and does not give it back."""
 
         def restore() -> None:  # once napari is done with its own
-            if self.clicks is clicks and self._mode == "add" and not self._picking:
-                clicks.layer.editable = True
+            clicks = self.clicks
+            if (
+                self.viewer.dims.ndisplay == 2
+                and clicks is not None
+                and clicks.layer.ndim == 2
+                and not self._picking
+            ):
                 clicks.layer.mode = "add"
 
         QTimer.singleShot(0, restore)
@@ -877,10 +876,13 @@ class Panel(QScrollArea):
     # -------------------------------------------------------------------------- layers come and go
 
     def _fill_layers(self, _: Any = None) -> None:
+        before = self.form.image.layer()
         self.form.fill(
             [layer for layer in self.viewer.layers if isinstance(layer, Image)],
             [layer for layer in self.viewer.layers if isinstance(layer, Labels)],
         )
+        if before is not None and before is not self.form.image.layer():
+            self._image_chosen()  # or the next image would be offered the labels of the one that is gone
         self._image_shown()
 
     def _model_names(self) -> list[str]:
@@ -1004,8 +1006,8 @@ class Panel(QScrollArea):
         self._image_shown()
         image, labels = self.form.image.layer(), self.labels
         if image is None:
-            return
-        if self.clicks is not None and image is self.clicks.source.image and labels is not None:
+            self.form.labels.choose(None)
+        elif self.clicks is not None and image is self.clicks.source.image and labels is not None:
             self.form.labels.choose(labels.layer)
         else:  # what was begun before the panel was closed, or another image was looked at, is gone on with
             self.form.labels.choose(labels_of(image, self.viewer.layers))
