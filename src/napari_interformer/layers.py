@@ -267,14 +267,13 @@ class ClickLayer:
         self.layer.events.features.disconnect(self._changed)
 
     def put_away(self) -> None:
-        """Stop listening, and leave the layer in the viewer, empty and hidden, for `put_away` to find.
+        """Stop listening, and leave the layer in the viewer, empty, for `put_away` to find.
 
-        Where a Points layer is removed and only a Labels layer is left, napari 0.9 is killed by the next thing it draws: vispy
-        leaves the points' vertex arrays switched on, and OpenGL reads from buffers that are gone.
+        A Points layer must be there, and be visible, when the image is removed from above or below a Labels layer: without
+        one, napari 0.9 with vispy 0.17 dies of a segmentation fault at the next drawing.
         """
         self.disconnect()
         self.write(())
-        self.layer.visible = False
         self.layer.metadata[_PUT_AWAY] = True
 
     def _pressed(self, layer: Points, event: Any) -> None:

@@ -882,8 +882,9 @@ class Panel(QScrollArea):
             [layer for layer in self.viewer.layers if isinstance(layer, Labels)],
         )
         if before is not None and before is not self.form.image.layer():
-            self._image_chosen()  # or the next image would be offered the labels of the one that is gone
-        self._image_shown()
+            # Or the next image would be offered the labels of the one that is gone. Not now: a progress bar has Qt draw at once.
+            QTimer.singleShot(0, self._image_chosen)
+        self._refresh()
 
     def _model_names(self) -> list[str]:
         # In the decoding thread: this loads torch.
