@@ -1255,6 +1255,10 @@ def test_other_pixels_in_the_image_are_told_and_encoded_anew(field):
     window.encode()
     assert window.model.tiles > tiles and window.form.bar.text() == "encoded"
     assert "press Encode" not in window.form.object.text() and len(window.told) == 1
+    image.data, image.scale = np.stack([image.data] * 2), (3, 1, 1)
+    window.form.labels.choose(None)
+    window.encode()
+    assert window.points.ndim == 3 and window.points.scale[0] == 3 and len(window.told) == 2
 
 
 def test_other_data_in_the_labels_keeps_the_object_that_is_worked_on(field):

@@ -251,6 +251,10 @@ class ClickLayer:
         """Whether the layer lies where clicks on another source would; from now on it is that one's, if so."""
         if source.image is not self.source.image or source.axis != self.source.axis:
             return False
+        if self.layer.ndim != source.image.ndim - (
+            source.axis == 0
+        ):  # the image got data with more or fewer axes
+            return False
         self.source = source
         return True
 
@@ -274,6 +278,7 @@ class ClickLayer:
         """
         self.disconnect()
         self.write(())
+        self.layer.mode = "pan_zoom"  # or points would be added to what nobody reads
         self.layer.metadata[_PUT_AWAY] = True
 
     def _pressed(self, layer: Points, event: Any) -> None:

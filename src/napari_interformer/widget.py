@@ -337,6 +337,7 @@ class Panel(QScrollArea):
             self._annotate(source, model, features, layer)
             self.features = features
         self._outdated = False
+        self._placed()
         self.activate()
 
     def _annotate(self, source: Source, model: InterFormer, features: Features, layer: Labels) -> None:
@@ -882,7 +883,8 @@ class Panel(QScrollArea):
             [layer for layer in self.viewer.layers if isinstance(layer, Labels)],
         )
         if before is not None and before is not self.form.image.layer():
-            # Or the next image would be offered the labels of the one that is gone. Not now: a progress bar has Qt draw at once.
+            # Or the next image would be offered the labels of the one that is gone. Not now: a progress bar has Qt draw,
+            # while napari is still busy with its layers.
             QTimer.singleShot(0, self._image_chosen)
         self._refresh()
 
