@@ -147,7 +147,7 @@ def test_where_the_mouse_rests_a_click_is_answered_before_it_comes(field):
     window, centres = field
     for centre in (centres[1], centres[0]):  # an earlier test may have left the pointer at either
         window.QTest.mouseMove(window.canvas, window.pixel(centre))
-        window.app.processEvents()
+        window.rest()  # until the screen has told, or it tells of both at once: that the pointer is where it was
 
     def answered() -> bool:  # this very click: the pointer of the screen may rest somewhere else before
         ahead = window.panel.annotator._ahead
