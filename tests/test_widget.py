@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import threading
 from functools import partial
@@ -17,7 +18,7 @@ from napari_interformer.encoding import CPU_BATCH
 from napari_interformer.layers import CLICKS, GREEN, LABELS, RED
 from napari_interformer.prompts import Box, Click
 from napari_interformer.widget import Panel
-from window import PATIENCE, BrightModel, Hands, squares
+from window import PATIENCE, PLENTY, BrightModel, Hands, squares
 
 pytestmark = pytest.mark.filterwarnings(
     # napari's and vispy's own, not of our calls
@@ -31,7 +32,6 @@ class Window(Hands):
 
     def __init__(self, viewer, model):
         super().__init__(viewer)
-        viewer.window.resize(1200, 900)
         self.model, self.told = model, []
         self.panel = Panel(viewer)
         viewer.window.add_dock_widget(self.panel, name="InterFormer")
@@ -62,6 +62,10 @@ class Window(Hands):
         self.encode()
         return layer
 
+    def choose(self, image):
+        self.form.image.choose(image)
+        self.form.image.activated.emit(self.form.image.currentIndex())
+
     def click_and_wait(self, world):
         self.click(world)
         self.idle()
@@ -78,18 +82,40 @@ def model(monkeypatch):
     monkeypatch.setattr(checkpoint, "models", lambda: {"default": "bright"})
     yield bright
     bright.gate.set()
-    bright.steps.release(100_000)
+    bright.steps.release(PLENTY)
+
+
+@pytest.fixture(scope="module")
+def viewer(qapp):
+    """One viewer for all tests here, since opening one takes longer than most of them; `window` gives it back empty."""
+    from napari import Viewer
+    from napari._qt import qt_main_window
+    from napari._qt.threads.status_checker import StatusChecker
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StatusChecker, "start", lambda *_: None)
+        patch.setattr(qt_main_window._QtMainWindow, "_save_current_window_settings", lambda *_: None)
+        opened = Viewer(show=True)
+        opened.window.resize(1200, 900)
+        gc.freeze()  # napari collects garbage whenever layers go, and need not look through all of torch for it
+        yield opened
+        gc.unfreeze()
+        opened.close()
+        qapp.processEvents()
+        gc.collect()
 
 
 @pytest.fixture
-def window(make_napari_viewer, model, monkeypatch):
-    viewer = make_napari_viewer(show=True)
+def window(viewer, model, monkeypatch):
     opened = Window(viewer, model)
     for module in ("widget", "annotator"):
         monkeypatch.setattr(f"napari_interformer.{module}.show_warning", opened.told.append, raising=False)
     monkeypatch.setattr("napari_interformer.widget.show_info", opened.told.append)
     yield opened
-    opened.panel.release()
+    viewer.window.remove_dock_widget("all")
+    viewer.layers.clear()
+    viewer.dims.ndisplay = 2
+    opened.rest()
 
 
 @pytest.fixture
@@ -121,7 +147,7 @@ def test_where_the_mouse_rests_a_click_is_answered_before_it_comes(field):
     window, centres = field
     for centre in (centres[1], centres[0]):  # an earlier test may have left the pointer at either
         window.QTest.mouseMove(window.canvas, window.pixel(centre))
-        window.app.processEvents()
+        window.rest()  # until the screen has told, or it tells of both at once: that the pointer is where it was
 
     def answered() -> bool:  # this very click: the pointer of the screen may rest somewhere else before
         ahead = window.panel.annotator._ahead
@@ -408,7 +434,7 @@ def test_cancel_stops_within_a_batch_and_keeps_what_is_done(window):
     window.wait(lambda: window.model.tiles == 20)
     tiles = len(window.panel.features.tiles)
     window.form.cancel.click()
-    window.model.steps.release(100_000)
+    window.model.steps.release(PLENTY)
     window.wait(lambda: window.panel._job is None)
     assert window.model.tiles <= 20 + CPU_BATCH
     features = window.panel.features
@@ -438,7 +464,7 @@ def test_clicks_work_on_ready_planes_and_wait_for_others_while_the_rest_is_encod
     window.model.steps.release(len(window.panel.features.tiles))
     window.wait(lambda: window.labels.any())
     assert window.panel.features.ready_planes().tolist() == [False, False, False, True]
-    window.model.steps.release(100_000)
+    window.model.steps.release(PLENTY)
     window.wait(lambda: window.panel._job is None)
     assert area(window.labels[3]) == 400 and len(window.points.data) == 1
 
@@ -499,7 +525,7 @@ def test_a_click_on_a_plane_that_is_not_encoded_encodes_that_plane_alone(window)
     window.encode(wait=False)
     window.wait(lambda: window.panel.annotator is not None)
     window.form.cancel.click()
-    window.model.steps.release(100_000)
+    window.model.steps.release(PLENTY)
     window.wait(lambda: window.panel._job is None)
     tiles = len(window.panel.features.tiles)
     window.viewer.dims.set_current_step(0, 3)
@@ -548,7 +574,7 @@ def test_the_strip_shows_planes_and_a_click_on_it_goes_there(window):
     seen = strip.grab().toImage()
     colours = [seen.pixelColor(strip.x_of(n) + 3, 3).name() for n in range(5)]
     assert len(set(colours)) == 3 and colours[3] not in colours[:3] and colours[shown] != colours[0]
-    window.model.steps.release(100_000)
+    window.model.steps.release(PLENTY)
     window.wait(lambda: window.panel._job is None)
     window.idle()
     assert strip.state.encoded.all() and strip.state.annotated.tolist() == [False] * 3 + [True] * 2
@@ -587,7 +613,7 @@ def test_the_window_goes_on_while_encoding_and_work_is_done_elsewhere(window):
     window.wait(lambda: len(ticks) > 20)
     timer.stop()
     assert window.model.tiles == 0  # all of it within one tile
-    window.model.steps.release(100_000)
+    window.model.steps.release(PLENTY)
     window.wait(lambda: window.panel._job is None)
     window.click_and_wait(centres[0])
     assert window.model.tiles and threading.get_ident() not in window.model.threads
@@ -650,7 +676,7 @@ def test_features_that_are_half_there_answer_clicks_and_the_rest_is_added(window
     window.click_and_wait(centres[0])
     assert window.model.tiles == 0 and area(window.labels[1]) == 400
     assert window.form.planes.state.encoded.tolist() == [False, True, False]
-    window.model.steps.release(100_000)
+    window.model.steps.release(PLENTY)
     window.wait(lambda: window.panel._job is None)
     assert window.panel.features.ready_planes().all() and area(window.labels[1]) == 400
 
@@ -1106,6 +1132,183 @@ def test_labels_and_clicks_are_saved_and_clicks_replayed(field, tmp_path, monkey
     assert len(window.told) == 1
     np.testing.assert_array_equal(window.labels, whole)
     assert len(window.points.data) == 1
+
+
+# ------------------------------------------------------------------------------------------------ surprises
+
+
+def test_after_an_image_is_removed_the_next_one_is_annotated(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.viewer.layers.remove(window.viewer.layers[0])
+    window.wait(lambda: window.panel.annotator is None)
+    window.rest()
+    assert len(window.points.data) == 0 and not window.form.bar.text()
+    image, centres = squares((64, 64))
+    window.open(image, name="next")  # without a click layer, napari would be killed now
+    window.click_and_wait(centres[0])
+    assert [layer.name for layer in window.viewer.layers] == [LABELS, "next", f"{LABELS} [1]", CLICKS]
+    assert area(window.panel.labels.layer.data) == 400
+    window.key_and_wait("C")
+    window.viewer.window.remove_dock_widget(window.panel)
+    window.viewer.layers.remove("next")
+    window.rest()
+    window.viewer.add_image(image)  # or now
+    window.rest()
+    assert CLICKS in window.viewer.layers
+
+
+def test_the_wheel_changes_nothing_that_it_passes(field):
+    from qtpy.QtCore import QPointF
+    from qtpy.QtGui import QWheelEvent
+
+    window, _ = field
+    form, Qt = window.form, window.Qt
+    form.size.setValue(20)
+    controls = (form.labels, form.contrast, form.device, form.size)
+    before = [(one.text() if one is form.size else one.currentText()) for one in controls]
+    for control in controls:
+        middle = QPointF(control.rect().center())
+        turned = QWheelEvent(
+            *(middle, QPointF(control.mapToGlobal(middle)), window.QPoint(), window.QPoint(0, -120)),
+            *(Qt.MouseButton.NoButton, Qt.KeyboardModifier.NoModifier, Qt.ScrollPhase.NoScrollPhase, False),
+        )
+        window.app.sendEvent(control, turned)
+        assert not turned.isAccepted()  # so Qt offers it to the panel
+        assert control.focusPolicy() == Qt.FocusPolicy.StrongFocus
+    assert before == [(one.text() if one is form.size else one.currentText()) for one in controls]
+
+
+def test_the_size_is_typed_over_the_words(window):
+    size = window.form.size
+    words = size.lineEdit()
+    window.panel.ensureWidgetVisible(size)
+    for _ in range(2):
+        window.QTest.mouseClick(words, window.Qt.MouseButton.LeftButton, pos=words.rect().center())
+    window.QTest.keyClicks(words, "35")
+    assert size.value() == 35
+
+
+def test_another_image_with_the_same_pixels_gets_its_own_clicks_and_labels(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    first, tiles = window.viewer.layers[0], window.model.tiles
+    second = window.viewer.add_image(first.data.copy(), name="second", translate=(0, 200))
+    window.choose(second)
+    window.encode()
+    assert "belongs to another image" in window.told[-1]
+    window.panel.commit()
+    window.encode()
+    assert window.panel.clicks.source.image is second and window.model.tiles == tiles
+    window.click_and_wait(second.data_to_world(centres[1]))
+    assert area(window.panel.labels.layer.data) == 400
+    assert area(window.viewer.layers[LABELS].data) == 400
+
+
+def test_choosing_another_image_says_where_clicks_go(window):
+    image, _ = squares()
+    first = window.open(np.stack([image] * 3), name="first")
+    assert window.form.bar.text() == "3 of 3 planes" and window.form.planes.isVisible()
+    window.choose(window.viewer.add_image(image, name="second"))
+    assert not window.form.bar.text() and not window.form.planes.isVisible()
+    assert "Clicks go to first" in window.form.object.text()
+    window.choose(first)
+    assert window.form.bar.text() == "3 of 3 planes" and window.form.planes.isVisible()
+    assert "Clicks go" not in window.form.object.text()
+
+
+def test_clicks_go_on_after_a_look_in_three_dimensions(field):
+    window, centres = field
+    window.viewer.dims.ndisplay = 3
+    window.rest()
+    window.viewer.dims.ndisplay = 2
+    window.viewer.reset_view()
+    window.rest()
+    window.click_and_wait(centres[0])
+    assert area(window.labels) == 400
+
+
+def test_clicks_and_labels_go_where_the_image_goes(field):
+    window, centres = field
+    image = window.viewer.layers[0]
+    window.click_and_wait(centres[0])
+    image.scale, image.translate = (0.5, 0.5), (7, 3)
+    for layer in (window.points, window.viewer.layers[LABELS]):
+        np.testing.assert_array_equal(layer.scale, image.scale)
+        np.testing.assert_array_equal(layer.translate, image.translate)
+    window.viewer.reset_view()
+    window.rest()
+    window.click_and_wait(image.data_to_world(centres[1]))
+    assert window.panel.annotator.session.clicks == (Click.at(centres[0]), Click.at(centres[1]))
+    assert area(window.labels) == 800
+
+
+def test_other_pixels_in_the_image_are_told_and_encoded_anew(field):
+    window, centres = field
+    image = window.viewer.layers[0]
+    window.click_and_wait(centres[0])
+    image.data = np.roll(image.data, 5)
+    assert "got other data" in window.told[-1] and not window.form.bar.text()
+    assert "press Encode" in window.form.object.text() and area(window.labels) == 400
+    window.key_and_wait("C")
+    tiles = window.model.tiles
+    window.encode()
+    assert window.model.tiles > tiles and window.form.bar.text() == "encoded"
+    assert "press Encode" not in window.form.object.text() and len(window.told) == 1
+    image.data, image.scale = np.stack([image.data] * 2), (3, 1, 1)
+    window.form.labels.choose(None)
+    window.encode()
+    assert window.points.ndim == 3 and window.points.scale[0] == 3 and len(window.told) == 2
+
+
+def test_other_data_in_the_labels_keeps_the_object_that_is_worked_on(field):
+    window, centres = field
+    layer = window.viewer.layers[LABELS]
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    window.click_and_wait(centres[1])
+    layer.data = layer.data  # drawn again, no more
+    window.idle()
+    assert len(window.points.data) == 1 and not window.told
+    layer.data = np.where(layer.data == 1, layer.data, 0)
+    window.idle()
+    assert (area(layer.data, 1), area(layer.data, 2)) == (400, 400) and len(window.points.data) == 1
+    window.key_and_wait("Ctrl+Z")
+    assert (area(layer.data, 1), area(layer.data, 2)) == (400, 0)
+    window.key_and_wait("Ctrl+Shift+Z")
+    layer.data = layer.data.copy()
+    window.idle()
+    assert "its clicks are gone" in window.told[-1] and area(layer.data, 2) == 400
+
+
+def test_the_strip_follows_what_napari_takes_back(window):
+    image, _ = squares()
+    window.open(np.stack([image] * 3))
+    window.viewer.dims.set_current_step(0, 1)
+    layer, strip = window.viewer.layers[LABELS], window.form.planes
+    layer.paint((1, 60, 60), 5)
+    window.wait(lambda: strip.state.annotated.tolist() == [False, True, False])
+    layer.undo()
+    window.wait(lambda: not strip.state.annotated.any())
+
+
+def test_clearing_nothing_uses_no_number(field):
+    window, centres = field
+    window.key_and_wait("Shift+C")
+    window.click_and_wait(centres[0])
+    window.key_and_wait("Ctrl+Z")
+    window.key_and_wait("Shift+C")
+    window.click_and_wait(centres[0])
+    assert area(window.labels, 1) == 400
+
+
+def test_edit_says_that_the_labels_are_hidden(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    window.viewer.layers[LABELS].visible = False
+    window.key("E")
+    assert "is hidden" in window.told[-1] and not window.form.edit.isChecked()
 
 
 def _rgba(colour):

@@ -15,6 +15,7 @@ from napari_interformer.model import InterFormerConfig
 from napari_interformer.prompts import State
 
 PATIENCE = 120  # seconds; nothing takes that long, but a busy machine may
+PLENTY = 1000  # tiles; no test encodes so many
 CONFIG = InterFormerConfig(window=64, click_window=64, inner_radius=2, zoom_min_size=32)
 
 
@@ -29,7 +30,7 @@ class BrightModel:
         self.fingerprint = "bright"
         self.channels, self.strides = (1, 1, 1, 1), (1, 8, 16, 32)
         self.device, self.training = torch.device("cpu"), False
-        self.gate, self.steps = threading.Event(), threading.Semaphore(100_000)
+        self.gate, self.steps = threading.Event(), threading.Semaphore(PLENTY)
         self.gate.set()
         self.tiles = 0
         self.decoded = 0

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject, Qt, Signal
+from qtpy.QtCore import QEvent, QObject, Qt, Signal
 from qtpy.QtWidgets import (
     QApplication,
     QCheckBox,
@@ -213,6 +213,33 @@ class LayerChoice(QComboBox):
         self.setCurrentIndex(found[0] if found else 0 if self._nothing is not None else len(self._layers) - 1)
 
 
+class SizeBox(QSpinBox):
+    """Pixels, or nothing: a click selects the words that stand for nothing, since no digit can be typed into them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setRange(0, 100_000)
+        self.setSpecialValueText("found from the click")
+        self.setSuffix(" px")
+        self.lineEdit().installEventFilter(self)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """Select the words once Qt has put its cursor into them."""
+        if event.type() == QEvent.Type.MouseButtonRelease and self.value() == 0:
+            self.selectAll()
+        return bool(super().eventFilter(watched, event))
+
+
+class _Still(QObject):
+    """Keeps the wheel from a control: it scrolls the panel, and must not change what happens to pass under the mouse."""
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        if event.type() == QEvent.Type.Wheel:
+            event.ignore()  # so that Qt offers it to the panel
+            return True
+        return bool(super().eventFilter(watched, event))
+
+
 class Form(QWidget):
     """All controls of the panel, from the image down to the stack."""
 
@@ -366,13 +393,10 @@ class Form(QWidget):
             "Let the object take pixels of others; by default they are protected.",
         )
         self.size = _hint(
-            QSpinBox(),
+            SizeBox(),
             "How large objects are across, in pixels. Small ones are magnified and large ones seen from farther away; "
             "if you do not say, the first answer tells.",
         )
-        self.size.setRange(0, 100_000)
-        self.size.setSpecialValueText("found from the click")
-        self.size.setSuffix(" px")
         rows = QFormLayout()
         rows.addRow("Labels", self.labels)
         rows.addRow("Size", self.size)
@@ -512,8 +536,12 @@ class Form(QWidget):
         carrying: bool,
         picking: bool,
         stack: bool,
+        before: str,
     ) -> None:
-        """Show what there is of the current object, and let only those buttons be pressed that can do something."""
+        """Show what there is of the current object, and let only those buttons be pressed that can do something.
+
+        `before` says what is to be known before the next click; empty if nothing is.
+        """
         self.encode.setEnabled(not encoding and not adapting and self.image.layer() is not None)
         self.cancel.setEnabled(encoding)
         self.adapt_model.setEnabled(
@@ -533,7 +561,7 @@ class Form(QWidget):
         self.propagate.setEnabled(stack and not carrying)
         self.stop.setEnabled(carrying)
         self.edit.setChecked(picking)
-        self.object.setText(_told(annotator, picking, adapting))
+        self.object.setText(f"{before} {_told(annotator, picking, adapting)}".strip())
 
 
 def _told(annotator: Annotator | None, picking: bool, adapting: bool) -> str:
@@ -561,6 +589,11 @@ def _hint(control: Any, tip: str) -> Any:
     control.setToolTip(tip)
     if isinstance(control, QComboBox):
         control.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+    if isinstance(control, QComboBox | QSpinBox):
+        control.installEventFilter(_Still(control))
+        control.setFocusPolicy(
+            Qt.FocusPolicy.StrongFocus
+        )  # nor must the wheel take the focus from the canvas
     return control
 
 

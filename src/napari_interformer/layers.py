@@ -30,8 +30,19 @@ CLICKS, LABELS = "InterFormer clicks", "InterFormer labels"
 GREEN, RED = "#00c853", "#ff1744"
 _POSITIVE = "positive"  # the feature column that says what a point means
 _MADE_FOR = "napari-interformer image"  # in the metadata of a Labels layer: the image's unique_id
+_PUT_AWAY = "napari-interformer put away"  # in the metadata of a click layer that nobody uses
 _TEXTURE = 16384  # pixels; the longest side that graphics cards take
 _ON_SCREEN = (9, 14)  # pixels; zoomed in or out, points stay visible and never hide small objects
+
+PLACE = (
+    "scale",
+    "translate",
+    "rotate",
+    "shear",
+    "affine",
+    "units",
+    "axis_labels",
+)  # of a layer, and its events
 
 ContrastChoice = Literal["layer", "volume", "plane"]
 
@@ -43,7 +54,7 @@ class Source:
     Attributes
     ----------
     layers : tuple of Image
-        The first one gives the place in the world.
+        The first one gives the place in the world (`PLACE` names what tells of it).
     channel_axis : int or None
         Axis of the layer's data that holds channels.
     channels : tuple of int or None
@@ -179,6 +190,15 @@ class _Stack:
         return np.asarray(chosen[tuple(rest)])
 
 
+def place(layer: Labels | Points, source: Source) -> None:
+    """Have a layer that was made for an image lie where the image lies now."""
+    for name, value in source.placement().items():
+        now = getattr(layer, name)
+        now = now.affine_matrix if name == "affine" else now
+        if not np.array_equal(now, value):  # napari sets everything anew, whatever it is given
+            setattr(layer, name, value)
+
+
 def finest(layer: Image | Labels) -> Any:
     """Return the array of a layer, level 0 of a multiscale one."""
     return layer.data[0] if layer.multiscale else layer.data
@@ -231,6 +251,10 @@ class ClickLayer:
         """Whether the layer lies where clicks on another source would; from now on it is that one's, if so."""
         if source.image is not self.source.image or source.axis != self.source.axis:
             return False
+        if self.layer.ndim != source.image.ndim - (
+            source.axis == 0
+        ):  # the image got data with more or fewer axes
+            return False
         self.source = source
         return True
 
@@ -245,6 +269,17 @@ class ClickLayer:
         self.layer.mouse_move_callbacks.remove(self._moved)
         self.layer.events.data.disconnect(self._on_data)
         self.layer.events.features.disconnect(self._changed)
+
+    def put_away(self) -> None:
+        """Stop listening, and leave the layer in the viewer, empty, for `put_away` to find.
+
+        A Points layer must be there, and be visible, when the image is removed from above or below a Labels layer: without
+        one, napari 0.9 with vispy 0.17 dies of a segmentation fault at the next drawing.
+        """
+        self.disconnect()
+        self.write(())
+        self.layer.mode = "pan_zoom"  # or points would be added to what nobody reads
+        self.layer.metadata[_PUT_AWAY] = True
 
     def _pressed(self, layer: Points, event: Any) -> None:
         # napari adds the point when the button is released where it was pressed.
@@ -367,6 +402,13 @@ class ClickLayer:
         self.layer.features = {_POSITIVE: signs}  # tells whoever is connected
 
 
+def put_away(layers: Iterable[Any]) -> list[Points]:
+    """Return those of some layers that held clicks once and were put away."""
+    return [
+        one for one in layers if isinstance(one, Points) and one.metadata.get(_PUT_AWAY) and not len(one.data)
+    ]
+
+
 # -------------------------------------------------------------------------------------------------- labels
 
 
@@ -386,9 +428,13 @@ def new_labels(source: Source, shape: Sequence[int]) -> Labels:
 
 def labels_of(image: Image, layers: Iterable[Any]) -> Labels | None:
     """Return the topmost of some layers that `new_labels` made for an image."""
-    mark = image.unique_id
-    made = [one for one in layers if isinstance(one, Labels) and one.metadata.get(_MADE_FOR) == mark]
+    made = [one for one in layers if isinstance(one, Labels) and made_for(one, image)]
     return made[-1] if made else None
+
+
+def made_for(layer: Labels, image: Image) -> bool:
+    """Whether `new_labels` made a layer for an image."""
+    return bool(layer.metadata.get(_MADE_FOR) == image.unique_id)
 
 
 class LayerLabels:
@@ -421,7 +467,7 @@ class LayerLabels:
                 f"Labels are written to a layer in memory or in zarr; {layer.name} is multiscale, lazy or read-only: choose "
                 "a new layer."
             )
-        self.layer = layer
+        self.layer, self.array = layer, data
         self.axis = axis if axis and len(data.shape) > axis and data.shape[axis] == 1 else None
         self.shape = tuple(int(n) for i, n in enumerate(data.shape) if i != self.axis)
         self.dtype: np.dtype[Any] = np.dtype(data.dtype)

@@ -582,6 +582,9 @@ class Session:
 
     def clear(self) -> list[tuple[Plane, Box]]:
         """Drop the current object's prompts and start anew; an object being edited is put back as it was."""
+        if not (self._steps or self._edited or self._past):
+            self._future = []
+            return []  # nothing has this number yet: the next object gets it
         changed = [(plane, patch.box) for plane, patch in self._patches.items()]
         for plane, box in changed:
             patch = self._patch(plane, box)

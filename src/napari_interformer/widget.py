@@ -23,7 +23,17 @@ from qtpy.QtWidgets import QApplication, QFileDialog, QInputDialog, QScrollArea
 from napari_interformer.annotator import Annotator, sentence
 from napari_interformer.form import DEFAULT_MODEL, Form, Lane
 from napari_interformer.image import write_labels
-from napari_interformer.layers import ClickLayer, LayerLabels, labels_of, new_labels
+from napari_interformer.layers import (
+    PLACE,
+    ClickLayer,
+    LayerLabels,
+    finest,
+    labels_of,
+    made_for,
+    new_labels,
+    place,
+    put_away,
+)
 from napari_interformer.prompts import Box, blank, draw_click
 from napari_interformer.strip import StackState
 
@@ -112,8 +122,10 @@ class Panel(QScrollArea):
         self._rest.setSingleShot(True)
         self._rest.setInterval(RESTING)
         self._rest.timeout.connect(self._rested)
-        self._picking = False
-        self._docked = False
+        self._picking = self._docked = False
+        self._followed: list[tuple[Any, Callable[[Any], None]]] = []
+        self._outdated = False  # the pixels that were encoded are not those of the layer any more
+        self._plane: tuple[int, ...] | None = None  # on screen when the Labels layer was drawn last
         # docs/performance.md has the figures behind these two threads, their cores and their priorities.
         self.encoder, self.decoder = Lane("encode", patient=True), Lane("decode")
         self._connect()
@@ -152,18 +164,25 @@ class Panel(QScrollArea):
         form.image.activated.connect(self._image_chosen)
         form.labels.activated.connect(partial(self._safely, self._labels_chosen))
         form.model.activated.connect(self._model_chosen)
-        layers = self.viewer.layers.events
-        layers.inserted.connect(self._inserted)
-        layers.removed.connect(self._removed)
-        layers.reordered.connect(self._fill_layers)
         form.planes.chosen.connect(self.go_to)
-        for layer in self.viewer.layers:
-            layer.events.name.connect(self._fill_layers)
-        self.viewer.dims.events.current_step.connect(self._plane_shown)
-        self._camera.events.center.connect(self._wanted)
+        for emitter, told in self._of_viewer():
+            emitter.connect(told)
         self.destroyed.connect(self.encoder.close)
         self.destroyed.connect(self.decoder.close)
         QApplication.instance().aboutToQuit.connect(self.release)
+
+    def _of_viewer(self) -> list[tuple[Any, Callable[[Any], None]]]:
+        """Return what of the viewer is listened to, as long as the panel is there."""
+        layers, dims = self.viewer.layers.events, self.viewer.dims.events
+        return [
+            (layers.inserted, self._inserted),
+            (layers.removed, self._removed),
+            (layers.reordered, self._fill_layers),
+            (dims.current_step, self._plane_shown),
+            (dims.ndisplay, self._dimensions_shown),
+            (self._camera.events.center, self._wanted),
+            *((layer.events.name, self._fill_layers) for layer in self.viewer.layers),
+        ]
 
     def _bind(self) -> None:
         """Bind the keys on our own layers, in place of nothing that napari uses there."""
@@ -292,21 +311,33 @@ class Panel(QScrollArea):
     def _begin(self, source: Source, model: InterFormer, features: Features) -> None:
         """Have layers and a session for these features; keep those there are if they fit."""
         annotator, clicks = self.annotator, self.clicks
-        if annotator is not None and clicks is not None and annotator.session.features is features:
+        known = annotator is not None and annotator.session.features is features
+        # Two layers may hold the same pixels, and share their features.
+        if known and annotator is not None and clicks is not None and clicks.fits(source):
             if clicks.layer not in self.viewer.layers:
                 clicks.disconnect()
                 annotator.show_on(self._add_clicks(clicks.source))
                 self._bind()
         else:
             if annotator is not None and annotator.session.prompts:
-                raise ValueError(
-                    f"Object {annotator.session.label} is not committed, and other features would answer its clicks "
-                    "otherwise: commit [C] or clear [Shift+C] it, then encode again."
+                why = (
+                    "belongs to another image"
+                    if known
+                    else "other features would answer its clicks otherwise"
                 )
-            chosen = self.form.labels.layer()
+                raise ValueError(
+                    f"Object {annotator.session.label} is not committed, and {why}: commit [C] or clear [Shift+C] it, then "
+                    "encode again."
+                )
+            if self.form.image.layer() is source.image:
+                chosen = self.form.labels.layer()
+            else:  # another one was looked at meanwhile
+                chosen = labels_of(source.image, self.viewer.layers)
             layer = new_labels(source, features.shape) if chosen is None else chosen
             self._annotate(source, model, features, layer)
             self.features = features
+        self._outdated = False
+        self._placed()
         self.activate()
 
     def _annotate(self, source: Source, model: InterFormer, features: Features, layer: Labels) -> None:
@@ -327,23 +358,38 @@ class Panel(QScrollArea):
         self._end_session()
         clicks, layers = self.clicks, self.viewer.layers
         if clicks is not None and (not clicks.fits(source) or clicks.layer not in layers):
-            self._drop_clicks()
+            self._put_clicks_away()
             clicks = None
         if layer not in layers:  # below the clicks, if they are there
             layers.insert(len(layers) if clicks is None else layers.index(clicks.layer), layer)
         clicks = clicks or self._add_clicks(source)
         self.labels = labels
-        layer.events.paint.connect(self._painted)
-        layer.events.data.connect(self._replaced)
-        self.form.labels.choose(layer)
+        self._follow(layer.events.paint, self._painted)
+        self._follow(layer.events.set_data, self._drawn)
+        self._follow(layer.events.data, self._replaced)
+        for name in PLACE:
+            self._follow(getattr(source.image.events, name), self._placed)
+        for one in source.layers:
+            self._follow(one.events.data, self._pixels_replaced)
+        self._placed()
+        if self.form.image.layer() is source.image:
+            self.form.labels.choose(layer)
         self.annotator = Annotator(session, clicks, self.decoder, tell=show_warning, changed=self._refresh)
         self._bind()
+        self._plane = self._shown_plane()
         self._refresh()
         if there and labels.annotated.ndim:
             self._survey(np.ndindex(labels.annotated.shape))
 
+    def _follow(self, emitter: Any, told: Callable[[Any], None]) -> None:
+        """Call `told` when something happens to a layer of the session, as long as there is the session."""
+        emitter.connect(told)
+        self._followed.append((emitter, told))
+
     def _add_clicks(self, source: Source) -> ClickLayer:
         """Give the viewer a new layer of clicks."""
+        for layer in put_away(self.viewer.layers):
+            self.viewer.layers.remove(layer)
         self.clicks = ClickLayer(source)
         self.clicks.positive = self.form.positive
         self.clicks.connect(self._clicked)
@@ -391,17 +437,15 @@ class Panel(QScrollArea):
         self._rest.stop()
         if self.annotator is not None:
             self.annotator.close()
-        if self.labels is not None:
-            self.labels.layer.events.paint.disconnect(self._painted)
-            self.labels.layer.events.data.disconnect(self._replaced)
+        for emitter, told in self._followed:
+            emitter.disconnect(told)
+        self._followed.clear()
         self.labels = self.annotator = None
 
-    def _drop_clicks(self) -> None:
+    def _put_clicks_away(self) -> None:
         clicks, self.clicks = self.clicks, None
         if clicks is not None:
-            clicks.disconnect()
-            if clicks.layer in self.viewer.layers:
-                self.viewer.layers.remove(clicks.layer)
+            clicks.put_away()
 
     def _progressed(self, job: Job, step: Progress) -> None:
         if job is not self._job:
@@ -414,7 +458,11 @@ class Panel(QScrollArea):
 
     def _show_ready(self, step: Progress | None = None) -> None:
         features, bar = self.features, self.form.bar
-        if features is None:
+        if features is None or (self._job is None and (self._elsewhere or self._outdated)):
+            bar.setRange(0, 1)
+            bar.setValue(0)
+            bar.setFormat("")
+            self._show_planes()
             return
         ready = features.ready_planes()
         total, count = max(int(ready.size), 1), int(ready.sum())
@@ -432,9 +480,6 @@ class Panel(QScrollArea):
         if job is not self._job:
             return
         self._job = None
-        self.form.bar.setRange(0, 1)
-        self.form.bar.setValue(0)
-        self.form.bar.setFormat("")
         self._show_ready()
         if self.annotator is not None:
             if error is not None or job.cancelled.is_set():
@@ -591,6 +636,21 @@ class Panel(QScrollArea):
         self._wanted()
         self._show_planes()
 
+    def _dimensions_shown(self, _: Any = None) -> None:
+        """Have clicks again after a look in 3-D, where napari takes the mouse from 2-D points and does not give it back."""
+
+        def restore() -> None:  # once napari is done with its own
+            clicks = self.clicks
+            if (
+                self.viewer.dims.ndisplay == 2
+                and clicks is not None
+                and clicks.layer.ndim == 2
+                and not self._picking
+            ):
+                clicks.layer.mode = "add"
+
+        QTimer.singleShot(0, restore)
+
     @property
     def _camera(self) -> Any:
         return getattr(self.viewer, "scene", self.viewer).camera  # moved in napari 0.9
@@ -605,10 +665,13 @@ class Panel(QScrollArea):
             return source.click(world)
         return None
 
-    def _shown_plane(self, source: Source) -> tuple[int, ...] | None:
+    def _shown_plane(self) -> tuple[int, ...] | None:
         """Return the plane on screen; None where it is none of the image's."""
-        looked = self._looked_at(source)
-        return None if looked is None else looked.plane
+        looked = None if self.clicks is None else self._looked_at(self.clicks.source)
+        leading = () if self.annotator is None else self.annotator.session.features.leading
+        if looked is None or len(looked.plane) != len(leading):
+            return None
+        return looked.plane if all(0 <= i < n for i, n in zip(looked.plane, leading, strict=True)) else None
 
     def go_to(self, number: int) -> None:
         """Show a plane, by its number in C order."""
@@ -621,23 +684,21 @@ class Panel(QScrollArea):
     def _show_planes(self) -> None:
         """Show in the strip what is so of each plane."""
         annotator, clicks, labels = self.annotator, self.clicks, self.labels
-        if annotator is None or clicks is None or labels is None:
+        if annotator is None or clicks is None or labels is None or (self._elsewhere and self._job is None):
             self.form.planes.show_state(None)
             return
         features = annotator.session.features
         asked = np.zeros(features.leading, bool)
         for click in annotator.waiting:
             asked[click.plane] = True
-        shown, current = self._shown_plane(clicks.source), None
-        if shown is not None and all(0 <= i < n for i, n in zip(shown, features.leading, strict=True)):
-            current = features.flat(shown)
+        shown = self._shown_plane()
         self.form.planes.show_state(
             StackState(
                 features.leading,
                 features.ready_planes().ravel(),
                 labels.annotated.ravel(),
                 asked.ravel(),
-                current,
+                None if shown is None else features.flat(shown),
             )
         )
 
@@ -701,6 +762,11 @@ class Panel(QScrollArea):
         clicks, labels = self.clicks, self.labels
         assert clicks is not None and labels is not None
         points = clicks.layer
+        if not (labels.layer.visible or self._picking):
+            raise ValueError(
+                f"Edit takes an object that is seen; {labels.layer.name} is hidden: show it (the eye in the list of layers), "
+                "then press E."
+            )
 
         def picked(_: Any, event: Any) -> None:
             self._stop_picking()
@@ -811,10 +877,15 @@ class Panel(QScrollArea):
     # -------------------------------------------------------------------------- layers come and go
 
     def _fill_layers(self, _: Any = None) -> None:
+        before = self.form.image.layer()
         self.form.fill(
             [layer for layer in self.viewer.layers if isinstance(layer, Image)],
             [layer for layer in self.viewer.layers if isinstance(layer, Labels)],
         )
+        if before is not None and before is not self.form.image.layer():
+            # Or the next image would be offered the labels of the one that is gone. Not now: a progress bar has Qt draw,
+            # while napari is still busy with its layers.
+            QTimer.singleShot(0, self._image_chosen)
         self._refresh()
 
     def _model_names(self) -> list[str]:
@@ -843,8 +914,9 @@ class Panel(QScrollArea):
             self.cancel()
             self.cancel_adapting()
             self._end_session()
-            self._drop_clicks()
-            self.features = None
+            self._put_clicks_away()
+            self.features, self._outdated = None, False
+            self._image_shown()
         elif self.labels is not None and self.labels.layer not in layers:
             # The click layer is kept: napari 0.9 crashes at the next new layer if both go in this order.
             self._end_session()
@@ -855,12 +927,20 @@ class Panel(QScrollArea):
             show_info(f"The click layer was removed; Encode brings it back, {told}")
 
     def _painted(self, _: Any) -> None:
-        annotator, clicks, labels = self.annotator, self.clicks, self.labels
-        if labels is None or annotator is None or clicks is None or labels.writing:
+        annotator, labels = self.annotator, self.labels
+        if labels is None or annotator is None or labels.writing:
             return
         annotator.taken(int(labels.layer.selected_label))
-        plane = self._shown_plane(clicks.source)
-        if plane is not None and annotator.session.features.leading:
+        if plane := self._shown_plane():
+            self._survey([plane])
+
+    def _drawn(self, _: Any) -> None:
+        """See what napari's own undo did, which tells nobody: the layer is drawn anew though the plane is the same."""
+        labels, before = self.labels, self._plane
+        if labels is None or labels.layer.multiscale or labels.writing:
+            return
+        self._plane = plane = self._shown_plane()
+        if plane and plane == before:
             self._survey([plane])
 
     def _survey(self, planes: Iterable[tuple[int, ...]]) -> None:
@@ -872,14 +952,53 @@ class Panel(QScrollArea):
     def _replaced(self, _: Any) -> None:
         """Somebody gave the Labels layer another array: go on with that one."""
         annotator, clicks, labels = self.annotator, self.clicks, self.labels
-        if annotator is None or clicks is None or labels is None:
+        if annotator is None or clicks is None or labels is None or finest(labels.layer) is labels.array:
             return
-        session = annotator.session
+        shown = clicks.read()
+        before = annotator.session
         try:
-            self._annotate(clicks.source, self._model(), session.features, labels.layer)
+            self._annotate(clicks.source, self._model(), before.features, labels.layer)
         except ValueError as error:
             self._end_session()
             self._failed(error)
+            return
+        annotator = self._now()
+        session = annotator.session
+        if not (shown or before.masks):
+            return
+        if before.label <= session.highest:
+            show_warning(
+                f"{labels.layer.name} got other data, which may hold object {before.label} already: it is left as it is "
+                "there, and its clicks are gone; press E and click on an object to go on with it."
+            )
+            return
+        session.label = before.label  # there is nothing of it: it is painted again
+        if before.masks:
+            annotator.act(session.adopt, lambda: session.compute(before.masks))
+        clicks.write(shown)
+        annotator.edited()
+
+    def _pixels_replaced(self, _: Any) -> None:
+        """Somebody gave the image other pixels: what is encoded, and the current object, belong to those of before."""
+        clicks = self.clicks
+        if clicks is None or self._outdated:
+            return  # told once
+        self._outdated = True
+        self.cancel()
+        self._image_shown()
+        show_warning(
+            f"{clicks.source.image.name} got other data; clicks are answered from what was encoded before: commit the "
+            "current object, then press Encode."
+        )
+
+    def _placed(self, _: Any = None) -> None:
+        """Let what was made for the image lie where it lies now: somebody said how large its pixels are, or moved it."""
+        clicks, labels = self.clicks, self.labels
+        if clicks is None or labels is None or self._outdated:
+            return
+        place(clicks.layer, clicks.source)
+        if made_for(labels.layer, clicks.source.image):
+            place(labels.layer, clicks.source)
 
     def _model(self) -> InterFormer:
         (model,) = self._models.values()
@@ -887,10 +1006,11 @@ class Panel(QScrollArea):
 
     def _image_chosen(self, _: Any = None) -> None:
         self.form.adapt()
+        self._image_shown()
         image, labels = self.form.image.layer(), self.labels
         if image is None:
-            return
-        if self.clicks is not None and image is self.clicks.source.image and labels is not None:
+            self.form.labels.choose(None)
+        elif self.clicks is not None and image is self.clicks.source.image and labels is not None:
             self.form.labels.choose(labels.layer)
         else:  # what was begun before the panel was closed, or another image was looked at, is gone on with
             self.form.labels.choose(labels_of(image, self.viewer.layers))
@@ -918,6 +1038,26 @@ class Panel(QScrollArea):
 
     # --------------------------------------------------------------------------------------- showing
 
+    @property
+    def _elsewhere(self) -> bool:
+        """Whether clicks go to another image than the one chosen."""
+        return self.clicks is not None and self.form.image.layer() is not self.clicks.source.image
+
+    def _image_shown(self) -> None:
+        """Show what is so of the image chosen."""
+        if self._job is None:
+            self._show_ready()
+        self._refresh()
+
+    def _to_know(self) -> str:
+        """Say what a person should know before the next click."""
+        if self.annotator is None or self.clicks is None or self._job is not None:
+            return ""
+        name = self.clicks.source.image.name
+        if self._elsewhere:
+            return f"Clicks go to {name} until you press Encode."
+        return f"{name} has other data than was encoded: press Encode." if self._outdated else ""
+
     def _refresh(self) -> None:
         annotator = self.annotator
         if self._carrying is not None and (annotator is None or not annotator.busy):
@@ -930,6 +1070,7 @@ class Panel(QScrollArea):
             carrying=self._carrying is not None,
             picking=self._picking,
             stack=annotator is not None and bool(annotator.session.features.leading),
+            before=self._to_know(),
         )
         self._show_planes()
         self._wanted()
@@ -946,10 +1087,12 @@ class Panel(QScrollArea):
             if job is not None:
                 job.close()
         self._job = self._adapting = self._carrying = None
+        for emitter, told in self._of_viewer():
+            emitter.disconnect(told)
         self._let_go()
         if self.clicks is not None:
             if len(self.clicks.layer.data) == 0:
-                self._drop_clicks()
+                self._put_clicks_away()
             else:
                 self.clicks.disconnect()
         self.clicks = None
