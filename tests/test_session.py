@@ -344,6 +344,15 @@ def test_a_label_read_from_a_narrow_label_image_is_counted_on_from():
     assert type(one.highest) is int
 
 
+@pytest.mark.parametrize("label", [0, -1, 2.5])
+def test_an_objects_number_is_no_background(label):
+    given = session()
+    given.label = label
+    with pytest.raises(ValueError, match="label takes a whole number from 1"):
+        given.click((20, 20))
+    assert given.prompts == () and not given.labels.any()
+
+
 def test_planes_are_named_by_number_where_there_is_one_axis():
     stack = np.stack([IMAGE] * 3)
     one = Session(encode(stack, BlobModel(), device="cpu"), BlobModel(), np.stack([LABELS] * 3))

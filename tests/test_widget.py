@@ -1115,6 +1115,7 @@ def test_labels_and_clicks_are_saved_and_clicks_replayed(field, tmp_path, monkey
     window.click_and_wait(centres[0])
     window.key_and_wait("C")
     window.click_and_wait(centres[1])
+    window.viewer.layers[LABELS].scale = (-1, 1)  # a mirrored layer has pixels like any other
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "labels.ome.tif"), ""))
     window.form.save_labels.click()
     window.idle()

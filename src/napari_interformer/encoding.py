@@ -349,21 +349,21 @@ def _make(
 
 
 def tile_box(core: Box, features: Features) -> Box:
-    """Return the pixels that are encoded for a core: with its halo, which nothing is beyond the plane's border.
+    """Return the pixels that are encoded for a core: with its halo, moved inward at the borders.
 
-    A narrow core at a border gets more on its other side, so that there is as much to see as around any other there.
+    So every tile is of the size that the model was trained on, and at a border there is more to see, not less.
     """
     if features.origin.core == 0:
         return Box.of(features.size)
-    halo, least = features.origin.halo, features.origin.core + features.origin.halo
+    halo = features.origin.halo
     spans = []
-    for start, stop, length, size in (
-        (core.left, core.right, features.padded[1], features.size[1]),
-        (core.top, core.bottom, features.padded[0], features.size[0]),
+    for start, length, size in (
+        (core.left, features.padded[1], features.size[1]),
+        (core.top, features.padded[0], features.size[0]),
     ):
-        begin, end = max(start - halo, 0), min(stop + halo, length)
-        begin = max(0, min(begin, end - least))
-        spans.append((begin, min(max(end, min(begin + least, length)), size)))
+        side = min(features.origin.core + 2 * halo, length)
+        begin = min(max(start - halo, 0), length - side)
+        spans.append((begin, min(begin + side, size)))
     (left, right), (top, bottom) = spans
     return Box(left, top, right, bottom)
 

@@ -750,6 +750,8 @@ class Session:
 
     def _check_label(self, label: int) -> None:
         dtype = self.labels.dtype
+        if not isinstance(label, int | np.integer) or label < 1:
+            raise ValueError(f"label takes a whole number from 1, which the next object gets; got {label!r}.")
         if label > np.iinfo(dtype).max:
             wider = "use a wider dtype, such as int32"
             remedy = wider if dtype.itemsize < 4 else "give the object with the highest number a lower one"

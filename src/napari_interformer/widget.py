@@ -849,7 +849,7 @@ class Panel(QScrollArea):
         """Write labels in the decoding thread, once everything before is done."""
         layer = labels.layer
         kept = [i for i in range(layer.ndim) if i != labels.axis]
-        scale = [float(layer.scale[i]) for i in kept]
+        scale = [abs(float(layer.scale[i])) for i in kept]  # a mirrored layer's pixels are no smaller
         unit = str(layer.units[-1])
         names = [str(layer.axis_labels[i]) for i in kept]  # such as z, or -3 where nobody named it
         axes = "".join(name if len(name) == 1 else "?" for name in names)
