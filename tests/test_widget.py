@@ -10,7 +10,7 @@ from functools import partial
 import dask.array as da
 import numpy as np
 import pytest
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import QEvent, QTimer
 
 from napari_interformer import adapting, checkpoint
 from napari_interformer.checkpoint import load_model, models
@@ -116,6 +116,8 @@ def window(viewer, model, monkeypatch):
     viewer.layers.clear()
     viewer.dims.ndisplay = 2
     opened.rest()
+    # Qt deletes later what nobody needs, in a loop of events that tests do not have; kept, it would slow down the next ones.
+    opened.app.sendPostedEvents(None, QEvent.Type.DeferredDelete)
 
 
 @pytest.fixture
