@@ -1,6 +1,6 @@
 """How much of a GPU encoding uses, and whether it gives the CPU's features.
 
-`python benchmarks/gpu.py` prints, for each model, how far its features in half precision are from those of the CPU, and the rate
+`python benchmarks/gpu.py` prints how far each model's features in half precision are from those of the CPU, and the rate
 of encoding a batch beside that of one large matrix product in the same run. `--device cpu` tries the script without a GPU.
 """
 
