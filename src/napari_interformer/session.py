@@ -748,7 +748,7 @@ class Session:
 
     # ------------------------------------------------------------------------------------ decoding
 
-    def _check_label(self, label: int) -> None:
+    def _check_label(self, label: Any) -> None:
         dtype = self.labels.dtype
         if not isinstance(label, int | np.integer) or label < 1:
             raise ValueError(f"label takes a whole number from 1, which the next object gets; got {label!r}.")
