@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# The tests' networks are small, and threads that wait for each other spin: one is faster, and far faster on a machine
+# with other things to do. Before NumPy and PyTorch are loaded, which read it then.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

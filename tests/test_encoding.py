@@ -234,10 +234,26 @@ def test_nearest_tiles_come_first(left, top, width, height):
         centres = [(c.left + c.right, c.top + c.bottom) for c in (core, box)]
         return y * y + x * x, sum((a - b) ** 2 for a, b in zip(*centres, strict=True))
 
-    tiles = list(range(3, len(features.tiles)))
-    sorted_tiles = encoding._nearest(tiles, np.array(features.tiles), box)
-    assert sorted(sorted_tiles) == tiles
-    assert [far(tile) for tile in sorted_tiles] == sorted(map(far, tiles))
+    left = encoding._Left(planes, features, None)
+    for tile in range(3):
+        left.made((), tile)
+    due = [tile for _, tiles in left.due(((), box)) for tile in tiles]
+    assert sorted(due) == list(range(3, len(features.tiles))) and len(left) == len(due)
+    assert [far(tile) for tile in due] == sorted(map(far, due))
+
+
+def test_tiles_that_others_made_are_not_due(rng, monkeypatch):
+    monkeypatch.setattr(encoding, "_AT_A_LOOK", 3)
+    planes = Planes.of(np.zeros((2, 400, 350), np.uint8), contrast=(0, 1))
+    features = room_for(planes, FakeModel())
+    left, many = encoding._Left(planes, features, None), len(features.tiles)
+    monkeypatch.setattr(
+        features, "unfinished", lambda plane, tiles: [t for t in tiles if plane == (1,) and t > 3]
+    )
+    assert next(left.due(None)) == ((1,), [4, 5])
+    assert len(left) == left.total - many - 4 == many - 4
+    left.made((1,), 4)
+    assert next(left.due(None)) == ((1,), [5, 6, 7]) and len(left) == many - 5
 
 
 def test_only_the_tiles_of_a_box(rng):

@@ -40,6 +40,9 @@ Tile = int | Literal["whole"] | None
 GPU_BATCH, CPU_BATCH, CPU_PIXELS = 8, 2, 2 * 256**2
 # Seconds to wait for tiles of other processes, and until they are made here, too.
 _NAP, _PATIENCE = 0.02, 60.0
+_AT_A_LOOK = (
+    64  # tiles of which is asked whether another process made them: asking for all takes longer than encoding
+)
 
 
 class _Stopped(Exception):
@@ -256,36 +259,56 @@ class _Left:
     def __init__(self, planes: Planes, features: Features, only: Iterable[Part] | None) -> None:
         self._features = features
         self._cores = np.array(features.tiles)
-        self._asked: dict[Plane, set[int]] = {}
+        asked: dict[Plane, set[int]] = {}
         for plane, box in _parts(planes.plane_indices() if only is None else only, planes.leading):
-            self._asked.setdefault(plane, set()).update(features.touched(box))
-        self.total = sum(map(len, self._asked.values()))
-        self._tiles = {plane: tiles for plane in self._asked if (tiles := self._look(plane))}
+            asked.setdefault(plane, set()).update(features.touched(box))
+        self.total = sum(map(len, asked.values()))
+        self._left = {plane: np.zeros(len(self._cores), bool) for plane in asked}
+        for plane, tiles in asked.items():
+            self._left[plane][features.unfinished(plane, sorted(tiles))] = True
+        self._count = sum(int(np.count_nonzero(left)) for left in self._left.values())
         self._last: Plane | None = None
+        self._looked_at: Part | None = None
+        self._order: NDArray[np.int_] = np.arange(len(self._cores))
 
     def __len__(self) -> int:
-        return sum(map(len, self._tiles.values()))
-
-    def _look(self, plane: Plane) -> list[int]:
-        """Ask the features, to which others may write, too."""
-        return [tile for tile in self._features.waiting(plane) if tile in self._asked[plane]]
+        return self._count
 
     def due(self, wanted: Part | None) -> Iterator[tuple[Plane, list[int]]]:
-        """Yield planes with what is left of them: where somebody waits, where tiles were made last, then in order."""
+        """Yield tiles of a plane, some at a time: where somebody waits, where tiles were made last, then in order."""
         where, box = _part(wanted)
-        for plane in dict.fromkeys(p for p in (where, self._last, *self._tiles) if p in self._tiles):
-            tiles = self._look(plane)
-            if not tiles:
-                del self._tiles[plane]
-                continue
-            self._tiles[plane], self._last = tiles, plane
-            yield plane, tiles if box is None or plane != where else _nearest(tiles, self._cores, box)
+        for plane in dict.fromkeys(p for p in (where, self._last, *self._left) if p in self._left):
+            order = self._nearest(plane, box) if box is not None and plane == where else None
+            left = np.flatnonzero(self._left[plane]) if order is None else order[self._left[plane][order]]
+            for first in range(0, len(left), _AT_A_LOOK):
+                # Others may write to the features, too.
+                due = left[first : first + _AT_A_LOOK].tolist()
+                tiles = self._features.unfinished(plane, due)
+                self._take_off(plane, set(due) - set(tiles))
+                if tiles:
+                    self._last = plane
+                    yield plane, tiles
+            if not self._left[plane].any():
+                del self._left[plane]
 
     def made(self, plane: Plane, tile: int) -> None:
         """Take a tile off."""
-        self._tiles[plane].remove(tile)
-        if not self._tiles[plane]:
-            del self._tiles[plane]
+        self._take_off(plane, {tile})
+
+    def _take_off(self, plane: Plane, tiles: set[int]) -> None:
+        self._left[plane][list(tiles)] = False
+        self._count -= len(tiles)
+
+    def _nearest(self, plane: Plane, box: Box) -> NDArray[np.int_]:
+        """Sort all tiles by how far their cores lie from a box, and then from its middle; kept until another is asked for."""
+        if self._looked_at != (plane, box):
+            left, top, right, bottom = self._cores.T
+            aside = np.maximum(0, np.maximum(left - box.right, box.left - right))
+            above = np.maximum(0, np.maximum(top - box.bottom, box.top - bottom))
+            across, along = left + right - box.left - box.right, top + bottom - box.top - box.bottom
+            self._order = np.lexsort((across**2 + along**2, aside**2 + above**2))
+            self._looked_at = (plane, box)
+        return self._order
 
 
 def _parts(asked: Any, leading: tuple[int, ...]) -> list[tuple[Plane, Box | None]]:
@@ -301,16 +324,6 @@ def _part(asked: Any) -> tuple[Any, Box | None]:
         plane, box = asked
         return plane, None if box is None else Box(*box)
     return asked, None
-
-
-def _nearest(tiles: Sequence[int], cores: NDArray[np.int_], box: Box) -> list[int]:
-    """Sort tiles by how far their cores, (N, 4) for all tiles, lie from a box, and then from its middle."""
-    left, top, right, bottom = cores[list(tiles)].T
-    aside = np.maximum(0, np.maximum(left - box.right, box.left - right))
-    above = np.maximum(0, np.maximum(top - box.bottom, box.top - bottom))
-    across, along = left + right - box.left - box.right, top + bottom - box.top - box.bottom
-    order = np.lexsort((across**2 + along**2, aside**2 + above**2))
-    return [tiles[i] for i in order]
 
 
 def _pixels(features: Features) -> int:

@@ -366,9 +366,13 @@ class Features:
 
     def waiting(self, plane: Plane = (), box: Box | None = None) -> list[int]:
         """Return the numbers of a plane's tiles that are not encoded yet; of those that a box touches, if there is one."""
-        row, wanted = self.flat(plane), self.touched(box)
-        self._refresh(row, wanted)
-        return [wanted[i] for i in np.flatnonzero(~self._done[row, wanted])]
+        return self.unfinished(plane, self.touched(box))
+
+    def unfinished(self, plane: Plane, tiles: list[int]) -> list[int]:
+        """Return those of some tiles of a plane that are not encoded yet, in their order."""
+        row = self.flat(plane)
+        self._refresh(row, tiles)
+        return [tiles[i] for i in np.flatnonzero(~self._done[row, tiles])]
 
     def _refresh(self, row: int, tiles: Sequence[int]) -> None:
         """Look at what is stored of a plane: another process may have written it."""

@@ -615,9 +615,8 @@ class Session:
         leading = self.features.leading
         planes = list(np.ndindex(*leading)) if plane is None else [plane_of(plane, leading)]
         try:
-            number = int(
-                label
-            )  # one read from a narrow label image would overflow when the next one is counted
+            # A number read from a narrow label image would overflow when the next one is counted.
+            number = int(label)
         except (TypeError, ValueError, OverflowError):
             number = 0
         masks = []
@@ -736,7 +735,8 @@ class Session:
     def _check_free(self, stories: Iterable[Story]) -> None:
         """Refuse objects whose numbers others have, or that the labels cannot hold."""
         stories = list(stories)
-        self._check_label(max((story.label for story in stories), default=0))
+        for story in stories:
+            self._check_label(story.label)
         new = np.unique([story.label for story in stories if not story.edited])
         for plane in np.ndindex(*self.features.leading):
             there = np.intersect1d(np.asarray(self.labels[plane or ...]), new)
