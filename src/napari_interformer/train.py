@@ -754,13 +754,14 @@ def train(
         optimizer.step()
         average.update_parameters(model)
         step += 1
-        recent.append(torch.stack([loss.detach(), first, last]))
-        if step % 20 == 0 and progress is not None and rank == 0:
-            seconds = spent + time.monotonic() - began
-            loss, first, last = torch.stack(recent).mean(0).tolist()
-            done = share_done(step, config.steps, seconds, config.minutes)
-            progress(Progress(step, config.steps, loss, first, last, seconds / done * (1 - done)))
-            recent.clear()
+        if progress is not None and rank == 0:
+            recent.append(torch.stack([loss.detach(), first, last]))
+            if step % 20 == 0:
+                seconds = spent + time.monotonic() - began
+                loss, first, last = torch.stack(recent).mean(0).tolist()
+                done = share_done(step, config.steps, seconds, config.minutes)
+                progress(Progress(step, config.steps, loss, first, last, seconds / done * (1 - done)))
+                recent.clear()
         if time.monotonic() - saved > 60 * config.save_minutes:
             saved = time.monotonic()
             save_state(step, spent + saved - began)
