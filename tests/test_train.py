@@ -309,7 +309,7 @@ def test_processes_that_make_crops_leave_signals_to_the_main_one(folder, tmp_pat
         ({"max_clicks": -1}, "max_clicks takes 0 or more"),
         ({"lr": math.nan}, "lr takes 0 or more"),
         ({"validation": 1.5}, "validation takes a number from 0 to 1"),
-        ({"validation": 1.0}, "none of the 0 that are trained on"),
+        ({"validation": 1.0}, "a validation of 1 and the kinds that exclude names leave none"),
         ({"crop_sizes": (100,)}, "crop_sizes takes multiples of 32"),
         ({"window_sizes": ()}, "window_sizes takes numbers above 0"),
         ({"zoom": (2.0, 1.0)}, "zoom takes two numbers above 0, the smaller one first"),
@@ -339,6 +339,44 @@ def test_a_state_is_gone_on_with_by_the_same_run_only(folder, tmp_path, monkeypa
         other.setattr(Picture, "diameter", 7.0)
         train(folder, output, QUICK)
     assert train(folder, output, replace(QUICK, save_minutes=1.0)).exists()
+
+
+def test_a_state_of_another_version_is_told(folder, tmp_path):
+    torch.save({"config": "TrainConfig()"}, tmp_path / "m.state.pt")
+    with pytest.raises(ValueError, match="written by another version"):
+        train(folder, tmp_path / "m.safetensors", QUICK)
+
+
+def test_synthetic_images_are_made_by_processes_that_end_though_they_are_deaf():
+    """In a process of its own, which the shell's handlers leave deaf: a hang must end with the test."""
+    script = (
+        "from dataclasses import replace\nfrom napari_interformer.cli import between_steps\n"
+        "from napari_interformer.train import TrainConfig, synthetic_pictures\n"
+        "config = TrainConfig(synthetic_images=18, crop_sizes=(32,), workers=2)\n"
+        "with between_steps():\n    made = synthetic_pictures(config)\n"
+        "alone = synthetic_pictures(replace(config, workers=0))\n"
+        "print(len(made), all((a.labels == b.labels).all() for a, b in zip(made, alone, strict=True)))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert run.stdout.split() == ["18", "True"], run.stderr
+
+
+@pytest.mark.parametrize(("share", "side"), [(0.1, 32), (0.3, 32), (0.4, 32), (0.8, 64), (9.0, 64)])
+def test_windows_are_multiples_of_32(share, side):
+    made = batch(window_sizes=(share,))
+    assert made.targets.shape[1:] == (side, side)
+    assert all(
+        (box.width, box.height) == (side, side) and box.left % 32 == box.top % 32 == 0 for box in made.boxes
+    )
+
+
+def test_crops_without_objects_are_not_cut_for_ever(monkeypatch):
+    monkeypatch.setattr(training, "LEAST_PIXELS", 10_000)
+    monkeypatch.setattr(training, "TRIES", 5)
+    with pytest.raises(ValueError, match="hardly any has an object of 10000 pixels"):
+        batch()
 
 
 def test_parts_without_a_share_in_the_loss_wait_for_no_gradient():

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LEAST_PIXELS = 12  # of an object in a crop that is learnt from
+TRIES = 300  # crops that are cut for one that holds an object, at most
 CANCELLED = 2  # a process's vote: go on is 0, the run is over 1
 HARMLESS = ("device", "workers", "save_minutes")  # settings that a resumed run may change
 # What a setting may be, by name; `adapting.AdaptConfig` has some of these too.
@@ -141,15 +143,15 @@ class TrainConfig(ClickConfig):
     windows_per_step : int
         Objects per step and device, at half the model's click window; fewer where the window is larger.
     window_sizes : tuple of float
-        Sides of the window an object is decoded in, in click windows; each step takes one of them. Smaller ones are
-        cheaper, and teach on a CPU what larger ones would.
+        Sides of the window an object is decoded in, in click windows and rounded to multiples of 32; each step takes one
+        of them. Smaller ones are cheaper, and teach on a CPU what larger ones would.
     balance : float
         How much more often an image of a rare kind is taken: its chance is the number of its kind's images to the power of
         minus this. 0 takes every image as often, 1 every kind.
     diameters : tuple of float
         Range of an image's median object diameter in pixels after random magnification, log-uniform.
     zoom : tuple of float
-        Least and greatest magnification.
+        Least and greatest magnification; an image that would not fill a crop is magnified more.
     lr : float
         Greatest learning rate of AdamW.
     weight_decay : float
@@ -297,7 +299,8 @@ class Batches(Dataset[Batch]):
         rng = np.random.default_rng([config.seed, self.rank, step])
         size = int(rng.choice(config.crop_sizes))
         # What a window sees must not depend on its size alone, so an object comes in windows of several sizes.
-        window = min(size, int(self.model.click_window * rng.choice(config.window_sizes)))
+        window = round(self.model.click_window * rng.choice(config.window_sizes) / DIVISOR) * DIVISOR
+        window = min(size, max(window, DIVISOR))
         count = max(1, config.pixels_per_step // size**2)
         smallest = min(self.model.click_window, *config.crop_sizes) // 2
         per_image = max(1, config.windows_per_step * smallest**2 // (window**2 * count))
@@ -306,7 +309,13 @@ class Batches(Dataset[Batch]):
         images: list[int] = []
         boxes: list[Box] = []
         targets: list[NDArray[np.bool_]] = []
+        tries = itertools.count()
         while len(pixels) < count or len(boxes) < 2:  # batch norm cannot learn from one
+            if next(tries) > TRIES * count:
+                raise ValueError(
+                    f"Of {TRIES * count} crops hardly any has an object of {LEAST_PIXELS} pixels: give larger diameters, a "
+                    "greater zoom, or larger crop_sizes."
+                )
             if self.synthetic and rng.random() < config.synthetic:
                 picture = self.synthetic[int(rng.integers(len(self.synthetic)))]
             else:
@@ -693,7 +702,7 @@ def train(
     )
     start, spent = 0, 0.0
     if state_path.exists():
-        # Not to the device: AdamW counts its steps on the CPU, and would else wait for the GPU at each parameter.
+        # Not to the device, which has no room for it twice; what is loaded goes where its parameter is.
         state = torch.load(state_path, map_location="cpu", weights_only=True)
         _check_state(state_path.name, state, settings, images)
         step_module.load_state_dict(state["step_module"])
@@ -703,6 +712,7 @@ def train(
         log.info("going on from step %d of %s", start, state_path.name)
 
     batches = Batches(pictures, synthetic, config, model.config, rank)
+    batches[start]  # what is wrong with the settings is told better from here than from another process
     loader = DataLoader(
         torch.utils.data.Subset(batches, range(start, config.steps)),
         batch_size=None,
@@ -787,7 +797,11 @@ def digest(pictures: Sequence[Picture]) -> str:
 
 def _check_state(name: str, state: dict[str, Any], settings: str, images: str) -> None:
     """Refuse the state of a run that this one does not go on with."""
-    then, now = json.loads(state.get("settings", "{}")), json.loads(settings)
+    if "settings" not in state:
+        raise ValueError(
+            f"{name} was written by another version: finish it there, or delete it to start anew."
+        )
+    then, now = json.loads(state["settings"]), json.loads(settings)
     changed = [key for key in now if key not in HARMLESS and then.get(key) != now[key]]
     if changed:
         told = ", ".join(f"{key} ({then.get(key)} then, {now[key]} now)" for key in changed)
@@ -801,7 +815,7 @@ def _check_state(name: str, state: dict[str, Any], settings: str, images: str) -
         )
 
 
-def _deaf(_: int) -> None:
+def _deaf(*_: int) -> None:
     """Leave Ctrl+C and SIGTERM, which reach all processes of a group, to the main one: it has a state to save."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -840,6 +854,11 @@ def training_pictures(folder: str | Path, config: TrainConfig) -> list[Picture]:
     pictures = [
         Picture(sample.image, sample.labels, sample.kind) for sample in chosen if sample.kind not in left_out
     ]
+    if not pictures:
+        raise ValueError(
+            f"train takes images to learn from; a validation of {config.validation:g} and the kinds that exclude names leave "
+            "none: keep fewer of them back."
+        )
     useful = [picture for picture in pictures if picture.largest >= LEAST_PIXELS]
     if not useful:
         raise ValueError(
@@ -859,8 +878,13 @@ def synthetic_pictures(config: TrainConfig) -> list[Picture]:
     make = functools.partial(_synthetic_picture, config)
     if config.workers < 2:
         return [make(number) for number in range(config.synthetic_images)]
-    with multiprocessing.get_context(_start_method()).Pool(config.workers) as pool:
+    pool = multiprocessing.get_context(_start_method()).Pool(config.workers, _deaf)
+    try:
         return pool.map(make, range(config.synthetic_images), chunksize=8)
+    finally:
+        # Not `terminate`, as leaving `with` does: it sends a SIGTERM, to which these are deaf, and waits for ever.
+        pool.close()
+        pool.join()
 
 
 def _synthetic_picture(config: TrainConfig, number: int) -> Picture:
