@@ -135,6 +135,8 @@ def test_without_the_image_everything_is_seen_as_it_is(model, tmp_path):
         Session(opened, model, image=Planes.of(image.T[:300]))
     with pytest.raises(ValueError, match="object_size takes pixels"):
         Session(opened, model, object_size=0)
+    with pytest.raises(ValueError, match="object_size takes the image, too"):
+        Session(opened, model, object_size=150)
 
 
 def test_an_object_is_gone_on_with_at_its_own_magnification(model):

@@ -77,7 +77,7 @@ def test_clicks_are_removed_moved_and_flipped_by_their_number():
     assert s.clicks == (Click((), *CENTRES[2]), Click((), *CENTRES[1], False))
     for change in (s.remove, s.flip, lambda number: s.move(number, CENTRES[3])):
         for number in (2, -3):
-            with pytest.raises(IndexError, match="how many there are, 2; got"):
+            with pytest.raises(IndexError, match="from 0 on, and there are 2; got"):
                 change(number)
     with pytest.raises(IndexError):
         session().remove(0)

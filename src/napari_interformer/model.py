@@ -133,7 +133,7 @@ PRESETS = {
         head_width=32,
         head_norm="group",
         logit_parts=2,
-        diameters=(24.0, 160.0),
+        diameters=(24.0, 60.0),
         inner_radius=1,
         zoom_min_size=128,
     ),

@@ -227,15 +227,15 @@ class Session:
         Paint the current object into `labels` after every change (what the window does) instead of on `commit`.
     image : Planes, optional
         The image, or what `Planes.of` takes, so that small objects can be magnified and large ones be seen whole;
-        that of `features` if they were
-        just encoded. Without it every object is seen at the image's own magnification.
+        that of `features` if they were just encoded. Without it every object is seen at the image's own magnification.
     object_size : float, optional
-        How large objects are across, in pixels; found out from the first answer if None.
+        How large objects are across, in pixels; found out from the first answer if None. It takes the image.
 
     Raises
     ------
     ValueError
-        If the model is not the one that made the features, or `labels` has another shape or no integer dtype.
+        If the model is not the one that made the features, `labels` has another shape or no integer dtype, or a size is
+        given without the image.
     """
 
     def __init__(
@@ -275,6 +275,11 @@ class Session:
         known: Any = object_size
         if known is not None and not (isinstance(known, Real) and 0 < float(known) < math.inf):
             raise ValueError(f"object_size takes pixels, more than 0; got {object_size!r}.")
+        if known is not None and image is None and model.config.diameters:
+            raise ValueError(
+                "object_size takes the image, too, of which it lets objects be seen larger or smaller: give image=, as these "
+                "features do not know theirs."
+            )
         self.features, self.model = features, model
         self._image = None if image is None or not model.config.diameters else image
         self.object_size: float | None = object_size
@@ -441,7 +446,7 @@ class Session:
     def _place(self, index: int) -> int:
         count = len(self.clicks)
         if not -count <= index < count:
-            raise IndexError(f"A click's number is less than how many there are, {count}; got {index}.")
+            raise IndexError(f"Clicks are numbered from 0 on, and there are {count}; got {index}.")
         return index % count
 
     def set_clicks(self, clicks: Iterable[Click]) -> list[tuple[Plane, Box]]:
