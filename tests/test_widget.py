@@ -1161,6 +1161,24 @@ def test_after_an_image_is_removed_the_next_one_is_annotated(field):
     assert CLICKS in window.viewer.layers
 
 
+def test_labels_that_are_opened_lie_where_the_image_does(window):
+    image, centres = squares()
+    place = {"scale": (0.5, 0.5), "translate": (10, 20)}
+    layer = window.open(image, **place)
+    away, opened = (window.viewer.add_labels(np.zeros(image.shape, int), name=name) for name in "ab")
+    away.translate = (0, 3)
+    for chosen in (away, opened):
+        window.form.labels.choose(chosen)
+        window.form.labels.activated.emit(window.form.labels.currentIndex())
+    assert "a lies elsewhere" in window.told[0] and "b was laid over" in window.told[1]
+    window.viewer.reset_view()
+    world = layer.data_to_world(centres[0])
+    window.click_and_wait(world)
+    assert area(opened.data) == 400 and opened.get_value(world, world=True) == 1
+    layer.translate = (10, 30)
+    assert opened.translate.tolist() == [10, 30] and away.translate.tolist() == [0, 3]
+
+
 def test_the_wheel_changes_nothing_that_it_passes(field):
     from qtpy.QtCore import QPointF
     from qtpy.QtGui import QWheelEvent

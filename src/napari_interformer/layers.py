@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -433,8 +434,54 @@ def labels_of(image: Image, layers: Iterable[Any]) -> Labels | None:
 
 
 def made_for(layer: Labels, image: Image) -> bool:
-    """Whether `new_labels` made a layer for an image."""
+    """Whether `new_labels` made a layer for an image, or `lay_over` laid it there."""
     return bool(layer.metadata.get(_MADE_FOR) == image.unique_id)
+
+
+def lay_over(layer: Labels, source: Source) -> bool:
+    """See that a Labels layer of the image's shape is seen where the image is; tell whether it had to be laid there.
+
+    A label file that is opened knows nothing of where the image lies. Nobody placed it, so it is placed, and follows the
+    image from now on.
+
+    Raises
+    ------
+    ValueError
+        If it has other axes than the image to napari, or somebody placed it elsewhere.
+    """
+    image, shape = source.image, finest(layer).shape
+    if made_for(layer, image):
+        return False
+    if len(shape) != image.ndim - (source.axis == 0):
+        raise ValueError(
+            f"Labels of {image.name} take an axis of length 1 in place of channel axis {source.axis}, or napari lays other "
+            f"axes there; {layer.name} has shape {tuple(shape)}: give it that axis with numpy.expand_dims, or choose a new "
+            "layer."
+        )
+    kept = [i for i in range(len(shape)) if i == 0 or i != source.axis]
+    pairs = zip(source.placement()["units"], layer.units, strict=True)
+    factors = [_factor(unit, other) for unit, other in pairs]
+    lies = unplaced = True
+    for corner in product(*((0, n - 1) for n in shape)):
+        pixel = np.array(corner)[kept]
+        found = layer.world_to_data(np.multiply(source.world(Click.at(pixel.tolist())), factors))
+        # Half a pixel, and more at the far end of a large image, since files round pixel sizes.
+        lies &= bool(np.all(np.abs(np.array(found)[kept] - pixel) <= 0.5 + np.array(shape)[kept] / 1000))
+        unplaced &= np.allclose(layer.data_to_world(corner), corner)
+    if not lies and not unplaced:
+        raise ValueError(
+            f"Labels are written where the image is; {layer.name} lies elsewhere than {image.name}: copy the image's scale and "
+            "transforms (right-click on it) and apply them to the labels, or choose a new layer."
+        )
+    if not lies:
+        layer.metadata[_MADE_FOR] = image.unique_id
+        place(layer, source)
+    return not lies
+
+
+def _factor(unit: Any, other: Any) -> float:
+    """Return how many of another unit one makes; 1 where they measure different things, such as pixels and nanometers."""
+    return float((1 * unit).to(other).magnitude) if unit.is_compatible_with(other) else 1.0
 
 
 class LayerLabels:

@@ -29,6 +29,7 @@ from napari_interformer.layers import (
     LayerLabels,
     finest,
     labels_of,
+    lay_over,
     made_for,
     new_labels,
     place,
@@ -355,6 +356,8 @@ class Panel(QScrollArea):
             live=True,
             object_size=self.form.size.value() or None,
         )
+        if there and (self.labels is None or layer is not self.labels.layer) and lay_over(layer, source):
+            show_info(f"{layer.name} was laid over {source.image.name}, since nobody had said where it lies.")
         self._end_session()
         clicks, layers = self.clicks, self.viewer.layers
         if clicks is not None and (not clicks.fits(source) or clicks.layer not in layers):
