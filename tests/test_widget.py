@@ -1179,6 +1179,26 @@ def test_labels_that_are_opened_lie_where_the_image_does(window):
     assert opened.translate.tolist() == [10, 30] and away.translate.tolist() == [0, 3]
 
 
+def test_channels_are_those_of_the_image_for_which_they_were_chosen(window):
+    form, stack = window.form, np.zeros((3, 5, 40, 40), np.uint8)
+    first, other, second = (window.viewer.add_image(stack, name=name, rgb=False) for name in "abc")
+    window.choose(first)
+    form.channel_axis.setCurrentIndex(1)
+    form.channels.setText("0,2")
+    window.choose(other)
+    form.green.choose(second)
+    window.choose(second)
+    source = form.source()
+    assert (source.layers, source.axis) == ((second,), None) and not form.channels.text()
+    window.choose(first)
+    assert (form.source().axis, form.source().channels) == (0, (0, 2))
+    window.choose(other)
+    assert form.source().layers == (other, second)
+    window.viewer.layers.remove(other)
+    window.rest()
+    assert form.source().layers == (second,)
+
+
 def test_the_wheel_changes_nothing_that_it_passes(field):
     from qtpy.QtCore import QPointF
     from qtpy.QtGui import QWheelEvent
