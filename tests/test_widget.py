@@ -1199,6 +1199,33 @@ def test_channels_are_those_of_the_image_for_which_they_were_chosen(window):
     assert form.source().layers == (second,)
 
 
+def test_removing_the_labels_stops_propagating(window, monkeypatch):
+    image, centres = squares((64, 64))
+    window.open(np.stack([image] * 12))
+    window.click_and_wait(centres[0])
+    decode, steps, before = window.model.decode_logits, threading.Semaphore(2), window.model.decoded
+
+    def held(*args):
+        assert steps.acquire(timeout=PATIENCE)
+        return decode(*args)
+
+    def show(*_):  # napari's progress bars handle events while they are drawn
+        if LABELS in window.viewer.layers:
+            window.viewer.layers.remove(LABELS)
+        window.rest()
+
+    monkeypatch.setattr(window.model, "decode_logits", held)
+    monkeypatch.setattr("napari_interformer.widget.Job.show", show)
+    window.key("Shift+S")
+    window.wait(lambda: window.panel.annotator is None)
+    steps.release(PLENTY)
+    ended = []
+    window.panel.decoder.run(lambda: None, ended.append, ended.append)
+    window.wait(lambda: ended)
+    assert window.model.decoded - before < 5
+    assert window.form.object.text().startswith("Press Encode") and not window.form.stop.isEnabled()
+
+
 def test_the_wheel_changes_nothing_that_it_passes(field):
     from qtpy.QtCore import QPointF
     from qtpy.QtGui import QWheelEvent

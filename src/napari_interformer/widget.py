@@ -436,6 +436,7 @@ class Panel(QScrollArea):
     def _let_go(self) -> None:
         """Have no session, and nothing of it on its layers."""
         self._stop_picking()
+        self.stop()
         self._unbind()
         self._rest.stop()
         if self.annotator is not None:
@@ -825,8 +826,8 @@ class Panel(QScrollArea):
 
     def _carried(self, job: Job, done: int, most: int) -> None:
         if job is self._carrying:
-            job.show(done, most, "InterFormer propagates")
             self.form.object.setText(f"Propagating: {done} planes")
+            job.show(done, most, "InterFormer propagates")  # Qt handles events meanwhile, and the text may be another one
 
     # --------------------------------------------------------------------------------------- files
 
