@@ -1226,6 +1226,22 @@ def test_removing_the_labels_stops_propagating(window, monkeypatch):
     assert window.form.object.text().startswith("Press Encode") and not window.form.stop.isEnabled()
 
 
+def test_edit_waits_for_a_click_only_while_it_can_come(field):
+    window, centres = field
+    layers, edit = window.viewer.layers, window.form.edit
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    window.key("E")
+    assert edit.isChecked()
+    layers.selection.active = layers[LABELS]
+    assert not edit.isChecked() and window.points.mode == "add"
+    layers.remove(CLICKS)
+    window.rest()
+    edit.click()
+    assert not edit.isChecked() and "Encode to bring it back" in window.told[-1]
+    assert not window.form.object.text().startswith("Click on the object")
+
+
 def test_the_wheel_changes_nothing_that_it_passes(field):
     from qtpy.QtCore import QPointF
     from qtpy.QtGui import QWheelEvent

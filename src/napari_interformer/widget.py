@@ -179,6 +179,7 @@ class Panel(QScrollArea):
             (layers.inserted, self._inserted),
             (layers.removed, self._removed),
             (layers.reordered, self._fill_layers),
+            (self.viewer.layers.selection.events.active, self._layer_chosen),
             (dims.current_step, self._plane_shown),
             (dims.ndisplay, self._dimensions_shown),
             (self._camera.events.center, self._wanted),
@@ -766,6 +767,10 @@ class Panel(QScrollArea):
         clicks, labels = self.clicks, self.labels
         assert clicks is not None and labels is not None
         points = clicks.layer
+        if points not in self.viewer.layers:
+            raise ValueError(
+                "Edit takes a click on the click layer, which was removed: press Encode to bring it back."
+            )
         if not (labels.layer.visible or self._picking):
             raise ValueError(
                 f"Edit takes an object that is seen; {labels.layer.name} is hidden: show it (the eye in the list of layers), "
@@ -798,6 +803,12 @@ class Panel(QScrollArea):
         points.mouse_drag_callbacks.append(picked)
         self._picking = True
         self._refresh()
+
+    def _layer_chosen(self, event: Any) -> None:
+        """Give up waiting for the click that picks an object, since it would go to another layer."""
+        if self._picking and self.clicks is not None and event.value is not self.clicks.layer:
+            self._stop_picking()
+            self._refresh()
 
     def _stop_picking(self) -> None:
         if self._picking and self.clicks is not None:
