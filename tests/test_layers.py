@@ -256,6 +256,20 @@ def test_labels_of_a_huge_plane_have_coarser_levels_that_change_with_it(monkeypa
     assert [int((np.asarray(level) == 3).sum()) for level in layer.data] == [16, 1, 0, 0, 0]
 
 
+@pytest.mark.parametrize(
+    ("units", "scale", "unit"),
+    [
+        (("s", "nm", "um", "um"), [5, 0.002, 0.5, 0.5], "micrometer"),
+        (("s", "pixel", "um", "mm"), [5, 2, 0.0005, 0.5], "millimeter"),
+        (None, [5, 2, 0.5, 0.5], None),
+    ],
+)
+def test_pixel_sizes_have_the_unit_of_x(units, scale, unit):
+    layer = Labels(np.zeros((2, 3, 4, 5), int), scale=(5, 2, -0.5, 0.5), units=units)
+    sizes, name = LayerLabels(layer).pixel_size
+    assert sizes == pytest.approx(scale) and name == unit
+
+
 @pytest.mark.parametrize("kind", ["tiff", "zarr"])
 def test_labels_on_disk_are_written_in_place_and_only_where_they_change(kind, tmp_path):
     path = tmp_path / f"labels.{kind}"

@@ -555,6 +555,26 @@ class LayerLabels:
         self._filled[tuple(plane)] += change
 
     @property
+    def axis_labels(self) -> tuple[str, ...]:
+        """What napari calls the axes."""
+        return tuple(str(name) for i, name in enumerate(self.layer.axis_labels) if i != self.axis)
+
+    @property
+    def pixel_size(self) -> tuple[list[float], str | None]:
+        """Pixel size per axis, and its unit, which is that of X; None for pixels.
+
+        A file has one unit for all lengths, while napari has one for each axis. What is no length, such as time, keeps its
+        own number.
+        """
+        unit = self.layer.units[-1]
+        scale = [
+            abs(float(size)) * _factor(own, unit)  # a mirrored layer's pixels are no smaller
+            for i, (size, own) in enumerate(zip(self.layer.scale, self.layer.units, strict=True))
+            if i != self.axis
+        ]
+        return scale, None if str(unit) == "pixel" else str(unit)
+
+    @property
     def annotated(self) -> NDArray[np.bool_]:
         """Which planes hold labels, as far as `survey` and what was written since tell: bool, the leading axes' shape."""
         return self._filled > 0

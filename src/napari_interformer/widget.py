@@ -838,7 +838,8 @@ class Panel(QScrollArea):
     def _carried(self, job: Job, done: int, most: int) -> None:
         if job is self._carrying:
             self.form.object.setText(f"Propagating: {done} planes")
-            job.show(done, most, "InterFormer propagates")  # Qt handles events meanwhile, and the text may be another one
+            # Last: Qt handles events meanwhile, after which there may be something else to say.
+            job.show(done, most, "InterFormer propagates")
 
     # --------------------------------------------------------------------------------------- files
 
@@ -862,15 +863,12 @@ class Panel(QScrollArea):
 
     def write_labels(self, annotator: Annotator, labels: LayerLabels, path: Path) -> None:
         """Write labels in the decoding thread, once everything before is done."""
-        layer = labels.layer
-        kept = [i for i in range(layer.ndim) if i != labels.axis]
-        scale = [abs(float(layer.scale[i])) for i in kept]  # a mirrored layer's pixels are no smaller
-        unit = str(layer.units[-1])
-        names = [str(layer.axis_labels[i]) for i in kept]  # such as z, or -3 where nobody named it
+        scale, unit = labels.pixel_size
+        names = labels.axis_labels  # such as z, or -3 where nobody named it
         axes = "".join(name if len(name) == 1 else "?" for name in names)
 
         def work() -> Path:
-            return write_labels(path, labels, axes=axes, scale=scale, unit=None if unit == "pixel" else unit)
+            return write_labels(path, labels, axes=axes, scale=scale, unit=unit)
 
         annotator.act(lambda saved: show_info(f"Labels are saved as {saved.name}."), work)
 
