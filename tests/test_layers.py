@@ -256,6 +256,22 @@ def test_labels_of_a_huge_plane_have_coarser_levels_that_change_with_it(monkeypa
     assert [int((np.asarray(level) == 3).sum()) for level in layer.data] == [16, 1, 0, 0, 0]
 
 
+@pytest.mark.parametrize("visible", [True, False])
+def test_a_layer_that_is_nearly_full_is_made_wider_and_one_on_disk_is_left(visible, tmp_path):
+    there = np.full((20, 20), 255, np.uint8)
+    layer = Labels(there, visible=visible)
+    labels = LayerLabels(layer)
+    labels.make_room(255)
+    labels[slice(2, 4), slice(2, 4)] = np.full((2, 2), 256)
+    assert labels.dtype == np.int32 and layer.visible == visible and labels.array is layer.data
+    assert (np.asarray(layer.data) == 256).sum() == 4 and (np.asarray(layer.data) == 255).sum() == 396
+    on_disk = tifffile.memmap(tmp_path / "labels.tif", shape=(20, 20), dtype=np.uint8)
+    for data, highest in ((on_disk, 255), (there.astype(np.uint16), 255)):
+        labels = LayerLabels(Labels(data))
+        labels.make_room(highest)
+        assert labels.layer.data is data and labels.dtype == data.dtype
+
+
 @pytest.mark.parametrize(
     ("units", "scale", "unit"),
     [

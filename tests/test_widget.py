@@ -1242,6 +1242,19 @@ def test_edit_waits_for_a_click_only_while_it_can_come(field):
     assert not window.form.object.text().startswith("Click on the object")
 
 
+def test_labels_of_8_bit_are_gone_on_with_beyond_255(field):
+    window, centres = field
+    there = np.zeros(window.labels.shape, np.uint8)
+    there[0, 0] = 254
+    layer = window.viewer.add_labels(there, name="opened")
+    window.form.labels.choose(layer)
+    window.form.labels.activated.emit(window.form.labels.currentIndex())
+    for centre in centres[:2]:
+        window.click_and_wait(centre)
+        window.key_and_wait("C")
+    assert [area(layer.data, label) for label in (254, 255, 256)] == [1, 400, 400] and not window.told
+
+
 def test_the_wheel_changes_nothing_that_it_passes(field):
     from qtpy.QtCore import QPointF
     from qtpy.QtGui import QWheelEvent

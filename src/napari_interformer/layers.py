@@ -33,6 +33,7 @@ _POSITIVE = "positive"  # the feature column that says what a point means
 _MADE_FOR = "napari-interformer image"  # in the metadata of a Labels layer: the image's unique_id
 _PUT_AWAY = "napari-interformer put away"  # in the metadata of a click layer that nobody uses
 _TEXTURE = 16384  # pixels; the longest side that graphics cards take
+_ROOM = 1000  # labels; more objects than a person adds to a layer
 _ON_SCREEN = (9, 14)  # pixels; zoomed in or out, points stay visible and never hide small objects
 
 PLACE = (
@@ -553,6 +554,22 @@ class LayerLabels:
         finally:
             self.writing = False
         self._filled[tuple(plane)] += change
+
+    def make_room(self, highest: int) -> None:
+        """Let the layer hold many more labels than the highest there is, as int32: a saved file has the smallest type.
+
+        A layer on disk keeps its type, since what is written to it has to stay there.
+        """
+        layer = self.layer
+        small = self.dtype.itemsize < 4 and np.iinfo(self.dtype).max - highest < _ROOM
+        if not small or layer.multiscale or type(self.array) is not np.ndarray:
+            return
+        self.array = self.array.astype(np.int32)
+        self.dtype = self.array.dtype
+        # A hidden layer would go on believing in the type that it last drew, and write other numbers than it is given.
+        visible, layer.visible = layer.visible, True
+        layer.data = self.array
+        layer.visible = visible
 
     @property
     def axis_labels(self) -> tuple[str, ...]:

@@ -360,6 +360,7 @@ class Panel(QScrollArea):
         if there and (self.labels is None or layer is not self.labels.layer) and lay_over(layer, source):
             show_info(f"{layer.name} was laid over {source.image.name}, since nobody had said where it lies.")
         self._end_session()
+        labels.make_room(session.highest)
         clicks, layers = self.clicks, self.viewer.layers
         if clicks is not None and (not clicks.fits(source) or clicks.layer not in layers):
             self._put_clicks_away()
