@@ -18,6 +18,8 @@ from napari_interformer.layers import (
     LayerLabels,
     Source,
     cells_sample,
+    lay_over,
+    made_for,
     new_labels,
     nuclei_sample,
 )
@@ -87,6 +89,37 @@ def test_our_layers_leave_the_channels_out(axis):
         world = image.data_to_world((*[4, 20, 30][:axis], channel, *[4, 20, 30][axis:]))
         at = tuple(np.round(labels.world_to_data(world)).astype(int))
         assert at == ((4, 20, 30) if axis == 0 else (*[4, 20, 30][:axis], 0, *[4, 20, 30][axis:]))
+
+
+def test_labels_that_nobody_placed_are_laid_over_the_image():
+    image = Image(
+        np.zeros((3, 31, 41), np.uint8), scale=(2, 0.5, 0.5), translate=(0, 10, 20), units=("um",) * 3
+    )
+    source = Source((image,))
+    opened = Labels(np.zeros((3, 31, 41), int))
+    assert lay_over(opened, source) and not lay_over(opened, source)
+    assert opened.data_to_world((1, 2, 3)) == image.data_to_world((1, 2, 3)) and opened.units == image.units
+    assert made_for(opened, image)  # and goes where the image goes
+    there = {"scale": (2000, 500.1, 499.9), "translate": (0, 1e4, 2e4), "units": ("nm",) * 3}
+    assert not lay_over(Labels(np.zeros((3, 31, 41), int), **there), source)
+    moved = Labels(np.zeros((3, 31, 41), int), name="moved", translate=(0, 0, 9))
+    with pytest.raises(ValueError, match=r"moved lies elsewhere than Image"):
+        lay_over(moved, source)
+    assert moved.translate.tolist() == [0, 0, 9]
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_labels_are_laid_over_an_image_with_channels_if_napari_can(axis):
+    image = Image(np.zeros((2, 2, 31, 41), np.uint8), scale=(3, 2, 0.5, 0.5))
+    source = Source((image,), axis, (0,))
+    flat = Labels(np.zeros((2, 31, 41), int), name="flat")
+    if axis:
+        with pytest.raises(ValueError, match=r"axis of length 1.*flat has shape \(2, 31, 41\)"):
+            lay_over(flat, source)
+        flat = Labels(np.expand_dims(flat.data, axis))
+    assert lay_over(flat, source)
+    ours = new_labels(source, (2, 31, 41))
+    assert flat.data_to_world((1, 0, 2, 3)) == ours.data_to_world((1, 0, 2, 3))
 
 
 def test_points_between_pixels_belong_to_the_nearest_and_are_not_moved():
@@ -221,6 +254,36 @@ def test_labels_of_a_huge_plane_have_coarser_levels_that_change_with_it(monkeypa
     labels[slice(256, 260), slice(250, 254)] = np.full((4, 4), 3)
     assert layer.multiscale and labels.shape == (600, 600) and labels.annotated
     assert [int((np.asarray(level) == 3).sum()) for level in layer.data] == [16, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("visible", [True, False])
+def test_a_layer_that_is_nearly_full_is_made_wider_and_one_on_disk_is_left(visible, tmp_path):
+    there = np.full((20, 20), 255, np.uint8)
+    layer = Labels(there, visible=visible)
+    labels = LayerLabels(layer)
+    labels.make_room(255)
+    labels[slice(2, 4), slice(2, 4)] = np.full((2, 2), 256)
+    assert labels.dtype == np.int32 and layer.visible == visible and labels.array is layer.data
+    assert (np.asarray(layer.data) == 256).sum() == 4 and (np.asarray(layer.data) == 255).sum() == 396
+    on_disk = tifffile.memmap(tmp_path / "labels.tif", shape=(20, 20), dtype=np.uint8)
+    for data, highest in ((on_disk, 255), (there.astype(np.uint16), 255)):
+        labels = LayerLabels(Labels(data))
+        labels.make_room(highest)
+        assert labels.layer.data is data and labels.dtype == data.dtype
+
+
+@pytest.mark.parametrize(
+    ("units", "scale", "unit"),
+    [
+        (("s", "nm", "um", "um"), [5, 0.002, 0.5, 0.5], "micrometer"),
+        (("s", "pixel", "um", "mm"), [5, 2, 0.0005, 0.5], "millimeter"),
+        (None, [5, 2, 0.5, 0.5], None),
+    ],
+)
+def test_pixel_sizes_have_the_unit_of_x(units, scale, unit):
+    layer = Labels(np.zeros((2, 3, 4, 5), int), scale=(5, 2, -0.5, 0.5), units=units)
+    sizes, name = LayerLabels(layer).pixel_size
+    assert sizes == pytest.approx(scale) and name == unit
 
 
 @pytest.mark.parametrize("kind", ["tiff", "zarr"])

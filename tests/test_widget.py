@@ -1161,6 +1161,100 @@ def test_after_an_image_is_removed_the_next_one_is_annotated(field):
     assert CLICKS in window.viewer.layers
 
 
+def test_labels_that_are_opened_lie_where_the_image_does(window):
+    image, centres = squares()
+    place = {"scale": (0.5, 0.5), "translate": (10, 20)}
+    layer = window.open(image, **place)
+    away, opened = (window.viewer.add_labels(np.zeros(image.shape, int), name=name) for name in "ab")
+    away.translate = (0, 3)
+    for chosen in (away, opened):
+        window.form.labels.choose(chosen)
+        window.form.labels.activated.emit(window.form.labels.currentIndex())
+    assert "a lies elsewhere" in window.told[0] and "b was laid over" in window.told[1]
+    window.viewer.reset_view()
+    world = layer.data_to_world(centres[0])
+    window.click_and_wait(world)
+    assert area(opened.data) == 400 and opened.get_value(world, world=True) == 1
+    layer.translate = (10, 30)
+    assert opened.translate.tolist() == [10, 30] and away.translate.tolist() == [0, 3]
+
+
+def test_channels_are_those_of_the_image_for_which_they_were_chosen(window):
+    form, stack = window.form, np.zeros((3, 5, 40, 40), np.uint8)
+    first, other, second = (window.viewer.add_image(stack, name=name, rgb=False) for name in "abc")
+    window.choose(first)
+    form.channel_axis.setCurrentIndex(1)
+    form.channels.setText("0,2")
+    window.choose(other)
+    form.green.choose(second)
+    window.choose(second)
+    source = form.source()
+    assert (source.layers, source.axis) == ((second,), None) and not form.channels.text()
+    window.choose(first)
+    assert (form.source().axis, form.source().channels) == (0, (0, 2))
+    window.choose(other)
+    assert form.source().layers == (other, second)
+    window.viewer.layers.remove(other)
+    window.rest()
+    assert form.source().layers == (second,)
+
+
+def test_removing_the_labels_stops_propagating(window, monkeypatch):
+    image, centres = squares((64, 64))
+    window.open(np.stack([image] * 12))
+    window.click_and_wait(centres[0])
+    decode, steps, before = window.model.decode_logits, threading.Semaphore(2), window.model.decoded
+
+    def held(*args):
+        assert steps.acquire(timeout=PATIENCE)
+        return decode(*args)
+
+    def show(*_):  # napari's progress bars handle events while they are drawn
+        if LABELS in window.viewer.layers:
+            window.viewer.layers.remove(LABELS)
+        window.rest()
+
+    monkeypatch.setattr(window.model, "decode_logits", held)
+    monkeypatch.setattr("napari_interformer.widget.Job.show", show)
+    window.key("Shift+S")
+    window.wait(lambda: window.panel.annotator is None)
+    steps.release(PLENTY)
+    ended = []
+    window.panel.decoder.run(lambda: None, ended.append, ended.append)
+    window.wait(lambda: ended)
+    assert window.model.decoded - before < 5
+    assert window.form.object.text().startswith("Press Encode") and not window.form.stop.isEnabled()
+
+
+def test_edit_waits_for_a_click_only_while_it_can_come(field):
+    window, centres = field
+    layers, edit = window.viewer.layers, window.form.edit
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    window.key("E")
+    assert edit.isChecked()
+    layers.selection.active = layers[LABELS]
+    assert not edit.isChecked() and window.points.mode == "add"
+    layers.remove(CLICKS)
+    window.rest()
+    edit.click()
+    assert not edit.isChecked() and "Encode to bring it back" in window.told[-1]
+    assert not window.form.object.text().startswith("Click on the object")
+
+
+def test_labels_of_8_bit_are_gone_on_with_beyond_255(field):
+    window, centres = field
+    there = np.zeros(window.labels.shape, np.uint8)
+    there[0, 0] = 254
+    layer = window.viewer.add_labels(there, name="opened")
+    window.form.labels.choose(layer)
+    window.form.labels.activated.emit(window.form.labels.currentIndex())
+    for centre in centres[:2]:
+        window.click_and_wait(centre)
+        window.key_and_wait("C")
+    assert [area(layer.data, label) for label in (254, 255, 256)] == [1, 400, 400] and not window.told
+
+
 def test_the_wheel_changes_nothing_that_it_passes(field):
     from qtpy.QtCore import QPointF
     from qtpy.QtGui import QWheelEvent

@@ -212,6 +212,11 @@ class LayerChoice(QComboBox):
         found = [i for i, other in enumerate(self._layers) if other is layer]
         self.setCurrentIndex(found[0] if found else 0 if self._nothing is not None else len(self._layers) - 1)
 
+    def choose_id(self, unique_id: Any) -> None:
+        """Choose the layer of this `unique_id`, as `choose` does."""
+        named = (layer for layer in self._layers if layer is not None and layer.unique_id == unique_id)
+        self.choose(next(named, None))
+
 
 class SizeBox(QSpinBox):
     """Pixels, or nothing: a click selects the words that stand for nothing, since no digit can be typed into them."""
@@ -246,6 +251,9 @@ class Form(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.positive = True
+        # What is chosen of the channels of which image. By unique_id: layers that are gone must not live on here.
+        self._adapted: Any = None
+        self._chosen: dict[Any, tuple[int | None, str, list[Any]]] = {}
         column = QVBoxLayout(self)
         column.setContentsMargins(6, 6, 6, 6)
         for title, part in (
@@ -473,11 +481,18 @@ class Form(QWidget):
         self.adapt()
 
     def adapt(self) -> None:
-        """Show only the rows that make sense for the image chosen."""
+        """Show only the rows that make sense for the image chosen, with what was chosen for it and not for another one."""
         image = self.image.layer()
         grey = image is not None and not image.rgb
         axes = image.ndim if grey else 0
-        chosen = self.channel_axis.currentData()
+        others = (self.green, self.blue)
+        ids = [None if choice.layer() is None else choice.layer().unique_id for choice in others]
+        self._chosen[self._adapted] = self.channel_axis.currentData(), self.channels.text(), ids
+        self._adapted = None if image is None else image.unique_id
+        chosen, channels, ids = self._chosen.get(self._adapted, (None, "", [None, None]))
+        self.channels.setText(channels)
+        for choice, known in zip(others, ids, strict=True):
+            choice.choose_id(known)
         self.channel_axis.blockSignals(True)
         self.channel_axis.clear()
         self.channel_axis.addItem("none", None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -32,6 +33,7 @@ _POSITIVE = "positive"  # the feature column that says what a point means
 _MADE_FOR = "napari-interformer image"  # in the metadata of a Labels layer: the image's unique_id
 _PUT_AWAY = "napari-interformer put away"  # in the metadata of a click layer that nobody uses
 _TEXTURE = 16384  # pixels; the longest side that graphics cards take
+_ROOM = 1000  # labels; more objects than a person adds to a layer
 _ON_SCREEN = (9, 14)  # pixels; zoomed in or out, points stay visible and never hide small objects
 
 PLACE = (
@@ -433,8 +435,54 @@ def labels_of(image: Image, layers: Iterable[Any]) -> Labels | None:
 
 
 def made_for(layer: Labels, image: Image) -> bool:
-    """Whether `new_labels` made a layer for an image."""
+    """Whether `new_labels` made a layer for an image, or `lay_over` laid it there."""
     return bool(layer.metadata.get(_MADE_FOR) == image.unique_id)
+
+
+def lay_over(layer: Labels, source: Source) -> bool:
+    """See that a Labels layer of the image's shape is seen where the image is; tell whether it had to be laid there.
+
+    A label file that is opened knows nothing of where the image lies. Nobody placed it, so it is placed, and follows the
+    image from now on.
+
+    Raises
+    ------
+    ValueError
+        If it has other axes than the image to napari, or somebody placed it elsewhere.
+    """
+    image, shape = source.image, finest(layer).shape
+    if made_for(layer, image):
+        return False
+    if len(shape) != image.ndim - (source.axis == 0):
+        raise ValueError(
+            f"Labels of {image.name} take an axis of length 1 in place of channel axis {source.axis}, or napari lays other "
+            f"axes there; {layer.name} has shape {tuple(shape)}: give it that axis with numpy.expand_dims, or choose a new "
+            "layer."
+        )
+    kept = [i for i in range(len(shape)) if i == 0 or i != source.axis]
+    pairs = zip(source.placement()["units"], layer.units, strict=True)
+    factors = [_factor(unit, other) for unit, other in pairs]
+    lies = unplaced = True
+    for corner in product(*((0, n - 1) for n in shape)):
+        pixel = np.array(corner)[kept]
+        found = layer.world_to_data(np.multiply(source.world(Click.at(pixel.tolist())), factors))
+        # Half a pixel, and more at the far end of a large image, since files round pixel sizes.
+        lies &= bool(np.all(np.abs(np.array(found)[kept] - pixel) <= 0.5 + np.array(shape)[kept] / 1000))
+        unplaced &= np.allclose(layer.data_to_world(corner), corner)
+    if not lies and not unplaced:
+        raise ValueError(
+            f"Labels are written where the image is; {layer.name} lies elsewhere than {image.name}: copy the image's scale and "
+            "transforms (right-click on it) and apply them to the labels, or choose a new layer."
+        )
+    if not lies:
+        layer.metadata[_MADE_FOR] = image.unique_id
+        place(layer, source)
+    return not lies
+
+
+def _factor(unit: Any, other: Any) -> float:
+    """Return how many of another unit one makes; 1 where they measure different things, such as pixels and nanometers."""
+    return float((1 * unit).to(other).magnitude) if unit.is_compatible_with(other) else 1.0
 
 
 class LayerLabels:
@@ -506,6 +554,42 @@ class LayerLabels:
         finally:
             self.writing = False
         self._filled[tuple(plane)] += change
+
+    def make_room(self, highest: int) -> None:
+        """Let the layer hold many more labels than the highest there is, as int32: a saved file has the smallest type.
+
+        A layer on disk keeps its type, since what is written to it has to stay there.
+        """
+        layer = self.layer
+        small = self.dtype.itemsize < 4 and np.iinfo(self.dtype).max - highest < _ROOM
+        if not small or layer.multiscale or type(self.array) is not np.ndarray:
+            return
+        self.array = self.array.astype(np.int32)
+        self.dtype = self.array.dtype
+        # A hidden layer would go on believing in the type that it last drew, and write other numbers than it is given.
+        visible, layer.visible = layer.visible, True
+        layer.data = self.array
+        layer.visible = visible
+
+    @property
+    def axis_labels(self) -> tuple[str, ...]:
+        """What napari calls the axes."""
+        return tuple(str(name) for i, name in enumerate(self.layer.axis_labels) if i != self.axis)
+
+    @property
+    def pixel_size(self) -> tuple[list[float], str | None]:
+        """Pixel size per axis, and its unit, which is that of X; None for pixels.
+
+        A file has one unit for all lengths, while napari has one for each axis. What is no length, such as time, keeps its
+        own number.
+        """
+        unit = self.layer.units[-1]
+        scale = [
+            abs(float(size)) * _factor(own, unit)  # a mirrored layer's pixels are no smaller
+            for i, (size, own) in enumerate(zip(self.layer.scale, self.layer.units, strict=True))
+            if i != self.axis
+        ]
+        return scale, None if str(unit) == "pixel" else str(unit)
 
     @property
     def annotated(self) -> NDArray[np.bool_]:

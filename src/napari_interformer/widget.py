@@ -29,6 +29,7 @@ from napari_interformer.layers import (
     LayerLabels,
     finest,
     labels_of,
+    lay_over,
     made_for,
     new_labels,
     place,
@@ -178,6 +179,7 @@ class Panel(QScrollArea):
             (layers.inserted, self._inserted),
             (layers.removed, self._removed),
             (layers.reordered, self._fill_layers),
+            (self.viewer.layers.selection.events.active, self._layer_chosen),
             (dims.current_step, self._plane_shown),
             (dims.ndisplay, self._dimensions_shown),
             (self._camera.events.center, self._wanted),
@@ -355,7 +357,10 @@ class Panel(QScrollArea):
             live=True,
             object_size=self.form.size.value() or None,
         )
+        if there and (self.labels is None or layer is not self.labels.layer) and lay_over(layer, source):
+            show_info(f"{layer.name} was laid over {source.image.name}, since nobody had said where it lies.")
         self._end_session()
+        labels.make_room(session.highest)
         clicks, layers = self.clicks, self.viewer.layers
         if clicks is not None and (not clicks.fits(source) or clicks.layer not in layers):
             self._put_clicks_away()
@@ -433,6 +438,7 @@ class Panel(QScrollArea):
     def _let_go(self) -> None:
         """Have no session, and nothing of it on its layers."""
         self._stop_picking()
+        self.stop()
         self._unbind()
         self._rest.stop()
         if self.annotator is not None:
@@ -762,6 +768,10 @@ class Panel(QScrollArea):
         clicks, labels = self.clicks, self.labels
         assert clicks is not None and labels is not None
         points = clicks.layer
+        if points not in self.viewer.layers:
+            raise ValueError(
+                "Edit takes a click on the click layer, which was removed: press Encode to bring it back."
+            )
         if not (labels.layer.visible or self._picking):
             raise ValueError(
                 f"Edit takes an object that is seen; {labels.layer.name} is hidden: show it (the eye in the list of layers), "
@@ -795,6 +805,12 @@ class Panel(QScrollArea):
         self._picking = True
         self._refresh()
 
+    def _layer_chosen(self, event: Any) -> None:
+        """Give up waiting for the click that picks an object, since it would go to another layer."""
+        if self._picking and self.clicks is not None and event.value is not self.clicks.layer:
+            self._stop_picking()
+            self._refresh()
+
     def _stop_picking(self) -> None:
         if self._picking and self.clicks is not None:
             self.clicks.layer.mouse_drag_callbacks.pop()
@@ -822,8 +838,9 @@ class Panel(QScrollArea):
 
     def _carried(self, job: Job, done: int, most: int) -> None:
         if job is self._carrying:
-            job.show(done, most, "InterFormer propagates")
             self.form.object.setText(f"Propagating: {done} planes")
+            # Last: Qt handles events meanwhile, after which there may be something else to say.
+            job.show(done, most, "InterFormer propagates")
 
     # --------------------------------------------------------------------------------------- files
 
@@ -847,15 +864,12 @@ class Panel(QScrollArea):
 
     def write_labels(self, annotator: Annotator, labels: LayerLabels, path: Path) -> None:
         """Write labels in the decoding thread, once everything before is done."""
-        layer = labels.layer
-        kept = [i for i in range(layer.ndim) if i != labels.axis]
-        scale = [abs(float(layer.scale[i])) for i in kept]  # a mirrored layer's pixels are no smaller
-        unit = str(layer.units[-1])
-        names = [str(layer.axis_labels[i]) for i in kept]  # such as z, or -3 where nobody named it
+        scale, unit = labels.pixel_size
+        names = labels.axis_labels  # such as z, or -3 where nobody named it
         axes = "".join(name if len(name) == 1 else "?" for name in names)
 
         def work() -> Path:
-            return write_labels(path, labels, axes=axes, scale=scale, unit=None if unit == "pixel" else unit)
+            return write_labels(path, labels, axes=axes, scale=scale, unit=unit)
 
         annotator.act(lambda saved: show_info(f"Labels are saved as {saved.name}."), work)
 
