@@ -1314,5 +1314,19 @@ def test_edit_says_that_the_labels_are_hidden(field):
     assert "is hidden" in window.told[-1] and not window.form.edit.isChecked()
 
 
+def test_a_drag_is_one_step_of_undo(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.click_and_wait(centres[1])
+    before, decoded = window.points.data.copy(), window.model.decoded
+    window.key("3")
+    window.drag(centres[1], centres[2])
+    window.idle()
+    assert [int(window.labels[c]) for c in centres[:3]] == [1, 0, 1] and window.model.decoded == decoded + 1
+    window.key_and_wait("Ctrl+Z")
+    np.testing.assert_allclose(window.points.data, before, atol=0.5)
+    assert [int(window.labels[c]) for c in centres[:3]] == [1, 1, 0]
+
+
 def _rgba(colour):
     return [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] + [1.0]
