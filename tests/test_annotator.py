@@ -193,6 +193,22 @@ def test_what_cannot_be_answered_is_taken_back_and_the_rest_is_kept():
     assert desk.paper.clicks == desk.session.clicks
 
 
+def test_a_click_that_was_moved_where_it_cannot_be_is_put_back():
+    desk = Desk()
+    desk.click(*desk.centres[0])
+    desk.worker.all()
+    desk.click(*desk.centres[1])
+    before = desk.paper.clicks
+    for place in ((500, 500), (600, 600)):  # both while the second click is answered
+        desk.paper.clicks = (Click.at(place), before[1])
+        desk.annotator.edited()
+    desk.worker.all()
+    assert desk.paper.clicks == desk.session.clicks == before and [desk.at(i) for i in range(2)] == [1, 1]
+    assert "(600, 600)" in desk.told[0]
+    desk.annotator.undo()
+    assert desk.paper.clicks == before[:1]  # nothing was done that could be undone
+
+
 def test_an_unforeseen_error_is_one_sentence_and_nothing_has_changed(caplog):
     desk = Desk()
     desk.click(*desk.centres[0])

@@ -1314,7 +1314,7 @@ def test_edit_says_that_the_labels_are_hidden(field):
     assert "is hidden" in window.told[-1] and not window.form.edit.isChecked()
 
 
-def test_a_drag_is_one_step_of_undo(field):
+def test_a_drag_is_one_step_of_undo_and_none_if_it_leads_out_of_the_image(field):
     window, centres = field
     window.click_and_wait(centres[0])
     window.click_and_wait(centres[1])
@@ -1326,6 +1326,10 @@ def test_a_drag_is_one_step_of_undo(field):
     window.key_and_wait("Ctrl+Z")
     np.testing.assert_allclose(window.points.data, before, atol=0.5)
     assert [int(window.labels[c]) for c in centres[:3]] == [1, 1, 0]
+    window.drag(centres[1], (-8, 60))  # out of the image
+    window.idle()
+    assert "inside" in window.told[-1]
+    np.testing.assert_allclose(window.points.data, before, atol=0.5)
 
 
 def _rgba(colour):
