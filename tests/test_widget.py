@@ -1106,7 +1106,8 @@ def test_keys_that_napari_uses_stay_napari_s(field):
     for name, keys in taken.items():
         if "label" in name or "brush" in name or "polygon" in name:
             assert not ours & {str(key) for key in keys}, name
-    assert not {str(key) for key in type(labels).class_keymap} & ours
+    undo = {f"{key}+Z" for key in ("Ctrl", "Ctrl+Shift", "Meta", "Shift+Meta", "Meta+Shift")}  # where there is an object
+    assert {str(key) for key in type(labels).class_keymap} & ours <= undo
 
 
 def test_labels_and_clicks_are_saved_and_clicks_replayed(field, tmp_path, monkeypatch):
@@ -1330,6 +1331,32 @@ def test_a_drag_is_one_step_of_undo_and_none_if_it_leads_out_of_the_image(field)
     window.idle()
     assert "inside" in window.told[-1]
     np.testing.assert_allclose(window.points.data, before, atol=0.5)
+
+
+def test_undo_on_the_labels_layer_takes_back_what_came_last_click_or_stroke(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    layer = window.viewer.layers.selection.active = window.viewer.layers[LABELS]
+    window.panel.clicks.layer.add(centres[1])
+    window.idle()
+    window.viewer.layers.selection.active = layer
+    window.key("Ctrl+Z")
+    window.idle()
+    assert area(layer.data, 2) == 0 and len(window.points.data) == 0
+    window.key_and_wait("Ctrl+Z")  # no click is left, and napari's own would paint what was taken back
+    assert area(layer.data, 2) == 0 and area(layer.data, 1) == 400
+    window.key_and_wait("Ctrl+Shift+Z")
+    assert area(layer.data, 2) == 400 and len(window.points.data) == 1
+    layer.paint((60, 60), 5)
+    painted = layer.data.copy()
+    window.key_and_wait("Ctrl+Z")
+    assert layer.data[60, 60] == 0 and area(layer.data, 2) == 400
+    window.key_and_wait("Ctrl+Shift+Z")
+    np.testing.assert_array_equal(layer.data, painted)
+    window.key_and_wait("Ctrl+Z")
+    window.key_and_wait("Ctrl+Z")
+    assert area(layer.data, 2) == 0 and len(window.points.data) == 0
 
 
 def _rgba(colour):

@@ -125,6 +125,8 @@ class Panel(QScrollArea):
         self._picking = self._docked = False
         self._followed: list[tuple[Any, Callable[[Any], None]]] = []
         self._outdated = False  # the pixels that were encoded are not those of the layer any more
+        # Of the brush, since the session last wrote to the Labels layer: those that are there, and those undone.
+        self._strokes = self._strokes_undone = 0
         self._plane: tuple[int, ...] | None = None  # on screen when the Labels layer was drawn last
         # docs/performance.md has the figures behind these two threads, their cores and their priorities.
         self.encoder, self.decoder = Lane("encode", patient=True), Lane("decode")
@@ -185,7 +187,7 @@ class Panel(QScrollArea):
         ]
 
     def _bind(self) -> None:
-        """Bind the keys on our own layers, in place of nothing that napari uses there."""
+        """Bind the keys on our own layers, in place of nothing that napari uses there but undo and redo."""
         assert self.clicks is not None and self.labels is not None
         self._unbind()
         shared = {"T": self.toggle_sign, "C": self.commit, "Shift-C": self.clear}
@@ -198,7 +200,9 @@ class Panel(QScrollArea):
             f"{CTRL}-Z": self.undo,
             f"{CTRL}-Shift-Z": self.redo,
         }
-        for layer, keys in ((self.clicks.layer, points), (self.labels.layer, shared)):
+        labels = {**shared, f"{CTRL}-Z": self._undo_there, f"{CTRL}-Shift-Z": self._redo_there}
+        self._strokes = self._strokes_undone = 0
+        for layer, keys in ((self.clicks.layer, points), (self.labels.layer, labels)):
             for key, action in keys.items():
                 before = layer.bind_key(key, self._on_key(action), overwrite=True)
                 self._bound.append((layer, key, before))
@@ -735,6 +739,32 @@ class Panel(QScrollArea):
         """Make it again."""
         self._now().redo()
 
+    def _undo_there(self) -> None:
+        """Undo on the Labels layer, whose own undo knows what we wrote too, but not the clicks that it stands for.
+
+        As long as there is an object, napari takes back strokes of the brush, and we what is the object's.
+        """
+        annotator, labels = self._now(), self.labels
+        assert labels is not None
+        if self._strokes:
+            self._strokes, self._strokes_undone = self._strokes - 1, self._strokes_undone + 1
+            labels.layer.undo()
+        elif annotator.can_undo or annotator.can_redo:
+            annotator.undo()
+        else:
+            labels.layer.undo()
+
+    def _redo_there(self) -> None:
+        annotator, labels = self._now(), self.labels
+        assert labels is not None
+        if self._strokes_undone:
+            self._strokes, self._strokes_undone = self._strokes + 1, self._strokes_undone - 1
+            labels.layer.redo()
+        elif annotator.can_undo or annotator.can_redo:
+            annotator.redo()
+        else:
+            labels.layer.redo()
+
     def new_object(self) -> None:
         """Go to the next object."""
         self._now().new()
@@ -928,7 +958,10 @@ class Panel(QScrollArea):
 
     def _painted(self, _: Any) -> None:
         annotator, labels = self.annotator, self.labels
-        if labels is None or annotator is None or labels.writing:
+        if labels is None or annotator is None:
+            return
+        self._strokes, self._strokes_undone = 0 if labels.writing else self._strokes + 1, 0
+        if labels.writing:
             return
         annotator.taken(int(labels.layer.selected_label))
         if plane := self._shown_plane():
