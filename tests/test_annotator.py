@@ -298,6 +298,33 @@ def test_propagation_is_one_step_and_what_is_asked_meanwhile_waits():
     assert desk.session.label == 2
 
 
+@pytest.mark.parametrize("edit", ["removed", "moved"])
+def test_what_was_carried_goes_with_the_click_it_came_from(edit):
+    field, centres = squares()
+    desk = Desk(np.stack([field] * 9))
+    desk.click(1, *centres[0])
+    desk.click(4, *centres[0])
+    desk.annotator.propagate(lambda *_: None, lambda: False)
+    desk.worker.all()
+    carried = desk.session.labels.copy()
+    desk.click(4, *centres[1])  # beside the first one, which stays
+    desk.worker.all()
+    assert (carried > 0).sum() == 9 * 400 and (desk.session.labels > 0).sum() == 10 * 400
+    desk.annotator.undo()
+    moved = (Click.at((4, *centres[2])),) if edit == "moved" else ()
+    desk.paper.clicks = (desk.paper.clicks[0], *moved)
+    desk.annotator.edited()
+    desk.worker.all()
+    there = [0, 1, 4] if moved else [0, 1]
+    assert [z for z in range(9) if desk.session.labels[z].any()] == there
+    desk.annotator.undo()
+    np.testing.assert_array_equal(desk.session.labels, carried)
+    desk.paper.clicks = (desk.paper.clicks[0], Click.at((4, 500, 500)))  # put back, so nothing goes
+    desk.annotator.edited()
+    desk.worker.all()
+    np.testing.assert_array_equal(desk.session.labels, carried)
+
+
 @pytest.mark.parametrize(
     ("current", "before", "after", "merged"),
     [

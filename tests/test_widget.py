@@ -1106,7 +1106,8 @@ def test_keys_that_napari_uses_stay_napari_s(field):
     for name, keys in taken.items():
         if "label" in name or "brush" in name or "polygon" in name:
             assert not ours & {str(key) for key in keys}, name
-    undo = {f"{key}+Z" for key in ("Ctrl", "Ctrl+Shift", "Meta", "Shift+Meta", "Meta+Shift")}  # where there is an object
+    # These two are ours as long as there is an object.
+    undo = {f"{key}+Z" for key in ("Ctrl", "Ctrl+Shift", "Meta", "Shift+Meta", "Meta+Shift")}
     assert {str(key) for key in type(labels).class_keymap} & ours <= undo
 
 

@@ -387,11 +387,12 @@ def answer(
             return ahead.answer
     from napari_interformer.features import NotEncodedError  # as in `_adopt`
 
-    masks = session.masks
+    masks = session.masks_beside(clicks)
     try:
         return Answer(session.compute((*masks, *clicks)), ())
     except (ValueError, LookupError):
         pass  # which ones? one at a time, the good ones before kept
+    masks = session.masks_beside((*clicks, *former.values()))
     kept: list[Click] = []
     refused = []
     steps = session.compute(masks)
