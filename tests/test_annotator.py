@@ -241,6 +241,9 @@ def test_clicks_wait_for_their_plane_while_it_is_encoded_and_go_when_nothing_wil
     assert desk.annotator.waiting and desk.paper.clicks and not desk.told
     desk.annotator.commit()
     assert "still being encoded" in desk.told.pop()
+    desk.annotator.propagate(lambda *_: None, lambda: False)
+    desk.worker.all()
+    assert "plane 1 is still being encoded" in desk.told.pop() and desk.annotator.waiting
     from napari_interformer.encoding import encode_tiles
 
     planes = Planes.of(desk.image, contrast=(0, 255))

@@ -1222,15 +1222,21 @@ def test_choosing_another_image_says_where_clicks_go(window):
     assert "Clicks go" not in window.form.object.text()
 
 
-def test_clicks_go_on_after_a_look_in_three_dimensions(field):
-    window, centres = field
+@pytest.mark.parametrize("planes", [1, 3])
+def test_clicks_need_two_dimensions_and_go_on_after_a_look_in_three(window, planes):
+    image, centres = squares()
+    window.open(np.stack([image] * planes) if planes > 1 else image)
     window.viewer.dims.ndisplay = 3
+    window.viewer.reset_view()
     window.rest()
+    window.key("M")
+    window.click_and_wait((48, 80))
+    assert len(window.points.data) == 0 and "Clicks need the 2-D view" in window.form.object.text()
     window.viewer.dims.ndisplay = 2
     window.viewer.reset_view()
     window.rest()
     window.click_and_wait(centres[0])
-    assert area(window.labels) == 400
+    assert area(window.labels) == 400 and "2-D" not in window.form.object.text()
 
 
 def test_clicks_and_labels_go_where_the_image_goes(field):

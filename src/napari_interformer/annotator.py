@@ -231,6 +231,7 @@ class Annotator:
         def work() -> Steps:
             from napari_interformer.volume import carry  # loads SciPy
 
+            self._none_waits("propagate")  # here, since what was asked before is done by now
             return carry(self.session, progress=progress, cancelled=cancelled)
 
         self.act(self.session.adopt, work)

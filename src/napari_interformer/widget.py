@@ -641,19 +641,22 @@ class Panel(QScrollArea):
         self._show_planes()
 
     def _dimensions_shown(self, _: Any = None) -> None:
-        """Have clicks again after a look in 3-D, where napari takes the mouse from 2-D points and does not give it back."""
+        """Take no clicks in 3-D, where a point would lie on the slider's plane and not on what is seen; then have them again.
 
-        def restore() -> None:  # once napari is done with its own
-            clicks = self.clicks
-            if (
-                self.viewer.dims.ndisplay == 2
-                and clicks is not None
-                and clicks.layer.ndim == 2
-                and not self._picking
-            ):
-                clicks.layer.mode = "add"
+        In 3-D, napari itself takes the mouse from 2-D points, and does not give it back.
+        """
 
-        QTimer.singleShot(0, restore)
+        def follow() -> None:  # once napari is done with its own
+            if self.clicks is not None and not self._picking:
+                self._take_clicks()
+                self._refresh()
+
+        QTimer.singleShot(0, follow)
+
+    def _take_clicks(self) -> None:
+        """Let a click on the canvas add a point, where it can be seen on which pixel."""
+        if self.clicks is not None:
+            self.clicks.layer.mode = "add" if self.viewer.dims.ndisplay == 2 else "pan_zoom"
 
     @property
     def _camera(self) -> Any:
@@ -717,7 +720,7 @@ class Panel(QScrollArea):
         """Make the click layer the one that the mouse and the keys go to, ready to add points."""
         if self.clicks is not None and self.clicks.layer in self.viewer.layers:
             self.viewer.layers.selection.active = self.clicks.layer
-            self.clicks.layer.mode = "add"
+            self._take_clicks()
 
     def toggle_sign(self) -> None:
         """Switch between positive and negative clicks."""
@@ -828,7 +831,7 @@ class Panel(QScrollArea):
     def _stop_picking(self) -> None:
         if self._picking and self.clicks is not None:
             self.clicks.layer.mouse_drag_callbacks.pop()
-            self.clicks.layer.mode = "add"
+            self._take_clicks()
         self._picking = False
 
     # --------------------------------------------------------------------------------------- stack
@@ -1089,6 +1092,8 @@ class Panel(QScrollArea):
         name = self.clicks.source.image.name
         if self._elsewhere:
             return f"Clicks go to {name} until you press Encode."
+        if self.viewer.dims.ndisplay == 3 and not self._picking:
+            return "Clicks need the 2-D view."
         return f"{name} has other data than was encoded: press Encode." if self._outdated else ""
 
     def _refresh(self) -> None:
