@@ -193,6 +193,22 @@ def test_what_cannot_be_answered_is_taken_back_and_the_rest_is_kept():
     assert desk.paper.clicks == desk.session.clicks
 
 
+def test_a_click_that_was_moved_where_it_cannot_be_is_put_back():
+    desk = Desk()
+    desk.click(*desk.centres[0])
+    desk.worker.all()
+    desk.click(*desk.centres[1])
+    before = desk.paper.clicks
+    for place in ((500, 500), (600, 600)):  # both while the second click is answered
+        desk.paper.clicks = (Click.at(place), before[1])
+        desk.annotator.edited()
+    desk.worker.all()
+    assert desk.paper.clicks == desk.session.clicks == before and [desk.at(i) for i in range(2)] == [1, 1]
+    assert "(600, 600)" in desk.told[0]
+    desk.annotator.undo()
+    assert desk.paper.clicks == before[:1]  # nothing was done that could be undone
+
+
 def test_an_unforeseen_error_is_one_sentence_and_nothing_has_changed(caplog):
     desk = Desk()
     desk.click(*desk.centres[0])
@@ -225,6 +241,9 @@ def test_clicks_wait_for_their_plane_while_it_is_encoded_and_go_when_nothing_wil
     assert desk.annotator.waiting and desk.paper.clicks and not desk.told
     desk.annotator.commit()
     assert "still being encoded" in desk.told.pop()
+    desk.annotator.propagate(lambda *_: None, lambda: False)
+    desk.worker.all()
+    assert "plane 1 is still being encoded" in desk.told.pop() and desk.annotator.waiting
     from napari_interformer.encoding import encode_tiles
 
     planes = Planes.of(desk.image, contrast=(0, 255))
@@ -280,6 +299,33 @@ def test_propagation_is_one_step_and_what_is_asked_meanwhile_waits():
     desk.worker.all()
     assert (desk.session.labels == 1).sum() == 4 * 400 and reached[-1][0] == 3
     assert desk.session.label == 2
+
+
+@pytest.mark.parametrize("edit", ["removed", "moved"])
+def test_what_was_carried_goes_with_the_click_it_came_from(edit):
+    field, centres = squares()
+    desk = Desk(np.stack([field] * 9))
+    desk.click(1, *centres[0])
+    desk.click(4, *centres[0])
+    desk.annotator.propagate(lambda *_: None, lambda: False)
+    desk.worker.all()
+    carried = desk.session.labels.copy()
+    desk.click(4, *centres[1])  # beside the first one, which stays
+    desk.worker.all()
+    assert (carried > 0).sum() == 9 * 400 and (desk.session.labels > 0).sum() == 10 * 400
+    desk.annotator.undo()
+    moved = (Click.at((4, *centres[2])),) if edit == "moved" else ()
+    desk.paper.clicks = (desk.paper.clicks[0], *moved)
+    desk.annotator.edited()
+    desk.worker.all()
+    there = [0, 1, 4] if moved else [0, 1]
+    assert [z for z in range(9) if desk.session.labels[z].any()] == there
+    desk.annotator.undo()
+    np.testing.assert_array_equal(desk.session.labels, carried)
+    desk.paper.clicks = (desk.paper.clicks[0], Click.at((4, 500, 500)))  # put back, so nothing goes
+    desk.annotator.edited()
+    desk.worker.all()
+    np.testing.assert_array_equal(desk.session.labels, carried)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from napari.layers import Image, Labels
+from napari.layers.base import ActionType
 from napari.utils.colormaps.standardize_color import transform_color
 
 from napari_interformer.layers import (
@@ -178,6 +179,34 @@ def test_every_edit_of_the_points_is_told_and_our_own_are_not():
     clicks.layer.selected_data = set()
     with pytest.raises(ValueError, match="at least one selected point"):
         clicks.flip_selected()
+
+
+def test_points_that_are_dragged_count_where_they_were_until_they_are_let_go():
+    clicks = ClickLayer(Source((Image(np.zeros((9, 9), np.uint8)),)))
+    layer, seen = clicks.layer, []
+    layer.add([[1, 1], [2, 2]])
+    before = clicks.read()
+    clicks.connect(lambda: seen.append(clicks.read()))
+
+    def tell(action):
+        layer.events.data(value=layer.data, action=action, data_indices=(1,), vertex_indices=((),))
+        layer.events.features()
+
+    with pytest.raises(ValueError, match="inhomogeneous"):
+        layer.data = [[1, 2], [3]]  # napari told that something was to change
+    clicks.layer.selected_data = {0}
+    clicks.flip_selected()
+    clicks.flip_selected()
+    assert [read[0].positive for read in seen] == [False, True]
+    seen.clear()
+    layer.events.data(value=layer.data, action=ActionType.CHANGING, data_indices=(1,), vertex_indices=((),))
+    for x in (30, 5):  # as napari does while the mouse moves, outside too
+        with layer.events.data.blocker():
+            layer.data[1] = 4, x
+            tell(ActionType.CHANGED)
+        assert clicks.read() == before and not seen
+    tell(ActionType.CHANGED)
+    assert set(seen) == {(Click((), 1, 1), Click((), 4, 5))}
 
 
 # ------------------------------------------------------------------------------------------------ planes

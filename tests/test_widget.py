@@ -1106,7 +1106,9 @@ def test_keys_that_napari_uses_stay_napari_s(field):
     for name, keys in taken.items():
         if "label" in name or "brush" in name or "polygon" in name:
             assert not ours & {str(key) for key in keys}, name
-    assert not {str(key) for key in type(labels).class_keymap} & ours
+    # These two are ours as long as there is an object.
+    undo = {f"{key}+Z" for key in ("Ctrl", "Ctrl+Shift", "Meta", "Shift+Meta", "Meta+Shift")}
+    assert {str(key) for key in type(labels).class_keymap} & ours <= undo
 
 
 def test_labels_and_clicks_are_saved_and_clicks_replayed(field, tmp_path, monkeypatch):
@@ -1314,15 +1316,21 @@ def test_choosing_another_image_says_where_clicks_go(window):
     assert "Clicks go" not in window.form.object.text()
 
 
-def test_clicks_go_on_after_a_look_in_three_dimensions(field):
-    window, centres = field
+@pytest.mark.parametrize("planes", [1, 3])
+def test_clicks_need_two_dimensions_and_go_on_after_a_look_in_three(window, planes):
+    image, centres = squares()
+    window.open(np.stack([image] * planes) if planes > 1 else image)
     window.viewer.dims.ndisplay = 3
+    window.viewer.reset_view()
     window.rest()
+    window.key("M")
+    window.click_and_wait((48, 80))
+    assert len(window.points.data) == 0 and "Clicks need the 2-D view" in window.form.object.text()
     window.viewer.dims.ndisplay = 2
     window.viewer.reset_view()
     window.rest()
     window.click_and_wait(centres[0])
-    assert area(window.labels) == 400
+    assert area(window.labels) == 400 and "2-D" not in window.form.object.text()
 
 
 def test_clicks_and_labels_go_where_the_image_goes(field):
@@ -1406,6 +1414,50 @@ def test_edit_says_that_the_labels_are_hidden(field):
     window.viewer.layers[LABELS].visible = False
     window.key("E")
     assert "is hidden" in window.told[-1] and not window.form.edit.isChecked()
+
+
+def test_a_drag_is_one_step_of_undo_and_none_if_it_leads_out_of_the_image(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.click_and_wait(centres[1])
+    before, decoded = window.points.data.copy(), window.model.decoded
+    window.key("3")
+    window.drag(centres[1], centres[2])
+    window.idle()
+    assert [int(window.labels[c]) for c in centres[:3]] == [1, 0, 1] and window.model.decoded == decoded + 1
+    window.key_and_wait("Ctrl+Z")
+    np.testing.assert_allclose(window.points.data, before, atol=0.5)
+    assert [int(window.labels[c]) for c in centres[:3]] == [1, 1, 0]
+    window.drag(centres[1], (-8, 60))  # out of the image
+    window.idle()
+    assert "inside" in window.told[-1]
+    np.testing.assert_allclose(window.points.data, before, atol=0.5)
+
+
+def test_undo_on_the_labels_layer_takes_back_what_came_last_click_or_stroke(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    layer = window.viewer.layers.selection.active = window.viewer.layers[LABELS]
+    window.panel.clicks.layer.add(centres[1])
+    window.idle()
+    window.viewer.layers.selection.active = layer
+    window.key("Ctrl+Z")
+    window.idle()
+    assert area(layer.data, 2) == 0 and len(window.points.data) == 0
+    window.key_and_wait("Ctrl+Z")  # no click is left, and napari's own would paint what was taken back
+    assert area(layer.data, 2) == 0 and area(layer.data, 1) == 400
+    window.key_and_wait("Ctrl+Shift+Z")
+    assert area(layer.data, 2) == 400 and len(window.points.data) == 1
+    layer.paint((60, 60), 5)
+    painted = layer.data.copy()
+    window.key_and_wait("Ctrl+Z")
+    assert layer.data[60, 60] == 0 and area(layer.data, 2) == 400
+    window.key_and_wait("Ctrl+Shift+Z")
+    np.testing.assert_array_equal(layer.data, painted)
+    window.key_and_wait("Ctrl+Z")
+    window.key_and_wait("Ctrl+Z")
+    assert area(layer.data, 2) == 0 and len(window.points.data) == 0
 
 
 def _rgba(colour):

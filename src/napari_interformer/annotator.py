@@ -11,10 +11,11 @@ import logging
 from collections import Counter, deque
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from napari_interformer.prompts import Click
     from napari_interformer.session import Plane, Session, Steps
@@ -230,6 +231,7 @@ class Annotator:
         def work() -> Steps:
             from napari_interformer.volume import carry  # loads SciPy
 
+            self._none_waits("propagate")  # here, since what was asked before is done by now
             return carry(self.session, progress=progress, cancelled=cancelled)
 
         self.act(self.session.adopt, work)
@@ -285,10 +287,13 @@ class Annotator:
             ahead, self._ahead = self._ahead, None  # what is done next may change the answer
             if isinstance(self._line[0], Edit):
                 target = self._current
+                former: dict[Click, Click] = {}
                 while self._line and isinstance(edit := self._line[0], Edit):
                     target = merge(target, edit.before, edit.after)
+                    former |= moved(edit.before, edit.after)
                     self._line.popleft()
-                self._run(partial(answer, self.session, target, ahead), partial(self._do, self._adopt))
+                work = partial(answer, self.session, target, ahead, former)
+                self._run(work, partial(self._do, self._adopt))
                 return
             action = self._line.popleft()
             assert isinstance(action, Action)
@@ -368,29 +373,57 @@ class Annotator:
             )
 
 
-def answer(session: Session, clicks: Sequence[Click], ahead: Ahead | None = None) -> Answer:
+def answer(
+    session: Session,
+    clicks: Sequence[Click],
+    ahead: Ahead | None = None,
+    former: Mapping[Click, Click] = MappingProxyType({}),
+) -> Answer:
     """Compute an object from its clicks, unless that was done ahead; those that cannot be answered are left out and named.
 
-    Pure, for the worker thread.
+    One that was moved (see `moved`) to where it cannot be answered is where it was before. Pure, for the worker thread.
     """
     if ahead is not None and ahead.answer is not None and ahead.serves(session, clicks):
         if not ahead.answer.refused:  # what was not encoded may be now
             return ahead.answer
-    masks = session.masks
+    from napari_interformer.features import NotEncodedError  # as in `_adopt`
+
+    masks = session.masks_beside(clicks)
     try:
         return Answer(session.compute((*masks, *clicks)), ())
     except (ValueError, LookupError):
         pass  # which ones? one at a time, the good ones before kept
+    masks = session.masks_beside((*clicks, *former.values()))
     kept: list[Click] = []
     refused = []
     steps = session.compute(masks)
     for click in clicks:
-        try:
-            steps = session.compute((*masks, *kept, click))
-            kept.append(click)
-        except (ValueError, LookupError) as error:
-            refused.append((click, error))
+        for place in _places(click, former):
+            try:
+                steps = session.compute((*masks, *kept, place))
+                kept.append(place)
+                break
+            except (ValueError, LookupError) as error:
+                refused.append((place, error))
+                if isinstance(error, NotEncodedError):
+                    break  # it waits there
     return Answer(steps, tuple(refused))
+
+
+def _places(click: Click, former: Mapping[Click, Click]) -> Iterator[Click]:
+    """Tell where a click is, and where it was before, newest first."""
+    tried: set[Click] = set()
+    while click not in tried:
+        yield click
+        tried.add(click)
+        click = former.get(click, click)
+
+
+def moved(before: Sequence[Click], after: Sequence[Click]) -> dict[Click, Click]:
+    """Return {click now: click before} of an edit that only changed clicks; empty if it added or removed some."""
+    if len(before) != len(after):
+        return {}
+    return {now: old for old, now in zip(before, after, strict=True) if now != old}
 
 
 def merge(current: Sequence[Click], before: Sequence[Click], after: Sequence[Click]) -> tuple[Click, ...]:

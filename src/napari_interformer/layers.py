@@ -240,6 +240,7 @@ class ClickLayer:
             **place,
         )
         self._writing = False
+        self._held: tuple[Click, ...] | None = None  # what there was before the drag that is going on
         self._told: list[Callable[[], None]] = []
         self.expected: Callable[[Click], None] = lambda _: None  # told of clicks that are about to come
         self.moved: Callable[[], None] = lambda: None  # told that `possible` may be another one
@@ -247,7 +248,7 @@ class ClickLayer:
         self.layer.mouse_drag_callbacks.append(self._pressed)
         self.layer.mouse_move_callbacks.append(self._moved)
         self.layer.events.data.connect(self._on_data)
-        self.layer.events.features.connect(self._changed)
+        self.layer.events.features.connect(self._flipped)
 
     def fits(self, source: Source) -> bool:
         """Whether the layer lies where clicks on another source would; from now on it is that one's, if so."""
@@ -270,7 +271,7 @@ class ClickLayer:
         self.layer.mouse_drag_callbacks.remove(self._pressed)
         self.layer.mouse_move_callbacks.remove(self._moved)
         self.layer.events.data.disconnect(self._on_data)
-        self.layer.events.features.disconnect(self._changed)
+        self.layer.events.features.disconnect(self._flipped)
 
     def put_away(self) -> None:
         """Stop listening, and leave the layer in the viewer, empty, for `put_away` to find.
@@ -302,10 +303,18 @@ class ClickLayer:
 
     def _on_data(self, event: Any) -> None:
         # Points tell before and after an edit. The indices that come along have been wrong, so the layer is read anew.
-        if str(event.action) in ("added", "removed", "changed"):
+        if str(event.action) == "changing":
+            self._held = self.read()
+        elif str(event.action) in ("added", "removed", "changed"):
             self._changed()
 
-    def _changed(self, event: Any = None) -> None:
+    def _flipped(self, _: Any) -> None:
+        # While points are dragged napari tells of each move here, and of the data not before the button is released.
+        if not self.layer.events.data.blocked():
+            self._changed()
+
+    def _changed(self) -> None:
+        self._held = None
         # While a point is being added its coordinates are there a moment before its features.
         if not self._writing and len(self.layer.data) == len(self.layer.features):
             for told in tuple(self._told):
@@ -321,7 +330,12 @@ class ClickLayer:
         self.layer.feature_defaults = {_POSITIVE: [bool(value)]}
 
     def read(self) -> tuple[Click, ...]:
-        """Return the clicks that the points stand for, in the order in which they were made."""
+        """Return the clicks that the points stand for, in the order in which they were made.
+
+        Points that are being dragged count where they were.
+        """
+        if self._held is not None:
+            return self._held
         signs = np.asarray(self.layer.features[_POSITIVE], bool)
         return tuple(
             self.source.click(self.layer.data_to_world(point), bool(sign))
@@ -330,6 +344,7 @@ class ClickLayer:
 
     def write(self, clicks: Iterable[Click]) -> None:
         """Show these clicks; points that stay are not moved, so that fractions of a pixel survive."""
+        self._held = None
         layer, shown, wanted = self.layer, self.read(), tuple(clicks)
         positive, kept = self.positive, len(wanted)
         self._writing = True

@@ -293,7 +293,8 @@ class Session:
         self._future: list[Steps] = []
         self._patches: dict[Plane, _Patch] = {}
         self._prepared: OrderedDict[tuple[Plane, int, Box], Any] = OrderedDict()
-        self.gaps: dict[tuple[Plane | None, Plane | None], Gap] = {}  # what `volume.carry` need not do again
+        # What `volume.carry` found between two planes with clicks, or beyond the outermost.
+        self.gaps: dict[tuple[Plane | None, Plane | None], Gap] = {}
         self._lock = threading.Lock()
         self._highest = self._highest_label()
         self.label = self._highest + 1
@@ -450,8 +451,21 @@ class Session:
         return index % count
 
     def set_clicks(self, clicks: Iterable[Click]) -> list[tuple[Plane, Box]]:
-        """Make these the object's clicks, after the masks it has; return what changed (see `adopt`)."""
-        return self.set_prompts((*self.masks, *clicks))
+        """Make these the object's clicks, after the masks that stay; return what changed (see `adopt`)."""
+        clicks = tuple(clicks)
+        return self.set_prompts((*self.masks_beside(clicks), *clicks))
+
+    def masks_beside(self, clicks: Iterable[Click]) -> tuple[Mask, ...]:
+        """Return the object's masks that stay if it gets other clicks.
+
+        What was carried (`propagate`) from a plane of which no click is left as it was goes: nothing stands for it any more.
+        """
+        kept = {click.plane for click in {*clicks} & {*self.clicks}}
+        gone = {click.plane for click in self.clicks} - kept
+        carried = {
+            id(mask) for planes, gap in self.gaps.items() if gone.intersection(planes) for mask in gap.masks
+        }
+        return tuple(mask for mask in self.masks if id(mask) not in carried)
 
     def set_prompts(self, prompts: Iterable[Prompt]) -> list[tuple[Plane, Box]]:
         """Make these the object's prompts; return what changed (see `adopt`)."""

@@ -72,11 +72,15 @@ class Ended:
 
 @dataclass(frozen=True, eq=False)
 class Gap:
-    """What was carried between two clicked planes, or beyond the outermost, and the steps that it follows from."""
+    """What was carried between two clicked planes, or beyond the outermost, and the steps that it follows from.
+
+    It need not be carried again if it is `settled`: not stopped early, nor at what may change.
+    """
 
     sources: tuple[Step | None, Step | None]
     masks: tuple[Mask, ...]
     ends: tuple[Ended, ...]
+    settled: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,14 +181,13 @@ def carry(
         for before, after in zip([None, *own], [*own, None], strict=True):
             steps = _source(session, before), _source(session, after)
             gap = session.gaps.get((before, after))
-            if gap is None or gap.sources != steps:
+            if gap is None or gap.sources != steps or not gap.settled:
                 fronts = _fill(session, before, after, told, cancelled)
                 masks = tuple(mask for front in fronts for mask in front.trail)
                 ends = tuple(front.ended for front in fronts if front.ended is not None)
-                gap = Gap(steps, masks, ends)
                 settled = not any(end.reason in (Reason.NOT_ENCODED, Reason.OCCUPIED) for end in ends)
-                if settled and not (cancelled is not None and cancelled()):
-                    session.gaps[before, after] = gap
+                settled = settled and not (cancelled is not None and cancelled())
+                gap = session.gaps[before, after] = Gap(steps, masks, ends, settled)
             else:
                 told(len(gap.masks))
             carried += gap.masks

@@ -126,6 +126,8 @@ class Panel(QScrollArea):
         self._picking = self._docked = False
         self._followed: list[tuple[Any, Callable[[Any], None]]] = []
         self._outdated = False  # the pixels that were encoded are not those of the layer any more
+        # Of the brush, since the session last wrote to the Labels layer: those that are there, and those undone.
+        self._strokes = self._strokes_undone = 0
         self._plane: tuple[int, ...] | None = None  # on screen when the Labels layer was drawn last
         # docs/performance.md has the figures behind these two threads, their cores and their priorities.
         self.encoder, self.decoder = Lane("encode", patient=True), Lane("decode")
@@ -187,7 +189,7 @@ class Panel(QScrollArea):
         ]
 
     def _bind(self) -> None:
-        """Bind the keys on our own layers, in place of nothing that napari uses there."""
+        """Bind the keys on our own layers, in place of nothing that napari uses there but undo and redo."""
         assert self.clicks is not None and self.labels is not None
         self._unbind()
         shared = {"T": self.toggle_sign, "C": self.commit, "Shift-C": self.clear}
@@ -200,7 +202,9 @@ class Panel(QScrollArea):
             f"{CTRL}-Z": self.undo,
             f"{CTRL}-Shift-Z": self.redo,
         }
-        for layer, keys in ((self.clicks.layer, points), (self.labels.layer, shared)):
+        labels = {**shared, f"{CTRL}-Z": self._undo_there, f"{CTRL}-Shift-Z": self._redo_there}
+        self._strokes = self._strokes_undone = 0
+        for layer, keys in ((self.clicks.layer, points), (self.labels.layer, labels)):
             for key, action in keys.items():
                 before = layer.bind_key(key, self._on_key(action), overwrite=True)
                 self._bound.append((layer, key, before))
@@ -643,19 +647,22 @@ class Panel(QScrollArea):
         self._show_planes()
 
     def _dimensions_shown(self, _: Any = None) -> None:
-        """Have clicks again after a look in 3-D, where napari takes the mouse from 2-D points and does not give it back."""
+        """Take no clicks in 3-D, where a point would lie on the slider's plane and not on what is seen; then have them again.
 
-        def restore() -> None:  # once napari is done with its own
-            clicks = self.clicks
-            if (
-                self.viewer.dims.ndisplay == 2
-                and clicks is not None
-                and clicks.layer.ndim == 2
-                and not self._picking
-            ):
-                clicks.layer.mode = "add"
+        In 3-D, napari itself takes the mouse from 2-D points, and does not give it back.
+        """
 
-        QTimer.singleShot(0, restore)
+        def follow() -> None:  # once napari is done with its own
+            if self.clicks is not None and not self._picking:
+                self._take_clicks()
+                self._refresh()
+
+        QTimer.singleShot(0, follow)
+
+    def _take_clicks(self) -> None:
+        """Let a click on the canvas add a point, where it can be seen on which pixel."""
+        if self.clicks is not None:
+            self.clicks.layer.mode = "add" if self.viewer.dims.ndisplay == 2 else "pan_zoom"
 
     @property
     def _camera(self) -> Any:
@@ -719,7 +726,7 @@ class Panel(QScrollArea):
         """Make the click layer the one that the mouse and the keys go to, ready to add points."""
         if self.clicks is not None and self.clicks.layer in self.viewer.layers:
             self.viewer.layers.selection.active = self.clicks.layer
-            self.clicks.layer.mode = "add"
+            self._take_clicks()
 
     def toggle_sign(self) -> None:
         """Switch between positive and negative clicks."""
@@ -740,6 +747,32 @@ class Panel(QScrollArea):
     def redo(self) -> None:
         """Make it again."""
         self._now().redo()
+
+    def _undo_there(self) -> None:
+        """Undo on the Labels layer, whose own undo knows what we wrote too, but not the clicks that it stands for.
+
+        As long as there is an object, napari takes back strokes of the brush, and we what is the object's.
+        """
+        annotator, labels = self._now(), self.labels
+        assert labels is not None
+        if self._strokes:
+            self._strokes, self._strokes_undone = self._strokes - 1, self._strokes_undone + 1
+            labels.layer.undo()
+        elif annotator.can_undo or annotator.can_redo:
+            annotator.undo()
+        else:
+            labels.layer.undo()
+
+    def _redo_there(self) -> None:
+        annotator, labels = self._now(), self.labels
+        assert labels is not None
+        if self._strokes_undone:
+            self._strokes, self._strokes_undone = self._strokes + 1, self._strokes_undone - 1
+            labels.layer.redo()
+        elif annotator.can_undo or annotator.can_redo:
+            annotator.redo()
+        else:
+            labels.layer.redo()
 
     def new_object(self) -> None:
         """Go to the next object."""
@@ -814,7 +847,7 @@ class Panel(QScrollArea):
     def _stop_picking(self) -> None:
         if self._picking and self.clicks is not None:
             self.clicks.layer.mouse_drag_callbacks.pop()
-            self.clicks.layer.mode = "add"
+            self._take_clicks()
         self._picking = False
 
     # --------------------------------------------------------------------------------------- stack
@@ -942,7 +975,10 @@ class Panel(QScrollArea):
 
     def _painted(self, _: Any) -> None:
         annotator, labels = self.annotator, self.labels
-        if labels is None or annotator is None or labels.writing:
+        if labels is None or annotator is None:
+            return
+        self._strokes, self._strokes_undone = 0 if labels.writing else self._strokes + 1, 0
+        if labels.writing:
             return
         annotator.taken(int(labels.layer.selected_label))
         if plane := self._shown_plane():
@@ -1070,6 +1106,8 @@ class Panel(QScrollArea):
         name = self.clicks.source.image.name
         if self._elsewhere:
             return f"Clicks go to {name} until you press Encode."
+        if self.viewer.dims.ndisplay == 3 and not self._picking:
+            return "Clicks need the 2-D view."
         return f"{name} has other data than was encoded: press Encode." if self._outdated else ""
 
     def _refresh(self) -> None:
