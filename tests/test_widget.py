@@ -1462,3 +1462,104 @@ def test_undo_on_the_labels_layer_takes_back_what_came_last_click_or_stroke(fiel
 
 def _rgba(colour):
     return [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] + [1.0]
+
+
+def test_an_image_that_got_another_shape_is_encoded_anew_with_labels_of_that_shape(field):
+    window, _ = field
+    image, centres = squares((64, 200))
+    window.viewer.layers[0].data = image
+    window.form.labels.choose(None)
+    window.form.labels.activated.emit(window.form.labels.currentIndex())
+    window.idle()
+    assert len(window.told) == 1  # that there is other data
+    window.encode()
+    window.click_and_wait(centres[0])
+    assert window.viewer.layers[-2].data.shape == (64, 200) and area(window.viewer.layers[-2].data) == 400
+    assert len(window.told) == 1
+
+
+@pytest.fixture
+def while_preparing(monkeypatch):
+    """Return a list of what the window's thread is to do once, after the model is loaded and before clicks can begin."""
+    from napari_interformer import widget
+
+    todo, ready, prepare = [], threading.Event(), widget.features_for
+
+    def held(*args):
+        made = prepare(*args)
+        if todo:
+            assert ready.wait(60)
+        return made
+
+    monkeypatch.setattr(widget, "features_for", held)
+
+    def during(window, act):
+        todo.append(act)
+        ready.clear()
+        window.form.encode.click()
+        window.rest()
+        act()
+        window.rest()
+        ready.set()
+        window.wait(lambda: window.panel._job is None)
+        todo.clear()
+        window.rest()
+
+    return during
+
+
+def test_an_image_that_is_removed_while_its_encode_is_prepared_gets_no_layers(window, while_preparing):
+    image, _ = squares()
+    window.viewer.add_image(image)
+    while_preparing(window, lambda: window.viewer.layers.clear())
+    assert not list(window.viewer.layers) and window.panel.annotator is None
+
+
+def test_another_image_that_is_removed_does_not_stop_an_encode(field, while_preparing):
+    window, _ = field
+    image, centres = squares((64, 200))
+    first, layer = window.viewer.layers[0], window.viewer.add_image(image, name="next")
+    window.form.image.choose(layer)
+    window.form.image.activated.emit(window.form.image.currentIndex())
+    while_preparing(window, lambda: window.viewer.layers.remove(first))
+    assert window.form.bar.text() == "encoded"
+    window.click_and_wait(centres[0])
+    assert area(window.viewer.layers["InterFormer labels [1]"].data) == 400
+
+
+def test_pixels_replaced_while_an_encode_is_prepared_are_told(window, while_preparing):
+    image, _ = squares()
+    layer = window.viewer.add_image(image)
+    while_preparing(window, lambda: setattr(layer, "data", np.roll(image, 5)))
+    assert "got other data" in window.told[-1] and window.form.bar.text() != "encoded"
+
+
+def test_that_the_click_layer_is_gone_is_told_once(field):
+    window, _ = field
+    other = window.viewer.add_image(np.zeros((8, 8)), name="other")
+    window.viewer.layers.remove(CLICKS)
+    window.rest()
+    window.viewer.layers.remove(other)
+    window.rest()
+    assert [told for told in window.told if "click layer" in told] == window.told and len(window.told) == 1
+
+
+def test_labels_in_a_zarr_that_is_read_only_are_refused(window, tmp_path):
+    zarr = pytest.importorskip("zarr")
+    image, _ = squares()
+    zarr.save_array(tmp_path / "labels.zarr", np.zeros(image.shape, np.int32))
+    window.viewer.add_image(image)
+    layer = window.viewer.add_labels(zarr.open_array(tmp_path / "labels.zarr", mode="r"))
+    window.form.labels.choose(layer)
+    window.encode()
+    assert "read-only" in window.told[-1]
+
+
+def test_labels_that_were_added_hidden_are_shown_and_written_to(window):
+    image, centres = squares()
+    window.viewer.add_image(image)
+    layer = window.viewer.add_labels(np.zeros(image.shape, np.int32), name="mine", visible=False)
+    window.form.labels.choose(layer)
+    window.encode()
+    window.click_and_wait(centres[0])
+    assert layer.visible and area(layer.data) == 400 and "mine was hidden" in window.told[0]

@@ -525,7 +525,8 @@ class LayerLabels:
         views = not layer.multiscale or all(
             isinstance(level, np.ndarray) and np.may_share_memory(level, data) for level in layer.data
         )
-        if not views or hasattr(data, "dask") or (flags is not None and not flags.writeable):
+        locked = getattr(data, "read_only", False) or (flags is not None and not flags.writeable)
+        if not views or hasattr(data, "dask") or locked:
             raise ValueError(
                 f"Labels are written to a layer in memory or in zarr; {layer.name} is multiscale, lazy or read-only: choose "
                 "a new layer."

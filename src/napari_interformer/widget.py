@@ -71,6 +71,7 @@ class Job:
 
     def __init__(self, source: Source, only: tuple[tuple[int, ...], ...] | None = None) -> None:
         self.source, self.only = source, only
+        self.pixels = [finest(layer) for layer in source.layers]
         self.cancelled = threading.Event()
         self.wanted: Part | None = None
         self._bar: Any = None
@@ -125,6 +126,7 @@ class Panel(QScrollArea):
         self._rest.timeout.connect(self._rested)
         self._picking = self._docked = False
         self._followed: list[tuple[Any, Callable[[Any], None]]] = []
+        self._clicks_gone = False  # the click layer was removed, and the person told
         self._outdated = False  # the pixels that were encoded are not those of the layer any more
         # Of the brush, since the session last wrote to the Labels layer: those that are there, and those undone.
         self._strokes = self._strokes_undone = 0
@@ -303,6 +305,9 @@ class Panel(QScrollArea):
         """Let clicks begin: the model is loaded, and there is room for features that are still to come."""
         if job is not self._job:
             return
+        if any(layer not in self.viewer.layers for layer in job.source.layers):
+            job.cancelled.set()
+            return  # nobody can click on it any more
         try:
             self._begin(job.source, model, features)
         except Exception as error:
@@ -310,6 +315,10 @@ class Panel(QScrollArea):
             self._failed(error)
             return
         self._use(key, model)
+        if any(
+            finest(layer) is not pixels for layer, pixels in zip(job.source.layers, job.pixels, strict=True)
+        ):
+            self._pixels_replaced()
         self._show_ready()
         self._refresh()
         self.decoder.run(partial(warm_up, model), lambda _: None, self._failed)
@@ -339,6 +348,9 @@ class Panel(QScrollArea):
                 chosen = self.form.labels.layer()
             else:  # another one was looked at meanwhile
                 chosen = labels_of(source.image, self.viewer.layers)
+            if chosen is not None and made_for(chosen, source.image):
+                if tuple(finest(chosen).shape) != source.whole(features.shape):
+                    chosen = None  # made before the image got data of another shape
             layer = new_labels(source, features.shape) if chosen is None else chosen
             self._annotate(source, model, features, layer)
             self.features = features
@@ -363,6 +375,9 @@ class Panel(QScrollArea):
         )
         if there and (self.labels is None or layer is not self.labels.layer) and lay_over(layer, source):
             show_info(f"{layer.name} was laid over {source.image.name}, since nobody had said where it lies.")
+        if there and not layer.visible:
+            layer.visible = True  # napari cannot write to a layer that it has never drawn
+            show_info(f"{layer.name} was hidden; it is shown, since labels are written to it.")
         self._end_session()
         labels.make_room(session.highest)
         clicks, layers = self.clicks, self.viewer.layers
@@ -399,7 +414,7 @@ class Panel(QScrollArea):
         """Give the viewer a new layer of clicks."""
         for layer in put_away(self.viewer.layers):
             self.viewer.layers.remove(layer)
-        self.clicks = ClickLayer(source)
+        self.clicks, self._clicks_gone = ClickLayer(source), False
         self.clicks.positive = self.form.positive
         self.clicks.connect(self._clicked)
         self.clicks.expected, self.clicks.moved = self._expected, self._rest.start
@@ -854,6 +869,8 @@ class Panel(QScrollArea):
 
     def propagate(self) -> None:
         """Carry the current object through the stack, in the decoding thread."""
+        if self._carrying is not None:
+            return  # the key is there though the button is not
         annotator = self._now()
         assert self.clicks is not None
         job = self._carrying = Job(self.clicks.source)
@@ -954,11 +971,12 @@ class Panel(QScrollArea):
 
     def _look_for_layers(self) -> None:
         """See which of the layers that the session needs are gone."""
+        layers, told = self.viewer.layers, "nothing is encoded again."
+        if self._job is not None and any(layer not in layers for layer in self._job.source.layers):
+            self.cancel()
         if self.clicks is None:
             return
-        layers, told = self.viewer.layers, "nothing is encoded again."
         if any(layer not in layers for layer in self.clicks.source.layers):
-            self.cancel()
             self.cancel_adapting()
             self._end_session()
             self._put_clicks_away()
@@ -968,7 +986,8 @@ class Panel(QScrollArea):
             # The click layer is kept: napari 0.9 crashes at the next new layer if both go in this order.
             self._end_session()
             show_info(f"The Labels layer was removed; Encode starts with another one, {told}")
-        elif self.annotator is not None and self.clicks.layer not in layers:
+        elif self.annotator is not None and self.clicks.layer not in layers and not self._clicks_gone:
+            self._clicks_gone = True
             self._stop_picking()
             self._refresh()
             show_info(f"The click layer was removed; Encode brings it back, {told}")
@@ -1028,7 +1047,7 @@ class Panel(QScrollArea):
         clicks.write(shown)
         annotator.edited()
 
-    def _pixels_replaced(self, _: Any) -> None:
+    def _pixels_replaced(self, _: Any = None) -> None:
         """Somebody gave the image other pixels: what is encoded, and the current object, belong to those of before."""
         clicks = self.clicks
         if clicks is None or self._outdated:
@@ -1070,8 +1089,8 @@ class Panel(QScrollArea):
         if annotator is None or clicks is None or labels is None:
             return
         layer = self.form.labels.layer()
-        if layer is labels.layer or self.form.image.layer() is not clicks.source.image:
-            return
+        if layer is labels.layer or self.form.image.layer() is not clicks.source.image or self._outdated:
+            return  # what is chosen counts at the next Encode
         try:
             if annotator.session.prompts or annotator.busy:
                 raise ValueError(
