@@ -144,8 +144,33 @@ def test_encode_then_segment_from_the_store(cell, tmp_path: Path, capsys: pytest
         labels = tmp_path / f"{store}.tif"
         code = run("segment", path, "--click", f"{y},{x}", "--features", tmp_path / store, "-o", labels)
         assert code == 0
+        assert ("a new store is made" in capsys.readouterr().err) == (store == "new.zarr")
     kept, new = (tifffile.imread(tmp_path / f"{store}.zarr.tif") for store in ("kept", "new"))
     np.testing.assert_array_equal(kept, new)
+
+
+def test_a_store_behind_a_url_is_read_and_never_made(
+    cell, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import napari_interformer as ni
+
+    path, (y, x), _ = cell
+    monkeypatch.chdir(tmp_path)
+    kept = "memory://cli/kept.zarr"
+    ni.encode(path, ni.load_model(), store=kept)
+    ni.encode(path, ni.load_model(), store="memory://cli/part.zarr", planes=[])
+    arguments = ("segment", path, "--click", f"{y},{x}", "-o", "labels.tif", "--features")
+    monkeypatch.setattr("napari_interformer.encoding.encode_tiles", None)
+    assert run(*arguments, kept) == 0
+    assert tifffile.imread("labels.tif")[y, x] == 1
+    for store, told, more in (
+        ("memory://cli/part.zarr", "does not hold all that is asked for", ()),
+        ("memory://cli/none.zarr", "is not there", ()),
+        (kept, "another contrast", ("--contrast", "0,9")),
+    ):
+        assert run(*arguments, store, *more) == 1
+        assert told in capsys.readouterr().err
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["cells.tif", "labels.tif"]
 
 
 def test_segment_encodes_no_more_of_a_large_plane_than_its_clicks_need(tmp_path: Path) -> None:
@@ -276,6 +301,7 @@ WRONG = {
     "converted into what": (["convert", "text.tif", "m.pth"], 2, "safetensors"),
     "no data to train on": (["train", "nowhere", "-o", "m.safetensors"], 1, "nowhere"),
     "no such preset": (["train", ".", "-o", "m.safetensors", "--preset", "huge"], 1, "huge"),
+    "a store behind a URL": (["encode", "ok.tif", "-o", "s3://a/b.zarr"], 2, "encode writes to a disk"),
     "workers of what": (["encode", "ok.tif", "--workers", "4"], 2, "--jobqueue"),
     "no workers": (["encode", "ok.tif", "--jobqueue", "slurm", "--workers", "0"], 2, "--workers"),
     "a report where a file lies": (["benchmark", ".", "-o", "ok.tif"], 1, "ok.tif is a file"),

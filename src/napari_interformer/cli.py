@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from napari_interformer.encoding import Part
     from napari_interformer.features import Features
-    from napari_interformer.image import Contrast, Planes
+    from napari_interformer.image import Contrast, Plane, Planes
     from napari_interformer.model import InterFormer
+    from napari_interformer.prompts import Box
     from napari_interformer.session import Session
     from napari_interformer.train import Progress
 
@@ -99,6 +99,15 @@ def tile_of(text: str) -> int | Literal["whole"]:
     if not text.isdigit():
         raise click.BadParameter(f'a number of pixels or "whole" is wanted; got {text!r}.')
     return int(text)
+
+
+def store_of(text: str) -> Path:
+    """Read where a new store goes; a URL would become a folder of that name."""
+    if "://" in text:
+        raise click.BadParameter(
+            f"encode writes to a disk; got {text!r}: give a path, or encode from Python with store={text!r}."
+        )
+    return Path(text)
 
 
 class ConfigCommand(click.Command):
@@ -235,7 +244,13 @@ def app(debug: bool) -> None:
 
 @app.command()
 @click.argument("image", type=FILE)
-@click.option("-o", "--output", type=FILE, help="Where to keep the features.  [default: IMAGE.features.zarr]")
+@click.option(
+    "-o",
+    "--output",
+    type=store_of,
+    metavar="PATH",
+    help="Where to keep the features.  [default: IMAGE.features.zarr]",
+)
 @click.option(
     "--tile",
     type=tile_of,
@@ -344,7 +359,10 @@ def encode(
     "--propagate", is_flag=True, help="Carry each object through the neighbouring planes of the stack."
 )
 @click.option(
-    "--features", type=FILE, help="Where `encode` left the features; what clicks miss there is added."
+    "--features",
+    metavar="PATH|URL",
+    help="Where `encode` left the features; what clicks miss there is added, and a store that is not there is made. "
+    "Behind a URL they are only read.",
 )
 @click.option(
     "--object-size",
@@ -360,7 +378,7 @@ def segment(
     output: Path,
     overlay: Path | None,
     propagate: bool,
-    features: Path | None,
+    features: str | None,
     object_size: float | None,
     model: str | None,
     device: str,
@@ -380,7 +398,6 @@ def segment(
     import numpy as np
 
     import napari_interformer as ni
-    from napari_interformer.encoding import room_for
     from napari_interformer.features import NotEncodedError
     from napari_interformer.files import LABEL_FILES
     from napari_interformer.image import Planes, write_labels
@@ -393,7 +410,7 @@ def segment(
     for position, _ in (one for clicks_of_one in everything for one in clicks_of_one):
         check_inside(position, planes)
     network = ni.load_model(model)
-    encoded = room_for(planes, network, store=features)
+    encoded = open_features(features, planes, network)
     if propagate or prompts:
         encode_shown(planes, encoded, network, device)
     session = ni.Session(encoded, network, object_size=object_size)
@@ -769,12 +786,45 @@ def picture(path: Path, planes: Planes, session: Session, plane: tuple[int, ...]
     write_whole(path, iio.imwrite("<bytes>", np.clip(drawn, 0, 255).astype(np.uint8), extension=".png"))
 
 
+def open_features(store: str | None, planes: Planes, model: InterFormer) -> Features:
+    """Open a store to go on with, or make it; behind a URL it is only read. None is memory."""
+    from napari_interformer.encoding import room_for
+    from napari_interformer.features import Features, Origin
+    from napari_interformer.store import is_there, located
+
+    location = None if store is None else located(store)
+    if not isinstance(location, str):
+        if location is not None and not is_there(location):
+            click.echo(f"There is no {location} yet: a new store is made there.", err=True)
+        return room_for(planes, model, store=location)
+    features = Features.open(location, image=planes, model=model)
+    origin = features.origin
+    if origin.differences(Origin.of(planes, model, core=origin.core, halo=origin.halo)):
+        raise ValueError(
+            f"{location} holds features of another contrast: give the --contrast with which they were encoded."
+        )
+    features.source = planes
+    return features
+
+
 def encode_shown(
-    planes: Planes, features: Features, model: InterFormer, device: str, only: Sequence[Part] | None = None
+    planes: Planes,
+    features: Features,
+    model: InterFormer,
+    device: str,
+    only: Sequence[tuple[Plane, Box]] | None = None,
 ) -> None:
-    """Encode some parts of an image, or all of it, and show how far that is."""
+    """Encode some parts of an image, or all of it, and show how far that is; behind a URL see that nothing is missing."""
     from napari_interformer.encoding import encode_tiles
 
+    if isinstance(features.path, str):
+        parts = [(plane, None) for plane in planes.plane_indices()] if only is None else only
+        if any(features.waiting(plane, box) for plane, box in parts):
+            raise ValueError(
+                f"{features.path} does not hold all that is asked for, and behind a URL nothing is added: encode the rest "
+                "where the store lies, or give a store on a disk."
+            )
+        return
     with bar("encoding", "tile") as line:
         for now in encode_tiles(planes, features, model, device=device, only=only):
             show(line, now.done, now.total)
