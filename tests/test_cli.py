@@ -412,6 +412,7 @@ def test_training_that_is_interrupted_keeps_its_state_and_says_so(
 ) -> None:
     import signal
 
+    from napari_interformer import adapting  # noqa: F401 - loaded later, it would keep what is patched here
     from napari_interformer import train as training
     from napari_interformer.samples import synthetic
 
@@ -462,3 +463,5 @@ def test_train_adapts_the_model_in_the_package(tmp_path: Path, capsys: pytest.Ca
     assert run("train", tmp_path / "data", "--adapt", "-o", model, "--steps", "1", "--max-clicks", "0") == 0
     assert "adapted on 2 images" in capsys.readouterr().out
     assert load_model(model).fingerprint == load_model().fingerprint
+    assert run("train", tmp_path / "data", "--adapt", "-o", model, "--steps", "1") == 1
+    assert "mine.safetensors is there already; name another output" in capsys.readouterr().err

@@ -338,7 +338,10 @@ def test_a_state_is_gone_on_with_by_the_same_run_only(folder, tmp_path, monkeypa
     with pytest.raises(ValueError, match="a run on other images"), monkeypatch.context() as other:
         other.setattr(Picture, "diameter", 7.0)
         train(folder, output, QUICK)
-    assert train(folder, output, replace(QUICK, save_minutes=1.0)).exists()
+    trained = train(folder, output, replace(QUICK, save_minutes=1.0)).read_bytes()
+    with pytest.raises(FileExistsError, match=r"m\.safetensors is there already; name another output"):
+        train(folder, output, QUICK)
+    assert output.read_bytes() == trained
 
 
 def test_parts_without_a_share_in_the_loss_wait_for_no_gradient():

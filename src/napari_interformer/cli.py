@@ -473,7 +473,7 @@ def train(ctx: click.Context, /, folder: Path, output: Path, only_adapt: bool, *
     """Train a model from FOLDER of images and label images (TIFF or PNG, matched by name).
 
     FOLDER holds images/ and labels/ with equal file names; a label image has 0 for the background and a number for
-    each object. Killed or interrupted, the same command goes on where it stood.
+    each object. Killed or interrupted, the same command goes on where it stood. A model that is there is not replaced.
 
     \b
     several GPUs: torchrun --nproc-per-node 4 -m napari_interformer.cli train FOLDER -o model.safetensors
@@ -540,8 +540,9 @@ def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
     import napari_interformer as ni
     from napari_interformer.adapting import AdaptConfig
     from napari_interformer.datasets import load, split
-    from napari_interformer.train import TrainConfig
+    from napari_interformer.train import TrainConfig, check_new
 
+    check_new(output)
     names = ("initial", "dataset", "validation")
     usual = TrainConfig()
     known = {field.name for field in dataclasses.fields(AdaptConfig) if hasattr(usual, field.name)} | set(

@@ -656,12 +656,23 @@ def train(
     -------
     Path
         The model's file.
+
+    Raises
+    ------
+    FileExistsError
+        If there is a model of that name, of a run that has ended.
+    ValueError
+        If the folder holds nothing to learn from, settings make no sense, or the state is another run's.
     """
     config = config or TrainConfig()
     if config.preset not in PRESETS:
         raise ValueError(f"preset takes one of {', '.join(PRESETS)}; got {config.preset!r}.")
     if config.precision not in ("auto", "bf16", "fp32"):
         raise ValueError(f"precision takes auto, bf16 or fp32; got {config.precision!r}.")
+    output = Path(output)
+    state_path = output.with_suffix(".state.pt")
+    if not state_path.exists():
+        check_new(output)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = decoding_device(config.device)
     if world > 1:
@@ -670,8 +681,6 @@ def train(
             torch.cuda.set_device(device)
         torch.distributed.init_process_group()
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device))
-    output = Path(output)
-    state_path = output.with_suffix(".state.pt")
 
     pictures = training_pictures(folder, config)
     synthetic = synthetic_pictures(config) if config.synthetic else []
@@ -777,6 +786,12 @@ def train(
     if world > 1:
         torch.distributed.destroy_process_group()
     return output
+
+
+def check_new(output: Path) -> None:
+    """Refuse to put a model in the place of one that took hours."""
+    if output.exists():
+        raise FileExistsError(f"{output.name} is there already; name another output, or delete it to train anew.")
 
 
 def digest(pictures: Sequence[Picture]) -> str:
