@@ -791,7 +791,9 @@ def train(
 def check_new(output: Path) -> None:
     """Refuse to put a model in the place of one that took hours."""
     if output.exists():
-        raise FileExistsError(f"{output.name} is there already; name another output, or delete it to train anew.")
+        raise FileExistsError(
+            f"{output.name} is there already; name another output, or delete it to train anew."
+        )
 
 
 def digest(pictures: Sequence[Picture]) -> str:
