@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from conftest import blobs
 from napari_interformer import cli
 
 
@@ -134,6 +135,18 @@ def test_an_object_that_others_cover_is_told(
     one, labels = f"{y},{x}", tmp_path / "labels.tif"
     assert run("segment", path, "--object", one, "--object", one, "-o", labels) == 0
     assert "object 2: 0 pixels: all of it belongs to objects before it" in capsys.readouterr().out
+
+
+def test_an_object_without_pixels_takes_none_of_the_others_away(
+    blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, expected = blobs()
+    tifffile.imwrite(tmp_path / "blobs.tif", image)
+    monkeypatch.setattr("napari_interformer.load_model", lambda _: blob_model)
+    objects = ("--object", "60,60 60,60,-", "--object", "30,30")
+    assert run("segment", tmp_path / "blobs.tif", *objects, "-o", tmp_path / "l.tif", "--device", "cpu") == 0
+    assert "object 1: 0 pixels: nothing was found at its clicks" in capsys.readouterr().out
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "l.tif"), 2 * (expected == 1))
 
 
 def test_encode_then_segment_from_the_store(cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -273,6 +286,16 @@ WRONG = {
     "click outside": (["segment", "ok.tif", "--click", "64,3", "-o", "l.tif"], 1, "64 x 96"),
     "click with three numbers": (["segment", "ok.tif", "--click", "0,6,3", "-o", "l.tif"], 1, "2 numbers"),
     "click that is no number": (["segment", "ok.tif", "--click", "a,3", "-o", "l.tif"], 2, "--click"),
+    "an object without a click on it": (
+        ["segment", "ok.tif", "--object", "1,1", "--object", "5,5,- 6,6,-", "-o", "l.tif"],
+        1,
+        "object 2 has only such as are off it (5,5,- 6,6,-)",
+    ),
+    "a single plane as a stack": (
+        ["segment", "ok.tif", "--click", "1,1", "--propagate", "-o", "l.tif"],
+        1,
+        "--propagate carries objects through the planes of a stack; ok.tif has a single plane",
+    ),
     "no clicks": (["segment", "ok.tif", "-o", "l.tif"], 2, "--click"),
     "no folder to write to": (["segment", "ok.tif", "--click", "1,1", "-o", "no/l.tif"], 1, "folder"),
     "labels over the image": (["segment", "ok.tif", "--click", "1,1", "-o", "ok.tif"], 1, "the image itself"),

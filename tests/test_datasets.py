@@ -205,7 +205,7 @@ def test_a_folder_with_files_of_another_kind_is_not_called_missing(tmp_path):
     save(tmp_path / "images" / "a.png", PICTURE)
     (tmp_path / "labels").mkdir()
     np.save(tmp_path / "labels" / "a.npy", MASK)
-    with pytest.raises(ValueError, match="as TIFF or PNG .*labels holds none"):
+    with pytest.raises(ValueError, match=r"as TIFF or PNG .*labels holds none"):
         list(load("folder", tmp_path))
 
 
@@ -249,16 +249,15 @@ def test_a_mask_of_several_objects_is_told_once(tmp_path, caplog):
     for name, labels in {
         "one": MASK * 255,
         "mask": pieces * 255,
+        "bool": pieces > 0,
         "two": pieces + MASK,
-        "bool": PICTURE,
     }.items():
         save(tmp_path / "images" / f"{name}.png", PICTURE)
-        save(tmp_path / "labels" / f"{name}.png", labels)
-    (tmp_path / "labels" / "bool.png").unlink()
-    tifffile.imwrite(tmp_path / "labels" / "bool.tif", pieces > 0)
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / "labels" / f"{name}.tif", labels)
     assert len(list(load("folder", tmp_path))) == 4
     (told,) = caplog.messages
-    assert told.startswith("bool.tif, mask.png in ") and "skimage.measure.label" in told
+    assert told.startswith("bool.tif, mask.tif in ") and "skimage.measure.label" in told
 
 
 def test_an_unknown_data_set_lists_the_known_ones(tmp_path):

@@ -407,19 +407,26 @@ def segment(
         check_output(overlay, (".png",), image)
 
     planes = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast)
-    for position, _ in (one for clicks_of_one in everything for one in clicks_of_one):
-        check_inside(position, planes)
+    for number, one in enumerate(everything, 1):
+        check_object(number, one, planes)
+    if propagate and not planes.leading:
+        raise ValueError(
+            f"--propagate carries objects through the planes of a stack; {image.name} has a single plane: leave it out."
+        )
     network = ni.load_model(model)
     encoded = open_features(features, planes, network)
     if propagate or prompts:
         encode_shown(planes, encoded, network, device)
     session = ni.Session(encoded, network, object_size=object_size)
-    covered = []
+    without: dict[int, str] = {}  # objects that got no pixel, and why
 
     def commit() -> None:
         if session.covered:
-            covered.append(session.label)
+            without[session.label] = "all of it belongs to objects before it"
             session.clear()  # its number stays its own
+        elif not any(session.plane_mask(plane)[1].any() for plane in session.planes):
+            without[session.label] = "nothing was found at its clicks"
+            session.clear()
         else:
             session.commit()
 
@@ -440,7 +447,7 @@ def segment(
                 session.propagate(progress=lambda done, total: show(line, done, total))
         commit()
     write_labels(output, np.asarray(session.labels), axes=planes.axes, scale=planes.scale, unit=planes.unit)
-    report(session, covered)
+    report(session, without)
     click.echo(f"labels: {output}")
     if overlay is not None:
         picture(overlay, planes, session, everything[0][0][0][:-2] if everything else busiest(session))
@@ -737,14 +744,15 @@ def headless_demo(folder: Path, objects: int = 12, clicks: int = 3) -> None:
 # ------------------------------------------------------------------------------------------ what is printed
 
 
-def report(session: Session, covered: Sequence[int]) -> None:
-    """Print how many pixels each object has, those included of which others cover all."""
+def report(session: Session, without: dict[int, str]) -> None:
+    """Print how many pixels each object has, and why some have none."""
     import numpy as np
 
     numbers, counts = np.unique(np.asarray(session.labels), return_counts=True)
     sizes = {int(number): int(size) for number, size in zip(numbers, counts, strict=True)}
-    for number in sorted({*covered, *session.objects, *sizes} - {0}):
-        told = "" if number in sizes else ": all of it belongs to objects before it"
+    for number in sorted({*without, *session.objects, *sizes} - {0}):
+        # What others have covered since, too.
+        told = "" if number in sizes else f": {without.get(number, 'all of it belongs to objects before it')}"
         click.echo(f"object {number}: {count(sizes.get(number, 0), 'pixel')}{told}")
 
 
@@ -831,8 +839,19 @@ def encode_shown(
             show(line, now.done, now.total)
 
 
+def check_object(number: int, clicks: Sequence[Typed], planes: Planes) -> None:
+    """Refuse clicks off the image, and an object without a click on it, before minutes of encoding."""
+    for position, _ in clicks:
+        check_inside(position, planes)
+    if not any(positive for _, positive in clicks):
+        typed = " ".join(f"{','.join(map(str, position))},-" for position, _ in clicks)
+        raise ValueError(
+            f"An object takes a click on it; object {number} has only such as are off it ({typed}): add one without ,-."
+        )
+
+
 def check_inside(position: Sequence[int], planes: Planes) -> None:
-    """Refuse a click that is off the image before minutes of encoding."""
+    """Refuse a click that is off the image."""
     shape = planes.shape
     if len(position) != len(shape):
         raise ValueError(

@@ -273,7 +273,7 @@ def _by_name(directory: Path) -> dict[str, Path]:
         name = path.stem.removesuffix(".ome")  # OME-TIFF has an ending of two parts
         if name in named:
             raise ValueError(
-                f"A data set takes one file of a name; {directory} holds {named[name].name} and {path.name}: remove one of them."
+                f"A data set takes one file of a name; {directory} holds {named[name].name} and {path.name}: remove one."
             )
         named[name] = path
     return named
@@ -285,7 +285,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def _is_mask(labels: NDArray[np.int32]) -> bool:
+def _is_mask(labels: NDArray[np.integer]) -> bool:
     """Whether an image has one number only, in several pieces: perhaps a mask of all its objects."""
     most = labels.max()
     if most == 0 or not ((labels == 0) | (labels == most)).all():
