@@ -305,6 +305,7 @@ WRONG = {
         2,
         ".png",
     ),
+    "a folder of planes": (["encode", "."], 1, ". is a folder and no zarr; give a single file"),
     "a tile that is no number": (["encode", "ok.tif", "--tile", "big"], 2, "whole"),
     "a tile of an odd size": (["encode", "ok.tif", "--tile", "100"], 1, "multiples of 32"),
     "a model over a folder": (["train", ".", "-o", "a.safetensors"], 1, "a.safetensors is a folder"),
@@ -422,6 +423,17 @@ def test_cuda_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[
 )
 def test_clicks_are_read_as_typed(text: str, expected: object) -> None:
     assert cli.click_of(text) == expected
+
+
+def test_a_package_that_is_missing_is_told_without_pythons_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    tifffile.imwrite(tmp_path / "ok.tif", np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
+    assert run("encode", tmp_path / "ok.tif", "--scheduler", "tcp://127.0.0.1:9") == 1
+    told = capsys.readouterr().err
+    assert told.startswith("napari-interformer: Encoding on a cluster needs distributed: pip install")
+    assert "--debug" not in told
 
 
 def test_durations_read_as_people_say_them() -> None:

@@ -303,7 +303,8 @@ def encode(
         raise click.UsageError(
             "--workers are jobs of a batch system: name it with --jobqueue, or leave --workers out."
         )
-    output = output or image.with_name(f"{image.name}.features.zarr")
+    named = image if image.name else image.resolve()  # "." has no name
+    output = output or named.with_name(f"{named.name}.features.zarr")
     reading: dict[str, Any] = {"channel_axis": channel_axis, "channels": channels, "contrast": contrast}
     began = time.monotonic()
     with ExitStack() as stack:
@@ -986,7 +987,7 @@ def sentence(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         return f"{error.name} is not installed; pip install 'napari-interformer[all,train]' brings it."
     text = " ".join(str(error).split())
-    ours = isinstance(error, (ValueError, TypeError, OSError, LookupError))
+    ours = isinstance(error, (ValueError, TypeError, OSError, LookupError, ImportError))
     if ours and text and not isinstance(error, (KeyError, IndexError)):
         return text
     return f"{type(error).__name__}: {text}; say --debug before the command to see where."
