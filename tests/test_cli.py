@@ -495,8 +495,13 @@ def test_train_adapts_the_model_in_the_package(tmp_path: Path, capsys: pytest.Ca
     model = tmp_path / "mine.safetensors"
     assert run("train", tmp_path / "data", "--adapt", "-o", model, "--steps", "1", "--crop-sizes", "64") == 2
     assert "--adapt takes" in capsys.readouterr().err
-    assert run("train", tmp_path / "data", "--adapt", "-o", model, "--steps", "1", "--max-clicks", "0") == 0
-    assert "adapted on 2 images" in capsys.readouterr().out
+    only = ("--steps", "1", "--max-clicks", "0", "--seed", "1")
+    assert run("train", tmp_path / "data", "--adapt", "-o", model, "--validation", "1") == 1
+    assert "keeps all 2 from it" in capsys.readouterr().err
+    assert run("train", tmp_path / "data", "--adapt", "-o", model, *only, "--validation", "0.5") == 0
+    told = capsys.readouterr().out
+    assert "adapted on 1 image" in told
+    assert f"--model {model} --split validation --validation 0.5 --seed 1\n" in told
     assert load_model(model).fingerprint == load_model().fingerprint
     assert run("train", tmp_path / "data", "--adapt", "-o", model, "--steps", "1") == 1
     assert "mine.safetensors is there already; name another output" in capsys.readouterr().err

@@ -309,7 +309,7 @@ def test_processes_that_make_crops_leave_signals_to_the_main_one(folder, tmp_pat
         ({"max_clicks": -1}, "max_clicks takes 0 or more"),
         ({"lr": math.nan}, "lr takes 0 or more"),
         ({"validation": 1.5}, "validation takes a number from 0 to 1"),
-        ({"validation": 1.0}, "none of the 0 that are trained on"),
+        ({"validation": 1.0}, "validation 1.0 keeps all 4 from it: give a smaller share"),
         ({"crop_sizes": (100,)}, "crop_sizes takes multiples of 32"),
         ({"window_sizes": ()}, "window_sizes takes numbers above 0"),
         ({"zoom": (2.0, 1.0)}, "zoom takes two numbers above 0, the smaller one first"),

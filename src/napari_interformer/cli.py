@@ -11,6 +11,7 @@ import dataclasses
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -504,6 +505,8 @@ def train(ctx: click.Context, /, folder: Path, output: Path, only_adapt: bool, *
         raise KeyboardInterrupt
     if first_process():
         click.echo(f"model: {saved}")
+        if settings["validation"]:
+            click.echo(f"is it any good? {benchmark_of(folder, saved, settings)}")
 
 
 @contextmanager
@@ -548,7 +551,7 @@ def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
     import napari_interformer as ni
     from napari_interformer.adapting import AdaptConfig
     from napari_interformer.datasets import load, split
-    from napari_interformer.train import TrainConfig, check_new
+    from napari_interformer.train import TrainConfig, check_new, check_some
 
     check_new(output)
     names = ("initial", "dataset", "validation")
@@ -564,6 +567,7 @@ def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
     config = AdaptConfig(**settings)
     model = ni.load_model(initial or None)
     chosen, kept = split(list(load(dataset, folder)), fraction=fraction, seed=config.seed)
+    check_some(chosen, kept, fraction)
     features = []
     with bar("encoding", "image") as line:
         for sample in chosen:
@@ -576,6 +580,21 @@ def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
     ni.save_model(adapted, output, notes)
     click.echo(f"adapted on {count(len(chosen), 'image')}; kept for a benchmark: {len(kept)}")
     click.echo(f"model: {output}")
+    if kept:
+        told = {"dataset": dataset, "validation": fraction, "seed": config.seed}
+        click.echo(f"is it any good? {benchmark_of(folder, output, told)}")
+
+
+def benchmark_of(folder: Path, model: Path, settings: dict[str, Any]) -> str:
+    """Return the command that measures a model on the images that were kept from it: split as `settings` split them."""
+    from napari_interformer.benchmark import BenchmarkConfig
+
+    usual = BenchmarkConfig()
+    words: list[Any] = [NAME, "benchmark", folder, "--model", model, "--split", "validation"]
+    for name in ("dataset", "validation", "seed"):
+        if settings[name] != getattr(usual, name):
+            words += [_flag(name), settings[name]]
+    return shlex.join(map(str, words))
 
 
 def _flag(name: str) -> str:
@@ -603,6 +622,8 @@ def benchmark(folder: Path, output: Path, model: str | None, device: str, **sett
 
     \b
     napari-interformer benchmark my-images --baselines
+    a model of yours, on images that train kept from it (with the same --validation and --seed, if you gave any):
+    napari-interformer benchmark my-images --model my-model.safetensors --split validation
     """  # noqa: D301 - click's mark for lines that are not to be wrapped
     import importlib.util
 

@@ -846,7 +846,8 @@ def _largest(vote: int, device: torch.device, world: int) -> int:
 def training_pictures(folder: str | Path, config: TrainConfig) -> list[Picture]:
     """Return the images of the training split."""
     everything = list(datasets.load(config.dataset, folder))
-    chosen, _ = datasets.split(everything, fraction=config.validation, seed=config.seed)
+    chosen, kept = datasets.split(everything, fraction=config.validation, seed=config.seed)
+    check_some(chosen, kept, config.validation)
     left_out = excluded(config)
     known = {sample.kind for sample in everything} | set(samples.FAMILIES)
     if unknown := left_out - known:
@@ -864,6 +865,14 @@ def training_pictures(folder: str | Path, config: TrainConfig) -> list[Picture]:
             f"{LEAST_PIXELS} pixels: 0 is background and every other number an object."
         )
     return useful
+
+
+def check_some(chosen: Sequence[datasets.Sample], kept: Sequence[datasets.Sample], validation: float) -> None:
+    """Refuse a split that leaves nothing to learn from."""
+    if not chosen:
+        raise ValueError(
+            f"train takes images to learn from; validation {validation} keeps all {len(kept)} from it: give a smaller share."
+        )
 
 
 def excluded(config: TrainConfig) -> set[str]:
