@@ -581,8 +581,8 @@ def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
     click.echo(f"adapted on {count(len(chosen), 'image')}; kept for a benchmark: {len(kept)}")
     click.echo(f"model: {output}")
     if kept:
-        told = {"dataset": dataset, "validation": fraction, "seed": config.seed}
-        click.echo(f"is it any good? {benchmark_of(folder, output, told)}")
+        split_by = {"dataset": dataset, "validation": fraction, "seed": config.seed}
+        click.echo(f"is it any good? {benchmark_of(folder, output, split_by)}")
 
 
 def benchmark_of(folder: Path, model: Path, settings: dict[str, Any]) -> str:
