@@ -128,6 +128,13 @@ def test_images_that_were_not_encoded_are_told_and_arrays_are_taken(cells, encod
     ni.adapt(small_model, [encoded], [cells[1]], images=[cells[0]], config=replace(QUICK, steps=1))
 
 
+def test_what_is_given_in_another_order_is_told(cells, encoded, small_model):
+    with pytest.raises(TypeError, match="in this order; got ndarray for the features"):
+        ni.adapt(small_model, cells[1], encoded)
+    with pytest.raises(TypeError, match="in this order; got list for the features"):
+        ni.adapt(small_model, [cells[1]], [encoded])
+
+
 def test_features_of_another_model_are_told(cells, encoded, default_model):
     with pytest.raises(ValueError, match="encode the image with this model"):
         ni.adapt(default_model, encoded, cells[1], config=QUICK)

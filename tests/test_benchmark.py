@@ -62,6 +62,16 @@ def test_clicks_are_counted_until_the_highest_threshold_or_the_limit():
     assert oracle["ms/click"] > 0 and oracle["s/MP"] > 0
 
 
+def test_nobody_clicks_where_an_image_has_no_value(small_model):
+    image = IMAGE.astype(np.float32)
+    image[:64, 24:56] = np.nan  # of the first object a quarter is left
+    image[:64, 64:] = np.nan  # of the next two nothing
+    config = replace(CONFIG, max_clicks=3)
+    trials = measure([replace(SAMPLE, image=image)], methods(config, small_model), config).results[0].trials
+    assert [trial.label for trial in trials] == [1, 4, 5, 6]
+    assert all(np.isfinite(image[y, x]) for trial in trials for y, x, _ in trial.clicks)
+
+
 def test_noc_is_the_first_click_at_the_threshold_and_the_limit_where_never():
     trial = Trial("a", "", 1, (0.5, 0.82, 0.79, 0.91), (), 1.0)
     assert [trial.clicks_to(t, 20) for t in (0.5, 0.8, 0.9, 0.95)] == [1, 2, 4, None]

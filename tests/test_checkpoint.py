@@ -216,3 +216,9 @@ def test_a_new_model_gets_a_name_that_is_free_and_a_file_can_have(wanted, name, 
     for taken in ("mine", "mine-2"):
         (tmp_path / f"{taken}.safetensors").touch()
     assert new_name(wanted) == name
+
+
+def test_what_is_no_model_is_not_saved(small_model, tmp_path):
+    with pytest.raises(TypeError, match="in this order; got str for the model"):
+        save_model(str(tmp_path / "m.safetensors"), small_model)
+    assert not list(tmp_path.iterdir())

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from conftest import blobs
 from napari_interformer import cli
 
 
@@ -136,6 +137,18 @@ def test_an_object_that_others_cover_is_told(
     assert "object 2: 0 pixels: all of it belongs to objects before it" in capsys.readouterr().out
 
 
+def test_an_object_without_pixels_takes_none_of_the_others_away(
+    blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, expected = blobs()
+    tifffile.imwrite(tmp_path / "blobs.tif", image)
+    monkeypatch.setattr("napari_interformer.load_model", lambda _: blob_model)
+    objects = ("--object", "60,60 60,60,-", "--object", "30,30")
+    assert run("segment", tmp_path / "blobs.tif", *objects, "-o", tmp_path / "l.tif", "--device", "cpu") == 0
+    assert "object 1: 0 pixels: nothing was found at its clicks" in capsys.readouterr().out
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "l.tif"), 2 * (expected == 1))
+
+
 def test_encode_then_segment_from_the_store(cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, (y, x), _ = cell
     assert run("encode", path, "-o", tmp_path / "kept.zarr", "--tile", 256) == 0
@@ -144,8 +157,33 @@ def test_encode_then_segment_from_the_store(cell, tmp_path: Path, capsys: pytest
         labels = tmp_path / f"{store}.tif"
         code = run("segment", path, "--click", f"{y},{x}", "--features", tmp_path / store, "-o", labels)
         assert code == 0
+        assert ("a new store is made" in capsys.readouterr().err) == (store == "new.zarr")
     kept, new = (tifffile.imread(tmp_path / f"{store}.zarr.tif") for store in ("kept", "new"))
     np.testing.assert_array_equal(kept, new)
+
+
+def test_a_store_behind_a_url_is_read_and_never_made(
+    cell, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import napari_interformer as ni
+
+    path, (y, x), _ = cell
+    monkeypatch.chdir(tmp_path)
+    kept = "memory://cli/kept.zarr"
+    ni.encode(path, ni.load_model(), store=kept)
+    ni.encode(path, ni.load_model(), store="memory://cli/part.zarr", planes=[])
+    arguments = ("segment", path, "--click", f"{y},{x}", "-o", "labels.tif", "--features")
+    monkeypatch.setattr("napari_interformer.encoding.encode_tiles", None)
+    assert run(*arguments, kept) == 0
+    assert tifffile.imread("labels.tif")[y, x] == 1
+    for store, told, more in (
+        ("memory://cli/part.zarr", "does not hold all that is asked for", ()),
+        ("memory://cli/none.zarr", "is not there", ()),
+        (kept, "another contrast", ("--contrast", "0,9")),
+    ):
+        assert run(*arguments, store, *more) == 1
+        assert told in capsys.readouterr().err
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["cells.tif", "labels.tif"]
 
 
 def test_segment_encodes_no_more_of_a_large_plane_than_its_clicks_need(tmp_path: Path) -> None:
@@ -248,6 +286,16 @@ WRONG = {
     "click outside": (["segment", "ok.tif", "--click", "64,3", "-o", "l.tif"], 1, "64 x 96"),
     "click with three numbers": (["segment", "ok.tif", "--click", "0,6,3", "-o", "l.tif"], 1, "2 numbers"),
     "click that is no number": (["segment", "ok.tif", "--click", "a,3", "-o", "l.tif"], 2, "--click"),
+    "an object without a click on it": (
+        ["segment", "ok.tif", "--object", "1,1", "--object", "5,5,- 6,6,-", "-o", "l.tif"],
+        1,
+        "object 2 has only such as are off it (5,5,- 6,6,-)",
+    ),
+    "a single plane as a stack": (
+        ["segment", "ok.tif", "--click", "1,1", "--propagate", "-o", "l.tif"],
+        1,
+        "--propagate carries objects through the planes of a stack; ok.tif has a single plane",
+    ),
     "no clicks": (["segment", "ok.tif", "-o", "l.tif"], 2, "--click"),
     "no folder to write to": (["segment", "ok.tif", "--click", "1,1", "-o", "no/l.tif"], 1, "folder"),
     "labels over the image": (["segment", "ok.tif", "--click", "1,1", "-o", "ok.tif"], 1, "the image itself"),
@@ -257,6 +305,7 @@ WRONG = {
         2,
         ".png",
     ),
+    "a folder of planes": (["encode", "."], 1, ". is a folder and no zarr; give a single file"),
     "a tile that is no number": (["encode", "ok.tif", "--tile", "big"], 2, "whole"),
     "a tile of an odd size": (["encode", "ok.tif", "--tile", "100"], 1, "multiples of 32"),
     "a model over a folder": (["train", ".", "-o", "a.safetensors"], 1, "a.safetensors is a folder"),
@@ -276,6 +325,7 @@ WRONG = {
     "converted into what": (["convert", "text.tif", "m.pth"], 2, "safetensors"),
     "no data to train on": (["train", "nowhere", "-o", "m.safetensors"], 1, "nowhere"),
     "no such preset": (["train", ".", "-o", "m.safetensors", "--preset", "huge"], 1, "huge"),
+    "a store behind a URL": (["encode", "ok.tif", "-o", "s3://a/b.zarr"], 2, "encode writes to a disk"),
     "workers of what": (["encode", "ok.tif", "--workers", "4"], 2, "--jobqueue"),
     "no workers": (["encode", "ok.tif", "--jobqueue", "slurm", "--workers", "0"], 2, "--workers"),
     "a report where a file lies": (["benchmark", ".", "-o", "ok.tif"], 1, "ok.tif is a file"),
@@ -375,6 +425,17 @@ def test_clicks_are_read_as_typed(text: str, expected: object) -> None:
     assert cli.click_of(text) == expected
 
 
+def test_a_package_that_is_missing_is_told_without_pythons_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    tifffile.imwrite(tmp_path / "ok.tif", np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
+    assert run("encode", tmp_path / "ok.tif", "--scheduler", "tcp://127.0.0.1:9") == 1
+    told = capsys.readouterr().err
+    assert told.startswith("napari-interformer: Encoding on a cluster needs distributed: pip install")
+    assert "--debug" not in told
+
+
 def test_durations_read_as_people_say_them() -> None:
     assert cli.duration(61) == "1 min 01 s"
     assert cli.duration(3 * 3600 + 120) == "3 h 02 min"
@@ -386,6 +447,7 @@ def test_training_that_is_interrupted_keeps_its_state_and_says_so(
 ) -> None:
     import signal
 
+    from napari_interformer import adapting  # noqa: F401 - loaded later, it would keep what is patched here
     from napari_interformer import train as training
     from napari_interformer.samples import synthetic
 
@@ -433,6 +495,13 @@ def test_train_adapts_the_model_in_the_package(tmp_path: Path, capsys: pytest.Ca
     model = tmp_path / "mine.safetensors"
     assert run("train", tmp_path / "data", "--adapt", "-o", model, "--steps", "1", "--crop-sizes", "64") == 2
     assert "--adapt takes" in capsys.readouterr().err
-    assert run("train", tmp_path / "data", "--adapt", "-o", model, "--steps", "1", "--max-clicks", "0") == 0
-    assert "adapted on 2 images" in capsys.readouterr().out
+    only = ("--steps", "1", "--max-clicks", "0", "--seed", "1")
+    assert run("train", tmp_path / "data", "--adapt", "-o", model, "--validation", "1") == 1
+    assert "keeps all 2 from it" in capsys.readouterr().err
+    assert run("train", tmp_path / "data", "--adapt", "-o", model, *only, "--validation", "0.5") == 0
+    told = capsys.readouterr().out
+    assert "adapted on 1 image" in told
+    assert f"--model {model} --split validation --validation 0.5 --seed 1\n" in told
     assert load_model(model).fingerprint == load_model().fingerprint
+    assert run("train", tmp_path / "data", "--adapt", "-o", model, "--steps", "1") == 1
+    assert "mine.safetensors is there already; name another output" in capsys.readouterr().err

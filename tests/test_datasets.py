@@ -191,11 +191,73 @@ def test_sizes_must_agree(tmp_path):
         list(load("folder", tmp_path))
 
 
-def test_an_image_without_labels_is_refused(tmp_path):
-    save(tmp_path / "images" / "a.png", PICTURE)
+def test_images_without_labels_are_refused_and_named(tmp_path):
+    for name in "abcdef":
+        save(tmp_path / "images" / f"{name}.png", PICTURE)
     save(tmp_path / "labels" / "b.png", MASK)
-    with pytest.raises(ValueError, match="of the same name"):
+    with pytest.raises(
+        ValueError, match=r"1 of them with labels: a\.png, c\.png, d\.png and 2 more have none"
+    ):
         list(load("folder", tmp_path))
+
+
+def test_a_folder_with_files_of_another_kind_is_not_called_missing(tmp_path):
+    save(tmp_path / "images" / "a.png", PICTURE)
+    (tmp_path / "labels").mkdir()
+    np.save(tmp_path / "labels" / "a.npy", MASK)
+    with pytest.raises(ValueError, match=r"as TIFF or PNG .*labels holds none"):
+        list(load("folder", tmp_path))
+
+
+def test_ome_tiff_has_the_name_of_its_image_and_two_of_a_name_are_refused(tmp_path):
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    tifffile.imwrite(tmp_path / "images" / "a.tif", PICTURE)
+    tifffile.imwrite(tmp_path / "labels" / "a.ome.tif", MASK)
+    (sample,) = load("folder", tmp_path)
+    assert sample.name == "a"
+    save(tmp_path / "images" / "a.png", PICTURE)
+    with pytest.raises(ValueError, match=r"images holds a\.png and a\.tif: remove one"):
+        list(load("folder", tmp_path))
+
+
+def test_labels_as_jpeg_are_refused(tmp_path):
+    save(tmp_path / "images" / "a.png", PICTURE)
+    save(tmp_path / "labels" / "a.jpg", MASK * 255)
+    with pytest.raises(
+        ValueError, match=r"JPEG changes them; got .*a\.jpg: save the labels anew as TIFF or PNG"
+    ):
+        list(load("folder", tmp_path))
+
+
+@pytest.mark.parametrize("wrong", [-1, 0.5, np.nan, np.inf, 2**31])
+def test_labels_take_whole_numbers_from_0(wrong, tmp_path):
+    (tmp_path / "labels").mkdir()
+    save(tmp_path / "images" / "a.png", PICTURE)
+    labels = MASK.astype(np.uint32 if wrong == 2**31 else np.float32)
+    tifffile.imwrite(tmp_path / "labels" / "a.tif", labels)
+    assert next(load("folder", tmp_path)).labels.max() == 1
+    labels[0, 0] = wrong
+    tifffile.imwrite(tmp_path / "labels" / "a.tif", labels)
+    with pytest.raises(ValueError, match=rf"whole numbers from 0.*a\.tif holds {wrong}"):
+        list(load("folder", tmp_path))
+
+
+def test_a_mask_of_several_objects_is_told_once(tmp_path, caplog):
+    pieces = MASK.copy()
+    pieces[17:, 18:] = 1
+    for name, labels in {
+        "one": MASK * 255,
+        "mask": pieces * 255,
+        "bool": pieces > 0,
+        "two": pieces + MASK,
+    }.items():
+        save(tmp_path / "images" / f"{name}.png", PICTURE)
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / "labels" / f"{name}.tif", labels)
+    assert len(list(load("folder", tmp_path))) == 4
+    (told,) = caplog.messages
+    assert told.startswith("bool.tif, mask.tif in ") and "skimage.measure.label" in told
 
 
 def test_an_unknown_data_set_lists_the_known_ones(tmp_path):

@@ -508,15 +508,19 @@ def test_a_url_of_a_file_is_its_path(tmp_path):
     assert Features.open((tmp_path / "x.zarr").as_uri()).path == tmp_path / "x.zarr"
 
 
-def test_a_url_that_needs_another_package_says_so(monkeypatch):
+@pytest.mark.parametrize(
+    ("scheme", "remedy"),
+    [("s3", "install it with pip"), ("https", r"pip install 'napari-interformer\[web\]'")],
+)
+def test_a_url_that_needs_another_package_says_so(scheme, remedy, monkeypatch):
     def missing(*_, **__):
-        raise ImportError("Install s3fs to access S3", name="s3fs")
+        raise ImportError("Install afs to access it", name="afs")
 
     monkeypatch.setattr(stores.zarr, "open_group", missing)
     with pytest.raises(
-        ImportError, match=r"behind s3:// need another package \(Install s3fs .*\); install it"
+        ImportError, match=rf"behind {scheme}:// need another package \(Install afs .*\); {remedy}"
     ):
-        Features.open("s3://bucket/x.zarr")
+        Features.open(f"{scheme}://bucket/x.zarr")
 
 
 def test_a_server_that_does_not_answer_is_not_taken_for_a_damaged_store(monkeypatch):

@@ -232,9 +232,14 @@ def test_files_that_are_no_images(tmp_path, name, content, told):
         read_image(tmp_path / name)
 
 
-def test_folders_that_are_no_images(tmp_path):
-    with pytest.raises(OSError, match="not a readable zarr image"):
+def test_folders_that_are_no_images(tmp_path, monkeypatch):
+    with pytest.raises(
+        OSError, match=f"^{tmp_path.name} is a folder and no zarr; give a single file or a zarr"
+    ):
         read_image(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match=r"^\. is a folder and no zarr"):
+        read_image(".")
     zarr.open_group(tmp_path / "g.zarr", mode="w")
     with pytest.raises(OSError, match="not a readable zarr image"):
         read_image(tmp_path / "g.zarr")

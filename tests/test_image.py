@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -311,6 +313,7 @@ def test_planes_pass_through(stack):
         (np.zeros((5, 5), "M8[s]"), {}, ValueError, "real numbers"),
         ([[1, 2], [3]], {}, TypeError, "array or a path; got list"),
         (None, {}, TypeError, "array or a path; got NoneType"),
+        (["a.tif", Path("b.tif")], {}, TypeError, "array or one path; got 2 paths: read them into one array"),
         ([np.zeros((5, 5)), np.zeros((5, 5))], {}, ValueError, "numpy.stack"),
         (np.zeros((9, 8, 8)), {"channel_axis": 0}, ValueError, "one to three of the image's 9"),
         (np.zeros((9, 8, 8)), {"channel_axis": 3}, ValueError, "channel_axis takes"),

@@ -309,7 +309,7 @@ def test_processes_that_make_crops_leave_signals_to_the_main_one(folder, tmp_pat
         ({"max_clicks": -1}, "max_clicks takes 0 or more"),
         ({"lr": math.nan}, "lr takes 0 or more"),
         ({"validation": 1.5}, "validation takes a number from 0 to 1"),
-        ({"validation": 1.0}, "a validation of 1 and the kinds that exclude names leave none"),
+        ({"validation": 1.0}, "validation 1.0 keeps all 4 from it: give a smaller share"),
         ({"crop_sizes": (100,)}, "crop_sizes takes multiples of 32"),
         ({"window_sizes": ()}, "window_sizes takes numbers above 0"),
         ({"zoom": (2.0, 1.0)}, "zoom takes two numbers above 0, the smaller one first"),
@@ -338,7 +338,10 @@ def test_a_state_is_gone_on_with_by_the_same_run_only(folder, tmp_path, monkeypa
     with pytest.raises(ValueError, match="a run on other images"), monkeypatch.context() as other:
         other.setattr(Picture, "diameter", 7.0)
         train(folder, output, QUICK)
-    assert train(folder, output, replace(QUICK, save_minutes=1.0)).exists()
+    trained = train(folder, output, replace(QUICK, save_minutes=1.0)).read_bytes()
+    with pytest.raises(FileExistsError, match=r"m\.safetensors is there already; name another output"):
+        train(folder, output, QUICK)
+    assert output.read_bytes() == trained
 
 
 def test_a_state_of_another_version_is_told(folder, tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from napari_interformer.session import check_labels, image_of
 from napari_interformer.train import LEAST_PIXELS, ClickConfig, Progress, click_loss, share_done
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -117,6 +118,8 @@ def adapt(
 
     Raises
     ------
+    TypeError
+        If features are none.
     ValueError
         If features, labels and images do not belong together, the features are another model's, or no labelled object
         lies on an encoded plane.
@@ -185,6 +188,11 @@ def _pairs(
     """Check what belongs together, and make lists of single ones."""
     if isinstance(features, Features):
         features, labels, images = [features], [labels], [images]
+    elif not isinstance(features, Sequence) or not all(isinstance(one, Features) for one in features):
+        raise TypeError(
+            f"adapt takes a model, features and labels, in this order; got {type(features).__name__} for the features: encode "
+            "the image for them."
+        )
     images = [None] * len(features) if images is None else images
     if not len(features) == len(labels) == len(images) or not features:
         raise ValueError(

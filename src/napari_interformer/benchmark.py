@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -310,8 +310,8 @@ def measure(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Click on every object of every sample with every method."""
-    samples = list(samples)
+    """Click on every object of every sample with every method; pixels without a value (NaN) count for nothing."""
+    samples = [_with_values(sample) for sample in samples]
     results = {name: Result(name) for name in methods}
     for done, sample in enumerate(samples, 1):
         labels = objects_of(sample, config)
@@ -331,9 +331,20 @@ def measure(
     return Report(config, list(results.values()), samples)
 
 
+def _with_values(sample: Sample) -> Sample:
+    """Ignore pixels that nobody can click on, since the image has no value there."""
+    if sample.image.dtype.kind != "f":
+        return sample
+    nothing = np.isnan(sample.image).reshape(*sample.labels.shape, -1).any(axis=2)
+    return replace(sample, ignore=nothing if sample.ignore is None else nothing | sample.ignore)
+
+
 def objects_of(sample: Sample, config: BenchmarkConfig) -> list[int]:
     """Return the labels of a sample to click on."""
-    labels, areas = np.unique(sample.labels[sample.labels > 0], return_counts=True)
+    there = sample.labels > 0
+    if sample.ignore is not None:
+        there &= ~sample.ignore
+    labels, areas = np.unique(sample.labels[there], return_counts=True)
     labels = labels[areas >= config.smallest]
     if config.objects and config.objects < len(labels):
         # Seeded by the image as well: a subset of the images has the same objects.

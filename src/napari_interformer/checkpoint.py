@@ -178,9 +178,15 @@ def save_model(
 
     Raises
     ------
+    TypeError
+        If it is no model.
     OSError
         If it cannot be written; the file that was there before is untouched.
     """
+    if not isinstance(model, InterFormer):
+        raise TypeError(
+            f"save_model takes a model and a path, in this order; got {type(model).__name__} for the model."
+        )
     path = Path(path)
     tensors = {
         name: (t.half() if half and t.is_floating_point() else t).detach().cpu().contiguous()

@@ -11,6 +11,7 @@ import dataclasses
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from napari_interformer.encoding import Part
     from napari_interformer.features import Features
-    from napari_interformer.image import Contrast, Planes
+    from napari_interformer.image import Contrast, Plane, Planes
     from napari_interformer.model import InterFormer
+    from napari_interformer.prompts import Box
     from napari_interformer.session import Session
     from napari_interformer.train import Progress
 
@@ -99,6 +100,15 @@ def tile_of(text: str) -> int | Literal["whole"]:
     if not text.isdigit():
         raise click.BadParameter(f'a number of pixels or "whole" is wanted; got {text!r}.')
     return int(text)
+
+
+def store_of(text: str) -> Path:
+    """Read where a new store goes; a URL would become a folder of that name."""
+    if "://" in text:
+        raise click.BadParameter(
+            f"encode writes to a disk; got {text!r}: give a path, or encode from Python with store={text!r}."
+        )
+    return Path(text)
 
 
 class ConfigCommand(click.Command):
@@ -235,7 +245,13 @@ def app(debug: bool) -> None:
 
 @app.command()
 @click.argument("image", type=FILE)
-@click.option("-o", "--output", type=FILE, help="Where to keep the features.  [default: IMAGE.features.zarr]")
+@click.option(
+    "-o",
+    "--output",
+    type=store_of,
+    metavar="PATH",
+    help="Where to keep the features.  [default: IMAGE.features.zarr]",
+)
 @click.option(
     "--tile",
     type=tile_of,
@@ -288,7 +304,8 @@ def encode(
         raise click.UsageError(
             "--workers are jobs of a batch system: name it with --jobqueue, or leave --workers out."
         )
-    output = output or image.with_name(f"{image.name}.features.zarr")
+    named = image if image.name else image.resolve()  # "." has no name
+    output = output or named.with_name(f"{named.name}.features.zarr")
     reading: dict[str, Any] = {"channel_axis": channel_axis, "channels": channels, "contrast": contrast}
     began = time.monotonic()
     with ExitStack() as stack:
@@ -344,7 +361,10 @@ def encode(
     "--propagate", is_flag=True, help="Carry each object through the neighbouring planes of the stack."
 )
 @click.option(
-    "--features", type=FILE, help="Where `encode` left the features; what clicks miss there is added."
+    "--features",
+    metavar="PATH|URL",
+    help="Where `encode` left the features; what clicks miss there is added, and a store that is not there is made. "
+    "Behind a URL they are only read.",
 )
 @click.option(
     "--object-size",
@@ -360,7 +380,7 @@ def segment(
     output: Path,
     overlay: Path | None,
     propagate: bool,
-    features: Path | None,
+    features: str | None,
     object_size: float | None,
     model: str | None,
     device: str,
@@ -380,7 +400,6 @@ def segment(
     import numpy as np
 
     import napari_interformer as ni
-    from napari_interformer.encoding import room_for
     from napari_interformer.features import NotEncodedError
     from napari_interformer.files import LABEL_FILES
     from napari_interformer.image import Planes, write_labels
@@ -390,19 +409,26 @@ def segment(
         check_output(overlay, (".png",), image)
 
     planes = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast)
-    for position, _ in (one for clicks_of_one in everything for one in clicks_of_one):
-        check_inside(position, planes)
+    for number, one in enumerate(everything, 1):
+        check_object(number, one, planes)
+    if propagate and not planes.leading:
+        raise ValueError(
+            f"--propagate carries objects through the planes of a stack; {image.name} has a single plane: leave it out."
+        )
     network = ni.load_model(model)
-    encoded = room_for(planes, network, store=features)
+    encoded = open_features(features, planes, network)
     if propagate or prompts:
         encode_shown(planes, encoded, network, device)
     session = ni.Session(encoded, network, object_size=object_size)
-    covered = []
+    without: dict[int, str] = {}  # objects that got no pixel, and why
 
     def commit() -> None:
         if session.covered:
-            covered.append(session.label)
+            without[session.label] = "all of it belongs to objects before it"
             session.clear()  # its number stays its own
+        elif not any(session.plane_mask(plane)[1].any() for plane in session.planes):
+            without[session.label] = "nothing was found at its clicks"
+            session.clear()
         else:
             session.commit()
 
@@ -423,7 +449,7 @@ def segment(
                 session.propagate(progress=lambda done, total: show(line, done, total))
         commit()
     write_labels(output, np.asarray(session.labels), axes=planes.axes, scale=planes.scale, unit=planes.unit)
-    report(session, covered)
+    report(session, without)
     click.echo(f"labels: {output}")
     if overlay is not None:
         picture(overlay, planes, session, everything[0][0][0][:-2] if everything else busiest(session))
@@ -456,7 +482,7 @@ def train(ctx: click.Context, /, folder: Path, output: Path, only_adapt: bool, *
     """Train a model from FOLDER of images and label images (TIFF or PNG, matched by name).
 
     FOLDER holds images/ and labels/ with equal file names; a label image has 0 for the background and a number for
-    each object. Killed or interrupted, the same command goes on where it stood.
+    each object. Killed or interrupted, the same command goes on where it stood. A model that is there is not replaced.
 
     \b
     several GPUs: torchrun --nproc-per-node 4 -m napari_interformer.cli train FOLDER -o model.safetensors
@@ -479,6 +505,8 @@ def train(ctx: click.Context, /, folder: Path, output: Path, only_adapt: bool, *
         raise KeyboardInterrupt
     if first_process():
         click.echo(f"model: {saved}")
+        if settings["validation"]:
+            click.echo(f"is it any good? {benchmark_of(folder, saved, settings)}")
 
 
 @contextmanager
@@ -523,8 +551,9 @@ def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
     import napari_interformer as ni
     from napari_interformer.adapting import AdaptConfig
     from napari_interformer.datasets import load, split
-    from napari_interformer.train import TrainConfig
+    from napari_interformer.train import TrainConfig, check_new, check_some
 
+    check_new(output)
     names = ("initial", "dataset", "validation")
     usual = TrainConfig()
     known = {field.name for field in dataclasses.fields(AdaptConfig) if hasattr(usual, field.name)} | set(
@@ -538,6 +567,7 @@ def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
     config = AdaptConfig(**settings)
     model = ni.load_model(initial or None)
     chosen, kept = split(list(load(dataset, folder)), fraction=fraction, seed=config.seed)
+    check_some(chosen, kept, fraction)
     features = []
     with bar("encoding", "image") as line:
         for sample in chosen:
@@ -550,6 +580,21 @@ def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
     ni.save_model(adapted, output, notes)
     click.echo(f"adapted on {count(len(chosen), 'image')}; kept for a benchmark: {len(kept)}")
     click.echo(f"model: {output}")
+    if kept:
+        split_by = {"dataset": dataset, "validation": fraction, "seed": config.seed}
+        click.echo(f"is it any good? {benchmark_of(folder, output, split_by)}")
+
+
+def benchmark_of(folder: Path, model: Path, settings: dict[str, Any]) -> str:
+    """Return the command that measures a model on the images that were kept from it: split as `settings` split them."""
+    from napari_interformer.benchmark import BenchmarkConfig
+
+    usual = BenchmarkConfig()
+    words: list[Any] = [NAME, "benchmark", folder, "--model", model, "--split", "validation"]
+    for name in ("dataset", "validation", "seed"):
+        if settings[name] != getattr(usual, name):
+            words += [_flag(name), settings[name]]
+    return shlex.join(map(str, words))
 
 
 def _flag(name: str) -> str:
@@ -577,6 +622,8 @@ def benchmark(folder: Path, output: Path, model: str | None, device: str, **sett
 
     \b
     napari-interformer benchmark my-images --baselines
+    a model of yours, on images that train kept from it (with the same --validation and --seed, if you gave any):
+    napari-interformer benchmark my-images --model my-model.safetensors --split validation
     """  # noqa: D301 - click's mark for lines that are not to be wrapped
     import importlib.util
 
@@ -719,14 +766,15 @@ def headless_demo(folder: Path, objects: int = 12, clicks: int = 3) -> None:
 # ------------------------------------------------------------------------------------------ what is printed
 
 
-def report(session: Session, covered: Sequence[int]) -> None:
-    """Print how many pixels each object has, those included of which others cover all."""
+def report(session: Session, without: dict[int, str]) -> None:
+    """Print how many pixels each object has, and why some have none."""
     import numpy as np
 
     numbers, counts = np.unique(np.asarray(session.labels), return_counts=True)
     sizes = {int(number): int(size) for number, size in zip(numbers, counts, strict=True)}
-    for number in sorted({*covered, *session.objects, *sizes} - {0}):
-        told = "" if number in sizes else ": all of it belongs to objects before it"
+    for number in sorted({*without, *session.objects, *sizes} - {0}):
+        # What others have covered since, too.
+        told = "" if number in sizes else f": {without.get(number, 'all of it belongs to objects before it')}"
         click.echo(f"object {number}: {count(sizes.get(number, 0), 'pixel')}{told}")
 
 
@@ -769,19 +817,63 @@ def picture(path: Path, planes: Planes, session: Session, plane: tuple[int, ...]
     write_whole(path, iio.imwrite("<bytes>", np.clip(drawn, 0, 255).astype(np.uint8), extension=".png"))
 
 
+def open_features(store: str | None, planes: Planes, model: InterFormer) -> Features:
+    """Open a store to go on with, or make it; behind a URL it is only read. None is memory."""
+    from napari_interformer.encoding import room_for
+    from napari_interformer.features import Features, Origin
+    from napari_interformer.store import is_there, located
+
+    location = None if store is None else located(store)
+    if not isinstance(location, str):
+        if location is not None and not is_there(location):
+            click.echo(f"There is no {location} yet: a new store is made there.", err=True)
+        return room_for(planes, model, store=location)
+    features = Features.open(location, image=planes, model=model)
+    origin = features.origin
+    if origin.differences(Origin.of(planes, model, core=origin.core, halo=origin.halo)):
+        raise ValueError(
+            f"{location} holds features of another contrast: give the --contrast with which they were encoded."
+        )
+    features.source = planes
+    return features
+
+
 def encode_shown(
-    planes: Planes, features: Features, model: InterFormer, device: str, only: Sequence[Part] | None = None
+    planes: Planes,
+    features: Features,
+    model: InterFormer,
+    device: str,
+    only: Sequence[tuple[Plane, Box]] | None = None,
 ) -> None:
-    """Encode some parts of an image, or all of it, and show how far that is."""
+    """Encode some parts of an image, or all of it, and show how far that is; behind a URL see that nothing is missing."""
     from napari_interformer.encoding import encode_tiles
 
+    if isinstance(features.path, str):
+        parts = [(plane, None) for plane in planes.plane_indices()] if only is None else only
+        if any(features.waiting(plane, box) for plane, box in parts):
+            raise ValueError(
+                f"{features.path} does not hold all that is asked for, and behind a URL nothing is added: encode the rest "
+                "where the store lies, or give a store on a disk."
+            )
+        return
     with bar("encoding", "tile") as line:
         for now in encode_tiles(planes, features, model, device=device, only=only):
             show(line, now.done, now.total)
 
 
+def check_object(number: int, clicks: Sequence[Typed], planes: Planes) -> None:
+    """Refuse clicks off the image, and an object without a click on it, before minutes of encoding."""
+    for position, _ in clicks:
+        check_inside(position, planes)
+    if not any(positive for _, positive in clicks):
+        typed = " ".join(f"{','.join(map(str, position))},-" for position, _ in clicks)
+        raise ValueError(
+            f"An object takes a click on it; object {number} has only such as are off it ({typed}): add one without ,-."
+        )
+
+
 def check_inside(position: Sequence[int], planes: Planes) -> None:
-    """Refuse a click that is off the image before minutes of encoding."""
+    """Refuse a click that is off the image."""
     shape = planes.shape
     if len(position) != len(shape):
         raise ValueError(
@@ -916,7 +1008,7 @@ def sentence(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         return f"{error.name} is not installed; pip install 'napari-interformer[all,train]' brings it."
     text = " ".join(str(error).split())
-    ours = isinstance(error, (ValueError, TypeError, OSError, LookupError))
+    ours = isinstance(error, (ValueError, TypeError, OSError, LookupError, ImportError))
     if ours and text and not isinstance(error, (KeyError, IndexError)):
         return text
     return f"{type(error).__name__}: {text}; say --debug before the command to see where."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import imageio.v3 as iio
 import numpy as np
 import tifffile
 from scipy.io import loadmat
+from scipy.ndimage import label
 
 from napari_interformer.files import brief
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
 
 _IMAGES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
 
@@ -66,20 +70,34 @@ def split(
 def folder(root: str | Path) -> Iterator[Sample]:
     """Read `images/` and `labels/` below `root`, TIFF or PNG, matched by name.
 
+    Label images that look like masks, with one number for several objects, are told in a warning.
+
     Raises
     ------
     ValueError
-        If an image has no label image, or of another size, or one of them is a stack.
+        If an image has no label image, or of another size, or one of them is a stack, or what `read_labels` refuses.
     """
     root = Path(root)
     images, labels = _by_name(root / "images"), _by_name(root / "labels")
-    if not images or images.keys() - labels.keys():
+    if missing := [path.name for name, path in images.items() if name not in labels]:
         raise ValueError(
             f"A data set takes images/ and labels/ with a label image of the same name for each image; got {len(images)} "
-            f"images in {root}, {len(images.keys() & labels.keys())} of them with labels."
+            f"images in {root}, {len(images) - len(missing)} of them with labels: {_some(missing)} "
+            f"{'has' if len(missing) == 1 else 'have'} none."
         )
+    masks = []
     for name, path in images.items():
-        yield _checked(Sample(name, read(path), read_labels(labels[name])))
+        sample = _checked(Sample(name, read(path), read_labels(labels[name])))
+        if _is_mask(sample.labels):
+            masks.append(labels[name].name)
+        yield sample
+    if masks:
+        log.warning(
+            "%s in %s: one number for pieces that do not touch, which count as one object; if they are several, number them, "
+            "for example with skimage.measure.label.",
+            _some(masks),
+            root / "labels",
+        )
 
 
 def dsb2018(root: str | Path) -> Iterator[Sample]:
@@ -188,14 +206,25 @@ def read_labels(path: Path) -> NDArray[np.int32]:
     Raises
     ------
     ValueError, FileNotFoundError, OSError
-        As `read` does, and if it has colours instead of numbers.
+        As `read` does, and if it has colours instead of numbers, numbers below 0 or with a fraction, or is a JPEG.
     """
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        raise ValueError(
+            f"A label image takes exact numbers, and JPEG changes them; got {path}: save the labels anew as TIFF or PNG."
+        )
     pixels = _plane(path, *_pixels(path, numbers=True))
     if pixels.ndim == 3 and (pixels != pixels[..., :1]).any():
         raise ValueError(
             f"A label image takes one number for each pixel; {path} has colours: save it as grayscale, TIFF or PNG."
         )
-    return _labels(pixels)
+    labels = _labels(pixels)
+    if (different := labels != _grey(pixels)).any() or labels.min() < 0:  # NaN is different, too
+        wrong = _grey(pixels)[different if different.any() else labels < 0][0]
+        raise ValueError(
+            f"A label image takes whole numbers from 0, the background, to {np.iinfo(np.int32).max}; {path} holds {wrong}: "
+            "number the objects, for example with skimage.measure.label."
+        )
+    return labels
 
 
 def _pixels(path: Path, *, numbers: bool = False) -> tuple[NDArray[Any], str]:
@@ -232,13 +261,41 @@ def _plane(path: Path, pixels: NDArray[Any], axes: str) -> NDArray[Any]:
 
 def _by_name(directory: Path) -> dict[str, Path]:
     paths = sorted(p for p in directory.glob("*") if p.suffix.lower() in _IMAGES)
+    if not paths and directory.is_dir():
+        raise ValueError(
+            f"A data set takes images as TIFF or PNG (photographs also as JPEG or BMP); {directory} holds none: save them "
+            "there as such."
+        )
     if not paths:
         raise FileNotFoundError(directory)
-    return {path.stem: path for path in paths}
+    named: dict[str, Path] = {}
+    for path in paths:
+        name = path.stem.removesuffix(".ome")  # OME-TIFF has an ending of two parts
+        if name in named:
+            raise ValueError(
+                f"A data set takes one file of a name; {directory} holds {named[name].name} and {path.name}: remove one."
+            )
+        named[name] = path
+    return named
+
+
+def _some(names: Sequence[str]) -> str:
+    """Name the first three."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _is_mask(labels: NDArray[np.integer]) -> bool:
+    """Whether an image has one number only, in several pieces: perhaps a mask of all its objects."""
+    most = labels.max()
+    if most == 0 or not ((labels == 0) | (labels == most)).all():
+        return False
+    return int(label(labels, np.ones((3, 3)))[1]) > 1
 
 
 def _labels(pixels: NDArray[Any]) -> NDArray[np.int32]:
-    return np.asarray(_grey(pixels), np.int32)
+    with np.errstate(invalid="ignore"):  # NaN, which its caller refuses
+        return np.asarray(_grey(pixels)).astype(np.int32)
 
 
 def _grey(pixels: NDArray[Any]) -> NDArray[Any]:

@@ -186,6 +186,11 @@ def _are_lengths(numbers: Iterable[float]) -> bool:
 def _read_zarr(path: Path) -> ImageFile:
     import zarr
 
+    if not any((path / mark).exists() for mark in ("zarr.json", ".zgroup", ".zarray")):
+        raise OSError(
+            f"{path.name or path} is a folder and no zarr; give a single file or a zarr, and stack planes that are files "
+            "first, for example with tifffile.imread of a list of them."
+        )
     try:
         node = zarr.open(path, mode="r")
         if isinstance(node, zarr.Array):

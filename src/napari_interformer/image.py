@@ -384,6 +384,15 @@ def _finest(image: Any) -> Any:
         return image[0]
     if hasattr(image, "shape") and hasattr(image, "dtype"):
         return image
+    if (
+        isinstance(image, Sequence)
+        and len(image)
+        and all(isinstance(one, str | os.PathLike) for one in image)
+    ):
+        raise TypeError(
+            f"An image takes an array or one path; got {len(image)} paths: read them into one array first, for example with "
+            "tifffile.imread of the list, or encode one after the other."
+        )
     try:
         array = np.asarray(image)
     except ValueError:  # lists of unequal length

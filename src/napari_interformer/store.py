@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_WEB = ("http", "https")
 _CHECKSUM = (Crc32cCodec(),)  # four bytes a tile, and next to no time
 SHARD_TILES = 64  # at most, in one file; with the default model 18 MB before compression
 
@@ -90,9 +91,7 @@ class Store:
         self._packed: Any = group["maps"]
         self._missing: Any = group["missing"] if shape.size else None
         # Web servers show no folders.
-        self._lists = not (
-            isinstance(location, str) and urlparse(location).scheme.rpartition(":")[2] in ("http", "https")
-        )
+        self._lists = not (isinstance(location, str) and urlparse(location).scheme.rpartition(":")[2] in _WEB)
 
     @property
     def read_only(self) -> bool:
@@ -284,8 +283,11 @@ def open_group(location: Path | str, mode: Literal["r", "r+"]) -> zarr.Group:
         return zarr.open_group(location, mode=mode, use_consolidated=False)
     except ImportError as error:
         scheme = urlparse(str(location)).scheme
+        remedy = (
+            "pip install 'napari-interformer[web]' brings it" if scheme in _WEB else "install it with pip"
+        )
         raise ImportError(
-            f"Features behind {scheme}:// need another package ({error}); install it with pip.",
+            f"Features behind {scheme}:// need another package ({brief(error)}); {remedy}.",
             name=error.name,
         ) from error
 

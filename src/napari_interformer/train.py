@@ -665,12 +665,23 @@ def train(
     -------
     Path
         The model's file.
+
+    Raises
+    ------
+    FileExistsError
+        If there is a model of that name, of a run that has ended.
+    ValueError
+        If the folder holds nothing to learn from, settings make no sense, or the state is another run's.
     """
     config = config or TrainConfig()
     if config.preset not in PRESETS:
         raise ValueError(f"preset takes one of {', '.join(PRESETS)}; got {config.preset!r}.")
     if config.precision not in ("auto", "bf16", "fp32"):
         raise ValueError(f"precision takes auto, bf16 or fp32; got {config.precision!r}.")
+    output = Path(output)
+    state_path = output.with_suffix(".state.pt")
+    if not state_path.exists():
+        check_new(output)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = decoding_device(config.device)
     if world > 1:
@@ -679,8 +690,6 @@ def train(
             torch.cuda.set_device(device)
         torch.distributed.init_process_group()
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device))
-    output = Path(output)
-    state_path = output.with_suffix(".state.pt")
 
     pictures = training_pictures(folder, config)
     synthetic = synthetic_pictures(config) if config.synthetic else []
@@ -789,6 +798,14 @@ def train(
     return output
 
 
+def check_new(output: Path) -> None:
+    """Refuse to put a model in the place of one that took hours."""
+    if output.exists():
+        raise FileExistsError(
+            f"{output.name} is there already; name another output, or delete it to train anew."
+        )
+
+
 def digest(pictures: Sequence[Picture]) -> str:
     """Return a hash by which the images of two runs are told apart: their sizes, and how large their objects are."""
     told = [(picture.kind, picture.pixels.shape, picture.diameter) for picture in pictures]
@@ -843,7 +860,8 @@ def _largest(vote: int, device: torch.device, world: int) -> int:
 def training_pictures(folder: str | Path, config: TrainConfig) -> list[Picture]:
     """Return the images of the training split."""
     everything = list(datasets.load(config.dataset, folder))
-    chosen, _ = datasets.split(everything, fraction=config.validation, seed=config.seed)
+    chosen, kept = datasets.split(everything, fraction=config.validation, seed=config.seed)
+    check_some(chosen, kept, config.validation)
     left_out = excluded(config)
     known = {sample.kind for sample in everything} | set(samples.FAMILIES)
     if unknown := left_out - known:
@@ -856,8 +874,7 @@ def training_pictures(folder: str | Path, config: TrainConfig) -> list[Picture]:
     ]
     if not pictures:
         raise ValueError(
-            f"train takes images to learn from; a validation of {config.validation:g} and the kinds that exclude names leave "
-            "none: keep fewer of them back."
+            f"train takes images to learn from; exclude names the kinds of all {len(chosen)}: leave one of them out of it."
         )
     useful = [picture for picture in pictures if picture.largest >= LEAST_PIXELS]
     if not useful:
@@ -866,6 +883,14 @@ def training_pictures(folder: str | Path, config: TrainConfig) -> list[Picture]:
             f"{LEAST_PIXELS} pixels: 0 is background and every other number an object."
         )
     return useful
+
+
+def check_some(chosen: Sequence[datasets.Sample], kept: Sequence[datasets.Sample], validation: float) -> None:
+    """Refuse a split that leaves nothing to learn from."""
+    if not chosen:
+        raise ValueError(
+            f"train takes images to learn from; validation {validation} keeps all {len(kept)} from it: give a smaller share."
+        )
 
 
 def excluded(config: TrainConfig) -> set[str]:
