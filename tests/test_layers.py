@@ -176,6 +176,11 @@ def test_every_edit_of_the_points_is_told_and_our_own_are_not():
     clicks.positive = False
     clicks.write(())
     assert not clicks.positive
+    clicks.layer.add([[1, 1]])
+    clicks.positive = True
+    clicks.layer.selected_data = {0}  # napari would make the next point red, as this one is
+    clicks.layer.add([[2, 2]])
+    assert [click.positive for click in clicks.read()] == [False, True]
     clicks.layer.selected_data = set()
     with pytest.raises(ValueError, match="at least one selected point"):
         clicks.flip_selected()

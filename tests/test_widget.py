@@ -1460,6 +1460,29 @@ def test_undo_on_the_labels_layer_takes_back_what_came_last_click_or_stroke(fiel
     assert area(layer.data, 2) == 0 and len(window.points.data) == 0
 
 
+def test_a_right_click_is_negative_and_the_next_click_is_what_it_was(field):
+    window, centres = field
+    y, x = centres[0]
+    window.click_and_wait((y, x))
+    window.click((y + 7, x + 7), "Right")
+    window.idle()
+    assert window.labels[y + 7, x + 7] == 0 and 0 < area(window.labels) < 400
+    np.testing.assert_allclose(window.points.face_color[1], _rgba(RED), atol=0.01)
+    assert "Positive" in window.form.sign.text() and window.panel.clicks.positive
+    window.click_and_wait(centres[1])
+    window.points.add(centres[2])
+    window.idle()
+    signs = [click.positive for click in window.panel.annotator.session.clicks]
+    assert signs == [True, False, True, True]
+    window.key("T")
+    window.click((y, x + 7), "Right")
+    window.idle()
+    assert not window.panel.annotator.session.clicks[-1].positive and not window.panel.clicks.positive
+    for _ in range(2):
+        window.key_and_wait("Ctrl+Z")
+    assert len(window.points.data) == 3
+
+
 def _rgba(colour):
     return [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] + [1.0]
 

@@ -105,10 +105,10 @@ class Hands:
         assert self.canvas.rect().contains(point), f"{world} is not on the canvas"
         return point
 
-    def click(self, world: tuple[float, ...]) -> None:
+    def click(self, world: tuple[float, ...], button: str = "Left") -> None:
         pixel = self.pixel(world)
         self.QTest.mouseMove(self.canvas, pixel)
-        self.QTest.mouseClick(self.canvas, self.Qt.MouseButton.LeftButton, pos=pixel)
+        self.QTest.mouseClick(self.canvas, getattr(self.Qt.MouseButton, f"{button}Button"), pos=pixel)
 
     def drag(self, start: tuple[float, ...], end: tuple[float, ...]) -> None:
         first, last = self.pixel(start), self.pixel(end)

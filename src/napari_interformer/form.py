@@ -364,7 +364,8 @@ class Form(QWidget):
     def _clicks(self) -> QVBoxLayout:
         part = QVBoxLayout()
         self.sign = _button(
-            "", "What the next click means: part of the object (green), or not (red). T switches."
+            "",
+            "What the next click means: part of the object (green), or not (red). T switches; a right click is always red.",
         )
         self.flip = _button("Flip selected [F]", "Turn selected points from positive to negative or back.")
         hint = QLabel("3: select and drag · Del: remove · 2: add")

@@ -8,7 +8,7 @@ the world into the image.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -245,10 +245,13 @@ class ClickLayer:
         self.expected: Callable[[Click], None] = lambda _: None  # told of clicks that are about to come
         self.moved: Callable[[], None] = lambda: None  # told that `possible` may be another one
         self._mouse: Sequence[float] = ()  # where it was last, in the world
+        self._right = False  # whether the right button was pressed there, for a negative point
+        self._positive = True
         self.layer.mouse_drag_callbacks.append(self._pressed)
         self.layer.mouse_move_callbacks.append(self._moved)
         self.layer.events.data.connect(self._on_data)
         self.layer.events.features.connect(self._flipped)
+        self.layer.events.feature_defaults.connect(self._keep_sign)
 
     def fits(self, source: Source) -> bool:
         """Whether the layer lies where clicks on another source would; from now on it is that one's, if so."""
@@ -272,6 +275,7 @@ class ClickLayer:
         self.layer.mouse_move_callbacks.remove(self._moved)
         self.layer.events.data.disconnect(self._on_data)
         self.layer.events.features.disconnect(self._flipped)
+        self.layer.events.feature_defaults.disconnect(self._keep_sign)
 
     def put_away(self) -> None:
         """Stop listening, and leave the layer in the viewer, empty, for `put_away` to find.
@@ -285,12 +289,14 @@ class ClickLayer:
         self.layer.metadata[_PUT_AWAY] = True
 
     def _pressed(self, layer: Points, event: Any) -> None:
-        # napari adds the point when the button is released where it was pressed.
-        if layer.mode == "add" and event.button == 1:
+        # napari adds the point when the button, whichever it is, is released where it was pressed.
+        self._right = layer.mode == "add" and event.button == 2
+        if layer.mode == "add" and event.button in (1, 2):
             self._mouse = event.position
             self.expected(self.possible)
 
     def _moved(self, layer: Points, event: Any) -> None:
+        self._right = False
         if layer.mode == "add":
             self._mouse = event.position
             self.moved()
@@ -299,14 +305,24 @@ class ClickLayer:
     def possible(self) -> Click:
         """The click that the next point would be, were it where the mouse was last."""
         place = self.layer.data_to_world(self.layer.world_to_data(self._mouse))
-        return self.source.click(place, self.positive)
+        return self.source.click(place, self.positive and not self._right)
 
     def _on_data(self, event: Any) -> None:
         # Points tell before and after an edit. The indices that come along have been wrong, so the layer is read anew.
         if str(event.action) == "changing":
             self._held = self.read()
         elif str(event.action) in ("added", "removed", "changed"):
+            if str(event.action) == "added" and self._right:
+                self._make_last_negative()
             self._changed()
+
+    def _make_last_negative(self) -> None:
+        self._writing, self._right = True, False
+        try:
+            self._sign([*self.read()[:-1], replace(self.read()[-1], positive=False)])
+            self._keep_sign()
+        finally:
+            self._writing = False
 
     def _flipped(self, _: Any) -> None:
         # While points are dragged napari tells of each move here, and of the data not before the button is released.
@@ -323,11 +339,17 @@ class ClickLayer:
     @property
     def positive(self) -> bool:
         """Whether the next point will be positive."""
-        return bool(self.layer.feature_defaults[_POSITIVE][0])
+        return self._positive
 
     @positive.setter
     def positive(self, value: bool) -> None:
-        self.layer.feature_defaults = {_POSITIVE: [bool(value)]}
+        self._positive = bool(value)
+        self._keep_sign()
+
+    def _keep_sign(self, _: Any = None) -> None:
+        # napari would make the next point like those that are selected, and forgets what to make where there are none.
+        if bool(self.layer.feature_defaults[_POSITIVE][0]) != self._positive:
+            self.layer.feature_defaults = {_POSITIVE: [self._positive]}
 
     def read(self) -> tuple[Click, ...]:
         """Return the clicks that the points stand for, in the order in which they were made.
@@ -346,7 +368,7 @@ class ClickLayer:
         """Show these clicks; points that stay are not moved, so that fractions of a pixel survive."""
         self._held = None
         layer, shown, wanted = self.layer, self.read(), tuple(clicks)
-        positive, kept = self.positive, len(wanted)
+        kept = len(wanted)
         self._writing = True
         try:
             # Each of these makes napari draw the layer anew, so what undo, redo and commit do not need is left out.
@@ -357,12 +379,11 @@ class ClickLayer:
             elif wanted[: len(shown)] == shown:
                 added = wanted[len(shown) :]
                 self._put(np.concatenate([layer.data, self._places(added)]))
-                if any(click.positive != positive for click in added):
+                if any(click.positive != self.positive for click in added):
                     self._sign(wanted)
             else:
                 self._rewrite(shown, wanted)
-            if self.positive != positive:  # no features, no defaults: napari forgets them
-                self.positive = positive
+            self._keep_sign()
         finally:
             self._writing = False
 
