@@ -106,7 +106,7 @@ def store_of(text: str) -> Path:
     """Read where a new store goes; a URL would become a folder of that name."""
     if "://" in text:
         raise click.BadParameter(
-            f"encode writes to a disk; got {text!r}: give a path, or encode from Python with store={text!r}."
+            f"encode writes to a disk; got {text!r}: give a path (in Python, encode also takes a URL that can be written to)."
         )
     return Path(text)
 
