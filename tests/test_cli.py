@@ -160,6 +160,10 @@ def test_encode_then_segment_from_the_store(cell, tmp_path: Path, capsys: pytest
         assert ("a new store is made" in capsys.readouterr().err) == (store == "new.zarr")
     kept, new = (tifffile.imread(tmp_path / f"{store}.zarr.tif") for store in ("kept", "new"))
     np.testing.assert_array_equal(kept, new)
+    assert run("encode", path, "-o", tmp_path / "small.zarr", "--tile", 64, "--halo", 0) == 0
+    arguments = ("--click", f"{y},{x}", "--features", tmp_path / "small.zarr", "-o", tmp_path / "small.tif")
+    assert run("segment", path, *arguments) == 0  # in the tiles that are there
+    assert tifffile.imread(tmp_path / "small.tif")[y, x] == 1
 
 
 def test_a_store_behind_a_url_is_read_and_never_made(

@@ -825,7 +825,11 @@ def open_features(store: str | None, planes: Planes, model: InterFormer) -> Feat
 
     location = None if store is None else located(store)
     if not isinstance(location, str):
-        if location is not None and not is_there(location):
+        if location is not None and is_there(location):
+            # Perhaps in other tiles than those that are made where nobody says how large.
+            origin = Features.open(location, image=planes, model=model).origin
+            return Features.create(planes, model, core=origin.core, halo=origin.halo, store=location)
+        if location is not None:
             click.echo(f"There is no {location} yet: a new store is made there.", err=True)
         return room_for(planes, model, store=location)
     features = Features.open(location, image=planes, model=model)
