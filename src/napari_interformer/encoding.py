@@ -40,9 +40,8 @@ Tile = int | Literal["whole"] | None
 GPU_BATCH, CPU_BATCH, CPU_PIXELS = 8, 2, 2 * 256**2
 # Seconds to wait for tiles of other processes, and until they are made here, too.
 _NAP, _PATIENCE = 0.02, 60.0
-_AT_A_LOOK = (
-    64  # tiles of which is asked whether another process made them: asking for all takes longer than encoding
-)
+# Tiles of which is asked at a time whether another process made them: to ask for all of them before each batch takes longer.
+_AT_A_LOOK = 64
 
 
 class _Stopped(Exception):

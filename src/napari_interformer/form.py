@@ -607,9 +607,8 @@ def _hint(control: Any, tip: str) -> Any:
         control.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
     if isinstance(control, QComboBox | QSpinBox):
         control.installEventFilter(_Still(control))
-        control.setFocusPolicy(
-            Qt.FocusPolicy.StrongFocus
-        )  # nor must the wheel take the focus from the canvas
+        # Nor must the wheel take the focus from the canvas.
+        control.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
     return control
 
 

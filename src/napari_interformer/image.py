@@ -425,6 +425,12 @@ def _checked_shape(data: Any) -> tuple[int, ...]:
     return tuple(int(n) for n in shape)
 
 
+def read_only(array: Any) -> bool:
+    """Whether an array says that it cannot be written to: NumPy's in its flags, zarr's by itself."""
+    flags = getattr(array, "flags", None)
+    return bool(getattr(array, "read_only", False)) or (flags is not None and not flags.writeable)
+
+
 def plane_of(index: Any, leading: tuple[int, ...]) -> Plane:
     """Return a plane's indices into the leading axes; if there is but one axis, a number will do.
 

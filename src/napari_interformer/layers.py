@@ -16,7 +16,7 @@ import numpy as np
 from napari.layers import Labels, Points
 from napari.layers.base import ActionType
 
-from napari_interformer.image import Planes
+from napari_interformer.image import Planes, read_only
 from napari_interformer.prompts import Click
 
 if TYPE_CHECKING:
@@ -147,6 +147,11 @@ class Source:
             "axis_labels": image.axis_labels[first:],
         }
 
+    @property
+    def ndim(self) -> int:
+        """How many axes napari gives the layers that are made for the image."""
+        return int(self.image.ndim) - (self.axis == 0)
+
     def whole(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the shape of such a layer's data: `shape` (leading, Y, X), with 1 for a channel axis inside."""
         axis = self.axis
@@ -257,9 +262,7 @@ class ClickLayer:
         """Whether the layer lies where clicks on another source would; from now on it is that one's, if so."""
         if source.image is not self.source.image or source.axis != self.source.axis:
             return False
-        if self.layer.ndim != source.image.ndim - (
-            source.axis == 0
-        ):  # the image got data with more or fewer axes
+        if self.layer.ndim != source.ndim:  # the image got data with more or fewer axes
             return False
         self.source = source
         return True
@@ -489,7 +492,7 @@ def lay_over(layer: Labels, source: Source) -> bool:
     image, shape = source.image, finest(layer).shape
     if made_for(layer, image):
         return False
-    if len(shape) != image.ndim - (source.axis == 0):
+    if len(shape) != source.ndim:
         raise ValueError(
             f"Labels of {image.name} take an axis of length 1 in place of channel axis {source.axis}, or napari lays other "
             f"axes there; {layer.name} has shape {tuple(shape)}: give it that axis with numpy.expand_dims, or choose a new "
@@ -541,13 +544,11 @@ class LayerLabels:
 
     def __init__(self, layer: Labels, axis: int | None = None) -> None:
         data = finest(layer)
-        flags = getattr(data, "flags", None)
         # Coarser levels that are views of the finest (see `new_labels`) change with it; others would not.
         views = not layer.multiscale or all(
             isinstance(level, np.ndarray) and np.may_share_memory(level, data) for level in layer.data
         )
-        locked = getattr(data, "read_only", False) or (flags is not None and not flags.writeable)
-        if not views or hasattr(data, "dask") or locked:
+        if not views or hasattr(data, "dask") or read_only(data):
             raise ValueError(
                 f"Labels are written to a layer in memory or in zarr; {layer.name} is multiscale, lazy or read-only: choose "
                 "a new layer."

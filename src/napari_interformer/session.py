@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from napari_interformer.image import Planes, plane_of
+from napari_interformer.image import Planes, plane_of, read_only
 from napari_interformer.prompts import (
     Box,
     Click,
@@ -262,12 +262,7 @@ class Session:
         shape = tuple(features.shape)
         target: Any = np.zeros(shape, np.int32) if labels is None else labels
         check_labels(target, features)
-        writeable = (
-            target.flags.writeable
-            if isinstance(target, np.ndarray)
-            else not getattr(target, "read_only", False)
-        )
-        if not writeable:
+        if read_only(target):
             raise ValueError(
                 "labels takes an array that can be written to; got a read-only one: copy it, or open it for writing."
             )

@@ -129,7 +129,7 @@ class Panel(QScrollArea):
         self._clicks_gone = False  # the click layer was removed, and the person told
         self._outdated = False  # the pixels that were encoded are not those of the layer any more
         # Of the brush, since the session last wrote to the Labels layer: those that are there, and those undone.
-        self._strokes = self._strokes_undone = 0
+        self._strokes = {"undo": 0, "redo": 0}
         self._plane: tuple[int, ...] | None = None  # on screen when the Labels layer was drawn last
         # docs/performance.md has the figures behind these two threads, their cores and their priorities.
         self.encoder, self.decoder = Lane("encode", patient=True), Lane("decode")
@@ -205,7 +205,7 @@ class Panel(QScrollArea):
             f"{CTRL}-Shift-Z": self.redo,
         }
         labels = {**shared, f"{CTRL}-Z": self._undo_there, f"{CTRL}-Shift-Z": self._redo_there}
-        self._strokes = self._strokes_undone = 0
+        self._strokes = {"undo": 0, "redo": 0}
         for layer, keys in ((self.clicks.layer, points), (self.labels.layer, labels)):
             for key, action in keys.items():
                 before = layer.bind_key(key, self._on_key(action), overwrite=True)
@@ -764,30 +764,26 @@ class Panel(QScrollArea):
         self._now().redo()
 
     def _undo_there(self) -> None:
-        """Undo on the Labels layer, whose own undo knows what we wrote too, but not the clicks that it stands for.
+        """Undo on the Labels layer; see `_there`."""
+        self._there("undo", "redo")
+
+    def _redo_there(self) -> None:
+        """Make it again."""
+        self._there("redo", "undo")
+
+    def _there(self, way: str, back: str) -> None:
+        """Undo or redo on the Labels layer, whose own undo knows what we wrote too, but not the clicks that it stands for.
 
         As long as there is an object, napari takes back strokes of the brush, and we what is the object's.
         """
-        annotator, labels = self._now(), self.labels
+        annotator, labels, strokes = self._now(), self.labels, self._strokes
         assert labels is not None
-        if self._strokes:
-            self._strokes, self._strokes_undone = self._strokes - 1, self._strokes_undone + 1
-            labels.layer.undo()
+        whose: Annotator | Labels = labels.layer
+        if strokes[way]:
+            strokes[way], strokes[back] = strokes[way] - 1, strokes[back] + 1
         elif annotator.can_undo or annotator.can_redo:
-            annotator.undo()
-        else:
-            labels.layer.undo()
-
-    def _redo_there(self) -> None:
-        annotator, labels = self._now(), self.labels
-        assert labels is not None
-        if self._strokes_undone:
-            self._strokes, self._strokes_undone = self._strokes + 1, self._strokes_undone - 1
-            labels.layer.redo()
-        elif annotator.can_undo or annotator.can_redo:
-            annotator.redo()
-        else:
-            labels.layer.redo()
+            whose = annotator
+        getattr(whose, way)()
 
     def new_object(self) -> None:
         """Go to the next object."""
@@ -996,7 +992,7 @@ class Panel(QScrollArea):
         annotator, labels = self.annotator, self.labels
         if labels is None or annotator is None:
             return
-        self._strokes, self._strokes_undone = 0 if labels.writing else self._strokes + 1, 0
+        self._strokes = {"undo": 0 if labels.writing else self._strokes["undo"] + 1, "redo": 0}
         if labels.writing:
             return
         annotator.taken(int(labels.layer.selected_label))
