@@ -161,6 +161,19 @@ class Bench:
                 self.settle()
         return times
 
+    def points(self, places: Sequence[tuple[float, float]]) -> list[float]:
+        """Add points to a layer that nobody listens to: what napari itself needs for a click, whatever is made of it."""
+        layer = self.viewer.add_points(np.zeros((0, 2)), size=8)
+        layer.mode = "add"
+        layer.events.data.connect(self._wrote)
+        self.rest(0.5)
+        times = []
+        for place in places:
+            times.append(self.click(place, RESTED))
+            self.rest(0.1)
+        self.viewer.layers.remove(layer)
+        return times
+
     def dab(self, y: float, x: float) -> None:
         """Paint as a brush does, without a session: what of the other times is napari's."""
         layer = self.panel.labels.layer
@@ -216,6 +229,7 @@ def on_a_plane(bench: Bench, count: int) -> dict[str, Any]:
     bench.press("C")
     bench.settle()
     times = bench.objects(places[1:])
+    times["napari's own point"] = bench.points(places[1:])
     return {"first": round(first, 1), **{name: told(values) for name, values in times.items()}}
 
 
