@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# All chosen on stacks 0 to 7 of each family in benchmarks/volumes.py, which measures on others.
+# All chosen on stacks 0 to 7 of each family in benchmarks/volumes.py, which measures on others; the waist on 0 to 29.
 BAND = 2  # working pixels on either side of a neighbour's outline on which nothing is assumed
 LIKENESS = 2.0  # how much looks weigh against the network's logits, which count up to LARGEST_LOGIT
 LARGEST_LOGIT = 4.0
@@ -41,7 +41,7 @@ LEAST_IOU = 0.35
 LEAST_PIXELS = 4
 LEAST_SHARE = 0.15  # of the area where it was clicked
 # An object that shrinks below this share and then grows by this factor is two objects.
-WAIST, REGROWN = 0.5, 1.25
+WAIST, REGROWN = 0.7, 1.3
 SMOOTHED = (0.7, 1.5, 3.0)  # sigma, in pixels, of the copies of the image that say how an object looks
 LOOKED_AT = 2  # the finest maps say it too
 
