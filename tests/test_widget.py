@@ -1460,6 +1460,37 @@ def test_undo_on_the_labels_layer_takes_back_what_came_last_click_or_stroke(fiel
     assert area(layer.data, 2) == 0 and len(window.points.data) == 0
 
 
+def test_a_stroke_before_a_click_is_undone_after_it(field):
+    window, centres = field
+    layer, form = window.viewer.layers[LABELS], window.form
+    layer.selected_label = 7
+    layer.paint((centres[0][0], centres[0][1] + 10), 5)
+    stroke = layer.data.copy()
+    assert stroke.any() and form.undo.isEnabled()
+    window.idle()
+    window.click_and_wait(centres[0])
+    layer.paint((60, 60), 9)
+    both = layer.data.copy()
+    window.click_and_wait(centres[1])
+    whole = layer.data.copy()
+    form.undo.click()
+    window.idle()
+    np.testing.assert_array_equal(layer.data, both)
+    window.viewer.layers.selection.active = layer
+    window.key_and_wait("Ctrl+Z")
+    window.key_and_wait("Ctrl+Z")
+    np.testing.assert_array_equal(layer.data, stroke)
+    assert len(window.points.data) == 0
+    form.undo.click()
+    window.idle()
+    assert not layer.data.any() and not form.undo.isEnabled()
+    for _ in range(4):
+        form.redo.click()
+    window.idle()
+    np.testing.assert_array_equal(layer.data, whole)
+    assert len(window.points.data) == 2 and not form.redo.isEnabled()
+
+
 def test_a_right_click_is_negative_and_the_next_click_is_what_it_was(field):
     window, centres = field
     y, x = centres[0]

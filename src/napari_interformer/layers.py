@@ -582,16 +582,26 @@ class LayerLabels:
             indices.insert(self.axis, np.zeros_like(y))
         after = np.broadcast_to(values, before.shape)[y, x]
         change = np.count_nonzero(after) - np.count_nonzero(before[y, x])  # now: `before` is a view
+        self._put(tuple(indices), after)
+        self._filled[tuple(plane)] += change
+
+    def _put(self, indices: tuple[NDArray[np.intp], ...], values: NDArray[Any] | int) -> None:
         self.writing = True
         try:
             if self.layer.multiscale:
-                finest(self.layer)[tuple(indices)] = after
+                finest(self.layer)[indices] = values
                 self.layer.refresh(thumbnail=False, highlight=False, extent=False)
             else:
-                self.layer.data_setitem(tuple(indices), after)
+                self.layer.data_setitem(indices, values)
         finally:
             self.writing = False
-        self._filled[tuple(plane)] += change
+
+    def repaint(self, indices: tuple[NDArray[np.intp], ...], values: NDArray[Any] | int) -> None:
+        """Write single pixels, by their indices into the layer's data."""
+        change = np.not_equal(values, 0).astype(int) - (np.asarray(finest(self.layer)[indices]) != 0)
+        self._put(indices, values)
+        planes = tuple(index for i, index in enumerate(indices[:-2]) if i != self.axis)
+        np.add.at(self._filled, planes or ..., change if planes else change.sum())
 
     def make_room(self, highest: int) -> None:
         """Let the layer hold many more labels than the highest there is, as int32: a saved file has the smallest type.
@@ -638,6 +648,43 @@ class LayerLabels:
         """Count which pixels of these planes have a label; it reads all of them, so let a worker thread do it."""
         for plane in planes:
             self._filled[plane] = np.count_nonzero(self[plane or ...])
+
+
+class Stroke:
+    """What was painted on a Labels layer at one go, by brush, bucket or polygon.
+
+    Parameters
+    ----------
+    labels : LayerLabels
+        The layer.
+    edits : sequence
+        What napari tells of it (`Labels.events.paint`): its pixels, what they were and what they became.
+    """
+
+    def __init__(self, labels: LayerLabels, edits: Sequence[Any]) -> None:
+        self._labels, self._edits = labels, tuple(edits)
+
+    def take_back(self) -> None:
+        """Give its pixels what they had before."""
+        for edit in reversed(self._edits):
+            indices, before, _ = _pixels(edit)
+            self._labels.repaint(indices, before)
+
+    def make(self) -> None:
+        """Paint it again."""
+        for edit in self._edits:
+            indices, _, after = _pixels(edit)
+            self._labels.repaint(indices, after)
+
+
+def _pixels(edit: tuple[Any, ...]) -> tuple[tuple[NDArray[np.intp], ...], NDArray[Any], Any]:
+    """Return the indices of an edit's pixels, what they were, and what they became."""
+    if len(edit) == 3:  # napari up to 0.8, and `data_setitem`
+        return edit
+    box, mask, before, after = edit  # slices; all pixels of the box if the mask is None
+    mask = np.ones(before.shape, bool) if mask is None else mask
+    places = zip(np.nonzero(mask), box, strict=True)
+    return tuple(index + part.start for index, part in places), before.ravel(), after
 
 
 # ------------------------------------------------------------------------------------------------- samples

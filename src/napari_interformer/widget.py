@@ -27,6 +27,7 @@ from napari_interformer.layers import (
     PLACE,
     ClickLayer,
     LayerLabels,
+    Stroke,
     finest,
     labels_of,
     lay_over,
@@ -128,8 +129,6 @@ class Panel(QScrollArea):
         self._followed: list[tuple[Any, Callable[[Any], None]]] = []
         self._clicks_gone = False  # the click layer was removed, and the person told
         self._outdated = False  # the pixels that were encoded are not those of the layer any more
-        # Of the brush, since the session last wrote to the Labels layer: those that are there, and those undone.
-        self._strokes = {"undo": 0, "redo": 0}
         self._plane: tuple[int, ...] | None = None  # on screen when the Labels layer was drawn last
         # docs/performance.md has the figures behind these two threads, their cores and their priorities.
         self.encoder, self.decoder = Lane("encode", patient=True), Lane("decode")
@@ -205,7 +204,6 @@ class Panel(QScrollArea):
             f"{CTRL}-Shift-Z": self.redo,
         }
         labels = {**shared, f"{CTRL}-Z": self._undo_there, f"{CTRL}-Shift-Z": self._redo_there}
-        self._strokes = {"undo": 0, "redo": 0}
         for layer, keys in ((self.clicks.layer, points), (self.labels.layer, labels)):
             for key, action in keys.items():
                 before = layer.bind_key(key, self._on_key(action), overwrite=True)
@@ -764,26 +762,18 @@ class Panel(QScrollArea):
         self._now().redo()
 
     def _undo_there(self) -> None:
-        """Undo on the Labels layer; see `_there`."""
-        self._there("undo", "redo")
+        """Undo on the Labels layer."""
+        self._whose().undo()
 
     def _redo_there(self) -> None:
         """Make it again."""
-        self._there("redo", "undo")
+        self._whose().redo()
 
-    def _there(self, way: str, back: str) -> None:
-        """Undo or redo on the Labels layer, whose own undo knows what we wrote too, but not the clicks that it stands for.
-
-        As long as there is an object, napari takes back strokes of the brush, and we what is the object's.
-        """
-        annotator, labels, strokes = self._now(), self.labels, self._strokes
+    def _whose(self) -> Annotator | Labels:
+        """Return who undoes on the Labels layer: napari knows what we wrote too, but not the clicks that it stands for."""
+        annotator, labels = self._now(), self.labels
         assert labels is not None
-        whose: Annotator | Labels = labels.layer
-        if strokes[way]:
-            strokes[way], strokes[back] = strokes[way] - 1, strokes[back] + 1
-        elif annotator.can_undo or annotator.can_redo:
-            whose = annotator
-        getattr(whose, way)()
+        return annotator if annotator.can_undo or annotator.can_redo else labels.layer
 
     def new_object(self) -> None:
         """Go to the next object."""
@@ -988,14 +978,11 @@ class Panel(QScrollArea):
             self._refresh()
             show_info(f"The click layer was removed; Encode brings it back, {told}")
 
-    def _painted(self, _: Any) -> None:
+    def _painted(self, event: Any) -> None:
         annotator, labels = self.annotator, self.labels
-        if labels is None or annotator is None:
+        if labels is None or annotator is None or labels.writing:
             return
-        self._strokes = {"undo": 0 if labels.writing else self._strokes["undo"] + 1, "redo": 0}
-        if labels.writing:
-            return
-        annotator.taken(int(labels.layer.selected_label))
+        annotator.painted(int(labels.layer.selected_label), Stroke(labels, event.value))
         if plane := self._shown_plane():
             self._survey([plane])
 
