@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import threading
+import weakref
 from functools import partial
 
 import dask.array as da
@@ -1295,13 +1296,59 @@ def test_another_image_with_the_same_pixels_gets_its_own_clicks_and_labels(field
     second = window.viewer.add_image(first.data.copy(), name="second", translate=(0, 200))
     window.choose(second)
     window.encode()
-    assert "belongs to another image" in window.told[-1]
+    assert f"belongs to {first.name}" in window.told[-1]
     window.panel.commit()
     window.encode()
     assert window.panel.clicks.source.image is second and window.model.tiles == tiles
     window.click_and_wait(second.data_to_world(centres[1]))
     assert area(window.panel.labels.layer.data) == 400
     assert area(window.viewer.layers[LABELS].data) == 400
+
+
+def test_an_image_that_is_gone_back_to_is_encoded_still_and_its_objects_clicks_are_known(field):
+    window, centres = field
+    first = window.viewer.layers[0]
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    second = window.viewer.add_image(first.data[::-1].copy(), name="second")
+    window.choose(second)
+    window.encode()
+    tiles, features = window.model.tiles, window.panel.features
+    for image in (first, second, first):
+        window.choose(image)
+        window.encode()
+        assert window.form.bar.text() == "encoded"
+    assert window.model.tiles == tiles and window.panel.clicks.source.image is first and not window.told
+    assert window.panel.annotator.session.objects == {1: (Click.at(centres[0]),)}
+    window.click_and_wait(centres[1])
+    assert (area(window.labels, 1), area(window.labels, 2)) == (400, 400)
+    window.key_and_wait("C")
+    gone = weakref.ref(features)
+    del features
+    window.viewer.layers.remove(second)
+    window.wait(lambda: gc.collect() is not None and gone() is None)
+    first.data = np.roll(first.data, 5)
+    assert not window.panel._kept
+
+
+def test_another_image_waits_for_the_click_that_is_being_answered(field):
+    window, centres = field
+    first = window.viewer.layers[0]
+    second = window.viewer.add_image(first.data[::-1].copy(), name="second")
+    window.choose(second)
+    window.viewer.layers.selection.active = window.points
+    window.model.gate.clear()
+    window.click(centres[0])
+    window.wait(lambda: window.panel.annotator.busy)
+    threading.Timer(0.3, window.model.gate.set).start()  # the window waits, and so do its timers
+    window.encode()
+    assert "Object 1 is not committed, and belongs to " + first.name in window.told[-1]
+    window.idle()
+    assert window.panel.clicks.source.image is first and area(window.labels) == 400
+    assert len(window.points.data) == 1
+    window.key_and_wait("C")
+    window.encode()
+    assert window.panel.clicks.source.image is second and area(window.labels) == 400
 
 
 def test_choosing_another_image_says_where_clicks_go(window):

@@ -298,7 +298,7 @@ class Session:
         self.object_size: float | None = object_size
         self._size = object_size  # of the current object: a new size is for the next one
         self._edited = False  # whether the current object began with what its label had
-        self._stories: list[Story] = []
+        self.stories: list[Story] = []  # of the committed objects, in order
         self.labels: LabelArray = target
         self.overwrite, self.live = overwrite, live
         self._steps: Steps = ()
@@ -333,7 +333,7 @@ class Session:
     def objects(self) -> dict[int, tuple[Prompt, ...]]:
         """The committed objects' prompts by label; of one that was edited, those of each plane since its last edit."""
         found: dict[int, tuple[Prompt, ...]] = {}
-        for story in self._stories:
+        for story in self.stories:
             again = {prompt.plane for prompt in story.prompts}
             kept = (prompt for prompt in found.get(story.label, ()) if prompt.plane not in again)
             found[story.label] = (*kept, *story.prompts)
@@ -626,8 +626,8 @@ class Session:
             self._paint(self._steps)
         story = self._story()
         if not story.edited:  # the number was free: what had it before is gone
-            self._stories = [other for other in self._stories if other.label != story.label]
-        self._stories.append(story)
+            self.stories = [other for other in self.stories if other.label != story.label]
+        self.stories.append(story)
         self._forget()
         return story.label
 
@@ -728,7 +728,7 @@ class Session:
         """Write every object's prompts as JSON, committed ones and the current one, in order: whole or not at all."""
         features = self.features
         saved = Saved(
-            features.image_fingerprint, features.model_fingerprint, tuple(self._stories), self._story()
+            features.image_fingerprint, features.model_fingerprint, tuple(self.stories), self._story()
         )
         return saved.write(Path(path))
 
