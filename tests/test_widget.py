@@ -1645,15 +1645,43 @@ def test_that_the_click_layer_is_gone_is_told_once(field):
     assert [told for told in window.told if "click layer" in told] == window.told and len(window.told) == 1
 
 
-def test_labels_in_a_zarr_that_is_read_only_are_refused(window, tmp_path):
+def test_saved_ome_zarr_is_opened_and_gone_on_with_in_a_copy(field, tmp_path, monkeypatch):
+    from qtpy.QtWidgets import QFileDialog
+
+    window, centres = field
+    path, layers = tmp_path / "labels.zarr", window.viewer.layers
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(path), ""))
+    window.form.save_labels.click()
+    window.idle()
+    layers.remove(LABELS)
+    window.rest()
+    (opened,) = window.viewer.open(path, layer_type="labels", plugin="napari")
+    window.form.labels.choose(opened)
+    window.encode()
+    copy = window.panel.labels.layer
+    assert copy.name == "labels copy" and not opened.visible and window.form.labels.layer() is copy
+    assert "labels cannot be written to: its objects were copied to labels copy" in window.told[-1]
+    assert layers.index(copy) < layers.index(CLICKS)
+    window.click_and_wait(centres[1])
+    window.key_and_wait("C")
+    assert (area(copy.data, 1), area(copy.data, 2)) == (400, 400) and area(np.asarray(opened.data), 2) == 0
+    window.form.save_labels.click()
+    window.idle()
+    assert "saved" in window.told[-1] and area(np.asarray(opened.data), 2) == 400
+
+
+def test_labels_in_a_zarr_that_is_read_only_are_gone_on_with_in_a_copy(window, tmp_path):
     zarr = pytest.importorskip("zarr")
-    image, _ = squares()
+    image, centres = squares()
     zarr.save_array(tmp_path / "labels.zarr", np.zeros(image.shape, np.int32))
     window.viewer.add_image(image)
-    layer = window.viewer.add_labels(zarr.open_array(tmp_path / "labels.zarr", mode="r"))
+    layer = window.viewer.add_labels(zarr.open_array(tmp_path / "labels.zarr", mode="r"), name="mine")
     window.form.labels.choose(layer)
     window.encode()
-    assert "read-only" in window.told[-1]
+    window.click_and_wait(centres[0])
+    assert area(window.viewer.layers["mine copy"].data) == 400
 
 
 def test_labels_that_were_added_hidden_are_shown_and_written_to(window):

@@ -7,6 +7,7 @@ the world into the image.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from itertools import product
@@ -33,6 +34,7 @@ _POSITIVE = "positive"  # the feature column that says what a point means
 _MADE_FOR = "napari-interformer image"  # in the metadata of a Labels layer: the image's unique_id
 _PUT_AWAY = "napari-interformer put away"  # in the metadata of a click layer that nobody uses
 _TEXTURE = 16384  # pixels; the longest side that graphics cards take
+_COPY = 4 * 10**9  # bytes; labels that can be copied into memory
 _ROOM = 1000  # labels; more objects than a person adds to a layer
 _ON_SCREEN = (9, 14)  # pixels; zoomed in or out, points stay visible and never hide small objects
 
@@ -459,12 +461,46 @@ def new_labels(source: Source, shape: Sequence[int]) -> Labels:
     A plane larger than a texture would be shown coarser than it is, and drawn whole at every change. It gets coarser levels
     that are views of the finest, so that napari shows the part on screen; its brush does not paint on such a layer.
     """
-    data = np.zeros(source.whole(shape), np.int32)
     made = {_MADE_FOR: source.image.unique_id}
-    if max(shape[-2:]) > _TEXTURE:
+    return _seen(np.zeros(source.whole(shape), np.int32), name=LABELS, metadata=made, **source.placement())
+
+
+def _seen(data: NDArray[Any], **kwargs: Any) -> Labels:
+    """Return a layer of some labels, in levels where a plane is large."""
+    if max(data.shape[-2:]) > _TEXTURE:
         levels = [data[..., :: 4**n, :: 4**n] for n in range(5)]
-        return Labels(levels, multiscale=True, name=LABELS, metadata=made, **source.placement())
-    return Labels(data, name=LABELS, metadata=made, **source.placement())
+        return Labels(levels, multiscale=True, **kwargs)
+    return Labels(data, **kwargs)
+
+
+def writable(layer: Labels) -> bool:
+    """Whether labels can be written to a layer, and are seen then: neither lazy nor read-only, and of one resolution."""
+    data = finest(layer)
+    # Coarser levels that are views of the finest (see `new_labels`) change with it; others would not.
+    views = not layer.multiscale or all(
+        isinstance(level, np.ndarray) and np.may_share_memory(level, data) for level in layer.data
+    )
+    return views and not hasattr(data, "dask") and not read_only(data)
+
+
+def copied(layer: Labels) -> Labels:
+    """Return a new layer with the labels of another one, which lies where that does and can be written to.
+
+    Raises
+    ------
+    ValueError
+        If they are too many to be kept in memory.
+    """
+    data = finest(layer)
+    size = math.prod(data.shape) * np.dtype(data.dtype).itemsize
+    if size > _COPY:
+        raise ValueError(
+            f"Labels are written to a layer in memory or in zarr; {layer.name} is neither, or read-only, and with "
+            f"{size / 1e9:.1f} GB too large to be copied: open it as a zarr array that can be written to, or choose a new layer."
+        )
+    lies = {name: getattr(layer, name) for name in PLACE}
+    lies["affine"] = layer.affine.affine_matrix
+    return _seen(np.array(data), name=f"{layer.name} copy", metadata=dict(layer.metadata), **lies)
 
 
 def labels_of(image: Image, layers: Iterable[Any]) -> Labels | None:
@@ -544,11 +580,7 @@ class LayerLabels:
 
     def __init__(self, layer: Labels, axis: int | None = None) -> None:
         data = finest(layer)
-        # Coarser levels that are views of the finest (see `new_labels`) change with it; others would not.
-        views = not layer.multiscale or all(
-            isinstance(level, np.ndarray) and np.may_share_memory(level, data) for level in layer.data
-        )
-        if not views or hasattr(data, "dask") or read_only(data):
+        if not writable(layer):
             raise ValueError(
                 f"Labels are written to a layer in memory or in zarr; {layer.name} is multiscale, lazy or read-only: choose "
                 "a new layer."

@@ -30,6 +30,7 @@ from napari_interformer.layers import (
     ClickLayer,
     LayerLabels,
     Stroke,
+    copied,
     finest,
     labels_of,
     lay_over,
@@ -37,6 +38,7 @@ from napari_interformer.layers import (
     new_labels,
     place,
     put_away,
+    writable,
 )
 from napari_interformer.prompts import Box, blank, draw_click
 from napari_interformer.strip import StackState
@@ -382,12 +384,14 @@ class Panel(QScrollArea):
         self.activate()
 
     def _annotate(self, source: Source, model: InterFormer, features: Features, layer: Labels) -> None:
-        """Start a session that writes to a Labels layer; if it cannot, nothing has changed."""
+        """Start a session that writes to a Labels layer, or to a copy if it must; if it cannot, nothing has changed."""
         from napari_interformer.session import (
             Session,
         )  # loads torch, which opening the panel need not wait for
 
-        labels, there = LayerLabels(layer, source.axis), layer in self.viewer.layers
+        chosen, there = layer, layer in self.viewer.layers
+        layer = layer if writable(layer) else copied(layer)
+        labels = LayerLabels(layer, source.axis)
         session = Session(
             features,
             model,
@@ -412,6 +416,12 @@ class Panel(QScrollArea):
             clicks = None
         if layer not in layers:  # below the clicks, if they are there
             layers.insert(len(layers) if clicks is None else layers.index(clicks.layer), layer)
+        if layer is not chosen:
+            chosen.visible = False
+            show_info(
+                f"{chosen.name} cannot be written to: its objects were copied to {layer.name}, and new ones go there; Save labels… "
+                "keeps them."
+            )
         clicks = clicks or self._add_clicks(source)
         self.labels = labels
         self._follow(layer.events.paint, self._painted)
