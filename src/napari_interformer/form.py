@@ -368,8 +368,8 @@ class Form(QWidget):
             "What the next click means: part of the object (green), or not (red). T switches; a right click is always red.",
         )
         self.flip = _button("Flip selected [F]", "Turn selected points from positive to negative or back.")
-        hint = QLabel("3: select and drag · Del: remove · 2: add")
-        hint.setToolTip("napari's own keys of a Points layer; the mask follows the points.")
+        hint = QLabel("Right click: negative\n3: select and drag · Del: remove · 2: add")
+        hint.setToolTip("The keys are napari's own of a Points layer; the mask follows the points.")
         hint.setEnabled(False)
         part.addWidget(self.sign)
         part.addWidget(self.flip)
