@@ -299,6 +299,17 @@ def test_labels_that_somebody_painted_are_not_given_again():
     assert desk.at(0) == 6 and desk.session.label == 10
 
 
+def test_an_object_that_is_brought_back_has_the_number_that_it_had():
+    desk = Desk()
+    desk.click(*desk.centres[0])
+    desk.worker.all()
+    desk.annotator.painted(9, Stroke())
+    for action in (desk.annotator.undo, desk.annotator.undo, desk.annotator.redo, desk.annotator.redo):
+        action()
+    desk.worker.all()
+    assert desk.at(0) == desk.session.label == 1 and not desk.session.can_redo
+
+
 def test_propagation_is_one_step_and_what_is_asked_meanwhile_waits():
     field, centres = squares()
     desk = Desk(np.stack([field] * 4))

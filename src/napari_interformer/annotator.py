@@ -309,8 +309,10 @@ class Annotator:
             then(result)
         except Exception as error:
             self._refuse(error)
-        if not self.session.prompts and self.session.label <= self._taken:
-            self.session.label = self._taken + 1
+        session = self.session
+        # An object that can be brought back keeps its number.
+        if not (session.prompts or session.can_redo) and session.label <= self._taken:
+            session.label = self._taken + 1
 
     def _adopt(self, answer: Answer) -> None:
         from napari_interformer.features import (
