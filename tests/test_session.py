@@ -253,7 +253,7 @@ class Stroke:
 
 
 CLICK = st.tuples(st.just("click"), st.integers(0, 5), st.booleans())
-STROKE = st.tuples(st.just("stroke"), st.tuples(st.integers(0, 130), st.integers(0, 160)), st.sampled_from([0, 9]))
+STROKE = st.tuples(st.just("stroke"), st.tuples(st.integers(0, 130), st.integers(0, 160)), st.sampled_from([0, 1, 9]))
 
 
 @given(st.lists(CLICK | STROKE, min_size=1, max_size=6), st.booleans())
@@ -276,6 +276,17 @@ def test_undo_and_redo_walk_through_clicks_and_strokes_in_their_order(changes, o
             assert s.redo()
             np.testing.assert_array_equal(s.labels, after)
         assert not s.can_redo
+
+
+def test_what_is_painted_with_the_objects_own_number_stays():
+    s = session(live=True)
+    s.click(CENTRES[0])
+    s.painted(Stroke(s.labels, 50, 60, 1))
+    s.click(CENTRES[1])
+    s.click(CENTRES[0], False)
+    assert (s.labels[50:74, 60:84] == 1).all() and s.labels[CENTRES[0]] == 0
+    s.commit()
+    assert (s.labels[50:74, 60:84] == 1).all() and s.label == 2
 
 
 def test_a_new_stroke_takes_the_place_of_what_was_undone():

@@ -1110,11 +1110,9 @@ class Session:
             step = _last(steps, plane)
             box, mask = (Box(0, 0, 0, 0), np.zeros((0, 0), bool)) if step is None else self._clip(step)
             patch = self._patch(plane, box)
-            base = np.where(patch.under == self.label, 0, patch.under)
+            base = patch.under
             free = np.ones_like(base, bool) if self.overwrite else base == 0
-            painted = np.where(cut(mask, box, patch.box, False) & free, self.label, base).astype(
-                patch.under.dtype
-            )
+            painted = np.where(cut(mask, box, patch.box, False) & free, self.label, base).astype(base.dtype)
             # A plane of which it has no prompt any more is as it was before its first one.
             self._write(plane, patch, patch.under if step is None else painted)
 
