@@ -233,6 +233,25 @@ def test_flipping_a_point_replays(field):
     assert area(window.labels) == 400
 
 
+def test_points_that_are_pasted_are_clicks(field):  # in napari 0.9.2 this fails in stacks, and is its own error there
+    window, centres = field
+    y, x = centres[0]
+    window.click_and_wait((y, x))
+    window.click((y + 7, x + 7), "Right")
+    window.idle()
+    before = window.labels.copy()
+    window.points.selected_data = {0, 1}
+    window.key("Ctrl+C")
+    window.key_and_wait("Ctrl+V")
+    session = window.panel.annotator.session
+    assert session.clicks == window.panel.clicks.read() and len(session.clicks) == 4
+    assert session.clicks[:2] == tuple(sorted(session.clicks[2:], key=lambda click: not click.positive))
+    for _ in range(2):
+        window.key_and_wait("Ctrl+Z")
+    assert len(window.points.data) == len(session.clicks) == 2
+    np.testing.assert_array_equal(window.labels, before)
+
+
 def test_commit_starts_the_next_object_and_protects_the_last(field):
     window, centres = field
     y, x = centres[0]

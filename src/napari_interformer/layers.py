@@ -248,6 +248,7 @@ class ClickLayer:
         )
         self._writing = False
         self._held: tuple[Click, ...] | None = None  # what there was before the drag that is going on
+        self._count = 0  # points that there were when somebody was last told
         self._told: list[Callable[[], None]] = []
         self.expected: Callable[[Click], None] = lambda _: None  # told of clicks that are about to come
         self.moved: Callable[[], None] = lambda: None  # told that `possible` may be another one
@@ -259,6 +260,7 @@ class ClickLayer:
         self.layer.events.data.connect(self._on_data)
         self.layer.events.features.connect(self._flipped)
         self.layer.events.feature_defaults.connect(self._keep_sign)
+        self.layer.selected_data.events.items_changed.connect(self._selected)
 
     def fits(self, source: Source) -> bool:
         """Whether the layer lies where clicks on another source would; from now on it is that one's, if so."""
@@ -281,6 +283,7 @@ class ClickLayer:
         self.layer.events.data.disconnect(self._on_data)
         self.layer.events.features.disconnect(self._flipped)
         self.layer.events.feature_defaults.disconnect(self._keep_sign)
+        self.layer.selected_data.events.items_changed.disconnect(self._selected)
 
     def put_away(self) -> None:
         """Stop listening, and leave the layer in the viewer, empty, for `put_away` to find.
@@ -334,8 +337,14 @@ class ClickLayer:
         if not self.layer.events.data.blocked():
             self._changed()
 
+    def _selected(self, *_: Any) -> None:
+        # Of points that are pasted napari tells nothing but that they are selected.
+        if len(self.layer.data) > self._count:
+            self._changed()
+
     def _changed(self) -> None:
         self._held = None
+        self._count = len(self.layer.data)
         # While a point is being added its coordinates are there a moment before its features.
         if not self._writing and len(self.layer.data) == len(self.layer.features):
             for told in tuple(self._told):
@@ -391,6 +400,7 @@ class ClickLayer:
             self._keep_sign()
         finally:
             self._writing = False
+            self._count = len(layer.data)
 
     def _rewrite(self, shown: Sequence[Click], wanted: Sequence[Click]) -> None:
         layer, there = self.layer, defaultdict[Click, list[int]](list)
