@@ -253,7 +253,9 @@ class Stroke:
 
 
 CLICK = st.tuples(st.just("click"), st.integers(0, 5), st.booleans())
-STROKE = st.tuples(st.just("stroke"), st.tuples(st.integers(0, 130), st.integers(0, 160)), st.sampled_from([0, 1, 9]))
+STROKE = st.tuples(
+    st.just("stroke"), st.tuples(st.integers(0, 130), st.integers(0, 160)), st.sampled_from([0, 1, 9])
+)
 
 
 @given(st.lists(CLICK | STROKE, min_size=1, max_size=6), st.booleans())

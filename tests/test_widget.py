@@ -233,7 +233,8 @@ def test_flipping_a_point_replays(field):
     assert area(window.labels) == 400
 
 
-def test_points_that_are_pasted_are_clicks(field):  # in napari 0.9.2 this fails in stacks, and is its own error there
+def test_points_that_are_pasted_are_clicks(field):
+    # Not in a stack, where napari 0.9.2 itself fails.
     window, centres = field
     y, x = centres[0]
     window.click_and_wait((y, x))
@@ -1083,6 +1084,34 @@ def test_a_panel_that_is_opened_again_goes_on_with_the_labels(field):
     window.click_and_wait(centres[1])
     assert (area(labels.data, 1), area(labels.data, 2)) == (400, 400)
     assert [layer.name for layer in window.viewer.layers][1:] == [LABELS, CLICKS]
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_panel_that_is_opened_again_goes_on_with_the_object_that_was_not_committed(window, answered):
+    image, centres = squares()
+    window.viewer.add_image(np.stack([image] * 3))
+    window.viewer.dims.set_current_step(0, 1)
+    window.model.steps = threading.Semaphore(PLENTY if answered else 0)
+    window.encode(wait=False)
+    window.wait(lambda: window.panel.annotator is not None)
+    if answered:
+        window.wait(lambda: window.panel._job is None)
+    window.click(centres[0])
+    window.wait(lambda: window.panel.annotator.session.clicks or window.panel.annotator.waiting)
+    labels = window.panel.labels.layer
+    window.viewer.window.remove_dock_widget(window.panel)
+    window.model.steps.release(PLENTY)
+    window.panel = Panel(window.viewer)
+    window.form = window.panel.form
+    window.viewer.window.add_dock_widget(window.panel, name="InterFormer")
+    window.encode()
+    window.wait(lambda: window.panel.annotator.session.clicks)
+    window.idle()
+    assert [layer.name for layer in window.viewer.layers][1:] == [LABELS, CLICKS]
+    assert window.panel.annotator.session.label == 1 and len(window.points.data) == 1
+    window.click_and_wait(centres[1])
+    window.key_and_wait("C")
+    assert (area(labels.data, 1), len(window.points.data), window.told) == (800, 0, [])
 
 
 def test_nothing_is_cut_off_when_rows_are_added(window):

@@ -26,7 +26,7 @@ from napari_interformer.prompts import Box
 from napari_interformer.store import Shape, Store, is_there, located, make_store, name_of, open_group
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -574,7 +574,7 @@ class Features:
         return f"Features({self.origin.axes} {self.shape}, {ready} of {total} planes encoded, {where})"
 
 
-def fitting(kept: Mapping[Any, Features]) -> dict[Any, Features]:
+def fitting(kept: dict[Any, Features]) -> dict[Any, Features]:
     """Return those of some features for which there is room in memory together; the last go first, and one always stays.
 
     Features in a store of their own are left out, since they can be opened again.

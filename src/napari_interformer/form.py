@@ -384,7 +384,9 @@ class Form(QWidget):
             LayerChoice("new layer"),
             "The Labels layer that objects are written to. One that exists is gone on with: nothing in it is erased.",
         )
-        self.undo = _button("Undo [Ctrl+Z]", "Take back the last click, or stroke of the brush; any number of times.")
+        self.undo = _button(
+            "Undo [Ctrl+Z]", "Take back the last click, or stroke of the brush; any number of times."
+        )
         self.redo = _button("Redo [Ctrl+Shift+Z]", "Make a change again that was taken back.")
         self.new = _button(
             "New object [M]", "Keep this object, if there is anything of it, and start the next."

@@ -32,6 +32,7 @@ CLICKS, LABELS = "InterFormer clicks", "InterFormer labels"
 GREEN, RED = "#00c853", "#ff1744"
 _POSITIVE = "positive"  # the feature column that says what a point means
 _MADE_FOR = "napari-interformer image"  # in the metadata of a Labels layer: the image's unique_id
+_LEFT = "napari-interformer object"  # in the metadata of a click layer that was left: the Labels layer, and the object
 _PUT_AWAY = "napari-interformer put away"  # in the metadata of a click layer that nobody uses
 _TEXTURE = 16384  # pixels; the longest side that graphics cards take
 _COPY = 4 * 10**9  # bytes; labels that can be copied into memory
@@ -296,6 +297,29 @@ class ClickLayer:
         self.layer.mode = "pan_zoom"  # or points would be added to what nobody reads
         self.layer.metadata[_PUT_AWAY] = True
 
+    def leave(self, labels: Labels, label: int) -> None:
+        """Stop listening, and leave the points of an object in the viewer, for `take_over` to find."""
+        self.disconnect()
+        self.layer.mode = "pan_zoom"
+        self.layer.metadata[_LEFT] = (self.source.image.unique_id, labels.unique_id, label)
+
+    def take_over(
+        self, layers: Iterable[Any], labels: Labels
+    ) -> tuple[Points, int, tuple[Click, ...]] | None:
+        """Return a layer of points that was left (see `leave`) on the same image and labels, its object, and its clicks."""
+        made = self.source.image.unique_id, labels.unique_id
+        for one in layers:
+            if isinstance(one, Points) and (left := one.metadata.get(_LEFT)) and left[:2] == made:
+                return one, left[2], self._clicks(one)
+        return None
+
+    def _clicks(self, layer: Points) -> tuple[Click, ...]:
+        signs = np.asarray(layer.features[_POSITIVE], bool)
+        return tuple(
+            self.source.click(layer.data_to_world(point), bool(sign))
+            for point, sign in zip(layer.data, signs, strict=True)
+        )
+
     def _pressed(self, layer: Points, event: Any) -> None:
         # napari adds the point when the button, whichever it is, is released where it was pressed.
         self._right = layer.mode == "add" and event.button == 2
@@ -372,11 +396,7 @@ class ClickLayer:
         """
         if self._held is not None:
             return self._held
-        signs = np.asarray(self.layer.features[_POSITIVE], bool)
-        return tuple(
-            self.source.click(self.layer.data_to_world(point), bool(sign))
-            for point, sign in zip(self.layer.data, signs, strict=True)
-        )
+        return self._clicks(self.layer)
 
     def write(self, clicks: Iterable[Click]) -> None:
         """Show these clicks; points that stay are not moved, so that fractions of a pixel survive."""
@@ -506,7 +526,7 @@ def copied(layer: Labels) -> Labels:
     if size > _COPY:
         raise ValueError(
             f"Labels are written to a layer in memory or in zarr; {layer.name} is neither, or read-only, and with "
-            f"{size / 1e9:.1f} GB too large to be copied: open it as a zarr array that can be written to, or choose a new layer."
+            f"{size / 1e9:.1f} GB too large to be copied: open it as a zarr that can be written to, or choose a new layer."
         )
     lies = {name: getattr(layer, name) for name in PLACE}
     lies["affine"] = layer.affine.affine_matrix
@@ -643,7 +663,10 @@ class LayerLabels:
         change = np.not_equal(values, 0).astype(int) - (np.asarray(finest(self.layer)[indices]) != 0)
         self._put(indices, values)
         planes = tuple(index for i, index in enumerate(indices[:-2]) if i != self.axis)
-        np.add.at(self._filled, planes or ..., change if planes else change.sum())
+        if planes:
+            np.add.at(self._filled, planes, change)
+        else:
+            self._filled += change.sum()
 
     def make_room(self, highest: int) -> None:
         """Let the layer hold many more labels than the highest there is, as int32: a saved file has the smallest type.

@@ -419,8 +419,8 @@ class Panel(QScrollArea):
         if layer is not chosen:
             chosen.visible = False
             show_info(
-                f"{chosen.name} cannot be written to: its objects were copied to {layer.name}, and new ones go there; Save labels… "
-                "keeps them."
+                f"{chosen.name} cannot be written to: its objects were copied to {layer.name}, and new ones go there; save them "
+                "with Save labels…."
             )
         clicks = clicks or self._add_clicks(source)
         self.labels = labels
@@ -440,6 +440,22 @@ class Panel(QScrollArea):
         self._refresh()
         if there and labels.annotated.ndim:
             self._survey(np.ndindex(labels.annotated.shape))
+        self._take_over()
+
+    def _take_over(self) -> None:
+        """Go on with the object that was not committed when the panel was closed."""
+        annotator, clicks, labels = self.annotator, self.clicks, self.labels
+        assert annotator is not None and clicks is not None and labels is not None
+        left = clicks.take_over(self.viewer.layers, labels.layer)
+        if left is None:
+            return
+        layer, label, points = left
+        self.viewer.layers.remove(layer)
+        clicks.layer.name = layer.name
+        if label <= annotator.session.highest:  # or none of its clicks had been answered
+            annotator.edit(label)
+        clicks.write(points)
+        annotator.edited()
 
     def _follow(self, emitter: Any, told: Callable[[Any], None]) -> None:
         """Call `told` when something happens to a layer of the session, as long as there is the session."""
@@ -1195,10 +1211,13 @@ class Panel(QScrollArea):
         self._job = self._adapting = self._carrying = None
         for emitter, told in self._of_viewer():
             emitter.disconnect(told)
+        annotator, labels = self.annotator, self.labels
         self._let_go()
         if self.clicks is not None:
             if len(self.clicks.layer.data) == 0:
                 self._put_clicks_away()
+            elif annotator is not None and labels is not None:
+                self.clicks.leave(labels.layer, annotator.session.label)
             else:
                 self.clicks.disconnect()
         self.clicks = None
