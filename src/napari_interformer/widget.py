@@ -419,8 +419,8 @@ class Panel(QScrollArea):
         if layer is not chosen:
             chosen.visible = False
             show_info(
-                f"{chosen.name} cannot be written to: its objects were copied to {layer.name}, and new ones go there; save them "
-                "with Save labels…."
+                f"{chosen.name} cannot be written to: its objects were copied to {layer.name}, and new ones go there; save "
+                "them with Save labels…."
             )
         clicks = clicks or self._add_clicks(source)
         self.labels = labels
