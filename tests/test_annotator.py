@@ -49,6 +49,16 @@ class Paper:
         self.clicks = tuple(clicks)
 
 
+class Stroke:
+    """One that leaves no pixel."""
+
+    def take_back(self):
+        pass
+
+    def make(self):
+        pass
+
+
 class Desk:
     def __init__(self, image=None, *, encoded=True, **kwargs):
         field, self.centres = squares()
@@ -280,13 +290,24 @@ def test_new_commits_what_there_is_and_edit_goes_on_with_it():
 
 def test_labels_that_somebody_painted_are_not_given_again():
     desk = Desk()
-    desk.annotator.taken(5)
+    desk.annotator.painted(5, Stroke())
     assert desk.session.label == 6
     desk.click(*desk.centres[0])
-    desk.annotator.taken(9)
+    desk.annotator.painted(9, Stroke())
     desk.annotator.commit()
     desk.worker.all()
     assert desk.at(0) == 6 and desk.session.label == 10
+
+
+def test_an_object_that_is_brought_back_has_the_number_that_it_had():
+    desk = Desk()
+    desk.click(*desk.centres[0])
+    desk.worker.all()
+    desk.annotator.painted(9, Stroke())
+    for action in (desk.annotator.undo, desk.annotator.undo, desk.annotator.redo, desk.annotator.redo):
+        action()
+    desk.worker.all()
+    assert desk.at(0) == desk.session.label == 1 and not desk.session.can_redo
 
 
 def test_propagation_is_one_step_and_what_is_asked_meanwhile_waits():

@@ -22,7 +22,7 @@ import zarr
 
 from napari_interformer import features as room
 from napari_interformer import store as stores
-from napari_interformer.features import Features, NotEncodedError, Origin
+from napari_interformer.features import Features, NotEncodedError, Origin, fitting
 from napari_interformer.image import Planes
 from napari_interformer.prompts import Box
 
@@ -670,6 +670,16 @@ def test_features_too_large_for_memory_go_to_a_folder_that_goes_with_them(monkey
     del features
     gc.collect()
     assert not folder.exists()
+
+
+def test_of_several_features_those_used_last_stay_as_far_as_they_fit_in_memory(tmp_path, monkeypatch):
+    one, two, three = made(), made(), made()
+    monkeypatch.setattr(room, "_MEMORY_BYTES", 2 * one.nbytes)
+    assert list(fitting({"a": one, "b": two, "c": three})) == ["b", "c"]
+    assert list(fitting({"a": one, "b": two, "c": one})) == ["a", "b", "c"]  # two images of the same pixels
+    monkeypatch.setattr(room, "_MEMORY_BYTES", 1)
+    assert list(fitting({"a": one, "b": two})) == ["b"]
+    assert not fitting({"a": made(tmp_path / "x.zarr")}) and fitting({}) == {}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are POSIX")

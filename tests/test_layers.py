@@ -19,6 +19,8 @@ from napari_interformer.layers import (
     LayerLabels,
     Source,
     cells_sample,
+    copied,
+    finest,
     lay_over,
     made_for,
     new_labels,
@@ -353,6 +355,17 @@ def test_labels_that_cannot_be_written_are_refused(kind):
     }[kind]()
     with pytest.raises(ValueError, match="choose a new layer"):
         LayerLabels(layer)
+    layer.affine, layer.translate = [[0, 2, 3], [-1, 0, 4], [0, 0, 1]], (5, 6)
+    copy = copied(layer)
+    LayerLabels(copy)[slice(2, 4), slice(2, 4)] = np.full((2, 2), 9)
+    assert (copy.data == 9).sum() == 4 and not np.asarray(finest(layer)).any()
+    assert copy.data_to_world((2, 3)) == layer.data_to_world((2, 3))
+
+
+def test_labels_that_are_too_large_to_be_copied_are_refused(monkeypatch):
+    monkeypatch.setattr("napari_interformer.layers._COPY", 20 * 20 * 4 - 1)
+    with pytest.raises(ValueError, match="too large to be copied"):
+        copied(Labels(da.zeros((20, 20), dtype=np.int32)))
 
 
 @pytest.mark.parametrize("sample", [cells_sample, nuclei_sample])

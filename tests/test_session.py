@@ -237,6 +237,70 @@ def test_what_somebody_paints_meanwhile_is_theirs():
     assert (s.labels[20:24, 20:24] == 9).all() and (s.labels == 1).sum() == 0
 
 
+class Stroke:
+    """A square painted on a label image."""
+
+    def __init__(self, labels, y, x, label):
+        self.labels, self.label, self.where = labels, label, (slice(y, y + 24), slice(x, x + 24))
+        self.before = labels[self.where].copy()
+        self.make()
+
+    def make(self):
+        self.labels[self.where] = self.label
+
+    def take_back(self):
+        self.labels[self.where] = self.before
+
+
+CLICK = st.tuples(st.just("click"), st.integers(0, 5), st.booleans())
+STROKE = st.tuples(
+    st.just("stroke"), st.tuples(st.integers(0, 130), st.integers(0, 160)), st.sampled_from([0, 1, 9])
+)
+
+
+@given(st.lists(CLICK | STROKE, min_size=1, max_size=6), st.booleans())
+@settings(max_examples=60)
+def test_undo_and_redo_walk_through_clicks_and_strokes_in_their_order(changes, overwrite):
+    s = session(labels=np.where(LABELS == 6, 3, 0).astype(np.int32), live=True, overwrite=overwrite)
+    s.label, seen = 1, [s.labels.copy()]
+    for kind, where, what in changes:
+        if kind == "click":
+            s.click(CENTRES[where], what)
+        else:
+            s.painted(Stroke(s.labels, *where, what))
+        seen.append(s.labels.copy())
+    for _ in range(2):
+        for before in reversed(seen[:-1]):
+            assert s.undo()
+            np.testing.assert_array_equal(s.labels, before)
+        assert not s.can_undo and not s.prompts
+        for after in seen[1:]:
+            assert s.redo()
+            np.testing.assert_array_equal(s.labels, after)
+        assert not s.can_redo
+
+
+def test_what_is_painted_with_the_objects_own_number_stays():
+    s = session(live=True)
+    s.click(CENTRES[0])
+    s.painted(Stroke(s.labels, 50, 60, 1))
+    s.click(CENTRES[1])
+    s.click(CENTRES[0], False)
+    assert (s.labels[50:74, 60:84] == 1).all() and s.labels[CENTRES[0]] == 0
+    s.commit()
+    assert (s.labels[50:74, 60:84] == 1).all() and s.label == 2
+
+
+def test_a_new_stroke_takes_the_place_of_what_was_undone():
+    s = session(live=True)
+    s.click(CENTRES[0])
+    s.undo()
+    s.painted(Stroke(s.labels, 60, 60, 9))
+    assert not s.can_redo
+    s.clear()  # of strokes alone there is no object
+    assert s.label == 1 and (s.labels == 9).sum() == 24**2 and s.undo() and not s.labels.any()
+
+
 def test_editing_goes_on_from_the_mask_under_the_same_label():
     there = np.where(LABELS == 2, 5, np.where(LABELS == 3, 6, 0))
     s = session(labels=there.copy(), live=True)

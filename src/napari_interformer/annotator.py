@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from napari_interformer.prompts import Click
-    from napari_interformer.session import Plane, Session, Steps
+    from napari_interformer.session import Plane, Session, Steps, Stroke
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +174,7 @@ class Annotator:
             self._next()
 
     def undo(self) -> None:
-        """Take back the last change of the current object: a click that still waits, or the session's last."""
+        """Take back the last change: a click that still waits, or the session's last."""
 
         def then(_: None) -> None:
             if self.waiting:
@@ -256,9 +256,10 @@ class Annotator:
 
         self.act(then)
 
-    def taken(self, label: int) -> None:
-        """Hear that somebody painted with a label; no later object gets it."""
+    def painted(self, label: int, stroke: Stroke) -> None:
+        """Hear that somebody painted with a label: no later object gets it, and `undo` takes the stroke back in its turn."""
         self._taken = max(self._taken, label)
+        self.session.painted(stroke)
         self.act(lambda _: None)
 
     def act(self, then: Callable[[Any], Any], work: Callable[[], Any] | None = None) -> None:
@@ -308,8 +309,10 @@ class Annotator:
             then(result)
         except Exception as error:
             self._refuse(error)
-        if not self.session.prompts and self.session.label <= self._taken:
-            self.session.label = self._taken + 1
+        session = self.session
+        # An object that can be brought back keeps its number.
+        if not (session.prompts or session.can_redo) and session.label <= self._taken:
+            session.label = self._taken + 1
 
     def _adopt(self, answer: Answer) -> None:
         from napari_interformer.features import (

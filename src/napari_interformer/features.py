@@ -345,6 +345,11 @@ class Features:
         return math.prod(self.leading) * sum(2 * _cells_of(tile, self.origin) for tile in self.tiles)
 
     @property
+    def in_memory(self) -> int:
+        """Bytes that they take in memory once they are complete; of stored ones, the tiles that were read last."""
+        return self.nbytes if self._store is None else min(self.nbytes, _CACHE_BYTES)
+
+    @property
     def bytes_per_megapixel(self) -> float:
         """Bytes of the maps of a million pixels before compression; 7.5 million with the model in the package."""
         return 2e6 * sum(c / s**2 for c, s in zip(self.origin.channels, self.origin.strides, strict=True))
@@ -567,6 +572,23 @@ class Features:
         ready, total = int(self.ready_planes().sum()), len(self._done)
         where = self.path or ("in memory" if self._store is None else "in a temporary folder")
         return f"Features({self.origin.axes} {self.shape}, {ready} of {total} planes encoded, {where})"
+
+
+def fitting(kept: dict[Any, Features]) -> dict[Any, Features]:
+    """Return those of some features for which there is room in memory together; the last go first, and one always stays.
+
+    Features in a store of their own are left out, since they can be opened again.
+    """
+    found: dict[Any, Features] = {}
+    room = _MEMORY_BYTES
+    for key, features in reversed(kept.items()):
+        if features.path is None:
+            shared = any(features is other for other in found.values())  # by images of the same pixels
+            room -= 0 if shared else features.in_memory
+            if found and room < 0:
+                break
+            found[key] = features
+    return dict(reversed(found.items()))
 
 
 def _unwritable(location: Path | str, error: OSError) -> OSError:

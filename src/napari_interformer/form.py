@@ -368,8 +368,8 @@ class Form(QWidget):
             "What the next click means: part of the object (green), or not (red). T switches; a right click is always red.",
         )
         self.flip = _button("Flip selected [F]", "Turn selected points from positive to negative or back.")
-        hint = QLabel("3: select and drag · Del: remove · 2: add")
-        hint.setToolTip("napari's own keys of a Points layer; the mask follows the points.")
+        hint = QLabel("Right click: negative\n3: select and drag · Del: remove · 2: add")
+        hint.setToolTip("The keys are napari's own of a Points layer; the mask follows the points.")
         hint.setEnabled(False)
         part.addWidget(self.sign)
         part.addWidget(self.flip)
@@ -384,7 +384,9 @@ class Form(QWidget):
             LayerChoice("new layer"),
             "The Labels layer that objects are written to. One that exists is gone on with: nothing in it is erased.",
         )
-        self.undo = _button("Undo [Ctrl+Z]", "Take back the last change of this object; any number of times.")
+        self.undo = _button(
+            "Undo [Ctrl+Z]", "Take back the last click, or stroke of the brush; any number of times."
+        )
         self.redo = _button("Redo [Ctrl+Shift+Z]", "Make a change again that was taken back.")
         self.new = _button(
             "New object [M]", "Keep this object, if there is anything of it, and start the next."

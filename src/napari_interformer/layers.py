@@ -7,6 +7,7 @@ the world into the image.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from itertools import product
@@ -31,8 +32,10 @@ CLICKS, LABELS = "InterFormer clicks", "InterFormer labels"
 GREEN, RED = "#00c853", "#ff1744"
 _POSITIVE = "positive"  # the feature column that says what a point means
 _MADE_FOR = "napari-interformer image"  # in the metadata of a Labels layer: the image's unique_id
+_LEFT = "napari-interformer object"  # in the metadata of a click layer that was left: the Labels layer, and the object
 _PUT_AWAY = "napari-interformer put away"  # in the metadata of a click layer that nobody uses
 _TEXTURE = 16384  # pixels; the longest side that graphics cards take
+_COPY = 4 * 10**9  # bytes; labels that can be copied into memory
 _ROOM = 1000  # labels; more objects than a person adds to a layer
 _ON_SCREEN = (9, 14)  # pixels; zoomed in or out, points stay visible and never hide small objects
 
@@ -246,6 +249,7 @@ class ClickLayer:
         )
         self._writing = False
         self._held: tuple[Click, ...] | None = None  # what there was before the drag that is going on
+        self._count = 0  # points that there were when somebody was last told
         self._told: list[Callable[[], None]] = []
         self.expected: Callable[[Click], None] = lambda _: None  # told of clicks that are about to come
         self.moved: Callable[[], None] = lambda: None  # told that `possible` may be another one
@@ -257,6 +261,7 @@ class ClickLayer:
         self.layer.events.data.connect(self._on_data)
         self.layer.events.features.connect(self._flipped)
         self.layer.events.feature_defaults.connect(self._keep_sign)
+        self.layer.selected_data.events.items_changed.connect(self._selected)
 
     def fits(self, source: Source) -> bool:
         """Whether the layer lies where clicks on another source would; from now on it is that one's, if so."""
@@ -279,6 +284,7 @@ class ClickLayer:
         self.layer.events.data.disconnect(self._on_data)
         self.layer.events.features.disconnect(self._flipped)
         self.layer.events.feature_defaults.disconnect(self._keep_sign)
+        self.layer.selected_data.events.items_changed.disconnect(self._selected)
 
     def put_away(self) -> None:
         """Stop listening, and leave the layer in the viewer, empty, for `put_away` to find.
@@ -290,6 +296,29 @@ class ClickLayer:
         self.write(())
         self.layer.mode = "pan_zoom"  # or points would be added to what nobody reads
         self.layer.metadata[_PUT_AWAY] = True
+
+    def leave(self, labels: Labels, label: int) -> None:
+        """Stop listening, and leave the points of an object in the viewer, for `take_over` to find."""
+        self.disconnect()
+        self.layer.mode = "pan_zoom"
+        self.layer.metadata[_LEFT] = (self.source.image.unique_id, labels.unique_id, label)
+
+    def take_over(
+        self, layers: Iterable[Any], labels: Labels
+    ) -> tuple[Points, int, tuple[Click, ...]] | None:
+        """Return a layer of points that was left (see `leave`) on the same image and labels, its object, and its clicks."""
+        made = self.source.image.unique_id, labels.unique_id
+        for one in layers:
+            if isinstance(one, Points) and (left := one.metadata.get(_LEFT)) and left[:2] == made:
+                return one, left[2], self._clicks(one)
+        return None
+
+    def _clicks(self, layer: Points) -> tuple[Click, ...]:
+        signs = np.asarray(layer.features[_POSITIVE], bool)
+        return tuple(
+            self.source.click(layer.data_to_world(point), bool(sign))
+            for point, sign in zip(layer.data, signs, strict=True)
+        )
 
     def _pressed(self, layer: Points, event: Any) -> None:
         # napari adds the point when the button, whichever it is, is released where it was pressed.
@@ -332,8 +361,14 @@ class ClickLayer:
         if not self.layer.events.data.blocked():
             self._changed()
 
+    def _selected(self, *_: Any) -> None:
+        # Of points that are pasted napari tells nothing but that they are selected.
+        if len(self.layer.data) > self._count:
+            self._changed()
+
     def _changed(self) -> None:
         self._held = None
+        self._count = len(self.layer.data)
         # While a point is being added its coordinates are there a moment before its features.
         if not self._writing and len(self.layer.data) == len(self.layer.features):
             for told in tuple(self._told):
@@ -361,11 +396,7 @@ class ClickLayer:
         """
         if self._held is not None:
             return self._held
-        signs = np.asarray(self.layer.features[_POSITIVE], bool)
-        return tuple(
-            self.source.click(self.layer.data_to_world(point), bool(sign))
-            for point, sign in zip(self.layer.data, signs, strict=True)
-        )
+        return self._clicks(self.layer)
 
     def write(self, clicks: Iterable[Click]) -> None:
         """Show these clicks; points that stay are not moved, so that fractions of a pixel survive."""
@@ -389,6 +420,7 @@ class ClickLayer:
             self._keep_sign()
         finally:
             self._writing = False
+            self._count = len(layer.data)
 
     def _rewrite(self, shown: Sequence[Click], wanted: Sequence[Click]) -> None:
         layer, there = self.layer, defaultdict[Click, list[int]](list)
@@ -459,12 +491,46 @@ def new_labels(source: Source, shape: Sequence[int]) -> Labels:
     A plane larger than a texture would be shown coarser than it is, and drawn whole at every change. It gets coarser levels
     that are views of the finest, so that napari shows the part on screen; its brush does not paint on such a layer.
     """
-    data = np.zeros(source.whole(shape), np.int32)
     made = {_MADE_FOR: source.image.unique_id}
-    if max(shape[-2:]) > _TEXTURE:
+    return _seen(np.zeros(source.whole(shape), np.int32), name=LABELS, metadata=made, **source.placement())
+
+
+def _seen(data: NDArray[Any], **kwargs: Any) -> Labels:
+    """Return a layer of some labels, in levels where a plane is large."""
+    if max(data.shape[-2:]) > _TEXTURE:
         levels = [data[..., :: 4**n, :: 4**n] for n in range(5)]
-        return Labels(levels, multiscale=True, name=LABELS, metadata=made, **source.placement())
-    return Labels(data, name=LABELS, metadata=made, **source.placement())
+        return Labels(levels, multiscale=True, **kwargs)
+    return Labels(data, **kwargs)
+
+
+def writable(layer: Labels) -> bool:
+    """Whether labels can be written to a layer, and are seen then: neither lazy nor read-only, and of one resolution."""
+    data = finest(layer)
+    # Coarser levels that are views of the finest (see `new_labels`) change with it; others would not.
+    views = not layer.multiscale or all(
+        isinstance(level, np.ndarray) and np.may_share_memory(level, data) for level in layer.data
+    )
+    return views and not hasattr(data, "dask") and not read_only(data)
+
+
+def copied(layer: Labels) -> Labels:
+    """Return a new layer with the labels of another one, which lies where that does and can be written to.
+
+    Raises
+    ------
+    ValueError
+        If they are too many to be kept in memory.
+    """
+    data = finest(layer)
+    size = math.prod(data.shape) * np.dtype(data.dtype).itemsize
+    if size > _COPY:
+        raise ValueError(
+            f"Labels are written to a layer in memory or in zarr; {layer.name} is neither, or read-only, and with "
+            f"{size / 1e9:.1f} GB too large to be copied: open it as a zarr that can be written to, or choose a new layer."
+        )
+    lies = {name: getattr(layer, name) for name in PLACE}
+    lies["affine"] = layer.affine.affine_matrix
+    return _seen(np.array(data), name=f"{layer.name} copy", metadata=dict(layer.metadata), **lies)
 
 
 def labels_of(image: Image, layers: Iterable[Any]) -> Labels | None:
@@ -544,11 +610,7 @@ class LayerLabels:
 
     def __init__(self, layer: Labels, axis: int | None = None) -> None:
         data = finest(layer)
-        # Coarser levels that are views of the finest (see `new_labels`) change with it; others would not.
-        views = not layer.multiscale or all(
-            isinstance(level, np.ndarray) and np.may_share_memory(level, data) for level in layer.data
-        )
-        if not views or hasattr(data, "dask") or read_only(data):
+        if not writable(layer):
             raise ValueError(
                 f"Labels are written to a layer in memory or in zarr; {layer.name} is multiscale, lazy or read-only: choose "
                 "a new layer."
@@ -582,16 +644,29 @@ class LayerLabels:
             indices.insert(self.axis, np.zeros_like(y))
         after = np.broadcast_to(values, before.shape)[y, x]
         change = np.count_nonzero(after) - np.count_nonzero(before[y, x])  # now: `before` is a view
+        self._put(tuple(indices), after)
+        self._filled[tuple(plane)] += change
+
+    def _put(self, indices: tuple[NDArray[np.intp], ...], values: NDArray[Any] | int) -> None:
         self.writing = True
         try:
             if self.layer.multiscale:
-                finest(self.layer)[tuple(indices)] = after
+                finest(self.layer)[indices] = values
                 self.layer.refresh(thumbnail=False, highlight=False, extent=False)
             else:
-                self.layer.data_setitem(tuple(indices), after)
+                self.layer.data_setitem(indices, values)
         finally:
             self.writing = False
-        self._filled[tuple(plane)] += change
+
+    def repaint(self, indices: tuple[NDArray[np.intp], ...], values: NDArray[Any] | int) -> None:
+        """Write single pixels, by their indices into the layer's data."""
+        change = np.not_equal(values, 0).astype(int) - (np.asarray(finest(self.layer)[indices]) != 0)
+        self._put(indices, values)
+        planes = tuple(index for i, index in enumerate(indices[:-2]) if i != self.axis)
+        if planes:
+            np.add.at(self._filled, planes, change)
+        else:
+            self._filled += change.sum()
 
     def make_room(self, highest: int) -> None:
         """Let the layer hold many more labels than the highest there is, as int32: a saved file has the smallest type.
@@ -638,6 +713,43 @@ class LayerLabels:
         """Count which pixels of these planes have a label; it reads all of them, so let a worker thread do it."""
         for plane in planes:
             self._filled[plane] = np.count_nonzero(self[plane or ...])
+
+
+class Stroke:
+    """What was painted on a Labels layer at one go, by brush, bucket or polygon.
+
+    Parameters
+    ----------
+    labels : LayerLabels
+        The layer.
+    edits : sequence
+        What napari tells of it (`Labels.events.paint`): its pixels, what they were and what they became.
+    """
+
+    def __init__(self, labels: LayerLabels, edits: Sequence[Any]) -> None:
+        self._labels, self._edits = labels, tuple(edits)
+
+    def take_back(self) -> None:
+        """Give its pixels what they had before."""
+        for edit in reversed(self._edits):
+            indices, before, _ = _pixels(edit)
+            self._labels.repaint(indices, before)
+
+    def make(self) -> None:
+        """Paint it again."""
+        for edit in self._edits:
+            indices, _, after = _pixels(edit)
+            self._labels.repaint(indices, after)
+
+
+def _pixels(edit: tuple[Any, ...]) -> tuple[tuple[NDArray[np.intp], ...], NDArray[Any], Any]:
+    """Return the indices of an edit's pixels, what they were, and what they became."""
+    if len(edit) == 3:  # napari up to 0.8, and `data_setitem`
+        return edit
+    box, mask, before, after = edit  # slices; all pixels of the box if the mask is None
+    mask = np.ones(before.shape, bool) if mask is None else mask
+    places = zip(np.nonzero(mask), box, strict=True)
+    return tuple(index + part.start for index, part in places), before.ravel(), after
 
 
 # ------------------------------------------------------------------------------------------------- samples

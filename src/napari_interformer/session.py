@@ -139,6 +139,16 @@ class Step:
         return self.prompts[-1]
 
 
+class Stroke(Protocol):
+    """What somebody painted into the label image, not through the session."""
+
+    def take_back(self) -> None:
+        """Give its pixels what they had before."""
+
+    def make(self) -> None:
+        """Paint it again."""
+
+
 Steps = tuple[Step, ...]
 Replay = tuple[tuple[Story, Steps], ...]
 
@@ -151,6 +161,14 @@ class _Patch:
     start: NDArray[Any]
     under: NDArray[Any]
     written: NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class _Painted:
+    """A stroke in the order of changes, and what was known of the label image when it was made."""
+
+    stroke: Stroke
+    patches: dict[Plane, _Patch]
 
 
 class Finished:
@@ -280,12 +298,12 @@ class Session:
         self.object_size: float | None = object_size
         self._size = object_size  # of the current object: a new size is for the next one
         self._edited = False  # whether the current object began with what its label had
-        self._stories: list[Story] = []
+        self.stories: list[Story] = []  # of the committed objects, in order
         self.labels: LabelArray = target
         self.overwrite, self.live = overwrite, live
         self._steps: Steps = ()
-        self._past: list[Steps] = []
-        self._future: list[Steps] = []
+        self._past: list[Steps | _Painted] = []
+        self._future: list[Steps | _Painted] = []
         self._patches: dict[Plane, _Patch] = {}
         self._prepared: OrderedDict[tuple[Plane, int, Box], Any] = OrderedDict()
         # What `volume.carry` found between two planes with clicks, or beyond the outermost.
@@ -315,7 +333,7 @@ class Session:
     def objects(self) -> dict[int, tuple[Prompt, ...]]:
         """The committed objects' prompts by label; of one that was edited, those of each plane since its last edit."""
         found: dict[int, tuple[Prompt, ...]] = {}
-        for story in self._stories:
+        for story in self.stories:
             again = {prompt.plane for prompt in story.prompts}
             kept = (prompt for prompt in found.get(story.label, ()) if prompt.plane not in again)
             found[story.label] = (*kept, *story.prompts)
@@ -523,20 +541,42 @@ class Session:
         self._future.clear()
         return self._show(steps)
 
+    def painted(self, stroke: Stroke) -> None:
+        """Hear of a stroke that was just painted into `labels`: `undo` takes it back in its turn."""
+        self._past.append(_Painted(stroke, _copied(self._patches)))
+        self._future.clear()
+
     def undo(self) -> bool:
-        """Take back the last change of prompts, exactly; return whether there was one."""
+        """Take back the last change of prompts, or the last stroke, exactly; return whether there was one."""
         if not self._past:
             return False
+        last = self._past.pop()
+        if isinstance(last, _Painted):
+            self._future.append(last)
+            last.stroke.take_back()
+            # Or what it gave back to the object would count as painted by somebody.
+            self._patches = _copied(last.patches)
+            return True
         self._future.append(self._steps)
-        self._show(self._past.pop())
+        self._show(last)
+        # What was painted between the two may have gone under the object: it is as it was after those strokes.
+        strokes = itertools.takewhile(lambda change: isinstance(change, _Painted), reversed(self._past))
+        for change in reversed(list(strokes)):
+            assert isinstance(change, _Painted)
+            change.stroke.make()
         return True
 
     def redo(self) -> bool:
         """Make the last change that was taken back again; return whether there was one."""
         if not self._future:
             return False
+        following = self._future.pop()
+        if isinstance(following, _Painted):
+            self._past.append(following)
+            following.stroke.make()
+            return True
         self._past.append(self._steps)
-        self._show(self._future.pop())
+        self._show(following)
         return True
 
     def propagate(
@@ -586,8 +626,8 @@ class Session:
             self._paint(self._steps)
         story = self._story()
         if not story.edited:  # the number was free: what had it before is gone
-            self._stories = [other for other in self._stories if other.label != story.label]
-        self._stories.append(story)
+            self.stories = [other for other in self.stories if other.label != story.label]
+        self.stories.append(story)
         self._forget()
         return story.label
 
@@ -596,7 +636,7 @@ class Session:
 
     def clear(self) -> list[tuple[Plane, Box]]:
         """Drop the current object's prompts and start anew; an object being edited is put back as it was."""
-        if not (self._steps or self._edited or self._past):
+        if not (self._steps or self._edited or any(not isinstance(c, _Painted) for c in self._past)):
             self._future = []
             return []  # nothing has this number yet: the next object gets it
         changed = [(plane, patch.box) for plane, patch in self._patches.items()]
@@ -688,7 +728,7 @@ class Session:
         """Write every object's prompts as JSON, committed ones and the current one, in order: whole or not at all."""
         features = self.features
         saved = Saved(
-            features.image_fingerprint, features.model_fingerprint, tuple(self._stories), self._story()
+            features.image_fingerprint, features.model_fingerprint, tuple(self.stories), self._story()
         )
         return saved.write(Path(path))
 
@@ -1070,11 +1110,9 @@ class Session:
             step = _last(steps, plane)
             box, mask = (Box(0, 0, 0, 0), np.zeros((0, 0), bool)) if step is None else self._clip(step)
             patch = self._patch(plane, box)
-            base = np.where(patch.under == self.label, 0, patch.under)
+            base = patch.under
             free = np.ones_like(base, bool) if self.overwrite else base == 0
-            painted = np.where(cut(mask, box, patch.box, False) & free, self.label, base).astype(
-                patch.under.dtype
-            )
+            painted = np.where(cut(mask, box, patch.box, False) & free, self.label, base).astype(base.dtype)
             # A plane of which it has no prompt any more is as it was before its first one.
             self._write(plane, patch, patch.under if step is None else painted)
 
@@ -1115,6 +1153,11 @@ class Session:
         ):  # plane by plane: the array may be larger than memory
             highest = max(highest, int(np.asarray(self.labels[plane or ...]).max(initial=0)))
         return highest
+
+
+def _copied(patches: dict[Plane, _Patch]) -> dict[Plane, _Patch]:
+    """Return patches that stay as they are: their arrays are replaced, never written to."""
+    return {plane: replace(patch) for plane, patch in patches.items()}
 
 
 def _last(steps: Steps, plane: Plane) -> Step | None:

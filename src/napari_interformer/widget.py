@@ -8,10 +8,12 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import weakref
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from napari.layers import Image, Labels
@@ -27,6 +29,8 @@ from napari_interformer.layers import (
     PLACE,
     ClickLayer,
     LayerLabels,
+    Stroke,
+    copied,
     finest,
     labels_of,
     lay_over,
@@ -34,6 +38,7 @@ from napari_interformer.layers import (
     new_labels,
     place,
     put_away,
+    writable,
 )
 from napari_interformer.prompts import Box, blank, draw_click
 from napari_interformer.strip import StackState
@@ -51,9 +56,11 @@ if TYPE_CHECKING:
     from napari_interformer.layers import Source
     from napari_interformer.model import InterFormer
     from napari_interformer.prompts import Click
+    from napari_interformer.stories import Story
     from napari_interformer.train import Progress as Learnt
 
 AT_ONCE = 0.05  # seconds for which the window may wait for an answer
+AT_MOST = 5  # the same where it could not go on without
 RESTING = 60  # milliseconds without a move after which the mouse may be about to be pressed
 CTRL = "Meta" if sys.platform == "darwin" else "Control"  # napari calls the command key so
 
@@ -116,6 +123,10 @@ class Panel(QScrollArea):
         self.labels: LayerLabels | None = None
         self.annotator: Annotator | None = None
         self._models: dict[tuple[str, str], InterFormer] = {}
+        # Features of images that are open, the ones used last at the end.
+        self._kept: dict[tuple[Any, ...], Features] = {}
+        # What a session knew of the objects in a Labels layer, for the next one there: the array, its image, their clicks.
+        self._known: WeakKeyDictionary[Labels, tuple[Any, str, list[Story]]] = WeakKeyDictionary()
         self._job: Job | None = None
         self._adapting: Job | None = None
         self._carrying: Job | None = None
@@ -128,8 +139,6 @@ class Panel(QScrollArea):
         self._followed: list[tuple[Any, Callable[[Any], None]]] = []
         self._clicks_gone = False  # the click layer was removed, and the person told
         self._outdated = False  # the pixels that were encoded are not those of the layer any more
-        # Of the brush, since the session last wrote to the Labels layer: those that are there, and those undone.
-        self._strokes = {"undo": 0, "redo": 0}
         self._plane: tuple[int, ...] | None = None  # on screen when the Labels layer was drawn last
         # docs/performance.md has the figures behind these two threads, their cores and their priorities.
         self.encoder, self.decoder = Lane("encode", patient=True), Lane("decode")
@@ -187,8 +196,13 @@ class Panel(QScrollArea):
             (dims.current_step, self._plane_shown),
             (dims.ndisplay, self._dimensions_shown),
             (self._camera.events.center, self._wanted),
-            *((layer.events.name, self._fill_layers) for layer in self.viewer.layers),
+            *(pair for layer in self.viewer.layers for pair in self._of_layer(layer)),
         ]
+
+    def _of_layer(self, layer: Any) -> list[tuple[Any, Callable[[Any], None]]]:
+        events = layer.events
+        data = [(events.data, self._pixels_given)] if isinstance(layer, Image) else []
+        return [(events.name, self._fill_layers), *data]
 
     def _bind(self) -> None:
         """Bind the keys on our own layers, in place of nothing that napari uses there but undo and redo."""
@@ -205,7 +219,6 @@ class Panel(QScrollArea):
             f"{CTRL}-Shift-Z": self.redo,
         }
         labels = {**shared, f"{CTRL}-Z": self._undo_there, f"{CTRL}-Shift-Z": self._redo_there}
-        self._strokes = {"undo": 0, "redo": 0}
         for layer, keys in ((self.clicks.layer, points), (self.labels.layer, labels)):
             for key, action in keys.items():
                 before = layer.bind_key(key, self._on_key(action), overwrite=True)
@@ -241,12 +254,12 @@ class Panel(QScrollArea):
             return
         job = Job(self.form.source())
         name, device, store = self.form.model_name(), self.form.device.currentText(), self.form.store_path()
-        known, previous = self._models, self.features
+        known, made = self._models, [self.features, *self._kept.values()]
 
         def work() -> None:
             self.encoder.share(lambda cores: cores - max(1, cores // 4))
             model = known.get((name, device)) or _loaded(name, device)
-            planes, features = features_for(job.source.planes(), model, store, previous)
+            planes, features = features_for(job.source.planes(), model, store, made)
             self.encoder.tell(partial(self._prepared, job, (name, device), model, features))
             self._encode(job, planes, features, model, device)
 
@@ -319,9 +332,18 @@ class Panel(QScrollArea):
             finest(layer) is not pixels for layer, pixels in zip(job.source.layers, job.pixels, strict=True)
         ):
             self._pixels_replaced()
+        else:
+            self._keep(job.source, features)
         self._show_ready()
         self._refresh()
         self.decoder.run(partial(warm_up, model), lambda _: None, self._failed)
+
+    def _keep(self, source: Source, features: Features) -> None:
+        """Keep features as long as their image is open and there is room, for when somebody comes back to it."""
+        from napari_interformer.features import fitting
+
+        self._kept.pop(source.layers, None)
+        self._kept = fitting({**self._kept, source.layers: features})
 
     def _begin(self, source: Source, model: InterFormer, features: Features) -> None:
         """Have layers and a session for these features; keep those there are if they fit."""
@@ -334,16 +356,19 @@ class Panel(QScrollArea):
                 annotator.show_on(self._add_clicks(clicks.source))
                 self._bind()
         else:
-            if annotator is not None and annotator.session.prompts:
-                why = (
-                    "belongs to another image"
-                    if known
-                    else "other features would answer its clicks otherwise"
-                )
-                raise ValueError(
-                    f"Object {annotator.session.label} is not committed, and {why}: commit [C] or clear [Shift+C] it, then "
-                    "encode again."
-                )
+            if annotator is not None and clicks is not None:
+                # A click that is just being answered is no less the person's than one that has been.
+                self.decoder.wait(lambda: not annotator.busy, AT_MOST)
+                if annotator.session.prompts or annotator.waiting or annotator.busy:
+                    why = (
+                        "other features would answer its clicks otherwise"
+                        if clicks.source.image is source.image
+                        else f"belongs to {clicks.source.image.name}"
+                    )
+                    raise ValueError(
+                        f"Object {annotator.session.label} is not committed, and {why}: commit [C] or clear [Shift+C] it, "
+                        "then encode again."
+                    )
             if self.form.image.layer() is source.image:
                 chosen = self.form.labels.layer()
             else:  # another one was looked at meanwhile
@@ -359,12 +384,14 @@ class Panel(QScrollArea):
         self.activate()
 
     def _annotate(self, source: Source, model: InterFormer, features: Features, layer: Labels) -> None:
-        """Start a session that writes to a Labels layer; if it cannot, nothing has changed."""
+        """Start a session that writes to a Labels layer, or to a copy if it must; if it cannot, nothing has changed."""
         from napari_interformer.session import (
             Session,
         )  # loads torch, which opening the panel need not wait for
 
-        labels, there = LayerLabels(layer, source.axis), layer in self.viewer.layers
+        chosen, there = layer, layer in self.viewer.layers
+        layer = layer if writable(layer) else copied(layer)
+        labels = LayerLabels(layer, source.axis)
         session = Session(
             features,
             model,
@@ -379,6 +406,9 @@ class Panel(QScrollArea):
             layer.visible = True  # napari cannot write to a layer that it has never drawn
             show_info(f"{layer.name} was hidden; it is shown, since labels are written to it.")
         self._end_session()
+        array, image, stories = self._known.pop(layer, (None, "", []))
+        if array is not None and array() is labels.array and image == features.image_fingerprint:
+            session.stories = stories
         labels.make_room(session.highest)
         clicks, layers = self.clicks, self.viewer.layers
         if clicks is not None and (not clicks.fits(source) or clicks.layer not in layers):
@@ -386,6 +416,12 @@ class Panel(QScrollArea):
             clicks = None
         if layer not in layers:  # below the clicks, if they are there
             layers.insert(len(layers) if clicks is None else layers.index(clicks.layer), layer)
+        if layer is not chosen:
+            chosen.visible = False
+            show_info(
+                f"{chosen.name} cannot be written to: its objects were copied to {layer.name}, and new ones go there; save "
+                "them with Save labels…."
+            )
         clicks = clicks or self._add_clicks(source)
         self.labels = labels
         self._follow(layer.events.paint, self._painted)
@@ -404,6 +440,22 @@ class Panel(QScrollArea):
         self._refresh()
         if there and labels.annotated.ndim:
             self._survey(np.ndindex(labels.annotated.shape))
+        self._take_over()
+
+    def _take_over(self) -> None:
+        """Go on with the object that was not committed when the panel was closed."""
+        annotator, clicks, labels = self.annotator, self.clicks, self.labels
+        assert annotator is not None and clicks is not None and labels is not None
+        left = clicks.take_over(self.viewer.layers, labels.layer)
+        if left is None:
+            return
+        layer, label, points = left
+        self.viewer.layers.remove(layer)
+        clicks.layer.name = layer.name
+        if label <= annotator.session.highest:  # or none of its clicks had been answered
+            annotator.edit(label)
+        clicks.write(points)
+        annotator.edited()
 
     def _follow(self, emitter: Any, told: Callable[[Any], None]) -> None:
         """Call `told` when something happens to a layer of the session, as long as there is the session."""
@@ -460,8 +512,11 @@ class Panel(QScrollArea):
         self.stop()
         self._unbind()
         self._rest.stop()
-        if self.annotator is not None:
+        if self.annotator is not None and self.labels is not None:
             self.annotator.close()
+            session = self.annotator.session
+            known = weakref.ref(self.labels.array), session.features.image_fingerprint, session.stories
+            self._known[self.labels.layer] = known
         for emitter, told in self._followed:
             emitter.disconnect(told)
         self._followed.clear()
@@ -764,26 +819,18 @@ class Panel(QScrollArea):
         self._now().redo()
 
     def _undo_there(self) -> None:
-        """Undo on the Labels layer; see `_there`."""
-        self._there("undo", "redo")
+        """Undo on the Labels layer."""
+        self._whose().undo()
 
     def _redo_there(self) -> None:
         """Make it again."""
-        self._there("redo", "undo")
+        self._whose().redo()
 
-    def _there(self, way: str, back: str) -> None:
-        """Undo or redo on the Labels layer, whose own undo knows what we wrote too, but not the clicks that it stands for.
-
-        As long as there is an object, napari takes back strokes of the brush, and we what is the object's.
-        """
-        annotator, labels, strokes = self._now(), self.labels, self._strokes
+    def _whose(self) -> Annotator | Labels:
+        """Return who undoes on the Labels layer: napari knows what we wrote too, but not the clicks that it stands for."""
+        annotator, labels = self._now(), self.labels
         assert labels is not None
-        whose: Annotator | Labels = labels.layer
-        if strokes[way]:
-            strokes[way], strokes[back] = strokes[way] - 1, strokes[back] + 1
-        elif annotator.can_undo or annotator.can_redo:
-            whose = annotator
-        getattr(whose, way)()
+        return annotator if annotator.can_undo or annotator.can_redo else labels.layer
 
     def new_object(self) -> None:
         """Go to the next object."""
@@ -956,11 +1003,14 @@ class Panel(QScrollArea):
         return list(models())
 
     def _inserted(self, event: Any) -> None:
-        event.value.events.name.connect(self._fill_layers)
+        for emitter, told in self._of_layer(event.value):
+            emitter.connect(told)
         self._fill_layers()
 
     def _removed(self, event: Any) -> None:
-        event.value.events.name.disconnect(self._fill_layers)
+        for emitter, told in self._of_layer(event.value):
+            emitter.disconnect(told)
+        self._drop(event.value)
         self._fill_layers()
         # Not now: a layer that is removed while another one is being removed leaves napari's canvas in disorder.
         QTimer.singleShot(0, self._look_for_layers)
@@ -988,14 +1038,11 @@ class Panel(QScrollArea):
             self._refresh()
             show_info(f"The click layer was removed; Encode brings it back, {told}")
 
-    def _painted(self, _: Any) -> None:
+    def _painted(self, event: Any) -> None:
         annotator, labels = self.annotator, self.labels
-        if labels is None or annotator is None:
+        if labels is None or annotator is None or labels.writing:
             return
-        self._strokes = {"undo": 0 if labels.writing else self._strokes["undo"] + 1, "redo": 0}
-        if labels.writing:
-            return
-        annotator.taken(int(labels.layer.selected_label))
+        annotator.painted(int(labels.layer.selected_label), Stroke(labels, event.value))
         if plane := self._shown_plane():
             self._survey([plane])
 
@@ -1042,6 +1089,14 @@ class Panel(QScrollArea):
             annotator.act(session.adopt, lambda: session.compute(before.masks))
         clicks.write(shown)
         annotator.edited()
+
+    def _pixels_given(self, event: Any) -> None:
+        """Somebody gave an image other pixels."""
+        self._drop(event.source)
+
+    def _drop(self, image: Any) -> None:
+        """Keep no features any more that were made from an image layer."""
+        self._kept = {images: kept for images, kept in self._kept.items() if image not in images}
 
     def _pixels_replaced(self, _: Any = None) -> None:
         """Somebody gave the image other pixels: what is encoded, and the current object, belong to those of before."""
@@ -1156,10 +1211,13 @@ class Panel(QScrollArea):
         self._job = self._adapting = self._carrying = None
         for emitter, told in self._of_viewer():
             emitter.disconnect(told)
+        annotator, labels = self.annotator, self.labels
         self._let_go()
         if self.clicks is not None:
             if len(self.clicks.layer.data) == 0:
                 self._put_clicks_away()
+            elif annotator is not None and labels is not None:
+                self.clicks.leave(labels.layer, annotator.session.label)
             else:
                 self.clicks.disconnect()
         self.clicks = None
@@ -1196,9 +1254,9 @@ class Panel(QScrollArea):
 
 
 def features_for(
-    planes: Planes, model: InterFormer, store: str | None, previous: Features | None
+    planes: Planes, model: InterFormer, store: str | None, made: Iterable[Features | None]
 ) -> tuple[Planes, Features]:
-    """Return the features to fill: those of before if they are of the same image, model, contrast and tiling.
+    """Return the features to fill: of those made before the ones of the same image, model, contrast and tiling.
 
     A store that exists says itself which contrast and tiling it was made with.
     """
@@ -1207,8 +1265,9 @@ def features_for(
     from napari_interformer.store import is_there, located, name_of
 
     path = None if store is None else located(store)
+    before = [features for features in made if features is not None and features.path == path]
     if path is not None and is_there(path):
-        found = previous if previous is not None and previous.path == path else Features.open(path, mode="r+")
+        found = before[0] if before else Features.open(path, mode="r+")
         planes = found.source = planes.with_contrast(found.origin.contrast)
         asked = Origin.of(planes, model, core=found.origin.core, halo=found.origin.halo)
         if different := found.origin.differences(asked):
@@ -1218,9 +1277,8 @@ def features_for(
             )
         return planes, found
     fresh = room_for(planes, model, store=path)
-    if previous is not None and previous.path == path and not previous.origin.differences(fresh.origin):
-        return planes, previous
-    return planes, fresh
+    same = (features for features in before if not features.origin.differences(fresh.origin))
+    return planes, next(same, fresh)
 
 
 def warm_up(model: InterFormer) -> None:
