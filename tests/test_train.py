@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import multiprocessing
 import os
@@ -18,9 +19,11 @@ import tifffile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.ndimage import affine_transform, gaussian_filter, label
 
 from napari_interformer import train as training
 from napari_interformer.checkpoint import read_checkpoint
+from napari_interformer.image import percentiles
 from napari_interformer.model import PRESETS, InterFormerConfig
 from napari_interformer.prompts import Box
 from napari_interformer.samples import synthetic
@@ -81,20 +84,41 @@ def batch(step=0, **options):
 
 def test_a_step_always_gives_the_same_batch():
     a, b, other = batch(3), batch(3), batch(4)
-    assert torch.equal(a.pixels, b.pixels) and (a.targets == b.targets).all() and a.seed == b.seed
-    assert a.boxes == b.boxes and a.pixels.shape == other.pixels.shape
-    assert not torch.equal(a.pixels, other.pixels)
+    assert torch.equal(a.pixels, b.pixels) and torch.equal(a.labels, b.labels)
+    assert torch.equal(a.objects, b.objects) and (a.window, a.seed) == (b.window, b.seed)
+    assert a.pixels.shape == other.pixels.shape and not torch.equal(a.pixels, other.pixels)
 
 
 @pytest.mark.parametrize("step", range(5))
 def test_every_object_lies_in_its_window_of_its_crop(step):
     made = batch(step)
-    assert made.pixels.dtype == torch.float16 and 0 <= made.pixels.min() and made.pixels.max() <= 255
-    assert len(made.boxes) == len(made.targets) == len(made.images) >= 2
-    whole = made.dense[:, 0].numpy() > 0
-    for image, box, target in zip(made.images, made.boxes, made.targets, strict=True):
+    assert len(made.objects) == len(made.targets) >= 2 and made.window in (32, 64)
+    for (image, number, top, left), target in zip(made.objects.tolist(), made.targets, strict=True):
+        box = Box(left, top, left + made.window, top + made.window)
         assert Box(0, 0, 64, 64).holds(box) and all(edge % 32 == 0 for edge in box)
-        assert target.any() and (whole[image][box.slices] >= target.numpy()).all()
+        assert target.any() and torch.equal(target, made.labels[image][box.slices] == number)
+        assert (made.labels[image] == number).sum() >= training.LEAST_PIXELS
+
+
+def test_a_batch_is_small_for_it_goes_from_process_to_process():
+    made = batch()
+    assert made.pixels.dtype == torch.uint8 and made.labels.dtype == torch.int8
+    assert made.pixels.nbytes + made.labels.nbytes + made.objects.nbytes < 4.1 * made.labels.nelement()
+    dots = np.zeros((64, 64), np.int64)
+    dots[::4, ::4] = 2**31 + 50 * np.arange(256).reshape(16, 16)  # more than int8 has, and far apart
+    made = Batches(
+        [Picture(dots % 251, dots)], [], replace(QUICK, zoom=(4.0, 4.0), crop_sizes=(256,)), SMALLEST, 0
+    )[0]
+    assert made.labels.dtype == torch.int16 and made.labels.unique().numel() > 128
+
+
+def test_all_objects_and_their_outlines_are_read_off_the_labels():
+    made = batch()
+    for labels, (inside, edge) in zip(made.labels, made.dense, strict=True):
+        assert torch.equal(inside, labels > 0)
+        around = np.pad(labels.numpy(), 1, mode="edge")
+        apart = [np.roll(around, shift, axis) != around for axis in (0, 1) for shift in (1, -1)]
+        np.testing.assert_array_equal(edge, np.any(apart, 0)[1:-1, 1:-1])
 
 
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 60), st.integers(1, 60), st.integers(0, 9))
@@ -188,11 +212,11 @@ def test_all_tensors_of_a_step_live_on_the_device_that_was_asked_for(sizes, monk
     with FakeTensorMode(allow_non_fake_inputs=True):
         with torch.device("meta"):
             step = Step(training.InterFormer(sizes), QUICK).train()
-        moved = {name: getattr(made, name).to("meta") for name in ("pixels", "dense", "images", "targets")}
-        loss, _, _ = step(replace(made, **moved))
+        moved = made.to("meta")
+        loss, _, _ = step(moved)
         loss.backward()
         step.eval()
-        maps = [level.detach()[0].cpu().numpy() for level in step.model.encode(moved["pixels"].float())]
+        maps = [level.detach()[0].cpu().numpy() for level in step.model.encode(moved.pixels.float())]
         assert step.model.decode_logits(maps, np.zeros((64, 64), np.uint8), (0, 0, 32, 32)).shape == (64, 64)
     assert asked and loss.device.type == "meta"
     assert {parameter.grad.device.type for parameter in step.parameters()} == {"meta"}
@@ -260,6 +284,7 @@ def test_a_cancelled_run_goes_on_as_if_nothing_had_happened(folder, tmp_path):
 def test_a_killed_run_resumes_from_its_state(folder, tmp_path):
     endless, model = replace(QUICK, steps=100_000, save_minutes=0), tmp_path / "m.safetensors"
     script = f"""
+from napari_interformer.image import percentiles
 from napari_interformer.model import PRESETS, InterFormerConfig
 from napari_interformer.train import TrainConfig, train
 PRESETS["smallest"] = {SMALLEST!r}
@@ -369,10 +394,8 @@ def test_synthetic_images_are_made_by_processes_that_end_though_they_are_deaf():
 @pytest.mark.parametrize(("share", "side"), [(0.1, 32), (0.3, 32), (0.4, 32), (0.8, 64), (9.0, 64)])
 def test_windows_are_multiples_of_32(share, side):
     made = batch(window_sizes=(share,))
-    assert made.targets.shape[1:] == (side, side)
-    assert all(
-        (box.width, box.height) == (side, side) and box.left % 32 == box.top % 32 == 0 for box in made.boxes
-    )
+    assert made.window == side and made.targets.shape[1:] == (side, side)
+    assert not (made.objects[:, 2:] % 32).any()
 
 
 def test_crops_without_objects_are_not_cut_for_ever(monkeypatch):
@@ -397,12 +420,86 @@ def test_crops_show_objects_as_large_as_asked_for():
         disks[(y - 50 * centre[0] - 25) ** 2 + (x - 50 * centre[1] - 25) ** 2 < 20**2] = number
     picture = Picture((disks > 0).astype(np.uint8) * 200, disks)
     for _ in range(10):
-        pixels, labels = training.crop_picture(picture, 64, config, rng)
-        assert pixels.shape == (64, 64, 3) and pixels.dtype == np.float32 and labels.shape == (64, 64)
+        place = training.draw_place(picture, 64, config, rng)
+        labels = training.cut_labels(picture, place)
+        assert labels.shape == (64, 64) and training.cut_pixels(picture, place, rng).shape == (3, 64, 64)
         areas = np.unique(labels[labels > 0], return_counts=True)[1]
         assert np.sqrt(4 * areas.max() / np.pi) == pytest.approx(
             20, rel=0.06
         )  # one lies inside whole, whatever the turn
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_crop_is_cut_as_scipy_would(seed, monkeypatch):
+    """Pixels and labels lie one on the other, whatever the turn, and black begins where the image ends."""
+    monkeypatch.setattr(training, "recolour", lambda colours, *_: colours)
+    rng = np.random.default_rng(seed)
+    turn = training.warp(rng)
+    monkeypatch.setattr(training, "warp", lambda _: turn)
+    smooth = gaussian_filter(rng.normal(size=(90, 120)), 4)
+    labels = label(smooth > 0)[0]
+    picture = Picture((4000 * (smooth - smooth.min())).astype(np.uint16), labels)
+    factor = 100 / 90 / 1.25 if seed % 2 else 2.0  # the first holds all of the image
+    config = replace(QUICK, zoom=(factor, factor))
+    place = training.draw_place(picture, 100, config, rng)
+    cut, numbers = training.cut_pixels(picture, place, rng)[0].numpy(), training.cut_labels(picture, place)
+
+    linear = turn / factor
+    middle = np.array([part.start for part in place.seen]) + [
+        (float(place.grid[0, ..., 1 - axis].mean()) + 1) / 2 * (part.stop - part.start) - 0.5
+        for axis, part in enumerate(place.seen)
+    ]
+    offset = middle - linear @ np.full(2, 99 / 2)
+    expected = affine_transform(picture.pixels.astype(float), linear, offset, (100, 100), order=1)
+    inside = affine_transform(np.ones((90, 120)), linear, offset, (100, 100), order=1) == 1
+    assert np.corrcoef(cut[inside], expected[inside])[0, 1] > 0.99
+    truth = affine_transform(picture.labels, linear, offset, (100, 100), order=0)
+    same = (numbers[..., None] == numbers[50, 50]) == (truth[..., None] == truth[50, 50])
+    assert same[inside].mean() > 0.99 and ((numbers > 0) == (truth > 0))[inside].mean() > 0.99
+    outside = affine_transform(np.pad(np.ones((90, 120)), 2), linear, offset + 2, (100, 100), order=1) == 0
+    assert outside.any() == (seed % 2 == 1) and not cut[outside].any() and not numbers[outside].any()
+
+
+def test_an_image_is_stretched_between_its_percentiles_before_it_is_rounded(monkeypatch):
+    monkeypatch.setattr(training, "recolour", lambda colours, *_: colours)
+    dark = np.random.default_rng(0).normal(300, 20, (96, 96)).astype(np.uint16)
+    dark[0, :3] = 60_000
+    picture = Picture(dark, np.pad(np.ones((32, 32), int), 32))
+    for level in (0.0, 1.0, 2.0, 99.0, 100.0):
+        assert np.interp(level, training.LEVELS, picture.quantiles) == pytest.approx(
+            percentiles(dark, level, 100 - level)[0]
+        )
+    rng = np.random.default_rng(1)
+    place = training.draw_place(picture, 64, replace(QUICK, zoom=(1.0, 1.0)), rng)
+    cut = training.cut_pixels(picture, place, rng)
+    assert cut.dtype == torch.uint8 and len(cut.unique()) > 60
+    speck = np.zeros((96, 96), np.float32)
+    speck[40:42, 40:42], speck[0, 0] = 1e-3, np.nan
+    picture = Picture(speck, np.pad(np.ones((32, 32), int), 32))
+    assert training.cut_pixels(picture, place, rng).max() > 200
+    assert not training.cut_pixels(Picture(0 * speck, picture.labels), place, rng).any()
+
+
+def test_what_is_made_smaller_shows_no_pattern_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(training, "recolour", lambda colours, *_: colours)
+    board = (np.indices((200, 200)).sum(0) % 2 * 255).astype(np.uint8)
+    picture, rng = Picture(board, np.ones((200, 200), int)), np.random.default_rng(0)
+    place = training.draw_place(picture, 64, replace(QUICK, zoom=(0.4, 0.4)), rng)
+    cut = training.cut_pixels(picture, place, rng)[:, 2:-2, 2:-2].float()
+    assert cut.std() < 8 and 100 < cut.mean() < 155
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.6])
+def test_recoloured_pixels_stay_in_range_and_gray_ones_are_worked_on_once(scale):
+    gray, colour = np.random.default_rng(0).random((2, 3, 20, 30), np.float32)
+    made = [
+        [training.recolour(one, scale, np.random.default_rng(seed)) for seed in range(60)]
+        for one in (gray[:1], colour)
+    ]
+    for out in itertools.chain(*made):
+        assert out.dtype == np.float32 and out.shape[1:] == (20, 30) and 0 <= out.min() <= out.max() <= 1
+    assert [len({len(out) for out in some}) for some in made] == [2, 2]
+    assert np.mean([len(out) == 1 for out in made[0]]) > 0.5  # 3 only with the noise of a colour camera
 
 
 def test_images_of_rare_kinds_come_more_often():

@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import affine_transform, gaussian_filter
+from scipy.ndimage import find_objects, gaussian_filter
+from skimage.segmentation import relabel_sequential
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -38,7 +39,7 @@ from napari_interformer import datasets, samples
 from napari_interformer.checkpoint import load_model, save_model
 from napari_interformer.crowd import draw_clicks, fold_all, next_clicks, obey_all
 from napari_interformer.decoder import resize
-from napari_interformer.image import percentiles, stretch
+from napari_interformer.image import stretch
 from napari_interformer.model import (
     DIVISOR,
     PRESETS,
@@ -60,7 +61,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LEAST_PIXELS = 12  # of an object in a crop that is learnt from
+ROOMY = 1.5  # pixels across, of an image that is made smaller, for each of a crop's
 TRIES = 300  # crops that are cut for one that holds an object, at most
+# Of an image's intensities, between which the black and the white of a crop are drawn.
+LEVELS = np.concatenate([np.linspace(0, 2, 21), np.linspace(98.5, 100, 31)])
 CANCELLED = 2  # a process's vote: go on is 0, the run is over 1
 HARMLESS = ("device", "workers", "save_minutes")  # settings that a resumed run may change
 # What a setting may be, by name; `adapting.AdaptConfig` has some of these too.
@@ -223,16 +227,30 @@ class Progress:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image to crop from: pixels (Y, X) or (Y, X, 3) as stored, labels (Y, X), and what kind of image it is."""
+    """An image to crop from: pixels (Y, X) or (Y, X, 3) as stored, labels (Y, X) from 0, and what kind of image it is.
+
+    Labels are renumbered without gaps.
+    """
 
     pixels: NDArray[np.generic]
     labels: NDArray[np.integer]
     kind: str = ""
 
+    def __post_init__(self) -> None:
+        """Renumber the objects: then counting them takes no room for numbers that are not there."""
+        object.__setattr__(self, "labels", relabel_sequential(self.labels)[0].astype(np.int32))
+
     @functools.cached_property
     def areas(self) -> NDArray[np.integer]:
         """Pixels of each object."""
-        return np.asarray(np.unique(self.labels[self.labels > 0], return_counts=True)[1])
+        return np.bincount(self.labels.ravel())[1:]
+
+    @functools.cached_property
+    def quantiles(self) -> NDArray[np.float64]:
+        """The finite pixels' percentiles at `LEVELS`; zeros if there are none."""
+        values = self.pixels[np.isfinite(self.pixels)]
+        values = values.astype(np.promote_types(values.dtype, np.uint8))  # of truth values there are none
+        return np.percentile(values, LEVELS) if values.size else np.zeros(len(LEVELS))
 
     @property
     def largest(self) -> int:
@@ -247,30 +265,46 @@ class Picture:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's crops and objects.
+    """One step's crops and objects, as little as it takes: it goes from process to process and on to the device.
 
     Attributes
     ----------
-    pixels : (B, 3, S, S) float16
-        RGB in 0..255; half as much as float32 to hand from process to process, and finer than a camera's noise.
-    dense : (B, 2, S, S) bool
-        Where there is any object, and where one ends.
-    images : (N,) int64
-        Which crop each object lies in.
-    boxes : list of Box
-        The window of each object, all of one size.
-    targets : (N, w, w) bool
-        The object within its window.
+    pixels : (B, 3, S, S) uint8
+        RGB.
+    labels : (B, S, S) int8, int16 or int32
+        The objects of each crop, numbered from 1.
+    objects : (N, 4) int64
+        Which crop each object lies in, its number there, and the top and left edge of its window.
+    window : int
+        The side of all windows.
     seed : int
         For the clicks.
     """
 
     pixels: Tensor
-    dense: Tensor
-    images: Tensor
-    boxes: list[Box]
-    targets: Tensor
+    labels: Tensor
+    objects: Tensor
+    window: int
     seed: int
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return it on a device."""
+        pixels, labels, objects = (
+            part.to(device, non_blocking=True) for part in (self.pixels, self.labels, self.objects)
+        )
+        return Batch(pixels, labels, objects, self.window, self.seed)
+
+    @property
+    def targets(self) -> Tensor:
+        """Each object within its window: (N, w, w) bool."""
+        images, numbers, corners = self.objects[:, 0], self.objects[:, 1], self.objects[:, 2:]
+        cut = windows(self.labels[:, None], images, corners, self.window)[:, 0]
+        return cut == numbers.to(cut.dtype)[:, None, None]
+
+    @property
+    def dense(self) -> Tensor:
+        """Where there is any object, and where one ends: (B, 2, S, S) bool."""
+        return torch.stack([self.labels > 0, borders(self.labels)], 1)
 
 
 class Batches(Dataset[Batch]):
@@ -288,6 +322,8 @@ class Batches(Dataset[Batch]):
         kinds = Counter(picture.kind for picture in real)
         chances = np.array([kinds[picture.kind] ** -config.balance for picture in real])
         self.chances = chances / chances.sum()
+        for picture in (*real, *synthetic):  # here and once, before processes are forked
+            _ = picture.areas, picture.quantiles
 
     def __len__(self) -> int:
         """Return the number of steps."""
@@ -304,13 +340,11 @@ class Batches(Dataset[Batch]):
         count = max(1, config.pixels_per_step // size**2)
         smallest = min(self.model.click_window, *config.crop_sizes) // 2
         per_image = max(1, config.windows_per_step * smallest**2 // (window**2 * count))
-        pixels: list[NDArray[np.float32]] = []
-        dense: list[NDArray[np.bool_]] = []
-        images: list[int] = []
-        boxes: list[Box] = []
-        targets: list[NDArray[np.bool_]] = []
+        pixels: list[Tensor] = []
+        labels: list[NDArray[np.integer]] = []
+        objects: list[tuple[int, int, int, int]] = []
         tries = itertools.count()
-        while len(pixels) < count or len(boxes) < 2:  # batch norm cannot learn from one
+        while len(pixels) < count or len(objects) < 2:  # batch norm cannot learn from one
             if next(tries) > TRIES * count:
                 raise ValueError(
                     f"Of {TRIES * count} crops hardly any has an object of {LEAST_PIXELS} pixels: give larger diameters, a "
@@ -320,56 +354,99 @@ class Batches(Dataset[Batch]):
                 picture = self.synthetic[int(rng.integers(len(self.synthetic)))]
             else:
                 picture = self.real[int(rng.choice(len(self.real), p=self.chances))]
-            crop, labels = crop_picture(picture, size, config, rng)
-            found = choose_objects(labels, per_image, rng)
+            place = draw_place(picture, size, config, rng)
+            numbers = cut_labels(picture, place)
+            found = choose_objects(numbers, per_image, rng)
             if len(found) == 0:
                 continue
-            for label in found:
-                target = labels == label
-                box = place_window(Box.around(target), window, size, rng)
-                boxes.append(box)
-                targets.append(target[box.slices])
-                images.append(len(pixels))
-            pixels.append(crop)
-            dense.append(np.stack([labels > 0, borders(labels)]))
+            around = find_objects(numbers)
+            for number in found:
+                rows, columns = around[number - 1]
+                box = Box(columns.start, rows.start, columns.stop, rows.stop)
+                box = place_window(box, window, size, rng)
+                objects.append((len(pixels), int(number), box.top, box.left))
+            pixels.append(cut_pixels(picture, place, rng))
+            labels.append(numbers)
         # The first objects get the most clicks, so these must not all be of one crop.
-        order = rng.permutation(len(boxes))
+        order = rng.permutation(len(objects))
         return Batch(
-            torch.from_numpy(np.stack(pixels)).half().permute(0, 3, 1, 2),
-            torch.from_numpy(np.stack(dense)),
-            torch.from_numpy(np.array(images)[order]),
-            [boxes[i] for i in order],
-            torch.from_numpy(np.stack(targets)[order]),
+            torch.stack(pixels),
+            torch.from_numpy(np.stack(labels)),
+            torch.tensor(objects)[order],
+            window,
             int(rng.integers(2**31)),
         )
 
 
-def crop_picture(
-    picture: Picture, size: int, config: TrainConfig, rng: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
-    """Cut a random, magnified, turned, stretched and recoloured square.
+@dataclass(frozen=True)
+class Place:
+    """Where a crop lies in its image.
 
-    Returns pixels (size, size, 3) in 0..255 and labels (size, size); what lies beyond the image is black.
+    Attributes
+    ----------
+    seen : tuple of slice
+        The rows and columns that hold it.
+    grid : (1, S, S, 2) float32
+        Where each of its pixels lies in these, as `grid_sample` takes it.
+    factor : float
+        How much it is magnified.
     """
-    pixels, labels = picture.pixels, picture.labels
+
+    seen: tuple[slice, slice]
+    grid: Tensor
+    factor: float
+
+
+def draw_place(picture: Picture, size: int, config: TrainConfig, rng: np.random.Generator) -> Place:
+    """Draw a square of `size` pixels, magnified, turned and stretched at random."""
     # By the objects' size, not the image's: what was seen at one magnification is then known at all. But more than a
     # fifth of black on a side teaches nothing.
+    shape = np.array(picture.labels.shape)
     factor = math.exp(rng.uniform(*np.log(config.diameters))) / picture.diameter
-    factor = max(float(np.clip(factor, *config.zoom)), size / (1.25 * min(labels.shape)))
+    factor = max(float(np.clip(factor, *config.zoom)), size / (1.25 * int(shape.min())))
     linear = warp(rng) / factor  # from the crop's axes to the image's
     reach = np.abs(linear).sum(1) * size / 2
-    shape = np.array(labels.shape)
     centre = np.where(2 * reach < shape, rng.uniform(reach, np.maximum(shape - reach, reach)), shape / 2)
     first = np.maximum(np.floor(centre - reach).astype(int) - 2, 0)
-    seen = tuple(slice(a, b) for a, b in zip(first, np.ceil(centre + reach).astype(int) + 3, strict=True))
-    colours = recolour(pixels[seen], pixels, rng)
-    if factor < 1:  # no aliasing
-        colours = gaussian_filter(colours, (0.4 / factor, 0.4 / factor, 0))
-    offset = centre - 0.5 - first - linear @ np.full(2, (size - 1) / 2)
-    crop = np.empty((size, size, 3), np.float32)
-    for channel in range(3):
-        crop[..., channel] = affine_transform(colours[..., channel], linear, offset, (size, size), order=1)
-    return crop, affine_transform(labels[seen], linear, offset, (size, size), order=0)
+    last = np.minimum(np.ceil(centre + reach).astype(int) + 3, shape)
+    # To -1..1 from edge to edge, columns first. Rows and columns add up, which is quicker than `affine_grid`.
+    scale = 2 / (last - first)
+    along = (np.arange(size) - (size - 1) / 2) * linear[..., None]  # (image's axis, crop's axis, S)
+    start = (centre - first) * scale - 1
+    grid = np.empty((1, size, size, 2), np.float32)
+    for axis in range(2):
+        down, across = (along[axis] * scale[axis]).astype(np.float32)
+        np.add(down[:, None], across + np.float32(start[axis]), out=grid[0, :, :, 1 - axis])
+    return Place((slice(first[0], last[0]), slice(first[1], last[1])), torch.from_numpy(grid), factor)
+
+
+def cut_labels(picture: Picture, place: Place) -> NDArray[np.integer]:
+    """Return the objects of a crop, (S, S), numbered from 1; 0 beyond the image."""
+    seen = torch.from_numpy(picture.labels[place.seen].astype(np.float32))  # exact up to 16 million objects
+    cut = F.grid_sample(seen[None, None], place.grid, "nearest", align_corners=False)[0, 0].int().numpy()
+    there = np.bincount(cut.ravel()) > 0
+    there[0] = True
+    numbers = there.cumsum() - 1
+    return np.asarray(numbers.astype(np.min_scalar_type(-1 - numbers[-1]))[cut])
+
+
+def cut_pixels(picture: Picture, place: Place, rng: np.random.Generator) -> Tensor:
+    """Return the pixels of a crop, stretched and recoloured, (3, S, S) uint8; black beyond the image."""
+    pixels = picture.pixels[place.seen]
+    low, high = 0.0, 255.0
+    if pixels.ndim == 2 or rng.random() < 0.3:
+        low, high = np.interp([rng.uniform(0, 2), rng.uniform(98.5, 100)], LEVELS, picture.quantiles)
+        if low == high:  # a few bright specks on black, as in `percentiles`
+            low, high = picture.quantiles[[0, -1]]
+    seen = torch.from_numpy(np.atleast_3d(stretch(pixels, low, high))).permute(2, 0, 1)[None]  # (1, C, Y, X)
+    scale = min(1.0, ROOMY * place.factor)
+    if scale < 1:  # no aliasing, and no more pixels to recolour than the crop has use for
+        size = [round(scale * side) for side in seen.shape[2:]]
+        seen = F.interpolate(seen, size, mode="bilinear", antialias=True)
+    colours = torch.from_numpy(recolour(seen[0].div(255).numpy(), scale, rng))
+    cut = F.grid_sample(colours[None], place.grid, align_corners=False)[0]
+    # Rounding is finer than the noise of a camera of 8 bits, and dark images of 16 have been stretched by now.
+    return cut.mul_(255).add_(0.5).byte().expand(3, -1, -1)
 
 
 def warp(rng: np.random.Generator) -> NDArray[np.float64]:
@@ -384,48 +461,50 @@ def warp(rng: np.random.Generator) -> NDArray[np.float64]:
     return np.array([[cosine, -sine], [sine, cosine]]) @ matrix
 
 
-def recolour(
-    pixels: NDArray[np.generic], whole: NDArray[np.generic], rng: np.random.Generator
-) -> NDArray[np.float32]:
-    """Stretch, invert, bend and disturb intensities: (Y, X[, 3]) of any dtype to (Y, X, 3) in 0..255."""
-    if pixels.ndim == 2 or rng.random() < 0.3:
-        low, high = percentiles(whole, rng.uniform(0, 2), rng.uniform(98.5, 100))
-    else:
-        low, high = 0.0, 255.0
-    out = np.atleast_3d(stretch(pixels, low, high)) / 255
-    if out.shape[2] == 3 and rng.random() < 0.3:
-        out = np.repeat(out @ rng.dirichlet(np.ones(3))[:, None], 3, axis=2)
-    if out.shape[2] == 1:
-        out = np.repeat(out, 3, axis=2)
-    elif rng.random() < 0.5:
-        out = out[..., rng.permutation(3)] if rng.random() < 0.3 else out * rng.uniform(0.8, 1.2, 3)
+def recolour(colours: NDArray[np.float32], scale: float, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Mix, invert, bend and disturb intensities in 0..1: (1 or 3, Y, X), and 3 may come of 1.
+
+    `scale` is the size relative to the image as stored, to whose pixels noise and blur belong.
+    """
+    out = colours
+    if len(colours) == 3:
+        if rng.random() < 0.3:
+            out = np.tensordot(rng.dirichlet(np.ones(3)).astype(np.float32), out, 1)[None]
+        if rng.random() < 0.5:
+            if rng.random() < 0.3:
+                out = out[rng.permutation(len(out))]
+            else:
+                out = out * rng.uniform(0.8, 1.2, (3, 1, 1)).astype(np.float32)
     if rng.random() < 0.2:
         out = 1 - out
     out = np.clip(out, 0, 1) ** math.exp(rng.uniform(-0.6, 0.6))
-    out = out * rng.uniform(0.7, 1.2) + rng.uniform(-0.05, 0.1)
+    out *= rng.uniform(0.7, 1.2)
+    out += rng.uniform(-0.05, 0.1)
     if rng.random() < 0.3:
-        out = out + rng.normal(0, rng.uniform(0, 0.08), out.shape)
+        strength = np.float32(scale * rng.uniform(0, 0.08))
+        out = out + strength * rng.standard_normal((3, *out.shape[1:]), np.float32)
     if rng.random() < 0.2:
-        out = gaussian_filter(out, (*[rng.uniform(0.3, 1.2)] * 2, 0))
-    return np.asarray(np.clip(out, 0, 1) * 255, np.float32)
+        sigma = scale * rng.uniform(0.3, 1.2)
+        out = gaussian_filter(out, (0, sigma, sigma))
+    return np.clip(out, 0, 1)
 
 
-def borders(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Return the pixels (Y, X) with a neighbour below or to the right, or above or to the left, of another label."""
-    edge = np.zeros(labels.shape, bool)
-    below, right = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
-    edge[1:] |= below
-    edge[:-1] |= below
-    edge[:, 1:] |= right
-    edge[:, :-1] |= right
+def borders(labels: Tensor) -> Tensor:
+    """Return the pixels (B, Y, X) with a neighbour below or to the right, or above or to the left, of another label."""
+    edge = torch.zeros_like(labels, dtype=torch.bool)
+    below, right = labels[:, 1:] != labels[:, :-1], labels[..., 1:] != labels[..., :-1]
+    edge[:, 1:] |= below
+    edge[:, :-1] |= below
+    edge[..., 1:] |= right
+    edge[..., :-1] |= right
     return edge
 
 
 def choose_objects(labels: NDArray[np.integer], count: int, rng: np.random.Generator) -> NDArray[np.integer]:
     """Return up to `count` labels of objects with at least `LEAST_PIXELS` in the crop."""
-    names, areas = np.unique(labels, return_counts=True)
-    names = names[(names > 0) & (areas >= LEAST_PIXELS)]
-    return rng.permutation(names)[:count]
+    areas = np.bincount(labels.ravel())
+    areas[0] = 0
+    return rng.permutation(np.flatnonzero(areas >= LEAST_PIXELS))[:count]
 
 
 def place_window(box: Box, window: int, size: int, rng: np.random.Generator) -> Box:
@@ -463,10 +542,9 @@ class Step(nn.Module):
         rng = np.random.default_rng(batch.seed)
         maps = model.encode(normalise(batch.pixels.float()))
         dense = self.dense_head(maps[0])
-        corners = torch.tensor([(box.top, box.left) for box in batch.boxes]).to(batch.pixels.device)
-        side = batch.targets.shape[1]
+        images, corners = batch.objects[:, 0], batch.objects[:, 2:]
         maps = [
-            windows(level, batch.images, corners // stride, side // stride)
+            windows(level, images, corners // stride, batch.window // stride)
             for level, stride in zip(maps, model.strides, strict=True)
         ]
         loss, first, last = click_loss(model, maps, batch.targets, config, rng)
@@ -760,11 +838,7 @@ def train(
         rate = min(1, (step + 1) / config.warmup) * (1 - done)
         for group in optimizer.param_groups:
             group["lr"] = config.lr * group["scale"] * rate
-        moved = {
-            name: getattr(batch, name).to(device, non_blocking=True)
-            for name in ("pixels", "dense", "images", "targets")
-        }
-        batch = dataclasses.replace(batch, **moved)
+        batch = batch.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             loss, first, last = shared(batch)
         optimizer.zero_grad()
@@ -917,7 +991,7 @@ def _synthetic_picture(config: TrainConfig, number: int) -> Picture:
     exclude = excluded(config) & set(samples.FAMILIES)
     rng = np.random.default_rng([config.seed, number])
     picture = Picture(*samples.synthetic(rng, (size, size), exclude=exclude))
-    _ = picture.areas  # counted here, by many processes, and not by each of those that make crops
+    _ = picture.areas, picture.quantiles  # counted here, by many processes
     return picture
 
 
