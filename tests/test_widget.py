@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QEvent, QTimer
 
-from napari_interformer import adapting, checkpoint
+from napari_interformer import adapting, checkpoint, journal
 from napari_interformer.checkpoint import load_model, models
 from napari_interformer.encoding import CPU_BATCH
 from napari_interformer.layers import CLICKS, GREEN, LABELS, RED
@@ -107,7 +107,8 @@ def viewer(qapp):
 
 
 @pytest.fixture
-def window(viewer, model, monkeypatch):
+def window(viewer, model, monkeypatch, tmp_path):
+    monkeypatch.setattr(journal, "folder", lambda: tmp_path / "journal")  # or a test would find another's
     opened = Window(viewer, model)
     for module in ("widget", "annotator"):
         monkeypatch.setattr(f"napari_interformer.{module}.show_warning", opened.told.append, raising=False)
@@ -1186,6 +1187,61 @@ def test_labels_and_clicks_are_saved_and_clicks_replayed(field, tmp_path, monkey
     assert len(window.told) == 1
     np.testing.assert_array_equal(window.labels, whole)
     assert len(window.points.data) == 1
+
+
+def after_a_crash(window, monkeypatch):
+    """Let the clicks be noted, then open the same image in a window that knows nothing, as after a crash."""
+    panel = window.panel
+    assert panel._note.isActive()
+    panel._note.timeout.emit()
+    panel._journal._thread.shutdown(wait=True)
+    monkeypatch.setattr(journal, "_RUN", "later")
+    window.viewer.window.remove_dock_widget("all")
+    image = window.viewer.layers[0].data
+    window.viewer.layers.clear()
+    window.rest()
+    window.panel = Panel(window.viewer)
+    window.viewer.window.add_dock_widget(window.panel, name="InterFormer")
+    window.form = window.panel.form
+    window.open(image)
+    window.rest()
+
+
+def test_what_was_clicked_before_a_crash_is_restored(field, monkeypatch):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    window.click_and_wait(centres[1])
+    before, restore = window.labels.copy(), window.form.restore
+    assert not restore.isVisible()
+    path = window.panel._journal.path
+    after_a_crash(window, monkeypatch)
+    assert not window.labels.any()
+    window.wait(window.form.restore.isVisible)
+    assert window.form.restore.text().startswith("Restore 2 objects of ")
+    assert "2 objects" in window.told[-1] and path.exists()
+    window.form.restore.click()
+    window.idle()
+    np.testing.assert_array_equal(window.labels, before)
+    assert len(window.points.data) == 1 and not window.form.restore.isVisible()
+    window.panel._note.timeout.emit()
+    window.wait(lambda: not path.exists() and window.panel._journal.path.exists())
+    window.key_and_wait("Ctrl+Z")
+    assert set(np.unique(window.labels)) == {0, 1}
+
+
+def test_an_offer_ends_with_the_first_object_that_takes_a_number(field, monkeypatch):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    after_a_crash(window, monkeypatch)
+    window.wait(window.form.restore.isVisible)
+    window.click_and_wait(centres[1])
+    window.form.restore.click()  # refused: there is an object
+    window.idle()
+    assert "commit or clear it first" in window.told[-1] and window.form.restore.isVisible()
+    window.key_and_wait("C")
+    window.panel._note.timeout.emit()
+    assert not window.form.restore.isVisible()
 
 
 # ------------------------------------------------------------------------------------------------ surprises

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from napari_interformer.annotator import Annotator
+    from napari_interformer.journal import Offer
 
 _CONTRAST = {
     "Layer's contrast limits": "layer",
@@ -436,7 +437,11 @@ class Form(QWidget):
             "Save clicks…", "Write all objects' clicks as JSON; they reproduce the masks."
         )
         self.load_prompts = _button("Load clicks…", "Replay saved clicks on the same image.")
-        return _grid((self.save_labels,), (self.save_prompts, self.load_prompts))
+        self.restore = _button(
+            "", "Replay what was clicked on this image before napari was closed, or crashed."
+        )
+        self.restore.hide()
+        return _grid((self.save_labels,), (self.save_prompts, self.load_prompts), (self.restore,))
 
     # ---------------------------------------------------------------------------------------- reading
 
@@ -545,6 +550,11 @@ class Form(QWidget):
         colour = GREEN if positive else RED
         self.sign.setStyleSheet(f"background-color: {colour}; color: black; font-weight: bold;")
 
+    def show_offer(self, offer: Offer | None) -> None:
+        """Offer to restore objects, or no longer."""
+        self.restore.setVisible(offer is not None)
+        self.restore.setText("" if offer is None else f"Restore {counted(offer)}")
+
     def show_state(
         self,
         annotator: Annotator | None,
@@ -580,6 +590,11 @@ class Form(QWidget):
         self.stop.setEnabled(carrying)
         self.edit.setChecked(picking)
         self.object.setText(f"{before} {_told(annotator, picking, adapting)}".strip())
+
+
+def counted(offer: Offer) -> str:
+    """Say what is offered: how many objects, of when."""
+    return f"{offer.objects} object{'s' * (offer.objects != 1)} of {offer.when:%d %b, %H:%M}"
 
 
 def _told(annotator: Annotator | None, picking: bool, adapting: bool) -> str:

@@ -390,6 +390,14 @@ class Session:
         return self._highest
 
     @property
+    def saved(self) -> Saved:
+        """What `save_prompts` writes: every object's prompts, committed ones and the current one, as they are now."""
+        features = self.features
+        return Saved(
+            features.image_fingerprint, features.model_fingerprint, tuple(self.stories), self._story()
+        )
+
+    @property
     def image(self) -> Planes | None:
         """The image, if objects are seen at other magnifications too."""
         return self._image
@@ -726,11 +734,7 @@ class Session:
 
     def save_prompts(self, path: str | Path) -> Path:
         """Write every object's prompts as JSON, committed ones and the current one, in order: whole or not at all."""
-        features = self.features
-        saved = Saved(
-            features.image_fingerprint, features.model_fingerprint, tuple(self.stories), self._story()
-        )
-        return saved.write(Path(path))
+        return self.saved.write(Path(path))
 
     def load_prompts(self, path: str | Path) -> None:
         """Replay a file of `save_prompts`: commit its objects, and go on with its current one.

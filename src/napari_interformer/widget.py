@@ -23,8 +23,10 @@ from qtpy.QtCore import QEvent, Qt, QTimer
 from qtpy.QtWidgets import QApplication, QFileDialog, QInputDialog, QScrollArea
 
 from napari_interformer.annotator import Annotator, sentence
-from napari_interformer.form import DEFAULT_MODEL, Form, Lane
+from napari_interformer.form import DEFAULT_MODEL, Form, Lane, counted
 from napari_interformer.image import write_labels
+from napari_interformer.journal import Journal
+from napari_interformer.journal import offer as find_offer
 from napari_interformer.layers import (
     PLACE,
     ClickLayer,
@@ -53,14 +55,17 @@ if TYPE_CHECKING:
     from napari_interformer.encoding import Part, Progress
     from napari_interformer.features import Features
     from napari_interformer.image import Planes
+    from napari_interformer.journal import Offer
     from napari_interformer.layers import Source
     from napari_interformer.model import InterFormer
     from napari_interformer.prompts import Click
-    from napari_interformer.stories import Story
+    from napari_interformer.session import Replay, Session
+    from napari_interformer.stories import Saved, Story
     from napari_interformer.train import Progress as Learnt
 
 AT_ONCE = 0.05  # seconds for which the window may wait for an answer
 AT_MOST = 5  # the same where it could not go on without
+NOTED = 1000  # milliseconds after a change within which it is on disk
 RESTING = 60  # milliseconds without a move after which the mouse may be about to be pressed
 CTRL = "Meta" if sys.platform == "darwin" else "Control"  # napari calls the command key so
 
@@ -135,6 +140,13 @@ class Panel(QScrollArea):
         self._rest.setSingleShot(True)
         self._rest.setInterval(RESTING)
         self._rest.timeout.connect(self._rested)
+        self._journal: Journal | None = None
+        self._noted: Saved | None = None
+        self._offer: Offer | None = None
+        self._note = QTimer(self)
+        self._note.setSingleShot(True)
+        self._note.setInterval(NOTED)
+        self._note.timeout.connect(self._write_journal)
         self._picking = self._docked = False
         self._followed: list[tuple[Any, Callable[[Any], None]]] = []
         self._clicks_gone = False  # the click layer was removed, and the person told
@@ -170,6 +182,7 @@ class Panel(QScrollArea):
             (form.save_labels, self.save_labels),
             (form.save_prompts, self.save_prompts),
             (form.load_prompts, self.load_prompts),
+            (form.restore, self.restore),
             (form.browse, self.browse_store),
         ):
             button.clicked.connect(partial(self._safely, action))
@@ -434,7 +447,8 @@ class Panel(QScrollArea):
         self._placed()
         if self.form.image.layer() is source.image:
             self.form.labels.choose(layer)
-        self.annotator = Annotator(session, clicks, self.decoder, tell=show_warning, changed=self._refresh)
+        self.annotator = Annotator(session, clicks, self.decoder, tell=show_warning, changed=self._changed)
+        self._open_journal(session)
         self._bind()
         self._plane = self._shown_plane()
         self._refresh()
@@ -456,6 +470,60 @@ class Panel(QScrollArea):
             annotator.edit(label)
         clicks.write(points)
         annotator.edited()
+
+    def _open_journal(self, session: Session) -> None:
+        """Note on disk what is clicked from now on, and look for what another run noted of this image."""
+        image, label = session.features.image_fingerprint, session.highest
+
+        def failed(error: OSError) -> None:
+            self.decoder.tell(
+                partial(show_warning, f"Clicks are not noted for after a crash: {sentence(error)}")
+            )
+
+        journal = self._journal = Journal(image, failed)
+
+        def found(offer: Offer | None) -> None:
+            if self._journal is journal and offer is not None and not session.stories:
+                self._offer = offer
+                self.form.show_offer(offer)
+                show_info(
+                    f"{counted(offer)} are not in these labels: Restore, in the panel, brings them back."
+                )
+
+        self.decoder.run(partial(find_offer, image, label), found, self._failed)
+
+    def _changed(self) -> None:
+        if not self._note.isActive():
+            self._note.start()
+        self._refresh()
+
+    def _write_journal(self) -> None:
+        annotator, journal = self.annotator, self._journal
+        if annotator is None or journal is None:
+            return
+        saved, before = annotator.session.saved, self._noted
+        if before is None or not saved.same(before):
+            self._noted = saved
+            journal.write(saved)
+        if saved.finished and self._offer is not None:  # their numbers are taken
+            self._withdraw()
+
+    def _withdraw(self) -> None:
+        self._offer = None
+        self.form.show_offer(None)
+
+    def restore(self) -> None:
+        """Replay what another run noted of this image."""
+        annotator, offer, journal = self._now(), self._offer, self._journal
+        if offer is None or journal is None:
+            return
+
+        def then(replay: Replay) -> None:
+            annotator.session.adopt_saved(replay)
+            journal.supersede(offer.path)
+            self._withdraw()
+
+        annotator.act(then, lambda: annotator.session.compute_saved(offer.path))
 
     def _follow(self, emitter: Any, told: Callable[[Any], None]) -> None:
         """Call `told` when something happens to a layer of the session, as long as there is the session."""
@@ -512,6 +580,13 @@ class Panel(QScrollArea):
         self.stop()
         self._unbind()
         self._rest.stop()
+        if self._note.isActive():
+            self._note.stop()
+            self._write_journal()
+        if self._journal is not None:
+            self._journal.close()
+        self._journal = self._noted = None
+        self._withdraw()
         if self.annotator is not None and self.labels is not None:
             self.annotator.close()
             session = self.annotator.session

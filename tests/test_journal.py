@@ -1,0 +1,132 @@
+"""What was clicked is found again by another run, and by nobody whom it does not concern."""
+
+import os
+import time
+from datetime import datetime
+
+import numpy as np
+import pytest
+
+from napari_interformer import journal
+from napari_interformer.journal import Journal, offer
+from napari_interformer.prompts import Box, Click, Mask
+from napari_interformer.stories import Saved, Story
+
+IMAGE = "sha256:one"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "folder", lambda: tmp_path / "journal")
+    return tmp_path / "journal"
+
+
+def story(label, *, prompts=None, edited=False):
+    return Story(label, (Click((), 3, label),) if prompts is None else prompts, None, False, edited)
+
+
+def saved(*finished, current=None, image=IMAGE):
+    return Saved(image, "model", finished, current or story(len(finished) + 1, prompts=()))
+
+
+def note(*versions, image=IMAGE, told=None):
+    """Write as a run does that has ended since, and return the file."""
+    one = Journal(image, (told if told is not None else []).append)
+    for version in versions:
+        one.write(version)
+    one.close()
+    one._thread.shutdown(wait=True)
+    return one.path
+
+
+@pytest.fixture
+def another_run(monkeypatch):
+    """Make what was noted before somebody else's."""
+    return lambda: monkeypatch.setattr(journal, "_RUN", "later")
+
+
+def test_another_run_is_offered_what_was_noted_last(another_run):
+    mask = Mask((), Box(0, 0, 3, 2), np.array([[1, 0, 1], [0, 1, 0]], bool))
+    path = note(saved(story(1)), saved(story(1), story(2, prompts=(mask,)), current=story(3)))
+    assert offer(IMAGE, 0) is None  # its own run has it on screen
+    another_run()
+    found = offer(IMAGE, 0)
+    assert (found.path, found.objects) == (path, 3)
+    assert abs((datetime.now() - found.when).total_seconds()) < 60
+    again = Saved.read(path)
+    assert [one.label for one in again.finished] == [1, 2] and again.current.prompts == story(3).prompts
+    np.testing.assert_array_equal(again.finished[1].prompts[0].mask, mask.mask)
+
+
+def test_the_newest_is_offered(another_run):
+    old, new = note(saved(story(1))), note(saved(story(1), story(2)))
+    os.utime(old, (time.time() - 60,) * 2)
+    another_run()
+    assert offer(IMAGE, 0).path == new
+
+
+@pytest.mark.parametrize(
+    ("content", "highest", "offered"),
+    [
+        (saved(story(1), story(2)), 0, True),
+        (saved(story(1), story(2)), 2, False),  # the labels were saved, and opened again
+        (saved(story(5), story(6)), 4, True),  # they were saved before
+        (saved(story(5), story(6)), 5, False),
+        (saved(story(3, edited=True)), 3, False),
+        (saved(story(3, edited=True), story(4)), 3, True),
+        (saved(current=story(1)), 0, True),
+    ],
+)
+def test_what_the_labels_hold_already_is_not_offered(content, highest, offered, another_run):
+    note(content)
+    another_run()
+    assert (offer(IMAGE, highest) is not None) == offered
+
+
+def test_another_image_is_not_offered_it(another_run):
+    path = note(saved(story(1)))
+    os.rename(note(saved(story(1), image="sha256:two")), path)  # even if the short hash were the same
+    another_run()
+    assert offer(IMAGE, 0) is None and offer("sha256:two", 0) is None
+
+
+def test_nothing_is_kept_of_a_session_without_objects(folder):
+    note(saved(story(1)), saved())
+    assert not list(folder.glob("*"))
+    note(saved())
+    assert not list(folder.glob("*"))
+
+
+def test_files_go_when_they_are_old_or_superseded(another_run, folder):
+    old, taken = note(saved(story(1))), note(saved(story(1)))
+    os.utime(old, (time.time() - 31 * 86400,) * 2)
+    another_run()
+    assert offer(IMAGE, 0).path == taken
+    assert not old.exists()
+    one = Journal(IMAGE, [].append)
+    one.supersede(taken)
+    assert taken.exists()  # until there is something in its place
+    one.write(saved(story(1)))
+    one.close()
+    one._thread.shutdown(wait=True)
+    assert list(folder.glob("*.json")) == [one.path]
+
+
+def test_a_damaged_file_is_passed_over(another_run):
+    good, bad = note(saved(story(1))), note(saved(story(1), story(2)))
+    bad.write_bytes(bad.read_bytes()[:-20])
+    another_run()
+    assert offer(IMAGE, 0).path == good
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_once(folder):
+    folder.write_text("a file")
+    told = []
+    note(saved(story(1)), told=told)
+    assert len(told) == 1
+    one = Journal(IMAGE, told.append)
+    for number in range(2, 5):
+        one.write(saved(story(number)))
+        one._thread.submit(int).result()
+    assert len(told) == 2
+    assert offer(IMAGE, 0) is None
