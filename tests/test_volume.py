@@ -223,6 +223,30 @@ def test_the_shape_between_two_squares_is_the_square_between_them():
         shape = between(outer, inner, (z,))
         assert (shape.plane, shape.box.width, shape.box.height) == ((z,), side, side)
         assert between(inner, outer, (z,)).box == shape.box
+        assert between(outer, inner, (z,), 2).box.width > side  # for longer like the first
+
+
+def test_where_the_image_shows_nothing_it_is_what_lies_between_and_no_more_like_the_nearer():
+    planes = planes_of(40, 40, 24, 24)
+    planes[1:3] = 0
+    s = session_of(planes)
+    s.click((0, 48, 40))
+    s.click((3, 48, 40))
+    s.propagate()
+    widths = [int(s.mask[z].any(axis=0).sum()) for z in range(4)]
+    assert widths[0] - widths[1] >= 5  # a third of 16
+
+
+def test_the_larger_of_two_ends_is_carried_first():
+    planes = planes_of(*[40] * 6, 8)
+    order = []
+    s = session_of(planes)
+    s.click((0, 48, 40))
+    s.click((6, 48, 40))
+    plain = s.guess
+    s.guess = lambda start, *rest: (order.append(start.plane[0]), plain(start, *rest))[1]
+    s.propagate()
+    assert order == [1, 2, 3, 4, 5]
 
 
 def test_a_new_click_decodes_only_what_it_can_change(stack):
