@@ -212,6 +212,50 @@ def test_segment_encodes_no_more_of_a_large_plane_than_its_clicks_need(tmp_path:
         assert features.ready((), Box(x + 700, y + 1000, x + 701, y + 1001))
 
 
+def test_a_store_of_another_contrast_is_not_said_to_be_thrown_away(
+    cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, (y, x), _ = cell
+    store = tmp_path / "f.zarr"
+    arguments = ("segment", path, "--click", f"{y},{x}", "--features", store, "-o", tmp_path / "l.tif")
+    assert run(*arguments, "--contrast", "0,9000") == 0
+    capsys.readouterr()
+    assert run(*arguments) == 1
+    told = capsys.readouterr().err
+    assert "give the --contrast with which they were encoded" in told and "delete" not in told
+    assert run(*arguments, "--contrast", "0,9000") == 0
+
+
+def test_saved_clicks_of_another_image_are_refused_before_anything_is_encoded(
+    cell, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _, _ = cell
+    saved_clicks(path, tmp_path / "clicks.json")
+    tifffile.imwrite(tmp_path / "other.tif", tifffile.imread(path)[::-1])
+    monkeypatch.setattr("napari_interformer.encoding.encode_tiles", None)
+    arguments = ("--prompts", tmp_path / "clicks.json", "-o", tmp_path / "l.tif")
+    assert run("segment", tmp_path / "other.tif", *arguments) == 1
+    assert "clicks.json was saved on another image than other.tif" in capsys.readouterr().err
+
+
+def test_saved_clicks_of_another_model_are_replayed_and_it_is_said_in_one_line(
+    cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, _, _ = cell
+    saved_clicks(path, tmp_path / "clicks.json", model="another")
+    assert run("segment", path, "--prompts", tmp_path / "clicks.json", "-o", tmp_path / "l.tif") == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if line and "encoding" not in line]
+    assert told == ["clicks.json was made with another model; this one answers its clicks in its own way."]
+
+
+def saved_clicks(image: Path, path: Path, model: str = "") -> None:
+    """Write a file of clicks on an image, of which none is an object yet."""
+    from napari_interformer.image import Planes
+    from napari_interformer.stories import Saved, Story
+
+    Saved(Planes.of(image).fingerprint, model, (), Story(1, (), None, False, False)).write(path)
+
+
 @pytest.mark.parametrize("kind", ["hyperstack.tif", "series.ome.tif", "colour16.tif", "stack.ome.zarr"])
 def test_files_of_microscopes_are_encoded_and_segmented_with_their_pixel_size(
     kind: str, tmp_path: Path
@@ -289,6 +333,27 @@ WRONG = {
     "text as image": (["segment", "text.tif", "--click", "1,1", "-o", "l.tif"], 1, "text.tif"),
     "click outside": (["segment", "ok.tif", "--click", "64,3", "-o", "l.tif"], 1, "64 x 96"),
     "click with three numbers": (["segment", "ok.tif", "--click", "0,6,3", "-o", "l.tif"], 1, "2 numbers"),
+    "click without its plane's axis": (["segment", "ok.tif", "--click", "6", "-o", "l.tif"], 2, "Y,X"),
+    "a click's axes": (
+        ["segment", "ok.tif", "--click", "0,6,3", "-o", "l.tif"],
+        1,
+        "2 numbers, Y,X; got 0,6,3",
+    ),
+    "a contrast that is no rule": (
+        ["encode", "ok.tif", "--contrast", "best"],
+        2,
+        "auto, volume, plane or two",
+    ),
+    "saved clicks that are not there": (
+        ["segment", "ok.tif", "--prompts", "no.json", "-o", "l.tif"],
+        1,
+        "there is no file no.json",
+    ),
+    "saved clicks that are none": (
+        ["segment", "ok.tif", "--prompts", "text.tif", "-o", "l.tif"],
+        1,
+        "text.tif is something else",
+    ),
     "click that is no number": (["segment", "ok.tif", "--click", "a,3", "-o", "l.tif"], 2, "--click"),
     "an object without a click on it": (
         ["segment", "ok.tif", "--object", "1,1", "--object", "5,5,- 6,6,-", "-o", "l.tif"],
@@ -321,7 +386,7 @@ WRONG = {
         "text.tif",
     ),
     "no such device": (["encode", "ok.tif", "--device", "abacus"], 1, "abacus"),
-    "no such channel": (["encode", "ok.tif", "--channels", "5"], 1, "channel"),
+    "no such channel": (["encode", "ok.tif", "--channels", "5"], 1, "(in the shell, --channels)"),
     "no such command": (["segmnet"], 2, "segmnet"),
     "no such option": (["encode", "ok.tif", "--hurry"], 2, "--hurry"),
     "no checkpoint": (["convert", "text.tif", "m.safetensors"], 1, "text.tif"),
@@ -366,6 +431,17 @@ def test_wrong_use_ends_with_one_sentence(
     if code == 1:
         assert len(lines) == 1 and lines[0].startswith("napari-interformer: "), told
     assert {path.name for path in tmp_path.iterdir()} == before, "nothing may be left behind"
+
+
+def test_a_benchmark_asks_for_no_window_where_plots_are_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert run("benchmark", tmp_path, "-o", tmp_path / "report") == 1
+    told = capsys.readouterr().err
+    assert "matplotlib is not installed; pip install 'napari-interformer[train]' brings it" in told
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_the_clicking(

@@ -22,7 +22,7 @@ def blocks(page: Path, language: str) -> list[str]:
     )
 
 
-@pytest.mark.parametrize("page", ["console.md", "three-ways.md", "training.md"])
+@pytest.mark.parametrize("page", ["console.md", "napari.md", "three-ways.md", "training.md"])
 def test_python_runs_as_shown(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     code = blocks(ROOT / "docs" / page, "python")
@@ -33,13 +33,14 @@ def test_python_runs_as_shown(page: str, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def viewer_with_the_sample() -> object:
-    """Return what napari's console calls `viewer`, without its window."""
+    """Return what napari's console calls `viewer`, without its window, with a plane and a stack."""
     from napari.components import ViewerModel
 
     from napari_interformer.samples import cells
 
     viewer = ViewerModel()
     viewer.add_image(cells()[0], name="cells")
+    viewer.add_image(cells()[0][None], name="stack")
     return viewer
 
 

@@ -89,7 +89,12 @@ def contrast_of(text: str) -> Contrast:
     rules: dict[str, Contrast] = {"auto": "auto", "volume": "volume", "plane": "plane"}
     if text in rules:
         return rules[text]
-    low, high = numbers_of(float, 2)(text)
+    try:
+        low, high = numbers_of(float, 2)(text)
+    except click.BadParameter:
+        raise click.BadParameter(
+            f"{', '.join(rules)} or two pixel values, LOW,HIGH, are wanted; got {text!r}."
+        ) from None
     return low, high
 
 
@@ -411,6 +416,8 @@ def segment(
     planes = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast)
     for number, one in enumerate(everything, 1):
         check_object(number, one, planes)
+    if prompts is not None:
+        check_prompts(prompts, image, planes)
     if propagate and not planes.leading:
         raise ValueError(
             f"--propagate carries objects through the planes of a stack; {image.name} has a single plane: leave it out."
@@ -433,7 +440,7 @@ def segment(
             session.commit()
 
     if prompts is not None:
-        session.load_prompts(prompts)
+        load_prompts(session, prompts)
         if session.prompts:
             commit()
     for one in everything:
@@ -708,7 +715,7 @@ def open_window() -> None:
     viewer = napari.Viewer(title="napari-interformer demo")
     viewer.open_sample(NAME, "cells")
     viewer.window.add_plugin_dock_widget(NAME)
-    click.echo("Press Encode, then click on a cell. T switches to negative clicks, C commits the object.")
+    click.echo("Press Encode, then click on a cell. A right click is a negative click, C commits the object.")
     napari.run()
 
 
@@ -824,11 +831,7 @@ def open_features(store: str | None, planes: Planes, model: InterFormer) -> Feat
     from napari_interformer.store import is_there, located
 
     location = None if store is None else located(store)
-    if not isinstance(location, str):
-        if location is not None and is_there(location):
-            # Perhaps in other tiles than those that are made where nobody says how large.
-            origin = Features.open(location, image=planes, model=model).origin
-            return Features.create(planes, model, core=origin.core, halo=origin.halo, store=location)
+    if location is None or not (isinstance(location, str) or is_there(location)):
         if location is not None:
             click.echo(f"There is no {location} yet: a new store is made there.", err=True)
         return room_for(planes, model, store=location)
@@ -838,6 +841,9 @@ def open_features(store: str | None, planes: Planes, model: InterFormer) -> Feat
         raise ValueError(
             f"{location} holds features of another contrast: give the --contrast with which they were encoded."
         )
+    if not isinstance(location, str):
+        # Perhaps in other tiles than those that are made where nobody says how large.
+        return Features.create(planes, model, core=origin.core, halo=origin.halo, store=location)
     features.source = planes
     return features
 
@@ -881,13 +887,38 @@ def check_inside(position: Sequence[int], planes: Planes) -> None:
     shape = planes.shape
     if len(position) != len(shape):
         raise ValueError(
-            f"A click on {planes.axes} data takes {len(shape)} numbers; got {','.join(map(str, position))}."
+            f"A click on this image takes {len(shape)} numbers, {','.join(planes.axes)}; got {','.join(map(str, position))}."
         )
     if not all(0 <= p < n for p, n in zip(position, shape, strict=True)):
         size = " x ".join(map(str, shape))
         raise ValueError(
             f"A click must lie in the image of {size} ({planes.axes}); got {','.join(map(str, position))}."
         )
+
+
+def check_prompts(path: Path, image: Path, planes: Planes) -> None:
+    """Refuse a file of clicks that is none, or another image's, before hours of encoding."""
+    from napari_interformer.stories import Saved
+
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"--prompts takes a file of saved clicks; there is no file {path}: check its name."
+        )
+    if Saved.read(path).image != planes.fingerprint:
+        raise ValueError(
+            f"{path.name} was saved on another image than {image.name}, or on other channels of it: give those."
+        )
+
+
+def load_prompts(session: Session, path: Path) -> None:
+    """Replay saved clicks, and say in a line what there is to say about them."""
+    import warnings
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        session.load_prompts(path)
+    for one in told:
+        click.echo(one.message, err=True)
 
 
 def check_folder(folder: Path) -> None:
@@ -1010,7 +1041,8 @@ def sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
     if isinstance(error, ModuleNotFoundError):
-        return f"{error.name} is not installed; pip install 'napari-interformer[all,train]' brings it."
+        extra = "train" if error.name == "matplotlib" else "all"
+        return f"{error.name} is not installed; pip install 'napari-interformer[{extra}]' brings it."
     text = " ".join(str(error).split())
     ours = isinstance(error, (ValueError, TypeError, OSError, LookupError, ImportError))
     if ours and text and not isinstance(error, (KeyError, IndexError)):

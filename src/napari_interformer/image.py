@@ -151,7 +151,7 @@ class Planes:
         if not 1 <= len(chosen) <= 3 or not all(0 <= c < count for c in chosen):
             raise ValueError(
                 f"channels takes one to three of the image's {count} (from 0); got "
-                f"{list(chosen) if channels is None else channels!r}: choose with channels=."
+                f"{list(chosen) if channels is None else channels!r}: choose with channels (in the shell, --channels)."
             )
         names = "".join(letter for i, letter in enumerate(letters) if i != axis)
         if axes is not None and not names.endswith("YX"):

@@ -104,10 +104,11 @@ class Saved:
                 )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, zlib.error):
             raise ValueError(
-                f"load_prompts takes a file of save_prompts; {path.name} is something else or damaged."
+                f"Saved clicks are a file of Save clicks or save_prompts; {path.name} is something else or damaged: choose "
+                "another."
             ) from None
         raise ValueError(
-            f"load_prompts takes a file of format {FORMAT}; {path.name} has {content['format']}: a later version of "
+            f"Saved clicks take format {FORMAT}; {path.name} has {content['format']}: a later version of "
             "napari-interformer wrote it."
         )
 
