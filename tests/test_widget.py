@@ -1141,6 +1141,24 @@ def test_closing_gives_keys_back_and_keeps_labels(field):
     assert not window.told
 
 
+def test_a_closed_panel_and_its_features_are_forgotten_though_answers_were_on_their_way(field):
+    window, centres = field
+    panel = window.panel
+    window.wait(lambda: window.model.decoded == 1)  # of a black window, so that the first click is fast
+    window.model.gate.clear()
+    window.click(centres[0])
+    window.click(centres[1])
+    decoding = panel.decoder._thread
+    gone = [weakref.ref(one) for one in (panel, panel.features, panel.annotator.session)]
+    window.viewer.window.remove_dock_widget(panel)
+    del panel, window.panel, window.form
+    window.model.gate.set()
+    decoding.join(PATIENCE)
+    window.app.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+    window.wait(lambda: gc.collect() is not None and not any(one() for one in gone))
+    assert window.model.decoded <= 2  # what waited behind it was not worked on any more
+
+
 def test_keys_that_napari_uses_stay_napari_s(field):
     window, _ = field
     points, labels = window.points, window.viewer.layers[LABELS]

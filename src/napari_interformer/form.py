@@ -95,11 +95,13 @@ class Lane(QObject):
 
     def tell(self, call: Callable[[], None]) -> None:
         """From any thread: have `call` called in the main thread, after the event at hand."""
-        if not self._closed.is_set():
-            self._calls.append(call)
-            self._report.set()
-            with suppress(RuntimeError):  # the window was deleted this very moment
-                self._told.emit()
+        self._calls.append(call)
+        if self._closed.is_set():
+            self._calls.clear()
+            return
+        self._report.set()
+        with suppress(RuntimeError):  # the window was deleted this very moment
+            self._told.emit()
 
     def wait(self, done: Callable[[], bool], seconds: float) -> None:
         """From a call that was told: make those that come after it until something is done, at most for some seconds."""
@@ -157,8 +159,9 @@ class Lane(QObject):
         self._thread.join(60)
 
     def close(self, _: Any = None) -> None:
-        """Do nothing more after the job at hand, and report no more."""
+        """Do nothing more after the job at hand, report no more, and hold on to nothing of those who asked."""
         self._closed.set()
+        self._calls.clear()
         self._jobs.put(None)
 
 
@@ -168,6 +171,8 @@ def _work(lane: Lane, jobs: queue.SimpleQueue[Any], patient: bool) -> None:
         thread = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, thread, max(_PATIENCE, os.getpriority(os.PRIO_PROCESS, thread)))
     while (job := jobs.get()) is not None:
+        if lane.closed:
+            continue
         work, done, failed = job
         try:
             result = work()
