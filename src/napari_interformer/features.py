@@ -385,7 +385,9 @@ class Features:
             return
         unknown = [tile for tile, done in zip(tiles, self._done[row, list(tiles)], strict=True) if not done]
         if unknown:
-            self._done[row, unknown] |= self._store.done(row, unknown)
+            # Marks are only ever set: another thread may write one of these tiles while this one looks.
+            found = self._store.done(row, unknown)
+            self._done[row, np.array(unknown)[found]] = True
 
     def _refresh_all(self) -> None:
         for row in np.flatnonzero(~self._done.all(axis=1)):
