@@ -18,6 +18,7 @@ from napari_interformer.checkpoint import load_model, models
 from napari_interformer.encoding import CPU_BATCH
 from napari_interformer.layers import CLICKS, GREEN, LABELS, RED
 from napari_interformer.prompts import Box, Click
+from napari_interformer.store import Store
 from napari_interformer.widget import Panel
 from window import PATIENCE, PLENTY, BrightModel, Hands, squares
 
@@ -684,7 +685,7 @@ def test_features_on_disk_are_used_again(window, tmp_path):
     assert area(window.labels) == 400
 
 
-def test_features_that_are_half_there_answer_clicks_and_the_rest_is_added(window, tmp_path):
+def test_features_that_are_half_there_answer_clicks_and_the_rest_is_added(window, monkeypatch, tmp_path):
     from napari_interformer import encode
 
     image, centres = squares()
@@ -694,8 +695,11 @@ def test_features_that_are_half_there_answer_clicks_and_the_rest_is_added(window
     window.viewer.dims.set_current_step(0, 1)
     window.model.steps, window.model.tiles = threading.Semaphore(0), 0
     window.form.store.setText(str(store))
+    looked, look = set(), Store.done
+    monkeypatch.setattr(Store, "done", lambda *args: looked.add(threading.get_ident()) or look(*args))
     window.encode(wait=False)
     window.wait(lambda: window.panel.annotator is not None)
+    assert looked and threading.get_ident() not in looked  # at a thousand planes on a file server it takes seconds
     window.click_and_wait(centres[0])
     assert window.model.tiles == 0 and area(window.labels[1]) == 400
     assert window.form.planes.state.encoded.tolist() == [False, True, False]

@@ -260,6 +260,7 @@ class Panel(QScrollArea):
             self.encoder.share(lambda cores: cores - max(1, cores // 4))
             model = known.get((name, device)) or _loaded(name, device)
             planes, features = features_for(job.source.planes(), model, store, made)
+            features.ready_planes()  # looks through a store, once: not in the window
             self.encoder.tell(partial(self._prepared, job, (name, device), model, features))
             self._encode(job, planes, features, model, device)
 
