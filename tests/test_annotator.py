@@ -285,6 +285,8 @@ def test_new_commits_what_there_is_and_edit_goes_on_with_it():
     desk.worker.all()
     assert desk.session.label == 1 and [desk.at(i) for i in range(2)] == [1, 2]
     desk.annotator.edit(77)
+    assert not desk.told  # all labels are looked through, which is the worker's
+    desk.worker.all()
     assert "77" in desk.told[-1]
 
 

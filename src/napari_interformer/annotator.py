@@ -217,11 +217,14 @@ class Annotator:
 
     def edit(self, label: int) -> None:
         """Go on with a committed object; the current one is committed if there is anything of it."""
+        session = self.session
 
         def then(_: None) -> None:
             self._none_waits("edit")
             self._leave()
-            self.session.edit(label)
+            # Next in line, in the worker: it looks through all labels.
+            look = Action(partial(session.adopt_edit, label), partial(session.compute_edit, label))
+            self._line.appendleft(look)
 
         self.act(then)
 
@@ -363,7 +366,7 @@ class Annotator:
 
     def _leave(self) -> None:
         """Commit the current object if there is anything of it, else drop it."""
-        if any(self.session.plane_mask(plane)[1].any() for plane in self.session.planes):
+        if not self.session.empty:
             self.session.commit()
         elif self.session.prompts:
             self.session.clear()
