@@ -301,6 +301,20 @@ def test_labels_that_somebody_painted_are_not_given_again():
     assert desk.at(0) == 6 and desk.session.label == 10
 
 
+def test_what_an_action_puts_in_line_is_done_one_after_the_other():
+    desk = Desk()
+    order = []
+
+    def begin(_):
+        desk.annotator.act(lambda _: order.append("slow"), lambda: None)
+        desk.annotator.act(lambda _: order.append("quick"))
+
+    desk.annotator.act(begin)
+    assert len(desk.worker.jobs) == 1 and not order
+    desk.worker.all()
+    assert order == ["slow", "quick"]
+
+
 def test_an_object_that_is_brought_back_has_the_number_that_it_had():
     desk = Desk()
     desk.click(*desk.centres[0])

@@ -248,6 +248,8 @@ class Session:
         that of `features` if they were just encoded. Without it every object is seen at the image's own magnification.
     object_size : float, optional
         How large objects are across, in pixels; found out from the first answer if None. It takes the image.
+    highest : int, optional
+        The highest label in `labels`, where that is known; all of them are read if None.
 
     Raises
     ------
@@ -266,6 +268,7 @@ class Session:
         live: bool = False,
         image: Planes | None = None,
         object_size: float | None = None,
+        highest: int | None = None,
     ) -> None:
         if not hasattr(features, "model_fingerprint") or not hasattr(model, "fingerprint"):
             raise TypeError(
@@ -309,7 +312,7 @@ class Session:
         # What `volume.carry` found between two planes with clicks, or beyond the outermost.
         self.gaps: dict[tuple[Plane | None, Plane | None], Gap] = {}
         self._lock = threading.Lock()
-        self._highest = self._highest_label()
+        self._highest = self._highest_label() if highest is None else highest
         self.label = self._highest + 1
 
     # ------------------------------------------------------------------------------------ reading
