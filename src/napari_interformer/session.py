@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion
 
+from napari_interformer.features import SNAP, padded
 from napari_interformer.image import Planes, plane_of, read_only
 from napari_interformer.prompts import (
     Box,
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
     from napari_interformer.volume import Ended, Gap
 
 Plane = tuple[int, ...]
-SNAP = 32  # windows begin and end on multiples of this, as tiles and regions do
 # A window grows with its object up to this many training windows a side; beyond, only the part around the newest
 # click is decoded again.
 LARGEST_WINDOW = 4
@@ -1035,8 +1035,7 @@ class Session:
         return inside, fine[: inside.height, : inside.width]
 
     def _padded(self, level: int) -> tuple[int, int]:
-        height, width = size_at(self.features.size, level)
-        return -(-height // SNAP) * SNAP, -(-width // SNAP) * SNAP
+        return padded(size_at(self.features.size, level))
 
     @property
     def _limit(self) -> int:
