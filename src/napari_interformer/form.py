@@ -36,7 +36,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_interformer.layers import GREEN, RED, Source
+from napari_interformer.layers import GREEN, RED, Source, finest
 from napari_interformer.strip import PlaneStrip
 
 if TYPE_CHECKING:
@@ -465,7 +465,7 @@ class Form(QWidget):
                 channels = tuple(int(part) for part in text.replace(" ", ",").split(",") if part)
             except ValueError:
                 raise ValueError(f"Channels take numbers such as 0,2; got {text!r}.") from None
-            count = (first.data[0] if first.multiscale else first.data).shape[axis]
+            count = finest(first).shape[axis]
             channels = channels or tuple(range(min(3, count)))
         contrast: Any = _CONTRAST[self.contrast.currentText()]
         return Source((first, *others), axis, channels, contrast)
@@ -505,7 +505,7 @@ class Form(QWidget):
         self.channel_axis.clear()
         self.channel_axis.addItem("none", None)
         for axis in range(axes) if axes > 2 else ():
-            length = (image.data[0] if image.multiscale else image.data).shape[axis]
+            length = finest(image).shape[axis]
             self.channel_axis.addItem(f"{axis} ({length} long)", axis)
         self.channel_axis.setCurrentIndex(max(self.channel_axis.findData(chosen), 0))
         self.channel_axis.blockSignals(False)
