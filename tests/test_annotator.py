@@ -285,6 +285,8 @@ def test_new_commits_what_there_is_and_edit_goes_on_with_it():
     desk.worker.all()
     assert desk.session.label == 1 and [desk.at(i) for i in range(2)] == [1, 2]
     desk.annotator.edit(77)
+    assert not desk.told  # all labels are looked through, which is the worker's
+    desk.worker.all()
     assert "77" in desk.told[-1]
 
 
@@ -297,6 +299,20 @@ def test_labels_that_somebody_painted_are_not_given_again():
     desk.annotator.commit()
     desk.worker.all()
     assert desk.at(0) == 6 and desk.session.label == 10
+
+
+def test_what_an_action_puts_in_line_is_done_one_after_the_other():
+    desk = Desk()
+    order = []
+
+    def begin(_):
+        desk.annotator.act(lambda _: order.append("slow"), lambda: None)
+        desk.annotator.act(lambda _: order.append("quick"))
+
+    desk.annotator.act(begin)
+    assert len(desk.worker.jobs) == 1 and not order
+    desk.worker.all()
+    assert order == ["slow", "quick"]
 
 
 def test_an_object_that_is_brought_back_has_the_number_that_it_had():

@@ -647,6 +647,21 @@ def test_reading_while_another_thread_writes(store):
     assert not wrong
 
 
+def test_a_tile_that_is_written_while_another_thread_looks_stays_done(tmp_path, monkeypatch):
+    features = made(tmp_path / "x.zarr")
+    look = stores.Store.done
+
+    def done(store, row, tiles):
+        found = look(store, row, tiles)
+        monkeypatch.setattr(stores.Store, "done", look)
+        fill(features, [(0,)])
+        return found
+
+    monkeypatch.setattr(stores.Store, "done", done)
+    features.ready((0,))
+    assert features._done[0].all()
+
+
 def test_the_cache_is_bounded_in_bytes(tmp_path, monkeypatch):
     features = fill(made(tmp_path / "x.zarr"), [(0,)])
     size = sum(level.nbytes for level in features._tile(0, 0))

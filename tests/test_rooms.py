@@ -76,7 +76,7 @@ def test_what_is_imported_is_declared() -> None:
                 used |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 used.add(str(node.module).split(".")[0])
-    brought = {"qtpy", "vispy"}  # napari's own, and only the window's
+    brought = {"qtpy"}  # napari's own, and only the window's
     found = packages_distributions()
     foreign = used - set(sys.stdlib_module_names) - brought - {"napari_interformer"}
     assert {name for name in foreign if not declared & {one.lower() for one in found.get(name, [])}} == set()

@@ -629,8 +629,12 @@ def test_loading_spares_what_is_there(tmp_path):
     path = s.save_prompts(tmp_path / "prompts.json")
     for there in (np.where(LABELS == 6, 2, 0), np.eye(*IMAGE.shape, dtype=int)):
         before = there.copy()
-        with pytest.raises(ValueError, match="is there already"):
-            session(labels=there).load_prompts(path)
+        for load in (
+            Session.load_prompts,
+            Session.compute_saved,
+        ):  # the second, in a worker, looks through all labels
+            with pytest.raises(ValueError, match="is there already"):
+                load(session(labels=there), path)
         np.testing.assert_array_equal(there, before)
     with pytest.raises(ValueError, match="is there already"):
         s.load_prompts(path)

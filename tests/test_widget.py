@@ -16,8 +16,9 @@ from qtpy.QtCore import QEvent, QTimer
 from napari_interformer import adapting, checkpoint, journal
 from napari_interformer.checkpoint import load_model, models
 from napari_interformer.encoding import CPU_BATCH
-from napari_interformer.layers import CLICKS, GREEN, LABELS, RED
+from napari_interformer.layers import CLICKS, GREEN, LABELS, RED, LayerLabels
 from napari_interformer.prompts import Box, Click
+from napari_interformer.store import Store
 from napari_interformer.widget import Panel
 from window import PATIENCE, PLENTY, BrightModel, Hands, squares
 
@@ -685,7 +686,7 @@ def test_features_on_disk_are_used_again(window, tmp_path):
     assert area(window.labels) == 400
 
 
-def test_features_that_are_half_there_answer_clicks_and_the_rest_is_added(window, tmp_path):
+def test_features_that_are_half_there_answer_clicks_and_the_rest_is_added(window, monkeypatch, tmp_path):
     from napari_interformer import encode
 
     image, centres = squares()
@@ -695,8 +696,13 @@ def test_features_that_are_half_there_answer_clicks_and_the_rest_is_added(window
     window.viewer.dims.set_current_step(0, 1)
     window.model.steps, window.model.tiles = threading.Semaphore(0), 0
     window.form.store.setText(str(store))
+    looked, look = set(), Store.done
+    monkeypatch.setattr(Store, "done", lambda *args: looked.add(threading.get_ident()) or look(*args))
     window.encode(wait=False)
     window.wait(lambda: window.panel.annotator is not None)
+    assert (
+        looked and threading.get_ident() not in looked
+    )  # at a thousand planes on a file server it takes seconds
     window.click_and_wait(centres[0])
     assert window.model.tiles == 0 and area(window.labels[1]) == 400
     assert window.form.planes.state.encoded.tolist() == [False, True, False]
@@ -1140,6 +1146,24 @@ def test_closing_gives_keys_back_and_keeps_labels(field):
     assert area(labels.data) == 400 and labels in window.viewer.layers
     window.key("M")  # napari's key of a Labels layer, nothing of ours
     assert not window.told
+
+
+def test_a_closed_panel_and_its_features_are_forgotten_though_answers_were_on_their_way(field):
+    window, centres = field
+    panel = window.panel
+    window.wait(lambda: window.model.decoded == 1)  # of a black window, so that the first click is fast
+    window.model.gate.clear()
+    window.click(centres[0])
+    window.click(centres[1])
+    decoding = panel.decoder._thread
+    gone = [weakref.ref(one) for one in (panel, panel.features, panel.annotator.session)]
+    window.viewer.window.remove_dock_widget(panel)
+    del panel, window.panel, window.form
+    window.model.gate.set()
+    decoding.join(PATIENCE)
+    window.app.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+    window.wait(lambda: gc.collect() is not None and not any(one() for one in gone))
+    assert window.model.decoded <= 2  # what waited behind it was not worked on any more
 
 
 def test_keys_that_napari_uses_stay_napari_s(field):
@@ -1764,6 +1788,7 @@ def test_saved_ome_zarr_is_opened_and_gone_on_with_in_a_copy(field, tmp_path, mo
     (opened,) = window.viewer.open(path, layer_type="labels", plugin="napari")
     window.form.labels.choose(opened)
     window.encode()
+    window.idle()
     copy = window.panel.labels.layer
     assert copy.name == "labels copy" and not opened.visible and window.form.labels.layer() is copy
     assert "labels cannot be written to: its objects were copied to labels copy" in window.told[-1]
@@ -1786,6 +1811,58 @@ def test_labels_in_a_zarr_that_is_read_only_are_gone_on_with_in_a_copy(window, t
     window.encode()
     window.click_and_wait(centres[0])
     assert area(window.viewer.layers["mine copy"].data) == 400
+
+
+def test_labels_are_looked_through_beside_the_window_and_clicks_wait_for_that(window, monkeypatch):
+    image, centres = squares()
+    (y, x), there = centres[1], np.zeros((3, *image.shape), np.int32)
+    there[2, y - 10 : y + 10, x - 10 : x + 10] = 7
+    window.viewer.add_image(np.stack([image] * 3))
+    window.form.labels.choose(window.viewer.add_labels(there, name="mine"))
+    window.viewer.dims.set_current_step(0, 2)
+    looked, goes_on, read = set(), threading.Event(), LayerLabels.__getitem__
+
+    def whole_planes(labels, key):
+        if not any(isinstance(part, slice) for part in key):
+            looked.add(threading.get_ident())
+            assert goes_on.wait(PATIENCE)
+        return read(labels, key)
+
+    monkeypatch.setattr(LayerLabels, "__getitem__", whole_planes)
+    window.encode(wait=False)
+    window.wait(lambda: window.panel.annotator is not None and looked)
+    window.click(centres[0])
+    window.rest()
+    assert not window.panel.annotator.session.clicks
+    goes_on.set()
+    window.idle()
+    assert there[2][centres[0]] == 8 and len(window.points.data) == 1
+    window.key_and_wait("C")
+    window.key("E")
+    window.click_and_wait((y, x))
+    assert window.panel.annotator.session.label == 7 and not window.told
+    assert threading.get_ident() not in looked
+
+
+def test_labels_that_cannot_be_read_are_told_and_nothing_is_begun(window):
+    image, _ = squares()
+
+    def plane(block_id):
+        if block_id[0] == 2:
+            raise OSError("The share is gone.")
+        return np.zeros((1, *image.shape), np.int32)
+
+    stack = window.viewer.add_image(np.stack([image] * 3))
+    lazy = da.map_blocks(
+        plane, chunks=((1, 1, 1), *((n,) for n in image.shape)), dtype=np.int32, meta=plane([0])
+    )
+    layer = window.viewer.add_labels(lazy, name="mine")
+    window.viewer.dims.set_current_step(0, 0)
+    window.form.labels.choose(layer)
+    window.encode()
+    window.idle()
+    assert window.told == ["The share is gone."] and window.panel.annotator is None
+    assert layer.visible and [one.name for one in window.viewer.layers] == [stack.name, "mine", CLICKS]
 
 
 def test_labels_that_were_added_hidden_are_shown_and_written_to(window):

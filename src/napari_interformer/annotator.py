@@ -114,7 +114,7 @@ class Annotator:
         self._busy = False
         self._ahead: Ahead | None = None
         self._seen = clicks.read()  # what the layer showed when it was last looked at
-        self._taken = 0  # the highest label that somebody painted
+        self._taken = 0  # the highest label that no object may get, though the session knows nothing of it
         self._generation = 0  # results that were asked for in an earlier one are dropped
 
     @property
@@ -138,9 +138,14 @@ class Annotator:
         return bool(self.session.prompts) or self.busy
 
     @property
+    def highest(self) -> int:
+        """The highest label that there is or was in the label image, but for the current object; 0 if there is none."""
+        return max(self.session.highest, self._taken)
+
+    @property
     def can_adapt(self) -> bool:
         """Whether there may be finished objects for a model to learn from."""
-        return max(self.session.highest, self._taken) > 0 and bool(self.session.features.ready_planes().any())
+        return self.highest > 0 and bool(self.session.features.ready_planes().any())
 
     @property
     def _current(self) -> tuple[Click, ...]:
@@ -217,11 +222,14 @@ class Annotator:
 
     def edit(self, label: int) -> None:
         """Go on with a committed object; the current one is committed if there is anything of it."""
+        session = self.session
 
         def then(_: None) -> None:
             self._none_waits("edit")
             self._leave()
-            self.session.edit(label)
+            # Next in line, in the worker: it looks through all labels.
+            look = Action(partial(session.adopt_edit, label), partial(session.compute_edit, label))
+            self._line.appendleft(look)
 
         self.act(then)
 
@@ -258,9 +266,13 @@ class Annotator:
 
     def painted(self, label: int, stroke: Stroke) -> None:
         """Hear that somebody painted with a label: no later object gets it, and `undo` takes the stroke back in its turn."""
-        self._taken = max(self._taken, label)
+        self.found(label)
         self.session.painted(stroke)
         self.act(lambda _: None)
+
+    def found(self, label: int) -> None:
+        """Hear that there is a label, in something that is done in line: no later object gets it, nor a lower one."""
+        self._taken = max(self._taken, label)
 
     def act(self, then: Callable[[Any], Any], work: Callable[[], Any] | None = None) -> None:
         """Do something once everything before it is done."""
@@ -282,9 +294,7 @@ class Annotator:
     # --------------------------------------------------------------------------------------- the line
 
     def _next(self) -> None:
-        if self._busy:
-            return
-        while self._line:
+        while self._line and not self._busy:  # an action may put others in line, or begin them
             ahead, self._ahead = self._ahead, None  # what is done next may change the answer
             if isinstance(self._line[0], Edit):
                 target = self._current
@@ -295,14 +305,15 @@ class Annotator:
                     self._line.popleft()
                 work = partial(answer, self.session, target, ahead, former)
                 self._run(work, partial(self._do, self._adopt))
-                return
+                continue
             action = self._line.popleft()
             assert isinstance(action, Action)
             if action.work is not None:
                 self._run(action.work, partial(self._do, action.then))
-                return
-            self._do(action.then, None)
-        self._settle()
+            else:
+                self._do(action.then, None)
+        if not self._busy:
+            self._settle()
 
     def _do(self, then: Callable[[Any], Any], result: Any) -> None:
         try:
@@ -363,7 +374,7 @@ class Annotator:
 
     def _leave(self) -> None:
         """Commit the current object if there is anything of it, else drop it."""
-        if any(self.session.plane_mask(plane)[1].any() for plane in self.session.planes):
+        if not self.session.empty:
             self.session.commit()
         elif self.session.prompts:
             self.session.clear()

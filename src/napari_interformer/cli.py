@@ -433,7 +433,7 @@ def segment(
         if session.covered:
             without[session.label] = "all of it belongs to objects before it"
             session.clear()  # its number stays its own
-        elif not any(session.plane_mask(plane)[1].any() for plane in session.planes):
+        elif session.empty:
             without[session.label] = "nothing was found at its clicks"
             session.clear()
         else:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from napari_interformer.image import Planes
 
 Plane = tuple[int, ...]
-SNAP = 32
+SNAP = 32  # planes are padded to multiples of this, on which tiles and windows begin and end
 FORMAT = 2
 _CACHE_BYTES = 256 * 2**20  # tiles of stored features that are kept decompressed
 _MEMORY_BYTES = 10**9  # larger features without a store go to a temporary one
@@ -321,8 +321,8 @@ class Features:
 
     @property
     def padded(self) -> tuple[int, int]:
-        """Y and X rounded up to multiples of 32."""
-        return _padded(self.size)
+        """Y and X with the padding."""
+        return padded(self.size)
 
     @property
     def image_fingerprint(self) -> str:
@@ -385,7 +385,9 @@ class Features:
             return
         unknown = [tile for tile, done in zip(tiles, self._done[row, list(tiles)], strict=True) if not done]
         if unknown:
-            self._done[row, unknown] |= self._store.done(row, unknown)
+            # Marks are only ever set: another thread may write one of these tiles while this one looks.
+            found = self._store.done(row, unknown)
+            self._done[row, np.array(unknown)[found]] = True
 
     def _refresh_all(self) -> None:
         for row in np.flatnonzero(~self._done.all(axis=1)):
@@ -603,7 +605,7 @@ def _attributes(origin: Origin) -> dict[str, Any]:
 
 def _shape(origin: Origin) -> Shape:
     """Return what a store for these features has room for."""
-    tiles = _tiles(_padded(origin.size), origin.core)
+    tiles = _tiles(padded(origin.size), origin.core)
     return Shape(
         leading=origin.leading,
         tiles=len(tiles),
@@ -613,7 +615,8 @@ def _shape(origin: Origin) -> Shape:
     )
 
 
-def _padded(size: tuple[int, int]) -> tuple[int, int]:
+def padded(size: tuple[int, int]) -> tuple[int, int]:
+    """Return Y and X rounded up to multiples of `SNAP`."""
     return -(-size[0] // SNAP) * SNAP, -(-size[1] // SNAP) * SNAP
 
 
@@ -633,9 +636,9 @@ def _cells(box: Box, stride: int) -> tuple[slice, slice]:
     return slice(box.top // stride, box.bottom // stride), slice(box.left // stride, box.right // stride)
 
 
-def _tiles(padded: tuple[int, int], core: int) -> list[Box]:
+def _tiles(size: tuple[int, int], core: int) -> list[Box]:
     """Cut a padded plane into cores, in C order."""
-    height, width = padded
+    height, width = size
     step_y, step_x = (core or height), (core or width)
     return [
         Box(left, top, min(left + step_x, width), min(top + step_y, height))

@@ -36,7 +36,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_interformer.layers import GREEN, RED, Source
+from napari_interformer.layers import GREEN, RED, Source, finest
 from napari_interformer.strip import PlaneStrip
 
 if TYPE_CHECKING:
@@ -96,11 +96,13 @@ class Lane(QObject):
 
     def tell(self, call: Callable[[], None]) -> None:
         """From any thread: have `call` called in the main thread, after the event at hand."""
-        if not self._closed.is_set():
-            self._calls.append(call)
-            self._report.set()
-            with suppress(RuntimeError):  # the window was deleted this very moment
-                self._told.emit()
+        self._calls.append(call)
+        if self._closed.is_set():
+            self._calls.clear()
+            return
+        self._report.set()
+        with suppress(RuntimeError):  # the window was deleted this very moment
+            self._told.emit()
 
     def wait(self, done: Callable[[], bool], seconds: float) -> None:
         """From a call that was told: make those that come after it until something is done, at most for some seconds."""
@@ -158,8 +160,9 @@ class Lane(QObject):
         self._thread.join(60)
 
     def close(self, _: Any = None) -> None:
-        """Do nothing more after the job at hand, and report no more."""
+        """Do nothing more after the job at hand, report no more, and hold on to nothing of those who asked."""
         self._closed.set()
+        self._calls.clear()
         self._jobs.put(None)
 
 
@@ -169,6 +172,8 @@ def _work(lane: Lane, jobs: queue.SimpleQueue[Any], patient: bool) -> None:
         thread = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, thread, max(_PATIENCE, os.getpriority(os.PRIO_PROCESS, thread)))
     while (job := jobs.get()) is not None:
+        if lane.closed:
+            continue
         work, done, failed = job
         try:
             result = work()
@@ -465,7 +470,7 @@ class Form(QWidget):
                 channels = tuple(int(part) for part in text.replace(" ", ",").split(",") if part)
             except ValueError:
                 raise ValueError(f"Channels take numbers such as 0,2; got {text!r}.") from None
-            count = (first.data[0] if first.multiscale else first.data).shape[axis]
+            count = finest(first).shape[axis]
             channels = channels or tuple(range(min(3, count)))
         contrast: Any = _CONTRAST[self.contrast.currentText()]
         return Source((first, *others), axis, channels, contrast)
@@ -505,7 +510,7 @@ class Form(QWidget):
         self.channel_axis.clear()
         self.channel_axis.addItem("none", None)
         for axis in range(axes) if axes > 2 else ():
-            length = (image.data[0] if image.multiscale else image.data).shape[axis]
+            length = finest(image).shape[axis]
             self.channel_axis.addItem(f"{axis} ({length} long)", axis)
         self.channel_axis.setCurrentIndex(max(self.channel_axis.findData(chosen), 0))
         self.channel_axis.blockSignals(False)

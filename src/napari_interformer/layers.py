@@ -36,6 +36,7 @@ _LEFT = "napari-interformer object"  # in the metadata of a click layer that was
 _PUT_AWAY = "napari-interformer put away"  # in the metadata of a click layer that nobody uses
 _TEXTURE = 16384  # pixels; the longest side that graphics cards take
 _COPY = 4 * 10**9  # bytes; labels that can be copied into memory
+_AT_ONCE = 2**28  # bytes of them that are copied at a time
 _ROOM = 1000  # labels; more objects than a person adds to a layer
 _ON_SCREEN = (9, 14)  # pixels; zoomed in or out, points stay visible and never hide small objects
 
@@ -298,7 +299,10 @@ class ClickLayer:
         self.layer.metadata[_PUT_AWAY] = True
 
     def leave(self, labels: Labels, label: int) -> None:
-        """Stop listening, and leave the points of an object in the viewer, for `take_over` to find."""
+        """Stop listening, and leave the points of an object in the viewer, for `take_over` to find.
+
+        Its label is 0 if there is nothing of it in the labels.
+        """
         self.disconnect()
         self.layer.mode = "pan_zoom"
         self.layer.metadata[_LEFT] = (self.source.image.unique_id, labels.unique_id, label)
@@ -514,7 +518,9 @@ def writable(layer: Labels) -> bool:
 
 
 def copied(layer: Labels) -> Labels:
-    """Return a new layer with the labels of another one, which lies where that does and can be written to.
+    """Return an empty layer for the labels of another one, which lies where that does and can be written to.
+
+    `LayerLabels.copy` brings them over.
 
     Raises
     ------
@@ -530,7 +536,9 @@ def copied(layer: Labels) -> Labels:
         )
     lies = {name: getattr(layer, name) for name in PLACE}
     lies["affine"] = layer.affine.affine_matrix
-    return _seen(np.array(data), name=f"{layer.name} copy", metadata=dict(layer.metadata), **lies)
+    return _seen(
+        np.zeros(data.shape, data.dtype), name=f"{layer.name} copy", metadata=dict(layer.metadata), **lies
+    )
 
 
 def labels_of(image: Image, layers: Iterable[Any]) -> Labels | None:
@@ -709,10 +717,25 @@ class LayerLabels:
         """Which planes hold labels, as far as `survey` and what was written since tell: bool, the leading axes' shape."""
         return self._filled > 0
 
-    def survey(self, planes: Iterable[tuple[int, ...]]) -> None:
-        """Count which pixels of these planes have a label; it reads all of them, so let a worker thread do it."""
-        for plane in planes:
-            self._filled[plane] = np.count_nonzero(self[plane or ...])
+    def copy(self, source: Labels) -> None:
+        """Bring over the labels of another layer, where nobody has painted yet; a worker thread may do it, then `refresh`."""
+        array, target = finest(source), self.array
+        rows = max(1, _AT_ONCE // target[:1].nbytes)  # so that a lazy array's chunks are read about once
+        for first in range(0, len(target), rows):
+            part = target[first : first + rows]
+            np.copyto(part, np.asarray(array[first : first + rows]), where=part == 0)
+
+    def survey(self, planes: Iterable[tuple[int, ...]] | None = None) -> int:
+        """Count which pixels of some planes, or of all, have a label, and return the highest label there.
+
+        It reads all of them, so let a worker thread do it.
+        """
+        highest = 0
+        for plane in np.ndindex(self._filled.shape) if planes is None else planes:
+            labels = self[plane or ...]
+            self._filled[plane] = np.count_nonzero(labels)
+            highest = max(highest, int(labels.max(initial=0)))
+        return highest
 
 
 class Stroke:

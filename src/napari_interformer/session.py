@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion
 
+from napari_interformer.features import SNAP, padded
 from napari_interformer.image import Planes, plane_of, read_only
 from napari_interformer.prompts import (
     Box,
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
     from napari_interformer.volume import Ended, Gap
 
 Plane = tuple[int, ...]
-SNAP = 32  # windows begin and end on multiples of this, as tiles and regions do
 # A window grows with its object up to this many training windows a side; beyond, only the part around the newest
 # click is decoded again.
 LARGEST_WINDOW = 4
@@ -248,6 +248,8 @@ class Session:
         that of `features` if they were just encoded. Without it every object is seen at the image's own magnification.
     object_size : float, optional
         How large objects are across, in pixels; found out from the first answer if None. It takes the image.
+    highest : int, optional
+        The highest label in `labels`, where that is known; all of them are read if None.
 
     Raises
     ------
@@ -266,6 +268,7 @@ class Session:
         live: bool = False,
         image: Planes | None = None,
         object_size: float | None = None,
+        highest: int | None = None,
     ) -> None:
         if not hasattr(features, "model_fingerprint") or not hasattr(model, "fingerprint"):
             raise TypeError(
@@ -309,7 +312,7 @@ class Session:
         # What `volume.carry` found between two planes with clicks, or beyond the outermost.
         self.gaps: dict[tuple[Plane | None, Plane | None], Gap] = {}
         self._lock = threading.Lock()
-        self._highest = self._highest_label()
+        self._highest = self._highest_label() if highest is None else highest
         self.label = self._highest + 1
 
     # ------------------------------------------------------------------------------------ reading
@@ -364,6 +367,11 @@ class Session:
     def latest(self, plane: Plane = ()) -> Step | None:
         """Return the current object's newest step on a plane, None where it has no prompt."""
         return _last(self._steps, plane_of(plane, self.features.leading))
+
+    @property
+    def empty(self) -> bool:
+        """Whether the current object has no pixel."""
+        return not any(self.plane_mask(plane)[1].any() for plane in self.planes)
 
     @property
     def covered(self) -> bool:
@@ -617,7 +625,7 @@ class Session:
         ValueError
             If no pixel is masked, or all that are belong to other objects, which are protected; nothing changes.
         """
-        if not any(self.plane_mask(plane)[1].any() for plane in self.planes):
+        if self.empty:
             raise ValueError(
                 "commit takes an object with at least one pixel; got an empty mask: click on the object first."
             )
@@ -669,11 +677,14 @@ class Session:
         ValueError
             If there is no such object, or the current one is neither committed nor cleared.
         """
-        if self._steps or self._edited:
-            raise ValueError(
-                f"edit takes a session without a current object; object {self.label} is not finished: commit or clear it "
-                "first."
-            )
+        self.adopt_edit(label, self.compute_edit(label, plane))
+
+    def compute_edit(self, label: int, plane: Plane | None = None) -> Steps:
+        """Look for an object in `labels` without changing anything; safe to call from a worker thread, for `adopt_edit`.
+
+        It reads all of them, or one plane.
+        """
+        self._check_no_current("edit")
         leading = self.features.leading
         planes = list(np.ndindex(*leading)) if plane is None else [plane_of(plane, leading)]
         try:
@@ -691,12 +702,23 @@ class Session:
             raise ValueError(
                 f"edit takes a label that is in the label image; got {label!r}, which has no pixel there."
             )
-        steps = self.compute(masks)
-        self.label = number
-        self._take(masks)
+        return self.compute(masks)
+
+    def adopt_edit(self, label: int, steps: Steps) -> None:
+        """Go on with what `compute_edit` returned; errors as for `edit`."""
+        self._check_no_current("edit")
+        self.label = int(label)
+        self._take(step.prompt for step in steps)
         # The start, not a change: undo does not go behind it.
         self._past, self._future = [], []
         self._show(steps)
+
+    def _check_no_current(self, name: str) -> None:
+        if self._steps or self._edited:
+            raise ValueError(
+                f"{name} takes a session without a current object; object {self.label} is not finished: commit or clear it "
+                "first."
+            )
 
     def _take(self, masks: Iterable[Prompt]) -> None:
         """Begin with what the label has on these planes: whatever comes of the object replaces that."""
@@ -750,7 +772,11 @@ class Session:
         self.adopt_saved(self.compute_saved(path))
 
     def compute_saved(self, path: str | Path) -> Replay:
-        """Answer all prompts of a file without changing anything; safe to call from a worker thread, for `adopt_saved`."""
+        """Answer all prompts of a file without changing anything; safe to call from a worker thread, for `adopt_saved`.
+
+        It reads all of `labels`.
+        """
+        self._check_no_current("load_prompts")
         saved = Saved.read(Path(path))
         if saved.image != self.features.image_fingerprint:
             raise ValueError(
@@ -762,15 +788,12 @@ class Session:
                 stacklevel=2,
             )
         told = (*saved.finished, saved.current)
+        self._check_free([story for story in told if story.prompts])
         return tuple((story, self._compute(story.prompts, story.size)) for story in told)
 
     def adopt_saved(self, replay: Replay) -> None:
         """Take over what `compute_saved` returned; errors as for `load_prompts`."""
-        if self._steps or self._edited:
-            raise ValueError(
-                "load_prompts takes a session without a current object; commit or clear it first."
-            )
-        self._check_free(story for story, steps in replay if steps)
+        self._check_no_current("load_prompts")
         usual = self.object_size, self.overwrite
         *finished, (current, latest) = replay
         try:
@@ -790,9 +813,8 @@ class Session:
         if story.edited:
             self._take(story.prompts)
 
-    def _check_free(self, stories: Iterable[Story]) -> None:
+    def _check_free(self, stories: Sequence[Story]) -> None:
         """Refuse objects whose numbers others have, or that the labels cannot hold."""
-        stories = list(stories)
         for story in stories:
             self._check_label(story.label)
         new = np.unique([story.label for story in stories if not story.edited])
@@ -1017,8 +1039,7 @@ class Session:
         return inside, fine[: inside.height, : inside.width]
 
     def _padded(self, level: int) -> tuple[int, int]:
-        height, width = size_at(self.features.size, level)
-        return -(-height // SNAP) * SNAP, -(-width // SNAP) * SNAP
+        return padded(size_at(self.features.size, level))
 
     @property
     def _limit(self) -> int:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
+from napari_interformer.features import SNAP, padded
 from napari_interformer.prompts import Box, Click, Mask, cut
 from napari_interformer.simulate import depth, iou
 
@@ -405,13 +406,8 @@ def look_at(session: Session, source: Mask) -> Look | None:
 
 def values_of(session: Session, plane: Plane, box: Box) -> NDArray[np.float32]:
     """Return what says how pixels look: the finest maps, and the image where it is known. (C, Y, X), of `box`."""
-    many = 32  # windows of features begin and end on multiples of this
-    window = Box(
-        box.left // many * many,
-        box.top // many * many,
-        -(-box.right // many) * many,
-        -(-box.bottom // many) * many,
-    )
+    bottom, right = padded((box.bottom, box.right))
+    window = Box(box.left // SNAP * SNAP, box.top // SNAP * SNAP, right, bottom)
     inner = box.shift(-window.top, -window.left).slices
     maps = session.features.window(plane, window)[:LOOKED_AT]
     values = [

@@ -273,6 +273,7 @@ class Panel(QScrollArea):
             self.encoder.share(lambda cores: cores - max(1, cores // 4))
             model = known.get((name, device)) or _loaded(name, device)
             planes, features = features_for(job.source.planes(), model, store, made)
+            features.ready_planes()  # looks through a store, once: not in the window
             self.encoder.tell(partial(self._prepared, job, (name, device), model, features))
             self._encode(job, planes, features, model, device)
 
@@ -403,7 +404,7 @@ class Panel(QScrollArea):
         )  # loads torch, which opening the panel need not wait for
 
         chosen, there = layer, layer in self.viewer.layers
-        layer = layer if writable(layer) else copied(layer)
+        layer = layer if writable(layer) else copied(layer)  # empty as yet: see `_look_through`
         labels = LayerLabels(layer, source.axis)
         session = Session(
             features,
@@ -412,6 +413,7 @@ class Panel(QScrollArea):
             overwrite=self.form.overwrite.isChecked(),
             live=True,
             object_size=self.form.size.value() or None,
+            highest=0,  # as far as is known: see `_look_through`
         )
         if there and (self.labels is None or layer is not self.labels.layer) and lay_over(layer, source):
             show_info(f"{layer.name} was laid over {source.image.name}, since nobody had said where it lies.")
@@ -422,19 +424,12 @@ class Panel(QScrollArea):
         array, image, stories = self._known.pop(layer, (None, "", []))
         if array is not None and array() is labels.array and image == features.image_fingerprint:
             session.stories = stories
-        labels.make_room(session.highest)
         clicks, layers = self.clicks, self.viewer.layers
         if clicks is not None and (not clicks.fits(source) or clicks.layer not in layers):
             self._put_clicks_away()
             clicks = None
         if layer not in layers:  # below the clicks, if they are there
             layers.insert(len(layers) if clicks is None else layers.index(clicks.layer), layer)
-        if layer is not chosen:
-            chosen.visible = False
-            show_info(
-                f"{chosen.name} cannot be written to: its objects were copied to {layer.name}, and new ones go there; save "
-                "them with Save labels…."
-            )
         clicks = clicks or self._add_clicks(source)
         self.labels = labels
         self._follow(layer.events.paint, self._painted)
@@ -452,9 +447,44 @@ class Panel(QScrollArea):
         self._bind()
         self._plane = self._shown_plane()
         self._refresh()
-        if there and labels.annotated.ndim:
-            self._survey(np.ndindex(labels.annotated.shape))
+        if there:
+            self._look_through(chosen)
         self._take_over()
+
+    def _look_through(self, chosen: Labels) -> None:
+        """See which labels there are, in the decoding thread: a large stack takes long, and clicks wait for their number.
+
+        If they cannot be written to where they are, they are copied on the way.
+        """
+        annotator, labels = self._now(), self.labels
+        assert labels is not None
+        layer = labels.layer
+
+        def work() -> int | Exception:
+            try:
+                if layer is not chosen:
+                    labels.copy(chosen)
+                return labels.survey()
+            except Exception as error:
+                return error
+
+        def then(found: int | Exception) -> None:
+            if isinstance(found, Exception):
+                self._end_session()  # or an object could get the number of another
+                if layer is not chosen:
+                    self.viewer.layers.remove(layer)
+                raise found
+            labels.make_room(found)
+            annotator.found(found)
+            if layer is not chosen:
+                layer.refresh()
+                chosen.visible = False
+                show_info(
+                    f"{chosen.name} cannot be written to: its objects were copied to {layer.name}, and new ones go there; "
+                    "save them with Save labels…."
+                )
+
+        annotator.act(then, work)
 
     def _take_over(self) -> None:
         """Go on with the object that was not committed when the panel was closed."""
@@ -466,7 +496,7 @@ class Panel(QScrollArea):
         layer, label, points = left
         self.viewer.layers.remove(layer)
         clicks.layer.name = layer.name
-        if label <= annotator.session.highest:  # or none of its clicks had been answered
+        if label:
             annotator.edit(label)
         clicks.write(points)
         annotator.edited()
@@ -1151,19 +1181,22 @@ class Panel(QScrollArea):
             return
         annotator = self._now()
         session = annotator.session
-        if not (shown or before.masks):
-            return
-        if before.label <= session.highest:
-            show_warning(
-                f"{labels.layer.name} got other data, which may hold object {before.label} already: it is left as it is "
-                "there, and its clicks are gone; press E and click on an object to go on with it."
-            )
-            return
-        session.label = before.label  # there is nothing of it: it is painted again
-        if before.masks:
-            annotator.act(session.adopt, lambda: session.compute(before.masks))
-        clicks.write(shown)
-        annotator.edited()
+
+        def go_on(_: None) -> None:
+            if before.label <= annotator.highest:
+                show_warning(
+                    f"{labels.layer.name} got other data, which may hold object {before.label} already: it is left as it is "
+                    "there, and its clicks are gone; press E and click on an object to go on with it."
+                )
+                return
+            session.label = before.label  # there is nothing of it: it is painted again
+            if before.masks:
+                annotator.act(session.adopt, lambda: session.compute((*before.masks, *session.clicks)))
+            clicks.write((*shown, *clicks.read()))
+            annotator.edited()
+
+        if shown or before.masks:
+            annotator.act(go_on)  # once it is known which labels there are
 
     def _pixels_given(self, event: Any) -> None:
         """Somebody gave an image other pixels."""
@@ -1292,7 +1325,8 @@ class Panel(QScrollArea):
             if len(self.clicks.layer.data) == 0:
                 self._put_clicks_away()
             elif annotator is not None and labels is not None:
-                self.clicks.leave(labels.layer, annotator.session.label)
+                session = annotator.session
+                self.clicks.leave(labels.layer, 0 if session.empty or session.covered else session.label)
             else:
                 self.clicks.disconnect()
         self.clicks = None
