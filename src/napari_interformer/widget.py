@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from napari_interformer.layers import Source
     from napari_interformer.model import InterFormer
     from napari_interformer.prompts import Click
-    from napari_interformer.session import Replay, Session
+    from napari_interformer.session import Replay
     from napari_interformer.stories import Saved, Story
     from napari_interformer.train import Progress as Learnt
 
@@ -443,12 +443,12 @@ class Panel(QScrollArea):
         if self.form.image.layer() is source.image:
             self.form.labels.choose(layer)
         self.annotator = Annotator(session, clicks, self.decoder, tell=show_warning, changed=self._changed)
-        self._open_journal(session)
         self._bind()
         self._plane = self._shown_plane()
         self._refresh()
         if there:
             self._look_through(chosen)
+        self._open_journal(self.annotator)
         self._take_over()
 
     def _look_through(self, chosen: Labels) -> None:
@@ -501,26 +501,28 @@ class Panel(QScrollArea):
         clicks.write(points)
         annotator.edited()
 
-    def _open_journal(self, session: Session) -> None:
+    def _open_journal(self, annotator: Annotator) -> None:
         """Note on disk what is clicked from now on, and look for what another run noted of this image."""
-        image, label = session.features.image_fingerprint, session.highest
+        session = annotator.session
+        image = session.features.image_fingerprint
 
         def failed(error: OSError) -> None:
             self.decoder.tell(
                 partial(show_warning, f"Clicks are not noted for after a crash: {sentence(error)}")
             )
 
-        journal = self._journal = Journal(image, failed)
+        self._journal = Journal(image, failed)
 
         def found(offer: Offer | None) -> None:
-            if self._journal is journal and offer is not None and not session.stories:
+            if offer is not None and not session.stories:
                 self._offer = offer
                 self.form.show_offer(offer)
                 show_info(
                     f"{counted(offer)} are not in these labels: Restore, in the panel, brings them back."
                 )
 
-        self.decoder.run(partial(find_offer, image, label), found, self._failed)
+        # In line, since the labels have to be looked through before.
+        annotator.act(found, lambda: find_offer(image, session.highest))
 
     def _changed(self) -> None:
         if not self._note.isActive():
