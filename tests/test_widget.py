@@ -16,6 +16,7 @@ from qtpy.QtCore import QEvent, QTimer
 from napari_interformer import adapting, checkpoint, journal
 from napari_interformer.checkpoint import load_model, models
 from napari_interformer.encoding import CPU_BATCH
+from napari_interformer.files import read_image
 from napari_interformer.layers import CLICKS, GREEN, LABELS, RED, LayerLabels
 from napari_interformer.prompts import Box, Click
 from napari_interformer.store import Store
@@ -1208,9 +1209,53 @@ def test_labels_and_clicks_are_saved_and_clicks_replayed(field, tmp_path, monkey
     monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(tmp_path / "clicks.json"), ""))
     window.form.load_prompts.click()
     window.idle()
-    assert len(window.told) == 1
+    assert window.told[1:] == ["Clicks are saved as clicks.json."]
     np.testing.assert_array_equal(window.labels, whole)
     assert len(window.points.data) == 1
+
+
+def test_an_ending_is_added_and_replaces_nothing_unasked(field, tmp_path, monkeypatch):
+    from qtpy.QtWidgets import QFileDialog
+
+    window, centres = field
+    window.click_and_wait(centres[0])
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "mine"), ""))
+    for button, name in ((window.form.save_prompts, "mine.json"), (window.form.save_labels, "mine.ome.tif")):
+        button.click()
+        window.idle()
+        assert name in window.told[-1]
+        (tmp_path / name).write_text("of value")
+        button.click()
+        window.idle()
+        assert f"{name} is there already" in window.told[-1] and (tmp_path / name).read_text() == "of value"
+
+
+@pytest.mark.parametrize(("scale", "size"), [(1, 0.325), (2, 2)])
+def test_labels_have_the_pixel_size_of_the_file_unless_somebody_gave_one(
+    window, tmp_path, monkeypatch, scale, size
+):
+    import tifffile
+    from qtpy.QtWidgets import QFileDialog
+
+    image, centres = squares()
+    told = {"axes": "YX", "PhysicalSizeX": 0.325, "PhysicalSizeY": 0.325}
+    tifffile.imwrite(tmp_path / "image.ome.tif", image, metadata=told)
+    (layer,) = window.viewer.open(tmp_path / "image.ome.tif", plugin="napari")
+    layer.scale = (scale, scale)
+    window.encode()
+    window.click_and_wait(np.multiply(centres[0], scale))
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "labels.ome.tif"), ""))
+    window.form.save_labels.click()
+    window.idle()
+    saved = read_image(tmp_path / "labels.ome.tif")
+    assert saved.scale == (size, size) and saved.unit == ("micrometer" if size < 1 else None)
+
+
+def test_a_new_store_is_not_made_where_no_folder_is(window, tmp_path):
+    image, _ = squares()
+    window.form.store.setText(str(tmp_path / "no" / "x.zarr"))
+    window.open(image)
+    assert "no is not there" in window.told[-1] and not list(tmp_path.glob("*"))
 
 
 def after_a_crash(window, monkeypatch):

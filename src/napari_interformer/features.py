@@ -297,9 +297,14 @@ class Features:
 
     def _check(self, origin: Origin) -> None:
         if different := self.origin.differences(origin):
+            only = different == ["contrast"]
+            remedy = (
+                "the contrast they were encoded with, or another store"
+                if only
+                else "another store, or delete this one"
+            )
             raise ValueError(
-                f"{name_of(self.path or Path('memory'))} holds features of another {' and '.join(different)}; give another "
-                "store, or delete this one."
+                f"{name_of(self.path or Path('memory'))} holds features of another {' and '.join(different)}; give {remedy}."
             )
 
     # ------------------------------------------------------------------------------------------- reading

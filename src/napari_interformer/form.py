@@ -594,7 +594,8 @@ class Form(QWidget):
         self.propagate.setEnabled(stack and not carrying)
         self.stop.setEnabled(carrying)
         self.edit.setChecked(picking)
-        self.object.setText(f"{before} {_told(annotator, picking, adapting)}".strip())
+        told = _told(annotator, picking, adapting, self.image.layer() is not None)
+        self.object.setText(f"{before} {told}".strip())
 
 
 def counted(offer: Offer) -> str:
@@ -602,9 +603,9 @@ def counted(offer: Offer) -> str:
     return f"{offer.objects} object{'s' * (offer.objects != 1)} of {offer.when:%d %b, %H:%M}"
 
 
-def _told(annotator: Annotator | None, picking: bool, adapting: bool) -> str:
+def _told(annotator: Annotator | None, picking: bool, adapting: bool, image: bool) -> str:
     if annotator is None:
-        return "Press Encode, then click on an object."
+        return "Press Encode, then click on an object." if image else "Open an image first."
     if picking:
         return "Click on the object to go on with."
     session, count = annotator.session, len(annotator.session.clicks)

@@ -17,6 +17,7 @@ import numpy as np
 from napari.layers import Labels, Points
 from napari.layers.base import ActionType
 
+from napari_interformer.files import read_image
 from napari_interformer.image import Planes, read_only
 from napari_interformer.prompts import Click
 
@@ -121,6 +122,21 @@ class Source:
             contrast=limits,
             rgb=rgb,
         )
+
+    def pixel_size_of_file(self) -> tuple[list[float], str] | None:
+        """Return the pixel size per axis without channels, and its unit, that the image's file tells.
+
+        napari's own reader does not tell it. None if no file of that shape does. A worker thread may do this.
+        """
+        path, shape = self.image.source.path, tuple(finest(self.image).shape)
+        try:
+            file = read_image(path) if path else None
+        except (OSError, ValueError):
+            return None
+        if file is None or file.scale is None or file.unit is None or tuple(file.data.shape) != shape:
+            return None
+        left_out = len(shape) - 1 if self.image.rgb else self.axis
+        return [size for i, size in enumerate(file.scale) if i != left_out], file.unit
 
     def placement(self) -> dict[str, Any]:
         """Return where a layer without channels must lie to cover the image: scale, translate, rotate and so on.

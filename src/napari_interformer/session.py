@@ -347,6 +347,11 @@ class Session:
         """The planes on which the current object has prompts, in C order."""
         return tuple(sorted({step.prompt.plane for step in self._steps}))
 
+    def __repr__(self) -> str:
+        features = self.features
+        current = f"object {self.label} with {len(self.clicks)} clicks"
+        return f"Session({features.origin.axes} {features.shape}, {len(self.objects)} objects committed, {current})"
+
     @property
     def mask(self) -> BoolMask:
         """The current object: bool, the shape of the image or stack (made anew at every read)."""
@@ -822,8 +827,8 @@ class Session:
             there = np.intersect1d(np.asarray(self.labels[plane or ...]), new)
             if there.size:
                 raise ValueError(
-                    f"load_prompts takes a label image without the objects of the file; object {there[0]} is there already: "
-                    "load into an empty label image."
+                    f"Saved clicks take labels without their objects; object {there[0]} is there already: load them into new, "
+                    "empty labels."
                 )
 
     # ------------------------------------------------------------------------------------ decoding

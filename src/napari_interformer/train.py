@@ -126,7 +126,8 @@ class TrainConfig(ClickConfig):
     initial : str
         Name or file of a model to start from instead of random weights; its sizes hold then.
     dataset : str
-        Layout of the folder: "folder" for images/ and labels/, or that of a published set (see `datasets.DATASETS`).
+        Layout of the folder: "folder" for images/ and labels/, or that of a published set: dsb2018, grabcut, berkeley,
+        davis or sbd.
     validation : float
         Share of the images, by kind, that is never trained on.
     synthetic : float

@@ -1059,17 +1059,20 @@ class Panel(QScrollArea):
         path, _ = QFileDialog.getSaveFileName(
             self, "Save labels", "labels.ome.tif", "OME-TIFF (*.tif *.tiff);;OME-Zarr (*.zarr)"
         )
-        if path:  # not every system's dialog adds the ending
-            self.write_labels(annotator, self.labels, Path(path if Path(path).suffix else f"{path}.ome.tif"))
+        if path:
+            self.write_labels(annotator, self.labels, _with_ending(path, ".ome.tif"))
 
     def write_labels(self, annotator: Annotator, labels: LayerLabels, path: Path) -> None:
         """Write labels in the decoding thread, once everything before is done."""
-        scale, unit = labels.pixel_size
+        assert self.clicks is not None
+        source, (scale, unit) = self.clicks.source, labels.pixel_size
         names = labels.axis_labels  # such as z, or -3 where nobody named it
         axes = "".join(name if len(name) == 1 else "?" for name in names)
 
         def work() -> Path:
-            return write_labels(path, labels, axes=axes, scale=scale, unit=unit)
+            told = None if unit or any(size != 1 for size in scale) else source.pixel_size_of_file()
+            sizes, of_unit = told or (scale, unit)
+            return write_labels(path, labels, axes=axes, scale=sizes, unit=of_unit)
 
         annotator.act(lambda saved: show_info(f"Labels are saved as {saved.name}."), work)
 
@@ -1078,7 +1081,11 @@ class Panel(QScrollArea):
         annotator = self._now()
         path, _ = QFileDialog.getSaveFileName(self, "Save clicks", "clicks.json", "Clicks (*.json)")
         if path:
-            annotator.act(lambda _: annotator.session.save_prompts(path))
+            file = _with_ending(path, ".json")
+            annotator.act(
+                lambda saved: show_info(f"Clicks are saved as {saved.name}."),
+                lambda: annotator.session.save_prompts(file),
+            )
 
     def load_prompts(self) -> None:
         """Replay saved clicks."""
@@ -1387,6 +1394,11 @@ def features_for(
                 "model it was made with."
             )
         return planes, found
+    if isinstance(path, Path) and not path.absolute().parent.is_dir():
+        raise FileNotFoundError(
+            f"Features are kept in a new folder within one that is there; got {path}, and {path.absolute().parent} is not "
+            "there: check the path."
+        )
     fresh = room_for(planes, model, store=path)
     same = (features for features in before if not features.origin.differences(fresh.origin))
     return planes, next(same, fresh)
@@ -1407,6 +1419,18 @@ def _loaded(name: str, device: str) -> InterFormer:
     from napari_interformer.model import decoding_device
 
     return load_model(name, device=decoding_device(device))
+
+
+def _with_ending(path: str, ending: str) -> Path:
+    """Add the ending that not every system's dialog adds; it has not asked then whether a file is to be replaced."""
+    if Path(path).suffix:
+        return Path(path)
+    named = Path(f"{path}{ending}")
+    if named.exists():
+        raise FileExistsError(
+            f"{named.name} is there already; choose it in the list to replace it, or another name."
+        )
+    return named
 
 
 def _duration(seconds: float) -> str:
