@@ -1248,7 +1248,7 @@ def test_labels_have_the_pixel_size_of_the_file_unless_somebody_gave_one(
     window.form.save_labels.click()
     window.idle()
     saved = read_image(tmp_path / "labels.ome.tif")
-    assert saved.scale == (size, size) and saved.unit == ("micrometer" if size < 1 else None)
+    assert saved.scale == (size, size) and saved.unit == ("micrometer" if size < 1 else "pixel")
 
 
 def test_a_new_store_is_not_made_where_no_folder_is(window, tmp_path):
