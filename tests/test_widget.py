@@ -1258,7 +1258,7 @@ def test_a_new_store_is_not_made_where_no_folder_is(window, tmp_path):
     assert "no is not there" in window.told[-1] and not list(tmp_path.glob("*"))
 
 
-def after_a_crash(window, monkeypatch):
+def after_a_crash(window, monkeypatch, labels=None):
     """Let the clicks be noted, then open the same image in a window that knows nothing, as after a crash."""
     panel = window.panel
     assert panel._note.isActive()
@@ -1272,8 +1272,11 @@ def after_a_crash(window, monkeypatch):
     window.panel = Panel(window.viewer)
     window.viewer.window.add_dock_widget(window.panel, name="InterFormer")
     window.form = window.panel.form
-    window.open(image)
-    window.rest()
+    window.viewer.add_image(image)
+    if labels is not None:
+        window.form.labels.choose(window.viewer.add_labels(labels))
+    window.encode()
+    window.idle()
 
 
 def test_what_was_clicked_before_a_crash_is_restored(field, monkeypatch):
@@ -1297,6 +1300,16 @@ def test_what_was_clicked_before_a_crash_is_restored(field, monkeypatch):
     window.wait(lambda: not path.exists() and window.panel._journal.path.exists())
     window.key_and_wait("Ctrl+Z")
     assert set(np.unique(window.labels)) == {0, 1}
+
+
+def test_what_the_labels_hold_is_not_offered(field, monkeypatch):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    after_a_crash(window, monkeypatch, labels=window.labels.copy())
+    window.rest()
+    assert not window.form.restore.isVisible() and not window.told
+    assert window.panel.annotator.session.label == 2
 
 
 def test_an_offer_ends_with_the_first_object_that_takes_a_number(field, monkeypatch):

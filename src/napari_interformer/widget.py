@@ -522,7 +522,7 @@ class Panel(QScrollArea):
                 )
 
         # In line, since the labels have to be looked through before.
-        annotator.act(found, lambda: find_offer(image, session.highest))
+        annotator.act(found, lambda: find_offer(image, annotator.highest))
 
     def _changed(self) -> None:
         if not self._note.isActive():
