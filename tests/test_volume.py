@@ -214,6 +214,8 @@ def test_a_gap_in_the_image_between_two_clicks_is_filled_with_what_lies_between(
     areas = s.mask.sum(axis=(1, 2))
     assert areas[0] == 1600 and areas[3] == 576
     assert areas[0] > areas[1] > areas[2] > areas[3]
+    widths = [int(plane.any(axis=0).sum()) for plane in s.mask]
+    assert widths[0] - widths[1] >= 5  # a third of 16
 
 
 def test_the_shape_between_two_squares_is_the_square_between_them():
@@ -224,17 +226,6 @@ def test_the_shape_between_two_squares_is_the_square_between_them():
         assert (shape.plane, shape.box.width, shape.box.height) == ((z,), side, side)
         assert between(inner, outer, (z,)).box == shape.box
         assert between(outer, inner, (z,), 2).box.width > side  # for longer like the first
-
-
-def test_where_the_image_shows_nothing_it_is_what_lies_between_and_no_more_like_the_nearer():
-    planes = planes_of(40, 40, 24, 24)
-    planes[1:3] = 0
-    s = session_of(planes)
-    s.click((0, 48, 40))
-    s.click((3, 48, 40))
-    s.propagate()
-    widths = [int(s.mask[z].any(axis=0).sum()) for z in range(4)]
-    assert widths[0] - widths[1] >= 5  # a third of 16
 
 
 def test_the_larger_of_two_ends_is_carried_first():
