@@ -365,6 +365,11 @@ class Form(QWidget):
         self.planes = PlaneStrip()
         part.addWidget(self.bar)
         part.addWidget(self.planes)
+        self.restore = _button(
+            "", "Replay what was clicked on this image before napari was closed, or crashed."
+        )
+        self.restore.hide()
+        part.addWidget(self.restore)
         return part
 
     def _clicks(self) -> QVBoxLayout:
@@ -442,11 +447,7 @@ class Form(QWidget):
             "Save clicks…", "Write all objects' clicks as JSON; they reproduce the masks."
         )
         self.load_prompts = _button("Load clicks…", "Replay saved clicks on the same image.")
-        self.restore = _button(
-            "", "Replay what was clicked on this image before napari was closed, or crashed."
-        )
-        self.restore.hide()
-        return _grid((self.save_labels,), (self.save_prompts, self.load_prompts), (self.restore,))
+        return _grid((self.save_labels,), (self.save_prompts, self.load_prompts))
 
     # ---------------------------------------------------------------------------------------- reading
 
