@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING
 
 import platformdirs
@@ -69,23 +68,19 @@ class Journal:
         self.path = folder() / f"{_start_of_name(image)}-{_RUN}-{secrets.token_hex(4)}.json"
         self._failed = failed
         self._thread = ThreadPoolExecutor(1, "interformer-journal")
-        self._lock = Lock()
-        self._waiting: Saved | None = None
+        self._newest: Saved | None = None  # of what was to be written
         self._superseded: list[Path] = []
         self._over = False
 
     def write(self, saved: Saved) -> None:
-        """Have this written in place of what was written before; if several wait, the last one is."""
-        with self._lock:
-            first, self._waiting = self._waiting is None, saved
-            if first and not self._over:
-                self._thread.submit(self._write)
+        """Have this written in place of what was written before, unless it is the same; if several wait, the last one is."""
+        if saved != self._newest and not self._over:
+            self._newest = saved
+            self._thread.submit(self._write, saved)
 
-    def _write(self) -> None:
-        with self._lock:
-            saved, self._waiting = self._waiting, None
-        if saved is None or self._over:
-            return
+    def _write(self, saved: Saved) -> None:
+        if saved is not self._newest or self._over:
+            return  # a later one is in line, or it cannot be written
         try:
             if saved.finished or saved.current.prompts:
                 self.path.parent.mkdir(parents=True, exist_ok=True)

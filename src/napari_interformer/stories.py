@@ -71,13 +71,6 @@ class Saved:
     finished: tuple[Story, ...]
     current: Story
 
-    def same(self, other: Saved) -> bool:
-        """Whether nothing was said in between; masks are large, so it is asked whether they are the very same."""
-        mine, others = ((*one.finished, one.current.label, *one.current.prompts) for one in (self, other))
-        return len(mine) == len(others) and all(
-            a is b or (isinstance(a, Click | int) and a == b) for a, b in zip(mine, others, strict=True)
-        )
-
     def write(self, path: Path) -> Path:
         """Write JSON: whole or not at all."""
         head = json.dumps({"format": FORMAT, "image": self.image, "model": self.model})[:-1]

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from napari_interformer.model import InterFormer
     from napari_interformer.prompts import Click
     from napari_interformer.session import Replay
-    from napari_interformer.stories import Saved, Story
+    from napari_interformer.stories import Story
     from napari_interformer.train import Progress as Learnt
 
 AT_ONCE = 0.05  # seconds for which the window may wait for an answer
@@ -141,7 +141,6 @@ class Panel(QScrollArea):
         self._rest.setInterval(RESTING)
         self._rest.timeout.connect(self._rested)
         self._journal: Journal | None = None
-        self._noted: Saved | None = None
         self._offer: Offer | None = None
         self._note = QTimer(self)
         self._note.setSingleShot(True)
@@ -533,10 +532,8 @@ class Panel(QScrollArea):
         annotator, journal = self.annotator, self._journal
         if annotator is None or journal is None:
             return
-        saved, before = annotator.session.saved, self._noted
-        if before is None or not saved.same(before):
-            self._noted = saved
-            journal.write(saved)
+        saved = annotator.session.saved
+        journal.write(saved)
         if saved.finished and self._offer is not None:  # their numbers are taken
             self._withdraw()
 
@@ -617,7 +614,7 @@ class Panel(QScrollArea):
             self._write_journal()
         if self._journal is not None:
             self._journal.close()
-        self._journal = self._noted = None
+        self._journal = None
         self._withdraw()
         if self.annotator is not None and self.labels is not None:
             self.annotator.close()
