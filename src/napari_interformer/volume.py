@@ -302,8 +302,7 @@ def neighbour(session: Session, front: _Front, other: _Front | None) -> Mask | R
     plane, size = front.ahead, Box.of(session.features.size)
     prior = straight = Mask(plane, front.mask.box, front.mask.mask)
     if other is not None:
-        prior = between(front.mask, other.mask, plane, LATE)
-        straight = between(front.mask, other.mask, plane)
+        prior, straight = _between(front.mask, other.mask, plane, LATE, 1)
     part, depths = depth(prior.mask)
     deepest = float(depths.max())
     y, x = divmod(int(depths.argmax()), depths.shape[1])
@@ -358,14 +357,21 @@ def between(first: Mask, second: Mask, plane: Plane, late: float = 1) -> Mask:
 
     With `late` above 1 it stays like the first for longer.
     """
+    return _between(first, second, plane, late)[0]
+
+
+def _between(first: Mask, second: Mask, plane: Plane, *lates: float) -> list[Mask]:
+    """Return such a shape for each of some values of `late`; the distances, which take the time, are measured once."""
     here, there, z = first.plane[-1], second.plane[-1], plane[-1]
-    share = ((z - here) / (there - here)) ** late
     box = first.box.union(second.box)
-    mask = (1 - share) * _signed(cut(first.mask, first.box, box, False)) + share * _signed(
-        cut(second.mask, second.box, box, False)
-    ) > 0
-    # Shapes that lie apart have nothing between them; then the nearer one counts.
-    return _tight(plane, box, mask) if mask.any() else Mask(plane, first.box, first.mask)
+    near, far = (_signed(cut(one.mask, one.box, box, False)) for one in (first, second))
+    shapes = []
+    for late in lates:
+        share = ((z - here) / (there - here)) ** late
+        mask = (1 - share) * near + share * far > 0
+        # Shapes that lie apart have nothing between them; then the nearer one counts.
+        shapes.append(_tight(plane, box, mask) if mask.any() else Mask(plane, first.box, first.mask))
+    return shapes
 
 
 def _signed(mask: BoolMask) -> NDArray[np.float64]:
