@@ -509,12 +509,12 @@ def choose_objects(labels: NDArray[np.integer], count: int, rng: np.random.Gener
 
 
 def place_window(box: Box, window: int, size: int, rng: np.random.Generator) -> Box:
-    """Put a window over an object, anywhere that keeps most of it inside, on the grid of 32 pixels."""
+    """Put a window over an object, anywhere that keeps most of it inside, on the grid of `DIVISOR` pixels."""
 
     def start(low: int, high: int) -> int:
         reach = max(0, (window - (high - low)) // 2)
         centre = (low + high) / 2 + rng.uniform(-reach, reach)
-        return min(max(0, round((centre - window / 2) / 32) * 32), size - window)
+        return min(max(0, round((centre - window / 2) / DIVISOR) * DIVISOR), size - window)
 
     left, top = start(box.left, box.right), start(box.top, box.bottom)
     return Box(left, top, left + window, top + window)
