@@ -9,13 +9,19 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from napari_interformer.prompts import (
+    CUT_COST,
+    CUTS,
     Box,
+    BoxPrompt,
     Click,
+    Mask,
     State,
     blank,
     cut,
     draw_click,
+    fitting_cut,
     fold,
+    in_order,
     obey,
     paste,
     region,
@@ -173,3 +179,36 @@ def test_a_click_knows_its_plane_and_its_position(position):
     assert click.position == position
     assert click.plane == position[:-2]
     assert (click.y, click.x, click.positive) == (3, 4, False)
+
+
+def test_a_box_holds_both_of_its_corners_whichever_they_are():
+    box = BoxPrompt((3,), Box(10, 4, 21, 9))
+    for corners in [((3, 4, 10), (3, 8, 20)), ((3, 8, 10), (3, 4, 20)), ((3, 8.2, 19.9), (3, 4, 10))]:
+        assert BoxPrompt.between(*corners) == box
+    assert box.middle == Click((3,), 6, 15)
+    with pytest.raises(ValueError, match=r"two corners on one plane; got \(3, 4, 10\) and \(4, 8, 20\)"):
+        BoxPrompt.between((3, 4, 10), (4, 8, 20))
+    with pytest.raises(ValueError, match="a position in pixels"):
+        BoxPrompt.between((4, 10), (8,))
+
+
+def test_boxes_and_masks_count_before_clicks_and_of_a_planes_boxes_the_newest():
+    first, again, other = (BoxPrompt((z,), Box(0, 0, n, n)) for z, n in ((0, 5), (0, 9), (1, 7)))
+    mask, clicks = Mask((2,), Box(0, 0, 1, 1), np.ones((1, 1), bool)), [Click((0,), 1, 1), Click((1,), 1, 1)]
+    assert in_order([clicks[0], first, mask, other, clicks[1], again]) == (mask, other, again, *clicks)
+
+
+@given(arrays(np.float32, SHAPE, elements=st.floats(-5, 5, width=32)), boxes.filter(lambda b: not b.empty))
+def test_logits_are_cut_where_the_mask_fills_the_box(logits, box):
+    box = box.intersect(Box.of(SHAPE))
+    if box.empty:
+        return
+
+    def worth(cut):
+        inside = np.zeros(SHAPE, bool)
+        inside[box.slices] = logits[box.slices] > cut
+        found = Box.around(inside)
+        share = 0 if found.empty else found.width * found.height / (box.width * box.height)
+        return share + CUT_COST * cut
+
+    assert worth(fitting_cut(logits, box)) == pytest.approx(max(worth(cut) for cut in CUTS))

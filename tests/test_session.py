@@ -16,7 +16,7 @@ from conftest import BlobModel, blobs
 from napari_interformer.encoding import encode, encode_tiles, room_for
 from napari_interformer.features import NotEncodedError
 from napari_interformer.image import Planes
-from napari_interformer.prompts import Click, Mask
+from napari_interformer.prompts import Box, BoxPrompt, Click, Mask
 from napari_interformer.samples import synthetic
 from napari_interformer.session import Session
 
@@ -101,6 +101,70 @@ def test_a_session_tells_what_it_takes(tmp_path):
     zarr.save_array(tmp_path / "labels.zarr", np.zeros(IMAGE.shape, int))
     with pytest.raises(ValueError, match="or open it for writing"):
         session(labels=zarr.open_array(tmp_path / "labels.zarr", mode="r"))
+
+
+def test_a_box_gives_the_object_in_it_and_nothing_outside():
+    s = session()
+    np.testing.assert_array_equal(s.box((16, 80), (47, 111)), LABELS == 2)
+    assert s.boxes == s.given == (BoxPrompt((), Box(80, 16, 112, 48)),) and not s.clicks
+    mask = s.box((100, 143), (16, 20))  # in its place; its middle is background, but somebody drew it
+    assert mask.any() and not mask[:16].any() and not mask[101:].any() and len(s.boxes) == 1
+    for expected in (LABELS == 2, np.zeros(IMAGE.shape, bool)):
+        s.undo()
+        np.testing.assert_array_equal(s.mask, expected)
+    s.redo()
+    np.testing.assert_array_equal(s.labels == s.commit(), LABELS == 2)
+
+
+def test_a_box_counts_before_the_clicks_of_its_plane():
+    one, other = session(), session()
+    one.click(CENTRES[0])
+    one.click(CENTRES[1], positive=False)
+    one.box((10, 10), (50, 50))
+    other.box((10, 10), (50, 50))
+    other.click(CENTRES[0])
+    other.click(CENTRES[1], positive=False)
+    assert one.prompts == other.prompts
+    np.testing.assert_array_equal(one.mask, other.mask)
+    one.remove(0)
+    assert len(one.boxes) == len(one.clicks) == 1
+
+
+def test_a_box_on_the_edge_of_the_image_is_what_is_inside_of_it():
+    s = session()
+    s.box((-20, -30), (40, 40))
+    assert s.boxes == (BoxPrompt((), Box(0, 0, 41, 41)),)
+    before = s.prompts
+    for corners in [((-9, -9), (-1, 50)), ((500, 500), (600, 600)), ((0, 1, 1), (0, 5, 5))]:
+        with pytest.raises(ValueError, match="A box takes pixels inside the image"):
+            s.box(*corners)
+    assert s.prompts == before
+
+
+def test_boxes_are_saved_and_replayed(tmp_path):
+    s = session()
+    s.box((16, 80), (47, 111))
+    s.commit()
+    s.box((96, 80), (127, 111))
+    s.click(CENTRES[4])
+    again = session()
+    again.load_prompts(s.save_prompts(tmp_path / "prompts.json"))
+    assert again.objects == s.objects and again.prompts == s.prompts
+    np.testing.assert_array_equal(again.labels, s.labels)
+
+
+@pytest.mark.parametrize("side", [10, 20, 200])
+def test_a_box_tells_how_large_the_object_is(default_model, side):
+    image = np.zeros((320, 384), np.uint8)
+    rows, columns = np.ogrid[:320, :384]
+    truth = (rows - 160) ** 2 + (columns - 190) ** 2 <= (side / 2) ** 2
+    image[truth] = 180
+    s = Session(encode(image, default_model, device="cpu"), default_model)
+    y, x = np.nonzero(truth)
+    mask = s.box((y.min(), x.min()), (y.max(), x.max()))
+    assert s.level == {10: 1, 20: 1, 200: -2}[side]
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.8
+    assert not mask[: y.min()].any() and not mask[:, x.max() + 1 :].any()
 
 
 def test_a_new_click_after_undo_drops_what_could_be_redone():
@@ -237,11 +301,38 @@ def test_what_somebody_paints_meanwhile_is_theirs():
     assert (s.labels[20:24, 20:24] == 9).all() and (s.labels == 1).sum() == 0
 
 
+def test_what_somebody_erases_stays_erased_until_it_is_clicked_on():
+    s = session(live=True)
+    (y, x), other = CENTRES[0], CENTRES[1]
+    s.click((y, x))
+    whole = s.labels.copy()
+    for part in (slice(x - 8, x - 4), slice(x + 4, x + 8)):
+        s.painted(Stroke(s.labels, y - 4, part.start, 0, (8, 4)))
+    erased = s.labels.copy()
+    assert (whole != erased).sum() == 64
+    s.click(other)  # the object grows, and so does its patch
+    there = whole != 0
+    np.testing.assert_array_equal(s.labels[there], erased[there])
+    s.click((y, x - 6))
+    back = s.labels.copy()
+    assert (back[y - 4 : y + 4, x - 8 : x - 4] == 1).all() and not back[y - 4 : y + 4, x + 4 : x + 8].any()
+    for expected in (erased, erased, None, whole):
+        s.undo()
+        if expected is not None:
+            np.testing.assert_array_equal(s.labels[there], expected[there])
+    for _ in range(4):
+        s.redo()
+    np.testing.assert_array_equal(s.labels, back)
+    s.commit()
+    np.testing.assert_array_equal(s.labels, back)
+
+
 class Stroke:
     """A square painted on a label image."""
 
-    def __init__(self, labels, y, x, label):
-        self.labels, self.label, self.where = labels, label, (slice(y, y + 24), slice(x, x + 24))
+    def __init__(self, labels, y, x, label, size=(24, 24)):
+        self.labels, self.label = labels, label
+        self.where = slice(y, y + size[0]), slice(x, x + size[1])
         self.before = labels[self.where].copy()
         self.make()
 

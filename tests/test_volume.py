@@ -9,7 +9,7 @@ from conftest import BlobModel, blobs
 from napari_interformer.encoding import encode, encode_tiles
 from napari_interformer.prompts import Box, Mask
 from napari_interformer.session import Session
-from napari_interformer.volume import Ended, Reason, between
+from napari_interformer.volume import Ended, Reason, between, carry
 
 MODEL = BlobModel()
 
@@ -33,6 +33,19 @@ def test_an_object_is_carried_both_ways_and_ends_where_it_ends(stack):
         np.testing.assert_array_equal(s.mask[z], labels == 1)
     assert s.commit() == 1
     assert (s.labels == 1).sum() == 5 * 1024
+
+
+def test_an_object_is_carried_from_a_box_though_a_red_click_corrects_it(stack):
+    features, labels = stack
+    s = Session(features, MODEL)
+    s.box((4, 16, 16), (4, 47, 47))
+    s.propagate()
+    assert [plane for (plane,) in s.planes] == [2, 3, 4, 5, 6]
+    np.testing.assert_array_equal(s.mask[3], labels == 1)
+    s.clear()
+    s.box((4, 16, 16), (4, 47, 47))
+    s.click((4, 32, 96), positive=False)
+    assert carry(s)[-1].prompt == s.clicks[-1] and s.boxes[0] in [step.prompt for step in carry(s)]
 
 
 def test_carrying_is_one_step_for_undo(stack):

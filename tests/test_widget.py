@@ -1517,6 +1517,32 @@ def test_an_image_that_is_gone_back_to_is_encoded_still_and_its_objects_clicks_a
     assert not window.panel._kept
 
 
+def test_another_image_waits_until_the_labels_were_looked_through_and_the_window_does_not(field, monkeypatch):
+    window, centres = field
+    first = window.viewer.layers[0]
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    gate, survey = threading.Event(), LayerLabels.survey
+    monkeypatch.setattr(LayerLabels, "survey", lambda *args: (gate.wait(30), survey(*args))[1])
+    other = window.viewer.add_labels(np.zeros(first.data.shape, np.int32))
+    window.form.labels.choose(other)
+    window.form.labels.activated.emit(window.form.labels.currentIndex())
+    second = window.viewer.add_image(first.data[::-1].copy(), name="second")
+    window.choose(second)
+    window.encode(wait=False)
+    window.rest(0.2)
+    assert window.panel.clicks.source.image is first and window.panel._job is not None
+    window.form.cancel.click()
+    window.wait(lambda: window.panel._job is None)
+    assert window.panel.clicks.source.image is first
+    window.encode(wait=False)
+    window.rest(0.2)
+    gate.set()
+    window.wait(lambda: window.panel._job is None)
+    window.idle()
+    assert window.panel.clicks.source.image is second and not window.told
+
+
 def test_another_image_waits_for_the_click_that_is_being_answered(field):
     window, centres = field
     first = window.viewer.layers[0]
@@ -1526,8 +1552,11 @@ def test_another_image_waits_for_the_click_that_is_being_answered(field):
     window.model.gate.clear()
     window.click(centres[0])
     window.wait(lambda: window.panel.annotator.busy)
-    threading.Timer(0.3, window.model.gate.set).start()  # the window waits, and so do its timers
-    window.encode()
+    window.encode(wait=False)
+    window.rest(0.3)
+    assert window.panel._job is not None and not window.told
+    window.model.gate.set()
+    window.wait(lambda: window.panel._job is None)
     assert "Object 1 is not committed, and belongs to " + first.name in window.told[-1]
     window.idle()
     assert window.panel.clicks.source.image is first and area(window.labels) == 400

@@ -135,6 +135,36 @@ class Click:
         return (*self.plane, self.y, self.x)
 
 
+@dataclass(frozen=True)
+class BoxPrompt:
+    """A rectangle drawn tightly around the object on one plane."""
+
+    plane: tuple[int, ...]
+    box: Box
+
+    @classmethod
+    def between(cls, corner: Sequence[int], opposite: Sequence[int]) -> BoxPrompt:
+        """Build a box from two pixels that it holds, at opposite corners: (y, x), or (z, y, x) in a stack.
+
+        Raises
+        ------
+        ValueError
+            If one is no position in pixels, or they are on different planes.
+        """
+        first, last = Click.at(corner), Click.at(opposite)
+        if first.plane != last.plane:
+            raise ValueError(
+                f"A box takes two corners on one plane; got {first.position} and {last.position}: draw one for each plane."
+            )
+        (top, bottom), (left, right) = sorted((first.y, last.y)), sorted((first.x, last.x))
+        return cls(first.plane, Box(left, top, right + 1, bottom + 1))
+
+    @property
+    def middle(self) -> Click:
+        """The pixel in the middle, as a click."""
+        return Click(self.plane, (self.box.top + self.box.bottom) // 2, (self.box.left + self.box.right) // 2)
+
+
 @dataclass(frozen=True, eq=False)
 class Mask:
     """An object that is there already on one plane: a good guess to start from, not a certainty.
@@ -154,7 +184,18 @@ class Mask:
             )
 
 
-Prompt = Click | Mask
+Given = BoxPrompt | Click  # by a person
+Prompt = Given | Mask
+
+
+def in_order(prompts: Iterable[Prompt]) -> tuple[Prompt, ...]:
+    """Return prompts as they count: boxes and masks before clicks, and of each plane's boxes the newest alone."""
+    prompts = tuple(prompts)
+    newest = {prompt.plane: prompt for prompt in prompts if isinstance(prompt, BoxPrompt)}
+    starts = [
+        p for p in prompts if isinstance(p, Mask) or (isinstance(p, BoxPrompt) and newest[p.plane] is p)
+    ]
+    return (*starts, *(prompt for prompt in prompts if isinstance(prompt, Click)))
 
 
 def cut(array: NDArray[Any], box: Box, window: Box, fill: Any) -> NDArray[Any]:
@@ -288,6 +329,37 @@ def obey(logits: NDArray[np.float32], clicks: Iterable[tuple[int, int, bool]]) -
     for (y, x), sign in latest.items():
         bent[y, x] = sign * max(sign * bent[y, x], CERTAIN)
     return bent
+
+
+# Cuts of the logits that are tried for a box, and what one lower costs, as a share of the box (chosen on training images
+# of dsb2018, see docs/training-log.md).
+CUTS = -np.linspace(0, 3, 13)
+CUT_COST = 0.03
+
+
+def fitting_cut(logits: NDArray[np.float32], box: Box) -> float:
+    """Return where to cut logits so that the mask fills a box, though no lower than need be (not in the paper).
+
+    A box tells where the object ends on four sides, and so how far out its outline lies all around.
+
+    Parameters
+    ----------
+    logits : (Y, X) float32
+        Foreground minus background.
+    box : Box
+        Relative to `logits`; what lies outside does not count.
+    """
+    inside = logits[box.slices]
+    sides = inside.max(axis=1), inside.max(axis=0)
+
+    def filled(cut: float) -> float:
+        share = 1.0
+        for highest in sides:
+            above = np.flatnonzero(highest > cut)
+            share *= (above[-1] - above[0] + 1) / len(highest) if above.size else 0.0
+        return share
+
+    return float(max(CUTS, key=lambda cut: filled(cut) + CUT_COST * cut))
 
 
 def sure(reference: Reference) -> BoolMask:

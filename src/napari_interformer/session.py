@@ -18,18 +18,22 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion
+from scipy.ndimage import label as number_parts
 
 from napari_interformer.features import SNAP, padded
 from napari_interformer.image import Planes, plane_of, read_only
 from napari_interformer.prompts import (
     Box,
+    BoxPrompt,
     Click,
     Mask,
     State,
     blank,
     cut,
     draw_click,
+    fitting_cut,
     fold,
+    in_order,
     obey,
     paste,
     region,
@@ -45,11 +49,7 @@ if TYPE_CHECKING:
 
     from napari_interformer.features import Features
     from napari_interformer.model import InterFormerConfig
-    from napari_interformer.prompts import (
-        BoolMask,
-        Prompt,
-        Reference,
-    )
+    from napari_interformer.prompts import BoolMask, Given, Prompt, Reference
     from napari_interformer.volume import Ended, Gap
 
 Plane = tuple[int, ...]
@@ -153,6 +153,25 @@ Steps = tuple[Step, ...]
 Replay = tuple[tuple[Story, Steps], ...]
 
 
+@dataclass(frozen=True, eq=False)
+class _Erased:
+    """What somebody erased of the object (napari's brush), a mask of its patch, and the plane's prompts until then."""
+
+    mask: BoolMask
+    prompts: tuple[Prompt, ...]
+
+    def still(self, prompts: Iterable[Prompt], box: Box) -> BoolMask:
+        """Return what stays erased: a positive click since then brings back what hangs together with its pixel."""
+        mask = self.mask
+        for prompt in prompts:
+            if isinstance(prompt, Click) and prompt.positive and prompt not in self.prompts:
+                y, x = prompt.y - box.top, prompt.x - box.left
+                if 0 <= y < box.height and 0 <= x < box.width and mask[y, x]:
+                    parts, _ = number_parts(mask)
+                    mask = mask & (parts != parts[y, x])
+        return mask
+
+
 @dataclass(eq=False)
 class _Patch:
     """What an object covers in the label image: the labels at its start, those without it, and what was written over them."""
@@ -161,6 +180,7 @@ class _Patch:
     start: NDArray[Any]
     under: NDArray[Any]
     written: NDArray[Any]
+    erased: tuple[_Erased, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -323,6 +343,16 @@ class Session:
         return tuple(step.prompt for step in self._steps)
 
     @property
+    def given(self) -> tuple[Given, ...]:
+        """What a person said of the current object: its boxes and clicks, in order."""
+        return tuple(prompt for prompt in self.prompts if not isinstance(prompt, Mask))
+
+    @property
+    def boxes(self) -> tuple[BoxPrompt, ...]:
+        """The current object's boxes, one on a plane."""
+        return tuple(prompt for prompt in self.prompts if isinstance(prompt, BoxPrompt))
+
+    @property
     def clicks(self) -> tuple[Click, ...]:
         """The current object's clicks, in order."""
         return tuple(prompt for prompt in self.prompts if isinstance(prompt, Click))
@@ -454,10 +484,36 @@ class Session:
         NotEncodedError
             If that part of the image is not encoded yet; nothing changes.
         """
-        click = Click.at(position, positive)
-        self.set_prompts((*self.prompts, click))
+        return self._say(Click.at(position, positive))
+
+    def box(self, corner: Sequence[int], opposite: Sequence[int]) -> BoolMask:
+        """Say that the object just fits into a box: a better start than a click, and clicks correct it.
+
+        It counts before the clicks of its plane, and in the place of another box there.
+
+        Parameters
+        ----------
+        corner, opposite : sequence of int
+            Pixels at opposite corners, both within the box: (y, x), or (z, y, x) in a stack.
+
+        Returns
+        -------
+        (Y, X) bool
+            The object on that plane.
+
+        Raises
+        ------
+        ValueError
+            If the box lies outside the image, or on two planes; nothing changes.
+        NotEncodedError
+            If that part of the image is not encoded yet; nothing changes.
+        """
+        return self._say(BoxPrompt.between(corner, opposite))
+
+    def _say(self, prompt: Given) -> BoolMask:
+        self.set_prompts((*self.prompts, prompt))
         mask = np.zeros(self.features.size, bool)
-        box, part = self.plane_mask(click.plane)
+        box, part = self.plane_mask(prompt.plane)
         mask[box.slices] = part
         return mask
 
@@ -485,17 +541,18 @@ class Session:
         return index % count
 
     def set_clicks(self, clicks: Iterable[Click]) -> list[tuple[Plane, Box]]:
-        """Make these the object's clicks, after the masks that stay; return what changed (see `adopt`)."""
-        clicks = tuple(clicks)
-        return self.set_prompts((*self.masks_beside(clicks), *clicks))
+        """Make these the object's clicks, after its boxes and the masks that stay; return what changed (see `adopt`)."""
+        given: tuple[Given, ...] = (*self.boxes, *clicks)
+        return self.set_prompts((*self.masks_beside(given), *given))
 
-    def masks_beside(self, clicks: Iterable[Click]) -> tuple[Mask, ...]:
-        """Return the object's masks that stay if it gets other clicks.
+    def masks_beside(self, given: Iterable[Given]) -> tuple[Mask, ...]:
+        """Return the object's masks that stay if it gets other boxes and clicks.
 
-        What was carried (`propagate`) from a plane of which no click is left as it was goes: nothing stands for it any more.
+        What was carried (`propagate`) from a plane of which no box or click is left as it was goes: nothing stands for it any
+        more.
         """
-        kept = {click.plane for click in {*clicks} & {*self.clicks}}
-        gone = {click.plane for click in self.clicks} - kept
+        kept = {prompt.plane for prompt in {*given} & {*self.given}}
+        gone = {prompt.plane for prompt in self.given} - kept
         carried = {
             id(mask) for planes, gap in self.gaps.items() if gone.intersection(planes) for mask in gap.masks
         }
@@ -512,8 +569,8 @@ class Session:
 
         Parameters
         ----------
-        prompts : sequence of Click or Mask
-            In order.
+        prompts : sequence of Click, BoxPrompt or Mask
+            In order; boxes and masks count before clicks, and of each plane's boxes the newest.
 
         Returns
         -------
@@ -534,8 +591,7 @@ class Session:
             known.setdefault(step.prompt.plane, []).append(step)
         steps: list[Step] = []
         latest: dict[Plane, Step] = {}
-        for prompt in prompts:
-            self._check(prompt)
+        for prompt in in_order(map(self._checked, prompts)):
             rest = known.get(prompt.plane, [])
             if rest and rest[0].prompt == prompt:
                 step = rest.pop(0)
@@ -842,10 +898,11 @@ class Session:
             remedy = wider if dtype.itemsize < 4 else "give the object with the highest number a lower one"
             raise ValueError(f"labels of dtype {dtype} hold no label {label}; {remedy}.")
 
-    def _check(self, prompt: Prompt) -> None:
-        if not isinstance(prompt, Click | Mask):
+    def _checked(self, prompt: Prompt) -> Prompt:
+        """Refuse what is no prompt for this image; return a box without what lies outside."""
+        if not isinstance(prompt, Click | BoxPrompt | Mask):
             raise TypeError(
-                f"A session takes clicks and masks; got {prompt!r}: make a click of a position with Click.at."
+                f"A session takes clicks, boxes and masks; got {prompt!r}: make a click of a position with Click.at."
             )
         if isinstance(prompt, Click) and not all(isinstance(n, int | np.integer) for n in prompt.position):
             raise ValueError(f"A click takes whole numbers; got {prompt.position}: Click.at rounds them.")
@@ -858,7 +915,15 @@ class Session:
                 raise ValueError(
                     f"A mask takes a plane and box inside the image {self.features.shape}; got {prompt.box}."
                 )
-            return
+            return prompt
+        if isinstance(prompt, BoxPrompt):
+            seen = prompt.box.intersect(Box.of(size))
+            if not inside or seen.empty:
+                raise ValueError(
+                    f"A box takes pixels inside the image of shape {tuple(self.features.shape)}; got {prompt.box} on plane "
+                    f"{prompt.plane}: draw it on the image."
+                )
+            return prompt if seen == prompt.box else replace(prompt, box=seen)
         if not inside or not (0 <= prompt.y < size[0] and 0 <= prompt.x < size[1]):
             raise ValueError(
                 f"A click takes a position inside the image of shape {tuple(self.features.shape)}; got "
@@ -868,10 +933,14 @@ class Session:
             raise ValueError(
                 f"A click takes a pixel with a value; the image is NaN at {prompt.position}: click elsewhere."
             )
+        return prompt
 
     def _answer(self, previous: Step | None, prompt: Prompt, size: float | None) -> Step:
         """Return the step after `previous` (None at the start of a plane), at the magnification that suits the object."""
-        level = self._first_level(prompt, size) if previous is None else previous.view.level
+        if previous is not None and isinstance(prompt, Click):
+            level = previous.view.level
+        else:
+            level = self._first_level(prompt, size)
         step = self._answer_at(level, previous, prompt)
         if previous is None and step is not None and self._size_is_open(prompt, size):
             step = self._steadier(step) if step.view.steadiness < DOUBTFUL else step
@@ -915,7 +984,7 @@ class Session:
         return step
 
     def _first_level(self, prompt: Prompt, size: float | None) -> int:
-        if isinstance(prompt, Mask):
+        if not isinstance(prompt, Click):
             size = max(prompt.box.width, prompt.box.height)
         if self._image is None or size is None:
             return 0
@@ -934,12 +1003,15 @@ class Session:
 
     def _answer_at(self, level: int, previous: Step | None, prompt: Prompt) -> Step | None:
         """Return the step after `previous`, at a level; None where the object is too large for that."""
-        if isinstance(prompt, Mask):
-            box, mask = to_working(prompt.mask, prompt.box, level)
+        if not isinstance(prompt, Click):
+            filled = np.ones((prompt.box.height, prompt.box.width), bool)
+            box, mask = to_working(prompt.mask if isinstance(prompt, Mask) else filled, prompt.box, level)
             window = self._window(box, None, level)
             if not window.holds(box) and self._image is not None:
                 return None
             window = window.union(box)
+            if isinstance(prompt, BoxPrompt):
+                return self._fill(previous, prompt, box, window, level)
             mask = cut(mask, box, window, False)
             view = View(level, window, fold(blank(mask.shape), mask), mask)
             shown = (window, mask) if level == 0 else (prompt.box, prompt.mask)
@@ -966,6 +1038,31 @@ class Session:
             if wider == window:
                 return step
             window = wider
+
+    def _fill(self, previous: Step | None, prompt: BoxPrompt, box: Box, window: Box, level: int) -> Step:
+        """Return the step of a box, `box` in working pixels: what a click in its middle says, as far out as fills it.
+
+        What follows starts from that mask as from any other: the middle is no more certain than the rest.
+        """
+        config, middle = self.model.config, prompt.middle
+        y, x = working(middle.y, level) - window.top, working(middle.x, level) - window.left
+        reference = blank((window.height, window.width))
+        reference = draw_click(reference, y, x, True, config.inner_radius, config.outer_radius)
+        logits = self.model.decode_logits(self._prepare(prompt.plane, level, window), reference)
+        inside = box.shift(-window.top, -window.left)
+        lowest = fitting_cut(logits, inside)
+        if not (logits[inside.slices] > lowest).any():
+            logits, lowest = obey(logits, [(y, x, True)]), 0.0
+        logits = logits - np.float32(lowest)
+        mask = np.zeros(logits.shape, bool)
+        mask[inside.slices] = logits[inside.slices] > 0
+        view = View(level, window, fold(blank((window.height, window.width)), mask), mask)
+        prompts = (*(previous.prompts if previous is not None else ()), prompt)
+        if level == 0:
+            return Step(prompts, window, mask, view)
+        around, fine = _in_image(logits, window, level, ())
+        part = around.intersect(prompt.box)
+        return Step(prompts, part, cut(fine, around, part, False), view)
 
     def _decode(self, previous: Step | None, click: Click, window: Box, level: int) -> Step:
         config = self.model.config
@@ -1142,6 +1239,8 @@ class Session:
             patch = self._patch(plane, box)
             base = patch.under
             free = np.ones_like(base, bool) if self.overwrite else base == 0
+            for erased in patch.erased:
+                free &= ~erased.still(step.prompts if step is not None else (), patch.box)
             painted = np.where(cut(mask, box, patch.box, False) & free, self.label, base).astype(base.dtype)
             # A plane of which it has no prompt any more is as it was before its first one.
             self._write(plane, patch, patch.under if step is None else painted)
@@ -1157,6 +1256,11 @@ class Session:
             now = np.asarray(self.labels[(*plane, *patch.box.slices)])
             same = now == patch.written
             patch.start, patch.under = (np.where(same, before, now) for before in (patch.start, patch.under))
+            patch.erased = tuple(replace(part, mask=part.mask & (same | (now == 0))) for part in patch.erased)
+            erased = (patch.written == self.label) & (now == 0)
+            step = _last(self._steps, plane)
+            if step is not None and erased.any():
+                patch.erased = (*patch.erased, _Erased(erased, step.prompts))
             patch.written = np.array(now)
             if not patch.box.holds(box):
                 whole = patch.box.union(box)
@@ -1164,7 +1268,8 @@ class Session:
                 start, under = (
                     paste(before, patch.box, now.copy(), whole) for before in (patch.start, patch.under)
                 )
-                patch = _Patch(whole, start, under, now)
+                known = (replace(part, mask=cut(part.mask, patch.box, whole, False)) for part in patch.erased)
+                patch = _Patch(whole, start, under, now, tuple(known))
         self._patches[plane] = patch
         return patch
 

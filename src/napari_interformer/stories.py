@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_interformer.files import write_whole
-from napari_interformer.prompts import Box, Click, Mask
+from napari_interformer.prompts import Box, BoxPrompt, Click, Mask
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ class Story:
     ----------
     label : int
         Its number in the label image.
-    prompts : tuple of Click or Mask
+    prompts : tuple of Click, BoxPrompt or Mask
         In order.
     size : float or None
         How large objects were said to be, in pixels.
@@ -130,18 +130,19 @@ def _from_json(entry: dict[str, Any]) -> Story:
 def _prompt_to_json(prompt: Prompt) -> dict[str, Any]:
     if isinstance(prompt, Click):
         return {"click": list(map(int, prompt.position)), "positive": bool(prompt.positive)}
+    place = {"plane": list(map(int, prompt.plane)), "box": list(map(int, prompt.box))}
+    if isinstance(prompt, BoxPrompt):
+        return place
     bits = zlib.compress(np.packbits(prompt.mask).tobytes())
-    return {
-        "mask": base64.b64encode(bits).decode(),
-        "plane": list(map(int, prompt.plane)),
-        "box": list(map(int, prompt.box)),
-    }
+    return {"mask": base64.b64encode(bits).decode(), **place}
 
 
 def _prompt_from_json(entry: dict[str, Any]) -> Prompt:
     if "click" in entry:
         return Click.at(entry["click"], entry["positive"])
-    box = Box(*map(int, entry["box"]))
+    plane, box = tuple(map(int, entry["plane"])), Box(*map(int, entry["box"]))
+    if "mask" not in entry:
+        return BoxPrompt(plane, box)
     bits = np.frombuffer(zlib.decompress(base64.b64decode(entry["mask"])), np.uint8)
     mask = np.unpackbits(bits, count=box.height * box.width).astype(bool).reshape(box.height, box.width)
-    return Mask(tuple(map(int, entry["plane"])), box, mask)
+    return Mask(plane, box, mask)

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from napari_interformer.features import SNAP, padded
-from napari_interformer.prompts import Box, Click, Mask, cut
+from napari_interformer.prompts import Box, BoxPrompt, Click, Mask, cut
 from napari_interformer.simulate import depth, iou
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_interformer.prompts import BoolMask
+    from napari_interformer.prompts import BoolMask, Prompt
     from napari_interformer.session import Plane, Session, Step, Steps
 
 log = logging.getLogger(__name__)
@@ -162,12 +162,12 @@ def carry(
     leading = session.features.leading
     if not leading:
         raise ValueError("propagate takes a stack; got a single plane: commit the object as it is.")
-    clicks = session.clicks
-    # Without clicks, an object that is being edited spreads from the planes it has.
-    kept: tuple[Click | Mask, ...] = clicks or session.masks
+    given = session.given
+    # Without any, an object that is being edited spreads from the planes it has.
+    kept: tuple[Prompt, ...] = given or session.masks
     if not kept:
         raise ValueError(
-            "propagate takes an object with at least one click; got none: click on the object first."
+            "propagate takes an object with at least one click or box; got none: click on the object first."
         )
     sources = sorted({prompt.plane for prompt in kept})
     carried = [_kept(session, mask) for mask in session.masks if mask.plane in sources]
@@ -199,7 +199,7 @@ def carry(
                 log.info("%s", end)
                 if ended is not None:
                     ended(end)
-    return session.compute((*carried, *clicks))
+    return session.compute((*carried, *given))
 
 
 def _fill(
@@ -265,7 +265,8 @@ def _removed(step: Step) -> bool:
     """Whether a plane has but red clicks, one of them at the heart of the mask that was there: no object."""
     start = step.prompts[0]
     clicks = [prompt for prompt in step.prompts if isinstance(prompt, Click)]
-    if not clicks or any(click.positive for click in clicks):
+    boxed = any(isinstance(prompt, BoxPrompt) for prompt in step.prompts)
+    if boxed or not clicks or any(click.positive for click in clicks):
         return False
     if not isinstance(start, Mask) or not start.mask.any():
         return True

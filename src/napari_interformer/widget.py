@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from napari_interformer.train import Progress as Learnt
 
 AT_ONCE = 0.05  # seconds for which the window may wait for an answer
-AT_MOST = 5  # the same where it could not go on without
+SOON = 0.02  # seconds after which the encoding thread looks again
 NOTED = 1000  # milliseconds after a change within which it is on disk
 RESTING = 60  # milliseconds without a move after which the mouse may be about to be pressed
 CTRL = "Meta" if sys.platform == "darwin" else "Control"  # napari calls the command key so
@@ -273,12 +273,26 @@ class Panel(QScrollArea):
             model = known.get((name, device)) or _loaded(name, device)
             planes, features = features_for(job.source.planes(), model, store, made)
             features.ready_planes()  # looks through a store, once: not in the window
+            while self._undecided(features):
+                if job.unwanted(self.encoder):
+                    return
+                job.cancelled.wait(SOON)
             self.encoder.tell(partial(self._prepared, job, (name, device), model, features))
             self._encode(job, planes, features, model, device)
 
         self.form.bar.setRange(0, 0)
         self.form.bar.setFormat("Loading the model")
         self._start(job, work)
+
+    def _undecided(self, features: Features) -> bool:
+        """Whether nobody knows yet if the current session, of other features, has an object that must not be lost.
+
+        A click that is just being answered is no less the person's than one that has been.
+        """
+        annotator = self.annotator
+        if annotator is None or annotator.session.features is features:
+            return False
+        return annotator.busy and not annotator.session.prompts
 
     def _encode_asked(self) -> None:
         """Encode the planes on which clicks wait, though nobody pressed Encode (again)."""
@@ -369,19 +383,20 @@ class Panel(QScrollArea):
                 annotator.show_on(self._add_clicks(clicks.source))
                 self._bind()
         else:
-            if annotator is not None and clicks is not None:
-                # A click that is just being answered is no less the person's than one that has been.
-                self.decoder.wait(lambda: not annotator.busy, AT_MOST)
-                if annotator.session.prompts or annotator.waiting or annotator.busy:
-                    why = (
-                        "other features would answer its clicks otherwise"
-                        if clicks.source.image is source.image
-                        else f"belongs to {clicks.source.image.name}"
-                    )
-                    raise ValueError(
-                        f"Object {annotator.session.label} is not committed, and {why}: commit [C] or clear [Shift+C] it, "
-                        "then encode again."
-                    )
+            if (
+                annotator is not None
+                and clicks is not None
+                and (annotator.session.prompts or annotator.waiting or annotator.busy)
+            ):
+                why = (
+                    "other features would answer its clicks otherwise"
+                    if clicks.source.image is source.image
+                    else f"belongs to {clicks.source.image.name}"
+                )
+                raise ValueError(
+                    f"Object {annotator.session.label} is not committed, and {why}: commit [C] or clear [Shift+C] it, "
+                    "then encode again."
+                )
             if self.form.image.layer() is source.image:
                 chosen = self.form.labels.layer()
             else:  # another one was looked at meanwhile
