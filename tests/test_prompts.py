@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 from napari_interformer.prompts import (
     CUT_COST,
     CUTS,
+    ENOUGH,
     Box,
     BoxPrompt,
     Click,
@@ -209,6 +210,6 @@ def test_logits_are_cut_where_the_mask_fills_the_box(logits, box):
         inside[box.slices] = logits[box.slices] > cut
         found = Box.around(inside)
         share = 0 if found.empty else found.width * found.height / (box.width * box.height)
-        return share + CUT_COST * cut
+        return min(share, ENOUGH) + CUT_COST * cut
 
     assert worth(fitting_cut(logits, box)) == pytest.approx(max(worth(cut) for cut in CUTS))

@@ -14,10 +14,12 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from napari_interformer.prompts import in_order
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from napari_interformer.prompts import Click
+    from napari_interformer.prompts import Given
     from napari_interformer.session import Plane, Session, Steps, Stroke
 
 log = logging.getLogger(__name__)
@@ -26,10 +28,10 @@ log = logging.getLogger(__name__)
 class ClickList(Protocol):
     """Where the clicks of the current object are seen and edited."""
 
-    def read(self) -> tuple[Click, ...]:
+    def read(self) -> tuple[Given, ...]:
         """Return them in order."""
 
-    def write(self, clicks: Iterable[Click]) -> None:
+    def write(self, clicks: Iterable[Given]) -> None:
         """Show these."""
 
 
@@ -46,8 +48,8 @@ class Worker(Protocol):
 class Edit:
     """Somebody edited the clicks: they were `before` and are `after`."""
 
-    before: tuple[Click, ...]
-    after: tuple[Click, ...]
+    before: tuple[Given, ...]
+    after: tuple[Given, ...]
 
 
 @dataclass(frozen=True)
@@ -63,18 +65,18 @@ class Answer:
     """What became of a list of clicks: the steps of those that could be answered, and the others."""
 
     steps: Steps
-    refused: tuple[tuple[Click, Exception], ...]
+    refused: tuple[tuple[Given, Exception], ...]
 
 
 @dataclass
 class Ahead:
     """The answer to clicks that are not made yet; None until the worker has it."""
 
-    clicks: tuple[Click, ...]
+    clicks: tuple[Given, ...]
     object_size: float | None  # as the session had it
     answer: Answer | None = None
 
-    def serves(self, session: Session, clicks: Sequence[Click]) -> bool:
+    def serves(self, session: Session, clicks: Sequence[Given]) -> bool:
         """Whether its answer, if it has one, is the answer to these clicks now."""
         return self.clicks == tuple(clicks) and self.object_size == session.object_size
 
@@ -108,7 +110,7 @@ class Annotator:
         changed: Callable[[], None],
     ) -> None:
         self.session, self.clicks = session, clicks
-        self.waiting: tuple[Click, ...] = ()  # on planes that are not encoded yet
+        self.waiting: tuple[Given, ...] = ()  # on planes that are not encoded yet
         self._worker, self._tell, self._changed = worker, tell, changed
         self._line: deque[Edit | Action] = deque()
         self._busy = False
@@ -148,13 +150,13 @@ class Annotator:
         return self.highest > 0 and bool(self.session.features.ready_planes().any())
 
     @property
-    def _current(self) -> tuple[Click, ...]:
-        """The current object's clicks as far as they are worked off; those that wait come last."""
-        return (*self.session.clicks, *self.waiting)
+    def _current(self) -> tuple[Given, ...]:
+        """The current object's boxes and clicks as far as they are worked off; clicks that wait come last."""
+        return in_order((*self.session.given, *self.waiting))
 
     # --------------------------------------------------------------------------------- what people do
 
-    def expect(self, click: Click) -> None:
+    def expect(self, click: Given) -> None:
         """Hear that a click may come, since the mouse rests there or is pressed: the worker answers it beforehand."""
         if self.busy or self.waiting:
             return
@@ -298,7 +300,7 @@ class Annotator:
             ahead, self._ahead = self._ahead, None  # what is done next may change the answer
             if isinstance(self._line[0], Edit):
                 target = self._current
-                former: dict[Click, Click] = {}
+                former: dict[Given, Given] = {}
                 while self._line and isinstance(edit := self._line[0], Edit):
                     target = merge(target, edit.before, edit.after)
                     former |= moved(edit.before, edit.after)
@@ -330,7 +332,7 @@ class Annotator:
             NotEncodedError,
         )  # loads zarr, which opening the panel need not wait for
 
-        waiting: list[Click] = []
+        waiting: list[Given] = []
         told: list[str] = []
         for click, error in answer.refused:
             if isinstance(error, NotEncodedError):
@@ -389,9 +391,9 @@ class Annotator:
 
 def answer(
     session: Session,
-    clicks: Sequence[Click],
+    clicks: Sequence[Given],
     ahead: Ahead | None = None,
-    former: Mapping[Click, Click] = MappingProxyType({}),
+    former: Mapping[Given, Given] = MappingProxyType({}),
 ) -> Answer:
     """Compute an object from its clicks, unless that was done ahead; those that cannot be answered are left out and named.
 
@@ -408,7 +410,7 @@ def answer(
     except (ValueError, LookupError):
         pass  # which ones? one at a time, the good ones before kept
     masks = session.masks_beside((*clicks, *former.values()))
-    kept: list[Click] = []
+    kept: list[Given] = []
     refused = []
     steps = session.compute(masks)
     for click in clicks:
@@ -424,23 +426,23 @@ def answer(
     return Answer(steps, tuple(refused))
 
 
-def _places(click: Click, former: Mapping[Click, Click]) -> Iterator[Click]:
+def _places(click: Given, former: Mapping[Given, Given]) -> Iterator[Given]:
     """Tell where a click is, and where it was before, newest first."""
-    tried: set[Click] = set()
+    tried: set[Given] = set()
     while click not in tried:
         yield click
         tried.add(click)
         click = former.get(click, click)
 
 
-def moved(before: Sequence[Click], after: Sequence[Click]) -> dict[Click, Click]:
+def moved(before: Sequence[Given], after: Sequence[Given]) -> dict[Given, Given]:
     """Return {click now: click before} of an edit that only changed clicks; empty if it added or removed some."""
     if len(before) != len(after):
         return {}
     return {now: old for old, now in zip(before, after, strict=True) if now != old}
 
 
-def merge(current: Sequence[Click], before: Sequence[Click], after: Sequence[Click]) -> tuple[Click, ...]:
+def merge(current: Sequence[Given], before: Sequence[Given], after: Sequence[Given]) -> tuple[Given, ...]:
     """Apply the edit that led from `before` to `after` to another list of clicks.
 
     Somebody edits the points while an earlier action (an undo, say) is still being worked on: what was removed is
@@ -453,7 +455,7 @@ def merge(current: Sequence[Click], before: Sequence[Click], after: Sequence[Cli
     return (*kept, *(click for click in after if _take(added, click)))
 
 
-def _planes(clicks: Iterable[Click]) -> str:
+def _planes(clicks: Iterable[Given]) -> str:
     """Name the planes that clicks are on."""
     named = sorted({", ".join(map(str, click.plane)) for click in clicks})
     return f"plane {' and '.join(named)}" if named != [""] else "the image"
@@ -468,7 +470,7 @@ def sentence(error: Exception) -> str:
     return text or f"{type(error).__name__}: something went wrong that was not foreseen; the log has more."
 
 
-def _take(counts: Counter[Click], click: Click) -> bool:
+def _take(counts: Counter[Given], click: Given) -> bool:
     """Use up one of `click`, if there is one left."""
     if counts[click] <= 0:
         return False

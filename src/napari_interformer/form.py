@@ -379,10 +379,15 @@ class Form(QWidget):
             "What the next click means: part of the object (green), or not (red). T switches; a right click is always red.",
         )
         self.flip = _button("Flip selected [F]", "Turn selected points from positive to negative or back.")
+        self.box = _button(
+            "Draw a box [B]",
+            "Then drag from corner to corner, tightly around an object: a better start than a click. Clicks correct it.",
+        )
         hint = QLabel("Right click: negative\n3: select and drag · Del: remove · 2: add")
         hint.setToolTip("The keys are napari's own of a Points layer; the mask follows the points.")
         hint.setEnabled(False)
         part.addWidget(self.sign)
+        part.addWidget(self.box)
         part.addWidget(self.flip)
         part.addWidget(hint)
         return part
@@ -585,7 +590,7 @@ class Form(QWidget):
         for choice in (self.model, self.device):
             choice.setEnabled(not adapting)
         for button in (
-            *(self.flip, self.new, self.clear, self.edit),
+            *(self.box, self.flip, self.new, self.clear, self.edit),
             *(self.save_labels, self.save_prompts, self.load_prompts),
         ):
             button.setEnabled(annotator is not None)
@@ -610,7 +615,7 @@ def _told(annotator: Annotator | None, picking: bool, adapting: bool, image: boo
     if picking:
         return "Click on the object to go on with."
     session, count = annotator.session, len(annotator.session.clicks)
-    text = f"Object {session.label}: {count} click{'s' * (count != 1)}"
+    text = f"Object {session.label}: {'a box, ' * bool(session.boxes)}{count} click{'s' * (count != 1)}"
     if len(session.planes) > 1:
         text += f", {len(session.planes)} planes"
     if session.covered:

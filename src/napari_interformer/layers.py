@@ -17,17 +17,19 @@ import numpy as np
 from napari.layers import Labels, Points
 from napari.layers.base import ActionType
 
+from napari_interformer.boxes import BoxLayer
 from napari_interformer.files import read_image
 from napari_interformer.image import Planes, read_only
-from napari_interformer.prompts import Click
+from napari_interformer.prompts import BoxPrompt, Click
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from napari.layers import Image
+    from napari.layers import Image, Shapes
     from numpy.typing import NDArray
 
     from napari_interformer.image import Contrast
+    from napari_interformer.prompts import Given
 
 CLICKS, LABELS = "InterFormer clicks", "InterFormer labels"
 GREEN, RED = "#00c853", "#ff1744"
@@ -177,16 +179,20 @@ class Source:
         axis = self.axis
         return (*shape[:axis], 1, *shape[axis:]) if axis else tuple(shape)
 
-    def click(self, world: Sequence[float], positive: bool = True) -> Click:
-        """Return the click at a place in the world: the pixel of the image that is shown there."""
+    def position(self, world: Sequence[float]) -> list[float]:
+        """Return where in the image a place in the world lies, in pixels, without the channel axis."""
         position = list(self.image.world_to_data(world))
         if self.axis is not None:
             del position[self.axis]
-        return Click.at(position, positive)
+        return position
 
-    def world(self, click: Click) -> tuple[float, ...]:
-        """Return the place in the world of a click's pixel, in the axes that `placement` keeps."""
-        position = list(click.position)
+    def click(self, world: Sequence[float], positive: bool = True) -> Click:
+        """Return the click at a place in the world: the pixel of the image that is shown there."""
+        return Click.at(self.position(world), positive)
+
+    def world(self, position: Sequence[float]) -> tuple[float, ...]:
+        """Return the place in the world of a position in the image, in the axes that `placement` keeps."""
+        position = list(position)
         if self.axis is not None:
             position.insert(self.axis, 0)
         return tuple(self.image.data_to_world(position))[1 if self.axis == 0 else 0 :]
@@ -217,7 +223,7 @@ class _Stack:
         return np.asarray(chosen[tuple(rest)])
 
 
-def place(layer: Labels | Points, source: Source) -> None:
+def place(layer: Labels | Points | Shapes, source: Source) -> None:
     """Have a layer that was made for an image lie where the image lies now."""
     for name, value in source.placement().items():
         now = getattr(layer, name)
@@ -240,7 +246,7 @@ def _limits(layer: Image) -> tuple[float, float]:
 
 
 class ClickLayer:
-    """A Points layer as an ordered list of clicks. The points are the truth; this only reads and writes them.
+    """A Points layer as an ordered list of clicks, and boxes beside it. The points are the truth; this only reads and writes.
 
     Parameters
     ----------
@@ -264,6 +270,7 @@ class ClickLayer:
             name=CLICKS,
             **place,
         )
+        self.boxes = BoxLayer(source, GREEN)
         self._writing = False
         self._held: tuple[Click, ...] | None = None  # what there was before the drag that is going on
         self._count = 0  # points that there were when somebody was last told
@@ -286,12 +293,13 @@ class ClickLayer:
             return False
         if self.layer.ndim != source.ndim:  # the image got data with more or fewer axes
             return False
-        self.source = source
+        self.source = self.boxes.source = source
         return True
 
     def connect(self, told: Callable[[], None]) -> None:
-        """Call `told` whenever somebody adds, removes, moves or flips points."""
+        """Call `told` whenever somebody adds, removes, moves or flips points, or draws, moves or deletes boxes."""
         self._told.append(told)
+        self.boxes.told = told
 
     def disconnect(self) -> None:
         """Stop listening to the layer."""
@@ -362,7 +370,7 @@ class ClickLayer:
     def _on_data(self, event: Any) -> None:
         # Points tell before and after an edit. The indices that come along have been wrong, so the layer is read anew.
         if str(event.action) == "changing":
-            self._held = self.read()
+            self._held = self._read()
         elif str(event.action) in ("added", "removed", "changed"):
             if str(event.action) == "added" and self._right:
                 self._make_last_negative()
@@ -371,7 +379,7 @@ class ClickLayer:
     def _make_last_negative(self) -> None:
         self._writing, self._right = True, False
         try:
-            self._sign([*self.read()[:-1], replace(self.read()[-1], positive=False)])
+            self._sign([*self._read()[:-1], replace(self._read()[-1], positive=False)])
             self._keep_sign()
         finally:
             self._writing = False
@@ -409,19 +417,23 @@ class ClickLayer:
         if bool(self.layer.feature_defaults[_POSITIVE][0]) != self._positive:
             self.layer.feature_defaults = {_POSITIVE: [self._positive]}
 
-    def read(self) -> tuple[Click, ...]:
-        """Return the clicks that the points stand for, in the order in which they were made.
+    def read(self) -> tuple[Given, ...]:
+        """Return the boxes, and the clicks that the points stand for, in the order in which they were made.
 
         Points that are being dragged count where they were.
         """
-        if self._held is not None:
-            return self._held
-        return self._clicks(self.layer)
+        return (*self.boxes.read(), *self._read())
 
-    def write(self, clicks: Iterable[Click]) -> None:
-        """Show these clicks; points that stay are not moved, so that fractions of a pixel survive."""
+    def _read(self) -> tuple[Click, ...]:
+        return self._clicks(self.layer) if self._held is None else self._held
+
+    def write(self, given: Iterable[Given]) -> None:
+        """Show these boxes and clicks; points that stay are not moved, so that fractions of a pixel survive."""
         self._held = None
-        layer, shown, wanted = self.layer, self.read(), tuple(clicks)
+        given = tuple(given)
+        self.boxes.write(prompt for prompt in given if isinstance(prompt, BoxPrompt))
+        layer, shown = self.layer, self._read()
+        wanted = tuple(prompt for prompt in given if isinstance(prompt, Click))
         kept = len(wanted)
         self._writing = True
         try:
@@ -471,7 +483,7 @@ class ClickLayer:
 
     def _places(self, clicks: Sequence[Click]) -> NDArray[np.float64]:
         """Return where the points of these clicks lie, (N, axes of the layer)."""
-        places = [self.layer.world_to_data(self.source.world(click)) for click in clicks]
+        places = [self.layer.world_to_data(self.source.world(click.position)) for click in clicks]
         return np.array(places, float).reshape(-1, self.layer.ndim)
 
     def _sign(self, clicks: Sequence[Click]) -> None:
@@ -594,7 +606,7 @@ def lay_over(layer: Labels, source: Source) -> bool:
     lies = unplaced = True
     for corner in product(*((0, n - 1) for n in shape)):
         pixel = np.array(corner)[kept]
-        found = layer.world_to_data(np.multiply(source.world(Click.at(pixel.tolist())), factors))
+        found = layer.world_to_data(np.multiply(source.world(pixel.tolist()), factors))
         # Half a pixel, and more at the far end of a large image, since files round pixel sizes.
         lies &= bool(np.all(np.abs(np.array(found)[kept] - pixel) <= 0.5 + np.array(shape)[kept] / 1000))
         unplaced &= np.allclose(layer.data_to_world(corner), corner)

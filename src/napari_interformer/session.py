@@ -487,7 +487,7 @@ class Session:
         return self._say(Click.at(position, positive))
 
     def box(self, corner: Sequence[int], opposite: Sequence[int]) -> BoolMask:
-        """Say that the object just fits into a box: a better start than a click, and clicks correct it.
+        """Say that the object just fits into a box: mostly a better start than a click, and clicks correct it.
 
         It counts before the clicks of its plane, and in the place of another box there.
 
@@ -1055,14 +1055,14 @@ class Session:
             logits, lowest = obey(logits, [(y, x, True)]), 0.0
         logits = logits - np.float32(lowest)
         mask = np.zeros(logits.shape, bool)
-        mask[inside.slices] = logits[inside.slices] > 0
+        mask[inside.slices] = _largest_part(logits[inside.slices] > 0)
         view = View(level, window, fold(blank((window.height, window.width)), mask), mask)
         prompts = (*(previous.prompts if previous is not None else ()), prompt)
         if level == 0:
             return Step(prompts, window, mask, view)
         around, fine = _in_image(logits, window, level, ())
         part = around.intersect(prompt.box)
-        return Step(prompts, part, cut(fine, around, part, False), view)
+        return Step(prompts, part, _largest_part(cut(fine, around, part, False)), view)
 
     def _decode(self, previous: Step | None, click: Click, window: Box, level: int) -> Step:
         config = self.model.config
@@ -1297,6 +1297,12 @@ def _copied(patches: dict[Plane, _Patch]) -> dict[Plane, _Patch]:
 
 def _last(steps: Steps, plane: Plane) -> Step | None:
     return next((step for step in reversed(steps) if step.prompt.plane == plane), None)
+
+
+def _largest_part(mask: BoolMask) -> BoolMask:
+    """Return the largest of the parts that a mask falls into."""
+    parts, count = number_parts(mask)
+    return mask if count < 2 else parts == 1 + np.bincount(parts[mask] - 1).argmax()
 
 
 def _outside(view: View, window: Box) -> bool:

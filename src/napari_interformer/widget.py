@@ -42,13 +42,14 @@ from napari_interformer.layers import (
     put_away,
     writable,
 )
-from napari_interformer.prompts import Box, blank, draw_click
+from napari_interformer.prompts import Box, Click, blank, draw_click
 from napari_interformer.strip import StackState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     import napari.viewer
+    from napari.layers import Shapes
     from qtpy.QtCore import QObject
     from qtpy.QtGui import QCloseEvent
 
@@ -58,7 +59,6 @@ if TYPE_CHECKING:
     from napari_interformer.journal import Offer
     from napari_interformer.layers import Source
     from napari_interformer.model import InterFormer
-    from napari_interformer.prompts import Click
     from napari_interformer.session import Replay
     from napari_interformer.stories import Story
     from napari_interformer.train import Progress as Learnt
@@ -170,6 +170,7 @@ class Panel(QScrollArea):
             (form.adapt_cancel, self.cancel_adapting),
             (form.sign, self.toggle_sign),
             (form.flip, self.flip),
+            (form.box, self.draw_box),
             (form.undo, self.undo),
             (form.redo, self.redo),
             (form.new, self.new_object),
@@ -223,6 +224,7 @@ class Panel(QScrollArea):
         shared = {"T": self.toggle_sign, "C": self.commit, "Shift-C": self.clear}
         points = {
             **shared,
+            "B": self.draw_box,
             "F": self.flip,
             "M": self.new_object,
             "E": self.pick,
@@ -231,10 +233,19 @@ class Panel(QScrollArea):
             f"{CTRL}-Shift-Z": self.redo,
         }
         labels = {**shared, f"{CTRL}-Z": self._undo_there, f"{CTRL}-Shift-Z": self._redo_there}
-        for layer, keys in ((self.clicks.layer, points), (self.labels.layer, labels)):
-            for key, action in keys.items():
-                before = layer.bind_key(key, self._on_key(action), overwrite=True)
-                self._bound.append((layer, key, before))
+        self._bind_on(self.clicks.layer, points)
+        self._bind_on(self.labels.layer, labels)
+        if self.clicks.boxes.layer is not None:
+            self._bind_boxes(self.clicks.boxes.layer)
+
+    def _bind_boxes(self, layer: Shapes) -> None:
+        undone = {f"{CTRL}-Z": self.undo, f"{CTRL}-Shift-Z": self.redo}
+        self._bind_on(layer, {"B": self.draw_box, "C": self.commit, "Shift-C": self.clear, **undone})
+
+    def _bind_on(self, layer: Any, keys: dict[str, Callable[[], None]]) -> None:
+        for key, action in keys.items():
+            before = layer.bind_key(key, self._on_key(action), overwrite=True)
+            self._bound.append((layer, key, before))
 
     def _on_key(self, action: Callable[[], None]) -> Callable[[Any], None]:
         def pressed(_: Any) -> None:
@@ -582,8 +593,18 @@ class Panel(QScrollArea):
         self.clicks.positive = self.form.positive
         self.clicks.connect(self._clicked)
         self.clicks.expected, self.clicks.moved = self._expected, self._rest.start
+        boxes = self.clicks.boxes
+        boxes.shown, boxes.drawn = self._show_boxes, partial(self.decoder.tell, self.activate)
         self.viewer.add_layer(self.clicks.layer)
         return self.clicks
+
+    def _show_boxes(self, layer: Shapes) -> None:
+        """Give the viewer the layer of boxes; another one stays active."""
+        chosen = self.viewer.layers.selection
+        active = chosen.active
+        self.viewer.add_layer(layer)
+        chosen.active = active
+        self._bind_boxes(layer)
 
     def _expected(self, click: Click) -> None:
         self._rest.stop()
@@ -645,6 +666,12 @@ class Panel(QScrollArea):
         clicks, self.clicks = self.clicks, None
         if clicks is not None:
             clicks.put_away()
+            self._remove_boxes(clicks)
+
+    def _remove_boxes(self, clicks: ClickLayer) -> None:
+        layer = clicks.boxes.drop()
+        if layer in self.viewer.layers:
+            self.viewer.layers.remove(layer)
 
     def _progressed(self, job: Job, step: Progress) -> None:
         if job is not self._job:
@@ -823,7 +850,8 @@ class Panel(QScrollArea):
         if job is None:
             return
         if annotator is not None and annotator.waiting:
-            click: Click | None = annotator.waiting[0]
+            asked = annotator.waiting[0]
+            click: Click | None = asked if isinstance(asked, Click) else asked.middle
             half = annotator.session.model.config.click_window // 2
         else:
             click = self._looked_at(job.source)
@@ -928,6 +956,20 @@ class Panel(QScrollArea):
         self._now()
         assert self.clicks is not None
         self.clicks.flip_selected()
+
+    def draw_box(self) -> None:
+        """Let the next drag draw a box around the object, with napari's own tool; back to clicks if that was so already."""
+        self._now()
+        assert self.clicks is not None
+        active = self.viewer.layers.selection.active
+        if active is not None and active is self.clicks.boxes.layer:
+            self.activate()
+            return
+        if self.viewer.dims.ndisplay == 3:
+            raise ValueError("Boxes are drawn in 2-D: switch napari to the 2-D view.")
+        layer = self.clicks.boxes.make()
+        self.viewer.layers.selection.active = layer
+        layer.mode = "add_rectangle"
 
     def undo(self) -> None:
         """Take back the last change of the current object."""
@@ -1148,6 +1190,10 @@ class Panel(QScrollArea):
             self.cancel()
         if self.clicks is None:
             return
+        boxes = self.clicks.boxes
+        if boxes.layer is not None and boxes.layer not in layers:
+            boxes.drop()
+            self._clicked()
         if any(layer not in layers for layer in self.clicks.source.layers):
             self.cancel_adapting()
             self._end_session()
@@ -1212,7 +1258,7 @@ class Panel(QScrollArea):
                 return
             session.label = before.label  # there is nothing of it: it is painted again
             if before.masks:
-                annotator.act(session.adopt, lambda: session.compute((*before.masks, *session.clicks)))
+                annotator.act(session.adopt, lambda: session.compute((*before.masks, *session.given)))
             clicks.write((*shown, *clicks.read()))
             annotator.edited()
 
@@ -1246,6 +1292,8 @@ class Panel(QScrollArea):
         if clicks is None or labels is None or self._outdated:
             return
         place(clicks.layer, clicks.source)
+        if clicks.boxes.layer is not None:
+            place(clicks.boxes.layer, clicks.source)
         if made_for(labels.layer, clicks.source.image):
             place(labels.layer, clicks.source)
 
@@ -1343,13 +1391,15 @@ class Panel(QScrollArea):
         annotator, labels = self.annotator, self.labels
         self._let_go()
         if self.clicks is not None:
-            if len(self.clicks.layer.data) == 0:
+            if not self.clicks.read():
                 self._put_clicks_away()
             elif annotator is not None and labels is not None:
                 session = annotator.session
                 self.clicks.leave(labels.layer, 0 if session.empty or session.covered else session.label)
+                self._remove_boxes(self.clicks)  # the object is gone on with from its mask
             else:
                 self.clicks.disconnect()
+                self._remove_boxes(self.clicks)
         self.clicks = None
         self.encoder.close()
         self.decoder.close()
