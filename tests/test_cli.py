@@ -465,6 +465,7 @@ WRONG = {
     "less than no images": (["benchmark", ".", "--images", "-1"], 1, "images takes 0 or more; got -1"),
     "a share of more than all": (["benchmark", ".", "--validation", "2"], 1, "from 0 to 1; got 2"),
     "overlaps in percent": (["benchmark", ".", "--thresholds", "85,90"], 1, "up to 1; got 85.0, 90.0"),
+    "boxes drawn in percent": (["benchmark", ".", "--box", "4"], 1, "extent from 0 to 1; got 4.0"),
     "a split of nothing": (["benchmark", ".", "--split", "test"], 1, "all, training, validation"),
     "crop sizes that are no numbers": (
         ["train", ".", "-o", "m.safetensors", "--crop-sizes", "a"],
