@@ -16,11 +16,13 @@ from napari_interformer.benchmark import (
     Trial,
     WatershedAnnotator,
     choose,
+    drawn_box,
     measure,
     methods,
     objects_of,
 )
 from napari_interformer.datasets import Sample
+from napari_interformer.prompts import Box
 
 IMAGE, LABELS = blobs()
 SAMPLE = Sample("blobs", IMAGE, LABELS, kind="squares")
@@ -43,6 +45,17 @@ class Oracle:
             return self.target
         rows = np.arange(len(LABELS))[:, None]
         return self.target & (rows < np.flatnonzero(self.target.any(axis=1))[16 + 4 * self.count])
+
+
+class Boxed(Oracle):
+    """Knows the object from its box, and gives three quarters of it at once."""
+
+    def box(self, box):
+        self.count, self.target = (
+            1,
+            LABELS == LABELS[(box.top + box.bottom) // 2, (box.left + box.right) // 2],
+        )
+        return self.click(0, 0, True)
 
 
 class Hopeless(Oracle):
@@ -111,6 +124,52 @@ def test_the_baselines_obey_their_own_clicks_and_survive_a_constant_image(method
     assert not annotator.click(5, 5, False).any()
 
 
+def test_a_box_takes_the_place_of_the_first_click_where_a_method_knows_boxes():
+    config = replace(CONFIG, box=0.04)
+    methods = {"boxed": Boxed, "oracle": Oracle}
+    without = measure([SAMPLE], methods, CONFIG)
+    boxed, oracle = measure([SAMPLE], methods, config).results
+    assert boxed.summary(config)["NoC@90"] == 2 and boxed.summary(config)["IoU@1"] == pytest.approx(24 / 32)
+    for trial in boxed.trials:
+        assert trial.box == drawn_box(SAMPLE, trial.label, config)
+        assert len(trial.ious) == 2 and len(trial.clicks) == 1, "the box counts as a click"
+    seen = [[replace(t, seconds=0) for t in r.trials] for r in (oracle, without.results[1])]
+    assert seen[0] == seen[1], "who knows no boxes gets clicks alone"
+    assert not any(trial.box for result in without.results for trial in result.trials)
+    assert [result.title for result in (boxed, oracle)] == ["boxed, from a box", "oracle"]
+    assert [result.title for result in without.results] == ["boxed", "oracle"]
+
+
+def test_boxes_are_drawn_as_exactly_as_asked_and_the_same_each_time():
+    exact, careful = (replace(CONFIG, box=share) for share in (0.0, 0.04))
+    assert drawn_box(SAMPLE, 2, CONFIG) is None
+    assert drawn_box(SAMPLE, 2, exact) == Box(80, 16, 112, 48)
+    ignore = np.zeros(LABELS.shape, bool)
+    ignore[:, :90] = True
+    assert drawn_box(replace(SAMPLE, ignore=ignore), 2, exact) == Box(90, 16, 112, 48)
+    flat = replace(SAMPLE, labels=np.pad(np.ones((100, 400), int), 50))
+    boxes = [drawn_box(replace(flat, name=str(n)), 1, careful) for n in range(300)]
+    assert boxes == [drawn_box(replace(flat, name=str(n)), 1, careful) for n in range(300)]
+    assert len(set(boxes)) > 250 and drawn_box(flat, 1, careful) != drawn_box(
+        flat, 1, replace(careful, seed=1)
+    )
+    off = np.array(boxes) - Box.around(flat.labels > 0)  # left, top, right, bottom
+    farthest = np.abs(off).max(axis=0)
+    assert (farthest <= [40, 10, 40, 10]).all() and (farthest >= [36, 9, 36, 9]).all(), "2.5 sigma at most"
+    np.testing.assert_allclose(off.std(axis=0), [16, 4, 16, 4], rtol=0.15)
+    assert np.abs(off.mean(axis=0)).max() < 2.5
+
+
+def test_a_box_drawn_without_any_care_still_holds_a_pixel_of_the_image():
+    config = replace(CONFIG, box=1.0)
+    for label in range(1, 7):
+        for n in range(200):
+            box = drawn_box(replace(SAMPLE, name=str(n)), label, config)
+            assert not box.empty and Box.of(LABELS.shape).holds(box)
+    with pytest.raises(ValueError, match="box takes a share of the object's extent from 0 to 1; got 4"):
+        replace(CONFIG, box=4)
+
+
 def test_ignored_pixels_do_not_count():
     half = LABELS.copy()
     half[:, :32] = 0
@@ -141,23 +200,28 @@ def test_splits_are_those_of_training():
         choose(everything[:1], replace(CONFIG, split="validation"))
 
 
-def test_our_model_runs_through_the_session(small_model):
-    config = replace(CONFIG, objects=1, max_clicks=3, baselines=True)
+@pytest.mark.parametrize("box", [None, 0.04])
+def test_our_model_runs_through_the_session(small_model, box):
+    config = replace(CONFIG, objects=1, max_clicks=3, baselines=True, box=box)
     report = measure([SAMPLE], methods(config, small_model), config)
     assert [r.method for r in report.results] == ["InterFormer", "seeded watershed", "random walker"]
+    assert [bool(r.trials[0].box) for r in report.results] == [box is not None, False, False]
     assert len(report.results[0].trials) == 1
 
 
 def test_the_report_is_a_table_json_a_plot_and_the_worst_cases(tmp_path):
     samples = [SAMPLE, replace(SAMPLE, name="more", kind="others")]
-    report = measure(samples, {"oracle": Oracle, "hopeless": Hopeless}, replace(CONFIG, objects=2))
-    written = report.save(tmp_path, Oracle)
+    config = replace(CONFIG, objects=2, box=0.04)
+    report = measure(samples, {"boxed": Boxed, "hopeless": Hopeless}, config)
+    written = report.save(tmp_path, Boxed)
     assert {p.name for p in written} == {"benchmark.json", "benchmark.md", "iou-by-clicks.png", "worst.png"}
     assert all(p.stat().st_size > 200 for p in written)
     content = json.loads((tmp_path / "benchmark.json").read_text())
     assert content["results"][0]["kinds"]["squares"]["objects"] == 2
+    assert content["config"]["box"] == 0.04 and len(content["results"][0]["objects"][0]["box"]) == 4
     assert len(content["results"][0]["iou_by_clicks"]) == 20
     lines = report.table().splitlines()
+    assert sum("boxed, from a box" in line for line in lines) == 3
     assert len(lines) == 2 + 2 * 3 and len({line.count("|") for line in lines}) == 1
 
 

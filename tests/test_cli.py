@@ -15,6 +15,7 @@ import tifffile
 
 from conftest import blobs
 from napari_interformer import cli
+from napari_interformer.prompts import Box, BoxPrompt, Click
 
 
 def run(*arguments: object) -> int:
@@ -128,6 +129,43 @@ def test_encode_hands_the_work_to_several_devices(
     assert "1 plane of 256 x 256 pixels" in capsys.readouterr().out
 
 
+def test_segment_takes_boxes_and_corrects_them_by_clicks(
+    blob_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import imageio.v3 as iio
+
+    image, expected = blobs()
+    tifffile.imwrite(tmp_path / "blobs.tif", image)
+    monkeypatch.setattr("napari_interformer.load_model", lambda _: blob_model)
+    labels, overlay = tmp_path / "labels.tif", tmp_path / "overlay.png"
+    arguments = ("segment", tmp_path / "blobs.tif", "-o", labels, "--device", "cpu")
+    assert run(*arguments, "--overlay", overlay, "--box", "16,80,47,111") == 0
+    np.testing.assert_array_equal(tifffile.imread(labels), expected == 2)
+    picture = iio.imread(overlay)
+    assert (picture[15, 79:113] == (0, 160, 60)).all() and (picture[14, 79:113] == 255).all()
+    assert (picture[15:49, 112] == (0, 160, 60)).all() and (picture[16:48, 80:112, 2] != 60).all()
+    # What lies in the middle of this box is no object; a click of the same object tells where it is, in any order.
+    assert run(*arguments, "--click", "30,30", "--box", "50,120,10,10") == 0
+    np.testing.assert_array_equal(tifffile.imread(labels), expected == 1)
+    objects = ("--object", "30,30 box:10,10,50,120", "--object", "box:96,16,127,47")
+    assert run(*arguments, "--box", "16,144,47,175", *objects) == 0
+    np.testing.assert_array_equal(tifffile.imread(labels), np.array([0, 2, 0, 1, 3, 0, 0])[expected])
+
+
+def test_a_box_starts_an_object_on_each_of_its_planes(
+    blob_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, expected = blobs()
+    tifffile.imwrite(tmp_path / "stack.tif", np.stack([image] * 5), metadata={"axes": "ZYX"})
+    monkeypatch.setattr("napari_interformer.load_model", lambda _: blob_model)
+    boxes = ("--box", "0,16,80,47,111", "--box", "2,16,80,47,111")
+    labels = tmp_path / "labels.tif"
+    assert run("segment", tmp_path / "stack.tif", *boxes, "-o", labels, "--device", "cpu") == 0
+    got = tifffile.imread(labels)
+    for plane in range(5):
+        np.testing.assert_array_equal(got[plane], (expected == 2) * (plane in (0, 2)))
+
+
 def test_an_object_that_others_cover_is_told(
     cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -190,9 +228,9 @@ def test_a_store_behind_a_url_is_read_and_never_made(
     assert sorted(one.name for one in tmp_path.iterdir()) == ["cells.tif", "labels.tif"]
 
 
-def test_segment_encodes_no_more_of_a_large_plane_than_its_clicks_need(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["--click", "--box"])
+def test_segment_encodes_no_more_of_a_large_plane_than_its_clicks_need(how: str, tmp_path: Path) -> None:
     from napari_interformer import Features
-    from napari_interformer.prompts import Box
     from napari_interformer.samples import cells
     from napari_interformer.simulate import next_click
 
@@ -202,7 +240,10 @@ def test_segment_encodes_no_more_of_a_large_plane_than_its_clicks_need(tmp_path:
     tifffile.imwrite(tmp_path / "large.tif", large)
     target = truth == np.argmax(np.bincount(truth[truth > 0]))
     y, x, _ = next_click(np.zeros_like(target), target)
-    arguments = ("segment", tmp_path / "large.tif", "--click", f"{y + 1000},{x + 700}")
+    rows, columns = np.nonzero(target)
+    corners = rows.min() + 1000, columns.min() + 700, rows.max() + 1000, columns.max() + 700
+    given = {"--click": f"{y + 1000},{x + 700}", "--box": ",".join(map(str, corners))}[how]
+    arguments = ("segment", tmp_path / "large.tif", how, given)
     for _ in range(2):  # the second time nothing is missing
         assert run(*arguments, "--features", tmp_path / "f.zarr", "-o", tmp_path / "labels.tif") == 0
         got = tifffile.imread(tmp_path / "labels.tif")[1000:1256, 700:956] > 0
@@ -365,6 +406,27 @@ WRONG = {
         1,
         "--propagate carries objects through the planes of a stack; ok.tif has a single plane",
     ),
+    "a box with a number too few": (
+        ["segment", "ok.tif", "--box", "6,3,9", "-o", "l.tif"],
+        2,
+        "two opposite corners within it; got '6,3,9'",
+    ),
+    "a box that is off the object": (["segment", "ok.tif", "--box", "6,3,9,9,-", "-o", "l.tif"], 2, "--box"),
+    "a box with a click's axes": (
+        ["segment", "ok.tif", "--box", "0,6,3,9,9", "-o", "l.tif"],
+        1,
+        "A box on this image takes 4 numbers, Y,X,Y,X; got 0,6,3,9,9",
+    ),
+    "a box over the edge": (
+        ["segment", "ok.tif", "--box", "6,3,64,9", "-o", "l.tif"],
+        1,
+        "A box must lie in the image of 64 x 96 (YX); got 6,3,64,9",
+    ),
+    "two boxes of one object": (
+        ["segment", "ok.tif", "--box", "1,1,5,5", "--box", "9,9,12,12", "-o", "l.tif"],
+        1,
+        'object 1 has 1,1,5,5 and 9,9,12,12: give each object its own --object "box:..."',
+    ),
     "no clicks": (["segment", "ok.tif", "-o", "l.tif"], 2, "--click"),
     "no folder to write to": (["segment", "ok.tif", "--click", "1,1", "-o", "no/l.tif"], 1, "folder"),
     "labels over the image": (["segment", "ok.tif", "--click", "1,1", "-o", "ok.tif"], 1, "the image itself"),
@@ -403,6 +465,7 @@ WRONG = {
     "less than no images": (["benchmark", ".", "--images", "-1"], 1, "images takes 0 or more; got -1"),
     "a share of more than all": (["benchmark", ".", "--validation", "2"], 1, "from 0 to 1; got 2"),
     "overlaps in percent": (["benchmark", ".", "--thresholds", "85,90"], 1, "up to 1; got 85.0, 90.0"),
+    "boxes drawn in percent": (["benchmark", ".", "--box", "4"], 1, "extent from 0 to 1; got 4.0"),
     "a split of nothing": (["benchmark", ".", "--split", "test"], 1, "all, training, validation"),
     "crop sizes that are no numbers": (
         ["train", ".", "-o", "m.safetensors", "--crop-sizes", "a"],
@@ -495,14 +558,28 @@ def test_cuda_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("1,2", ((1, 2), True)),
-        ("3,1,2,+", ((3, 1, 2), True)),
-        ("3,1,2,-", ((3, 1, 2), False)),
-        (" 0, 3, 1 , 2 ,-", ((0, 3, 1, 2), False)),
+        ("1,2", Click((), 1, 2)),
+        ("3,1,2,+", Click((3,), 1, 2)),
+        ("3,1,2,-", Click((3,), 1, 2, False)),
+        (" 0, 3, 1 , 2 ,-", Click((0, 3), 1, 2, False)),
     ],
 )
 def test_clicks_are_read_as_typed(text: str, expected: object) -> None:
     assert cli.click_of(text) == expected
+
+
+def test_boxes_are_read_as_typed_from_any_two_opposite_corners() -> None:
+    assert (
+        cli.box_of("100,60,141,97") == cli.box_of("141, 60, 100, 97") == BoxPrompt((), Box(60, 100, 98, 142))
+    )
+    assert cli.box_of("0,3,1,2,1,2") == BoxPrompt((0, 3), Box(2, 1, 3, 2))
+    assert cli.object_of("3,5,6,- box:3,1,2,7,9") == [
+        Click((3,), 5, 6, False),
+        BoxPrompt((3,), Box(2, 1, 10, 8)),
+    ]
+    for text in ("100,60,141,97", "3,1,2,7,9"):
+        assert cli.typed(cli.box_of(text)) == text
+    assert cli.typed(cli.click_of("3,5,6,-")) == "3,5,6,-"
 
 
 def test_a_package_that_is_missing_is_told_without_pythons_words(

@@ -2,6 +2,7 @@
 
 A simulated user clicks at the deepest point of the deeper error until the mask is good or 20 clicks are spent
 (Huang et al., ICCV 2023, section 4.2). Every method sees the same objects and gets its own clicks from its own errors.
+With `BenchmarkConfig.box`, a box drawn around the object stands for the first click.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude
@@ -61,6 +62,10 @@ class BenchmarkConfig:
         IoU that count as done; an object's clicks end at the highest.
     baselines : bool
         Also run seeded watershed and random walker (scikit-image).
+    box : float or None
+        Objects start with a box in place of the first click, and it counts as one; without this, with a click. Each side is
+        off by a normal distribution whose sigma is this share of the object's extent: with 0.04, by 2 pixels or so where it
+        is 50 pixels across; with 0 the box is exact. The baselines know no boxes and get clicks alone.
     seed : int
         Of the split and the draws.
     """
@@ -74,6 +79,7 @@ class BenchmarkConfig:
     max_clicks: int = 20
     thresholds: tuple[float, ...] = (0.80, 0.85, 0.90)
     baselines: bool = False
+    box: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -85,10 +91,17 @@ class BenchmarkConfig:
                 raise ValueError(f"{name} takes {least} or more; got {getattr(self, name)}.")
         if not 0 <= self.validation <= 1:
             raise ValueError(f"validation takes a share of the images from 0 to 1; got {self.validation}.")
+        if self.box is not None and not 0 <= self.box <= 1:
+            raise ValueError(
+                f"box takes a share of the object's extent from 0 to 1; got {self.box}: 0 is exact."
+            )
         if not self.thresholds or not all(0 < one <= 1 for one in self.thresholds):
             raise ValueError(
                 f"thresholds takes IoU above 0 and up to 1; got {', '.join(map(str, self.thresholds)) or 'none'}."
             )
+
+
+Clicked = tuple[int, int, bool]  # y, x, positive
 
 
 class Annotator(Protocol):
@@ -101,6 +114,14 @@ class Annotator(Protocol):
         """Answer a click with the object's mask (Y, X)."""
 
 
+@runtime_checkable
+class BoxAnnotator(Annotator, Protocol):
+    """One that can also start with a box."""
+
+    def box(self, box: Box) -> NDArray[np.bool_]:
+        """Answer a box drawn around the object with the object's mask (Y, X)."""
+
+
 # Image to annotator; whatever depends on the image alone is done here, and timed apart.
 Method = Callable[["NDArray[Any]"], Annotator]
 
@@ -109,15 +130,21 @@ Method = Callable[["NDArray[Any]"], Annotator]
 class Trial:
     """One object with one method.
 
-    `ious` has one value per click given; `clicks` are (y, x, positive).
+    `ious` has one value per click given, and one for the box before them if it started with one.
     """
 
     image: str
     kind: str
     label: int
     ious: tuple[float, ...]
-    clicks: tuple[tuple[int, int, bool], ...]
+    clicks: tuple[Clicked, ...]
     seconds: float
+    box: Box | None = None
+
+    @property
+    def given(self) -> tuple[Box | Clicked, ...]:
+        """All that the method was told, in order."""
+        return self.clicks if self.box is None else (self.box, *self.clicks)
 
     def iou_after(self, clicks: int) -> float:
         """Return the IoU after that many clicks; where fewer were needed, the last one's."""
@@ -136,6 +163,11 @@ class Result:
     trials: list[Trial] = field(default_factory=list)
     encode_seconds: float = 0.0
     megapixels: float = 0.0
+
+    @property
+    def title(self) -> str:
+        """The method, and how its objects start."""
+        return f"{self.method}, from a box" if any(trial.box for trial in self.trials) else self.method
 
     def summary(self, config: BenchmarkConfig, kind: str | None = None) -> dict[str, float]:
         """Return the figures over all objects, or those of one kind of image."""
@@ -175,6 +207,10 @@ class InterFormerAnnotator:
     def click(self, y: int, x: int, positive: bool) -> NDArray[np.bool_]:
         """Answer a click."""
         return self.session.click((y, x), positive)
+
+    def box(self, box: Box) -> NDArray[np.bool_]:
+        """Answer a box."""
+        return self.session.box((box.top, box.left), (box.bottom - 1, box.right - 1))
 
 
 class _Seeded:
@@ -357,20 +393,49 @@ def attempt(annotator: Annotator, sample: Sample, label: int, config: BenchmarkC
     """Click on one object until it is done."""
     target = sample.labels == label
     mask = np.zeros_like(target)
+    box = drawn_box(sample, label, config) if isinstance(annotator, BoxAnnotator) else None
     ious: list[float] = []
-    clicks: list[tuple[int, int, bool]] = []
+    clicks: list[Clicked] = []
     seconds = 0.0
     annotator.begin()
     while len(ious) < config.max_clicks and (not ious or ious[-1] < max(config.thresholds)):
-        click = next_click(mask, target, ignore=sample.ignore)
-        if click is None:
+        given = box if box is not None and not ious else next_click(mask, target, ignore=sample.ignore)
+        if given is None:
             break
         began = time.perf_counter()
-        mask = annotator.click(*click)
+        mask = answer(annotator, given)
         seconds += time.perf_counter() - began
-        clicks.append(click)
+        if not isinstance(given, Box):
+            clicks.append(given)
         ious.append(iou(mask, target, sample.ignore))
-    return Trial(sample.name, sample.kind, label, tuple(ious), tuple(clicks), seconds)
+    return Trial(sample.name, sample.kind, label, tuple(ious), tuple(clicks), seconds, box)
+
+
+def answer(annotator: Annotator, given: Box | Clicked) -> NDArray[np.bool_]:
+    """Return an annotator's mask after a box or a click."""
+    if not isinstance(given, Box):
+        return annotator.click(*given)
+    assert isinstance(annotator, BoxAnnotator)
+    return annotator.box(given)
+
+
+FARTHEST = 2.5  # sigma; whoever is off by more draws it again
+
+
+def drawn_box(sample: Sample, label: int, config: BenchmarkConfig) -> Box | None:
+    """Return a box as a person draws it around an object, the same at each run; None if objects start with a click."""
+    if config.box is None:
+        return None
+    seen = sample.labels == label
+    if sample.ignore is not None:
+        seen &= ~sample.ignore
+    box, whole = Box.around(seen), Box.of(sample.labels.shape)
+    rng = np.random.default_rng([config.seed, *sample.name.encode(), label])
+    off = config.box * np.clip(rng.standard_normal(4), -FARTHEST, FARTHEST)
+    sides = np.rint(box + off * ([box.width, box.height] * 2)).astype(int)
+    first = np.clip(sides[:2], 0, np.array(box[2:]) - 1)  # left, top; something of the object is left to hold
+    last = np.clip(sides[2:], first + 1, whole[2:])
+    return Box(*map(int, (*first, *last)))
 
 
 # ------------------------------------------------------------------------------------------------ report
@@ -398,7 +463,7 @@ class Report:
                 figures = result.summary(self.config, kind)
                 cells = [
                     kind or "all",
-                    result.method,
+                    result.title,
                     *(_shown(name, value) for name, value in figures.items()),
                 ]
                 rows.append(cells)
@@ -448,7 +513,7 @@ class Report:
             axes.plot(
                 range(1, self.config.max_clicks + 1),
                 result.curve(self.config.max_clicks),
-                label=result.method,
+                label=result.title,
             )
         for threshold in self.config.thresholds:
             axes.axhline(threshold, color="0.8", linewidth=0.8, zorder=0)
@@ -458,8 +523,9 @@ class Report:
         figure.savefig(path, dpi=120)
 
     def contact_sheet(self, path: str | Path, annotate: Method, count: int = 24) -> None:
-        """Show the first method's worst objects: truth green, mask magenta, clicks as dots."""
+        """Show the first method's worst objects: truth green, mask magenta, clicks as dots, a box as a frame."""
         from matplotlib.figure import Figure
+        from matplotlib.patches import Rectangle
 
         threshold = max(self.config.thresholds)
         worst = sorted(
@@ -480,8 +546,8 @@ class Report:
             target = sample.labels == trial.label
             annotator = annotate(sample.image)
             annotator.begin()
-            for click in trial.clicks:
-                mask = annotator.click(*click)
+            for given in trial.given:
+                mask = answer(annotator, given)
             box = Box.around(target | mask)
             box = Box(box.left - 12, box.top - 12, box.right + 12, box.bottom + 12).intersect(
                 Box.of(target.shape)
@@ -490,6 +556,10 @@ class Report:
             picture[find_boundaries(target[box.slices])] = (0, 220, 0)
             picture[find_boundaries(mask[box.slices])] = (230, 0, 230)
             axes.imshow(picture)
+            if trial.box is not None:
+                left, top, right, bottom = trial.box.shift(-box.top, -box.left)
+                corners = (left - 0.5, top - 0.5), right - left, bottom - top
+                axes.add_patch(Rectangle(*corners, fill=False, edgecolor="lime", linewidth=0.8))
             for y, x, positive in trial.clicks:
                 if box.left <= x < box.right and box.top <= y < box.bottom:
                     axes.plot(

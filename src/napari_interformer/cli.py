@@ -33,38 +33,75 @@ if TYPE_CHECKING:
     from napari_interformer.features import Features
     from napari_interformer.image import Contrast, Plane, Planes
     from napari_interformer.model import InterFormer
-    from napari_interformer.prompts import Box
+    from napari_interformer.prompts import Box, BoxPrompt, Click, Given
     from napari_interformer.session import Session
     from napari_interformer.train import Progress
 
 NAME = "napari-interformer"
 CLICK = "[T,][Z,]Y,X[,-]"
-
-# A click as typed: where it is, and whether it belongs to the object.
-Typed = tuple[tuple[int, ...], bool]
+BOX = "[T,][Z,]Y,X,Y,X"
+BOX_MARK = "box:"  # among the clicks of --object
 
 
 # ------------------------------------------------------------------------------------------ what people type
 
 
-def click_of(text: str) -> Typed:
+def click_of(text: str) -> Click:
     """Read ``Y,X``, ``Z,Y,X`` or ``T,Z,Y,X``, with ``,-`` at the end for "not part of the object"."""
+    from napari_interformer.prompts import Click
+
     parts = [part.strip() for part in text.split(",")]
     positive = parts[-1] != "-"
     if parts[-1] in ("+", "-"):
         parts.pop()
-    if len(parts) < 2 or not all(re.fullmatch(r"-?\d+", part) for part in parts):
+    if len(parts) < 2 or not all(map(_whole, parts)):
         raise click.BadParameter(
             f"a click is {CLICK} in whole pixels, ,- if it is off the object; got {text!r}."
         )
-    return tuple(int(part) for part in parts), positive
+    return Click.at([int(part) for part in parts], positive)
 
 
-def object_of(text: str) -> list[Typed]:
-    """Read the clicks of one object, with blanks between them."""
+def box_of(text: str) -> BoxPrompt:
+    """Read the leading indices, and the row and column of two opposite corners: ``Y,X,Y,X``, ``Z,Y,X,Y,X`` and so on."""
+    from napari_interformer.prompts import BoxPrompt
+
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) < 4 or not all(map(_whole, parts)):
+        raise click.BadParameter(
+            f"a box is {BOX} in whole pixels, its plane once and two opposite corners within it; got {text!r}."
+        )
+    *plane, y, x, opposite_y, opposite_x = (int(part) for part in parts)
+    return BoxPrompt.between((*plane, y, x), (*plane, opposite_y, opposite_x))
+
+
+def object_of(text: str) -> list[Given]:
+    """Read the clicks and boxes of one object, with blanks between them."""
     if not text.strip():
-        raise click.BadParameter("an object takes at least one click; got none.")
-    return [click_of(one) for one in text.split()]
+        raise click.BadParameter("an object takes at least one click or box; got none.")
+    return [
+        box_of(one.removeprefix(BOX_MARK)) if one.startswith(BOX_MARK) else click_of(one)
+        for one in text.split()
+    ]
+
+
+def _whole(text: str) -> bool:
+    return re.fullmatch(r"-?\d+", text) is not None
+
+
+def typed(prompt: Given) -> str:
+    """Write a click or a box as it is typed."""
+    from napari_interformer.prompts import Click
+
+    if isinstance(prompt, Click):
+        return ",".join([*map(str, prompt.position), *([] if prompt.positive else ["-"])])
+    (top, left), (bottom, right) = corners(prompt)
+    return ",".join(map(str, (*prompt.plane, top, left, bottom, right)))
+
+
+def corners(prompt: BoxPrompt) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the first and the last pixel of a box."""
+    left, top, right, bottom = prompt.box
+    return (top, left), (bottom - 1, right - 1)
 
 
 def numbers_of(kind: Callable[[str], Any], wanted: int | None = None) -> Callable[[Any], tuple[Any, ...]]:
@@ -350,12 +387,22 @@ def encode(
     help="A click on the object, or off it with ,- at the end.  [repeat it]",
 )
 @click.option(
+    "--box",
+    "boxes",
+    type=box_of,
+    metavar=BOX,
+    multiple=True,
+    help="A box drawn tightly around the object, by two opposite corners that lie within; clicks correct what it finds.  "
+    "[repeat it on other planes]",
+)
+@click.option(
     "--object",
     "objects",
     type=object_of,
     metavar='"CLICK ..."',
     multiple=True,
-    help='All clicks of one object: "120,88 140,95,-".  [repeat it]',
+    help=f'All clicks of one object: "120,88 140,95,-"; a box has {BOX_MARK} before it: "{BOX_MARK}100,60,141,97 140,95,-".  '
+    "[repeat it]",
 )
 @click.option("--prompts", type=FILE, help="Clicks saved from the window or by Session.save_prompts (JSON).")
 @click.option(
@@ -379,8 +426,9 @@ def encode(
 @image_options
 def segment(
     image: Path,
-    clicks: tuple[Typed, ...],
-    objects: tuple[list[Typed], ...],
+    clicks: tuple[Click, ...],
+    boxes: tuple[BoxPrompt, ...],
+    objects: tuple[list[Given], ...],
     prompts: Path | None,
     output: Path,
     overlay: Path | None,
@@ -393,15 +441,17 @@ def segment(
     channels: tuple[int, ...] | None,
     contrast: Contrast,
 ) -> None:
-    """Segment what is clicked in IMAGE and write a label image.
+    """Segment what is clicked or boxed in IMAGE and write a label image.
 
     \b
     napari-interformer segment cells.tif --click 120,88 --click 140,95,- -o labels.tif
+    napari-interformer segment cells.tif --box 100,60,141,97 -o labels.tif
     napari-interformer segment stack.tif --object "3,120,88 3,140,95,-" --object 5,40,200 -o labels.tif
     """  # noqa: D301 - click's mark for lines that are not to be wrapped
-    everything = [*([list(clicks)] if clicks else []), *objects]
+    first: list[Given] = [*boxes, *clicks]
+    everything = [*([first] if first else []), *objects]
     if not everything and prompts is None:
-        raise click.UsageError("segment takes clicks; give --click, --object or --prompts.")
+        raise click.UsageError("segment takes clicks or boxes; give --click, --box, --object or --prompts.")
     import numpy as np
 
     import napari_interformer as ni
@@ -444,10 +494,10 @@ def segment(
         if session.prompts:
             commit()
     for one in everything:
-        for position, positive in one:
+        for prompt in one:
             while True:  # until it needs nothing more: an object may go on beyond what was there
                 try:
-                    session.click(position, positive)
+                    session.set_prompts((*session.prompts, prompt))
                     break
                 except NotEncodedError as missing:
                     encode_shown(planes, encoded, network, device, [(missing.plane, missing.box)])
@@ -459,7 +509,7 @@ def segment(
     report(session, without)
     click.echo(f"labels: {output}")
     if overlay is not None:
-        picture(overlay, planes, session, everything[0][0][0][:-2] if everything else busiest(session))
+        picture(overlay, planes, session, everything[0][0].plane if everything else busiest(session))
         click.echo(f"picture: {overlay}")
 
 
@@ -795,14 +845,14 @@ def busiest(session: Session) -> tuple[int, ...]:
 
 
 def picture(path: Path, planes: Planes, session: Session, plane: tuple[int, ...]) -> None:
-    """Write a PNG of one plane: the image, the labels in colour with their outlines, the clicks in green and red."""
+    """Write a PNG of one plane: the image, the labels in colour with their outlines, boxes and clicks in green and red."""
     import imageio.v3 as iio
     import numpy as np
     from skimage.draw import disk
     from skimage.segmentation import find_boundaries
 
     from napari_interformer.files import write_whole
-    from napari_interformer.prompts import Click
+    from napari_interformer.prompts import Box, BoxPrompt, Click
 
     labels: NDArray[np.integer[Any]] = np.asarray(session.labels[plane])
     drawn = planes.read(plane)
@@ -815,12 +865,19 @@ def picture(path: Path, planes: Planes, session: Session, plane: tuple[int, ...]
     outline = find_boundaries(labels, mode="inner")
     drawn[outline] = tint[outline]
     radius = max(2.0, min(planes.size) / 250)
-    for prompt in (prompt for prompts in session.objects.values() for prompt in prompts):
-        if isinstance(prompt, Click) and prompt.plane == plane:
+    green, red = (0, 160, 60), (220, 30, 30)
+    here = [p for prompts in session.objects.values() for p in prompts if p.plane == plane]
+    line = round(radius / 2)
+    for box in (prompt.box for prompt in here if isinstance(prompt, BoxPrompt)):
+        within = drawn[box.slices].copy()  # the line lies around the box: what it holds stays to be seen
+        for width, colour in ((line + 1, 255), (line, green)):
+            wide = Box(box.left - width, box.top - width, box.right + width, box.bottom + width)
+            drawn[wide.intersect(Box.of(planes.size)).slices] = colour
+        drawn[box.slices] = within
+    for prompt in here:
+        if isinstance(prompt, Click):
             drawn[disk((prompt.y, prompt.x), radius + 1, shape=planes.size)] = 255
-            drawn[disk((prompt.y, prompt.x), radius, shape=planes.size)] = (
-                (0, 160, 60) if prompt.positive else (220, 30, 30)
-            )
+            drawn[disk((prompt.y, prompt.x), radius, shape=planes.size)] = green if prompt.positive else red
     write_whole(path, iio.imwrite("<bytes>", np.clip(drawn, 0, 255).astype(np.uint8), extension=".png"))
 
 
@@ -871,29 +928,45 @@ def encode_shown(
             show(line, now.done, now.total)
 
 
-def check_object(number: int, clicks: Sequence[Typed], planes: Planes) -> None:
-    """Refuse clicks off the image, and an object without a click on it, before minutes of encoding."""
-    for position, _ in clicks:
-        check_inside(position, planes)
-    if not any(positive for _, positive in clicks):
-        typed = " ".join(f"{','.join(map(str, position))},-" for position, _ in clicks)
+def check_object(number: int, prompts: Sequence[Given], planes: Planes) -> None:
+    """Refuse what is off the image, and an object that nothing begins, before minutes of encoding."""
+    from napari_interformer.prompts import Click
+
+    boxes: dict[Plane, BoxPrompt] = {}
+    for prompt in prompts:
+        check_inside(prompt, planes)
+        if isinstance(prompt, Click):
+            continue
+        if prompt.plane in boxes:
+            raise ValueError(
+                f"An object takes one box on a plane; object {number} has {typed(boxes[prompt.plane])} and {typed(prompt)}: "
+                f'give each object its own --object "{BOX_MARK}...".'
+            )
+        boxes[prompt.plane] = prompt
+    if not boxes and not any(isinstance(prompt, Click) and prompt.positive for prompt in prompts):
         raise ValueError(
-            f"An object takes a click on it; object {number} has only such as are off it ({typed}): add one without ,-."
+            f"An object takes a click on it; object {number} has only such as are off it ({' '.join(map(typed, prompts))}): "
+            "add one without ,-."
         )
 
 
-def check_inside(position: Sequence[int], planes: Planes) -> None:
-    """Refuse a click that is off the image."""
-    shape = planes.shape
-    if len(position) != len(shape):
+def check_inside(prompt: Given, planes: Planes) -> None:
+    """Refuse a click or a box that is off the image."""
+    from napari_interformer.prompts import Click
+
+    shape, axes = planes.shape, planes.axes
+    if isinstance(prompt, Click):
+        noun, numbers, ends = "click", axes, [(prompt.y, prompt.x)]
+    else:
+        noun, numbers, ends = "box", axes + axes[-2:], list(corners(prompt))
+    if len(prompt.plane) != len(planes.leading):
         raise ValueError(
-            f"A click on this image takes {len(shape)} numbers, {','.join(planes.axes)}; got {','.join(map(str, position))}."
+            f"A {noun} on this image takes {len(numbers)} numbers, {','.join(numbers)}; got {typed(prompt)}."
         )
-    if not all(0 <= p < n for p, n in zip(position, shape, strict=True)):
-        size = " x ".join(map(str, shape))
-        raise ValueError(
-            f"A click must lie in the image of {size} ({planes.axes}); got {','.join(map(str, position))}."
-        )
+    positions = [(*prompt.plane, *end) for end in ends]
+    if not all(0 <= p < n for position in positions for p, n in zip(position, shape, strict=True)):
+        whole = " x ".join(map(str, shape))
+        raise ValueError(f"A {noun} must lie in the image of {whole} ({axes}); got {typed(prompt)}.")
 
 
 def check_prompts(path: Path, image: Path, planes: Planes) -> None:
