@@ -14,11 +14,12 @@ import pytest
 from qtpy.QtCore import QEvent, QTimer
 
 from napari_interformer import adapting, checkpoint, journal
+from napari_interformer.boxes import BOXES
 from napari_interformer.checkpoint import load_model, models
 from napari_interformer.encoding import CPU_BATCH
 from napari_interformer.files import read_image
 from napari_interformer.layers import CLICKS, GREEN, LABELS, RED, LayerLabels
-from napari_interformer.prompts import Box, Click
+from napari_interformer.prompts import Box, BoxPrompt, Click
 from napari_interformer.store import Store
 from napari_interformer.widget import Panel
 from window import PATIENCE, PLENTY, BrightModel, Hands, squares
@@ -405,6 +406,122 @@ def test_the_slider_leads_to_other_planes_and_the_object_follows_through_the_sta
     window.key_and_wait("Ctrl+Z")
     assert [int(plane.sum()) for plane in window.labels] == [0, 0, 400, 0, 0]
     assert window.form.object.text() == "Object 1: 1 click"
+
+
+def box_around(centre, reach=10):
+    """Return where to press and where to release for a box of pixels `reach` before a square's centre to as far behind it."""
+    y, x = centre
+    return (y - reach - 0.4, x - reach - 0.4), (y + reach - 0.6, x + reach - 0.6)
+
+
+def drawn(centre, reach=10, plane=()):
+    """Return the box prompt of `box_around`."""
+    y, x = centre
+    return BoxPrompt(plane, Box(x - reach, y - reach, x + reach, y + reach))
+
+
+def test_b_and_a_drag_box_an_object_and_clicks_go_on_from_there(field):
+    window, centres = field
+    assert BOXES not in window.viewer.layers
+    window.key_and_wait("B")
+    assert window.viewer.layers.selection.active.name == BOXES
+    window.drag(*box_around(centres[0]))
+    window.wait(lambda: window.viewer.layers.selection.active is window.points)
+    window.idle()
+    session = window.panel.annotator.session
+    assert session.prompts == (drawn(centres[0]),) and area(window.labels) == 400
+    assert window.form.object.text() == "Object 1: a box, 0 clicks" and window.points.mode == "add"
+    window.click_and_wait(centres[1])
+    assert area(window.labels) == 800 and len(session.prompts) == 2
+    window.key_and_wait("Ctrl+Z")
+    window.key_and_wait("Ctrl+Z")
+    assert not window.labels.any() and not window.viewer.layers[BOXES].data
+    window.key_and_wait("Ctrl+Shift+Z")
+    assert area(window.labels) == 400 and len(window.viewer.layers[BOXES].data) == 1
+    window.key_and_wait("C")
+    assert area(window.labels) == 400 and not window.viewer.layers[BOXES].data
+    window.key("B")
+    window.form.box.click()  # no box after all
+    window.click_and_wait(centres[1])
+    assert area(window.labels, 2) == 400 and not window.told
+
+
+def test_a_box_is_moved_and_deleted_with_napari_s_own_tools(field):
+    window, centres = field
+    window.form.box.click()
+    window.drag(*box_around(centres[0], 8))
+    window.wait(lambda: window.viewer.layers.selection.active is window.points)
+    window.idle()
+    boxes = window.viewer.layers[BOXES]
+    assert area(window.labels) == 256
+    window.viewer.layers.selection.active = boxes
+    boxes.mode = "select"
+    window.rest()
+    (y, x), (other_y, other_x) = centres[:2]
+    window.drag((y + 3, x + 3), (other_y + 3, other_x + 3))
+    window.idle()
+    assert window.panel.annotator.session.prompts == (drawn(centres[1], 8),)
+    assert area(window.labels) == 256 and window.labels[centres[1]] == 1 and window.labels[centres[0]] == 0
+    window.key_and_wait("Ctrl+Z")
+    assert window.labels[centres[0]] == 1 and window.labels[centres[1]] == 0
+    boxes.selected_data = {0}
+    boxes.remove_selected()
+    window.idle()
+    assert not window.labels.any() and window.panel.annotator.session.prompts == ()
+    window.key_and_wait("Ctrl+Z")
+    assert area(window.labels) == 256
+    window.viewer.layers.remove(boxes)
+    window.rest()
+    window.idle()
+    assert not window.labels.any() and not window.told
+    window.panel.activate()
+    window.key_and_wait("Ctrl+Z")
+    assert area(window.labels) == 256 and len(window.viewer.layers[BOXES].data) == 1
+
+
+def test_boxes_lie_where_the_image_does_and_on_its_plane(window):
+    image, centres = squares()
+    stack = np.stack([np.stack([image, image[::-1]])] * 3)  # (Z, C, Y, X)
+    place = {"scale": (4, 1, 0.5, 2.0), "translate": (7, 0, 30, -5)}
+    layer = window.viewer.add_image(stack, **place)
+    window.form.channel_axis.setCurrentIndex(window.form.channel_axis.findData(1))
+    window.form.channels.setText("0")
+    window.encode()
+    window.viewer.dims.set_current_step(0, 2)
+    window.rest()
+    window.key_and_wait("B")
+    window.drag(*(layer.data_to_world((2, 0, *corner)) for corner in box_around(centres[1])))
+    window.wait(lambda: window.viewer.layers.selection.active is window.points)
+    window.idle()
+    prompt = drawn(centres[1], plane=(2,))
+    assert window.panel.annotator.session.prompts == (prompt,) and area(window.labels[2]) == 400
+    window.key_and_wait("Shift+S")
+    assert [area(plane) for plane in window.labels] == [400] * 3
+    layer.scale = (4, 1, 1, 1)
+    boxes = window.viewer.layers[BOXES]
+    np.testing.assert_allclose(boxes.scale, window.points.scale)
+    boxes.data = boxes.data  # read anew
+    window.idle()
+    assert window.panel.annotator.session.boxes == (prompt,)
+
+
+def test_a_box_on_a_plane_that_is_not_encoded_waits_for_it(window):
+    image, centres = squares()
+    window.viewer.add_image(np.stack([image] * 4))
+    window.viewer.dims.set_current_step(0, 0)
+    window.model.steps = threading.Semaphore(0)
+    window.encode(wait=False)
+    window.wait(lambda: window.panel.annotator is not None)
+    window.viewer.dims.set_current_step(0, 3)
+    window.rest()
+    window.key_and_wait("B")
+    window.drag(*box_around(centres[0]))
+    window.wait(lambda: window.panel.annotator.waiting)
+    assert "1 more waits until plane 3 is encoded" in window.form.object.text()
+    window.model.steps.release(PLENTY)
+    window.wait(lambda: window.panel._job is None)
+    window.idle()
+    assert area(window.labels[3]) == 400 and not window.panel.annotator.waiting
 
 
 def test_time_series_of_stacks(window):
@@ -1143,7 +1260,7 @@ def test_closing_gives_keys_back_and_keeps_labels(field):
     points, labels = window.points, window.viewer.layers[LABELS]
     assert points.keymap and labels.keymap
     window.viewer.window.remove_dock_widget(window.panel)
-    assert not points.keymap and not labels.keymap
+    assert not points.keymap and not labels.keymap and BOXES not in window.viewer.layers
     assert area(labels.data) == 400 and labels in window.viewer.layers
     window.key("M")  # napari's key of a Labels layer, nothing of ours
     assert not window.told
@@ -1175,12 +1292,20 @@ def test_keys_that_napari_uses_stay_napari_s(field):
     taken = get_settings().shortcuts.shortcuts
     ours = {str(key) for key in points.keymap}
     for name, keys in taken.items():
-        if "points" in name or name.split(":")[1].startswith(("toggle", "select", "hold", "increment")):
+        everywhere = name.split(":")[1].startswith(("toggle", "select", "hold", "increment"))
+        if "points" in name or (everywhere and not name.endswith("_labels")):
             assert not ours & {str(key) for key in keys}, name
     ours = {str(key) for key in labels.keymap}
     for name, keys in taken.items():
         if "label" in name or "brush" in name or "polygon" in name:
             assert not ours & {str(key) for key in keys}, name
+    window.key_and_wait("B")
+    boxes = window.viewer.layers[BOXES]
+    ours = {str(key) for key in boxes.keymap}
+    for name, keys in taken.items():
+        if "shape" in name or "polygon" in name:
+            assert not ours & {str(key) for key in keys}, name
+    assert ours and not {str(key) for key in type(boxes).class_keymap} & ours
     # These two are ours as long as there is an object.
     undo = {f"{key}+Z" for key in ("Ctrl", "Ctrl+Shift", "Meta", "Shift+Meta", "Meta+Shift")}
     assert {str(key) for key in type(labels).class_keymap} & ours <= undo

@@ -381,7 +381,7 @@ class Form(QWidget):
         self.flip = _button("Flip selected [F]", "Turn selected points from positive to negative or back.")
         self.box = _button(
             "Draw a box [B]",
-            "Then drag from corner to corner, tightly around an object: a better start than a click. Clicks correct it.",
+            "Then drag from corner to corner, tightly around an object: mostly a better start than a click. Clicks correct it.",
         )
         hint = QLabel("Right click: negative\n3: select and drag · Del: remove · 2: add")
         hint.setToolTip("The keys are napari's own of a Points layer; the mask follows the points.")

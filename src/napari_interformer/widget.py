@@ -240,7 +240,7 @@ class Panel(QScrollArea):
 
     def _bind_boxes(self, layer: Shapes) -> None:
         undone = {f"{CTRL}-Z": self.undo, f"{CTRL}-Shift-Z": self.redo}
-        self._bind_on(layer, {"B": self.draw_box, "C": self.commit, "Shift-C": self.clear, **undone})
+        self._bind_on(layer, {"C": self.commit, "Shift-C": self.clear, **undone})  # B is napari's there
 
     def _bind_on(self, layer: Any, keys: dict[str, Callable[[], None]]) -> None:
         for key, action in keys.items():
@@ -958,7 +958,7 @@ class Panel(QScrollArea):
         self.clicks.flip_selected()
 
     def draw_box(self) -> None:
-        """Let the next drag draw a box around the object, with napari's own tool; back to clicks if that was so already."""
+        """Let the next drag draw a box around the object, with napari's own tool; have clicks again if it was about to."""
         self._now()
         assert self.clicks is not None
         active = self.viewer.layers.selection.active
