@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from scipy.ndimage import find_objects
 
-from napari_interformer.features import SNAP, Features
-from napari_interformer.prompts import Box, cut
+from napari_interformer.features import Features
+from napari_interformer.prompts import DIVISOR, Box, cut
 from napari_interformer.scales import level_for, maps_at, size_at, to_working
 from napari_interformer.session import check_labels, image_of
 from napari_interformer.train import LEAST_PIXELS, ClickConfig, Progress, click_loss, share_done
@@ -263,13 +263,13 @@ def _window(model: InterFormer, seen: Box, size: tuple[int, int], rng: np.random
     """Place a window as a session might: over the object, not always in its middle."""
     spans = []
     for start, stop, length in ((seen.left, seen.right, size[1]), (seen.top, seen.bottom, size[0])):
-        padded = -(-length // SNAP) * SNAP
+        padded = -(-length // DIVISOR) * DIVISOR
         side = model.config.click_window
         while side < ROOM * max(seen.width, seen.height) and side < model.config.window:
             side *= 2
         side = min(side, padded)
         reach = max(0, side - (stop - start)) / 4
-        first = round(((start + stop - side) / 2 + rng.uniform(-reach, reach)) / SNAP) * SNAP
+        first = round(((start + stop - side) / 2 + rng.uniform(-reach, reach)) / DIVISOR) * DIVISOR
         first = min(max(first, 0), padded - side)
         spans.append((first, first + side))
     (left, right), (top, bottom) = spans

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from napari_interformer.files import replacing, unwritable
 from napari_interformer.model import InterFormer, InterFormerConfig, resolve_device
+from napari_interformer.prompts import DIVISOR
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -332,8 +333,8 @@ def _check(path: Path, config: InterFormerConfig, tensors: int) -> None:
     if config.patch_size not in (4, 8, 16):
         refuse("patch_size", "4, 8 or 16")
     for name in ("window", "click_window"):
-        if getattr(config, name) % 32:
-            refuse(name, "multiples of 32")
+        if getattr(config, name) % DIVISOR:
+            refuse(name, f"multiples of {DIVISOR}")
     if config.embed_dim % config.heads:
         refuse("heads", f"a divisor of embed_dim, {config.embed_dim}")
     if any(c % h for c, h in zip(config.channels, config.imsa_heads, strict=True)):

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from napari_interformer.features import SNAP, Features, Origin
+from napari_interformer.features import Features, Origin
 from napari_interformer.image import Planes, plane_of
 from napari_interformer.model import resolve_device
-from napari_interformer.prompts import Box
+from napari_interformer.prompts import DIVISOR, Box
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -146,18 +146,18 @@ def room_for(
     if tile == "whole":
         return Features.create(planes, model, core=0, halo=0, store=store)
     if isinstance(tile, str):
-        raise ValueError(f'tile takes a multiple of {SNAP}, "whole" or None; got {tile!r}.')
+        raise ValueError(f'tile takes a multiple of {DIVISOR}, "whole" or None; got {tile!r}.')
     side: Any = model.config.window if tile is None else tile
     margin: Any = halo
     try:
         if margin is None:  # small windows, too, need to see beyond a core
-            margin = max(side // 8 // SNAP, 1 if side >= 4 * SNAP else 0) * SNAP
-        fit = margin % SNAP == side % SNAP == 0 and 0 <= 2 * margin < side
+            margin = max(side // 8 // DIVISOR, 1 if side >= 4 * DIVISOR else 0) * DIVISOR
+        fit = margin % DIVISOR == side % DIVISOR == 0 and 0 <= 2 * margin < side
     except TypeError:  # no numbers
         fit = False
     if not fit:
         raise ValueError(
-            f"tile and halo take multiples of {SNAP}, with tile more than twice halo; got {side} and {margin}."
+            f"tile and halo take multiples of {DIVISOR}, with tile more than twice halo; got {side} and {margin}."
         )
     if max(planes.size) <= side:  # one tile holds the plane
         return Features.create(planes, model, core=0, halo=0, store=store)

@@ -22,7 +22,7 @@ import numpy as np
 
 from napari_interformer.files import brief, unwritable
 from napari_interformer.image import plane_of
-from napari_interformer.prompts import Box
+from napari_interformer.prompts import DIVISOR, Box
 from napari_interformer.store import Shape, Store, is_there, located, make_store, name_of, open_group
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from napari_interformer.image import Planes
 
 Plane = tuple[int, ...]
-SNAP = 32  # planes are padded to multiples of this, on which tiles and windows begin and end
 FORMAT = 2
 _CACHE_BYTES = 256 * 2**20  # tiles of stored features that are kept decompressed
 _MEMORY_BYTES = 10**9  # larger features without a store go to a temporary one
@@ -437,9 +436,9 @@ class Features:
             If a stored tile is damaged, or cannot be read.
         """
         box = Box(*box)
-        if any(edge % SNAP for edge in box) or not Box.of(self.padded).holds(box) or box.empty:
+        if any(edge % DIVISOR for edge in box) or not Box.of(self.padded).holds(box) or box.empty:
             raise ValueError(
-                f"box takes multiples of {SNAP} inside the padded plane {self.padded}; got {tuple(box)}."
+                f"box takes multiples of {DIVISOR} inside the padded plane {self.padded}; got {tuple(box)}."
             )
         if not self.ready(plane, box):
             raise NotEncodedError(plane_of(plane, self.leading), box)
@@ -621,8 +620,8 @@ def _shape(origin: Origin) -> Shape:
 
 
 def padded(size: tuple[int, int]) -> tuple[int, int]:
-    """Return Y and X rounded up to multiples of `SNAP`."""
-    return -(-size[0] // SNAP) * SNAP, -(-size[1] // SNAP) * SNAP
+    """Return Y and X rounded up to multiples of `DIVISOR`."""
+    return -(-size[0] // DIVISOR) * DIVISOR, -(-size[1] // DIVISOR) * DIVISOR
 
 
 def _cells_of(tile: Box, origin: Origin) -> int:

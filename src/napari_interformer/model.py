@@ -17,6 +17,7 @@ from torch import nn
 
 from napari_interformer.decoder import IMSA, AuxiliaryHead, Head, Prepared, resize
 from napari_interformer.encoder import Encoder, strides_of
+from napari_interformer.prompts import DIVISOR
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 # ImageNet's, in 0..255, RGB.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
-DIVISOR = 32  # height and width are padded to multiples of this
 ROUNDING = 4 * torch.finfo(torch.float32).eps  # of the largest logit
 
 

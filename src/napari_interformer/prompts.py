@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     BoolMask = NDArray[np.bool_]
 
 
+DIVISOR = 32  # planes are padded to multiples of this, on which tiles, windows and regions begin and end
+
+
 class State(IntEnum):
     """The five states of the reference label."""
 
@@ -371,7 +374,7 @@ def sure(reference: Reference) -> BoolMask:
     return np.asarray((reference == State.FOREGROUND) | (reference == State.BACKGROUND))
 
 
-def region(known: BoolMask, *, expansion: float, min_size: int, divisor: int = 32) -> Box:
+def region(known: BoolMask, *, expansion: float, min_size: int, divisor: int = DIVISOR) -> Box:
     """Return the zoom-in region around what is known of an object (section 3.4 of the paper).
 
     The box of `known` (last mask or any sure pixel), grown by `expansion` about its centre, at least

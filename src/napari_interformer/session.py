@@ -20,9 +20,10 @@ import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion
 from scipy.ndimage import label as number_parts
 
-from napari_interformer.features import SNAP, padded
+from napari_interformer.features import padded
 from napari_interformer.image import Planes, plane_of, read_only
 from napari_interformer.prompts import (
+    DIVISOR,
     Box,
     BoxPrompt,
     Click,
@@ -1169,8 +1170,8 @@ class Session:
             (known.top, known.bottom, padded[0]),
         ):
             side = max(config.click_window * least, (stop - start) * config.zoom_expansion)
-            side = min(-(-int(side) // SNAP) * SNAP, self._limit, length)
-            first = round(((start + stop) / 2 - side / 2) / SNAP) * SNAP
+            side = min(-(-int(side) // DIVISOR) * DIVISOR, self._limit, length)
+            first = round(((start + stop) / 2 - side / 2) / DIVISOR) * DIVISOR
             first = min(max(first, 0), length - side)
             spans.append((first, first + side))
         (left, right), (top, bottom) = spans
@@ -1178,8 +1179,8 @@ class Session:
 
     def _wider(self, window: Box, mask: BoolMask, level: int, limit: float) -> Box:
         """Return a window that goes on where the mask runs into this one's edge; the same if it does not."""
-        across = int(min(window.width, max(0, limit - window.width) // 2)) // SNAP * SNAP
-        along = int(min(window.height, max(0, limit - window.height) // 2)) // SNAP * SNAP
+        across = int(min(window.width, max(0, limit - window.width) // 2)) // DIVISOR * DIVISOR
+        along = int(min(window.height, max(0, limit - window.height) // 2)) // DIVISOR * DIVISOR
         height, width = self._padded(level)
         return Box(
             max(0, window.left - across) if mask[:, 0].any() else window.left,

@@ -41,14 +41,13 @@ from napari_interformer.crowd import draw_clicks, fold_all, next_clicks, obey_al
 from napari_interformer.decoder import resize
 from napari_interformer.image import stretch
 from napari_interformer.model import (
-    DIVISOR,
     PRESETS,
     InterFormer,
     decoding_device,
     normalise,
     resolve_device,
 )
-from napari_interformer.prompts import Box, State
+from napari_interformer.prompts import DIVISOR, Box, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from napari_interformer.features import SNAP, padded
-from napari_interformer.prompts import Box, BoxPrompt, Click, Mask, cut
+from napari_interformer.features import padded
+from napari_interformer.prompts import DIVISOR, Box, BoxPrompt, Click, Mask, cut
 from napari_interformer.simulate import depth, iou
 
 if TYPE_CHECKING:
@@ -414,7 +414,7 @@ def look_at(session: Session, source: Mask) -> Look | None:
 def values_of(session: Session, plane: Plane, box: Box) -> NDArray[np.float32]:
     """Return what says how pixels look: the finest maps, and the image where it is known. (C, Y, X), of `box`."""
     bottom, right = padded((box.bottom, box.right))
-    window = Box(box.left // SNAP * SNAP, box.top // SNAP * SNAP, right, bottom)
+    window = Box(box.left // DIVISOR * DIVISOR, box.top // DIVISOR * DIVISOR, right, bottom)
     inner = box.shift(-window.top, -window.left).slices
     maps = session.features.window(plane, window)[:LOOKED_AT]
     values = [
