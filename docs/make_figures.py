@@ -37,6 +37,7 @@ def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     with display():
         window_with_cells(IMAGES / "napari.png")
+        canvas_with_boxes(IMAGES / "boxes.png")
         window_with_stack(IMAGES / "stack.png")
     families(IMAGES / "families.png")
     overlay(IMAGES / "overlay.png")
@@ -116,6 +117,29 @@ def window_with_cells(path: Path) -> None:
     camera.center = (0, 215, 260)
     camera.zoom = 2.1
     shoot(viewer, path)
+
+
+def canvas_with_boxes(path: Path) -> None:
+    """Segment three nuclei from boxes, and leave a fourth with its box."""
+    _, truth = cells()
+    viewer, panel = open_panel("cells")
+    numbers = [int(n) for n in np.unique(truth[150:280, 180:340]) if n and (truth == n).sum() > 300][:4]
+    for number in numbers:
+        if panel.annotator.session.mask.any():
+            panel.commit()
+        rows, columns = np.nonzero(truth == number)
+        (top, left), (bottom, right) = (rows.min(), columns.min()), (rows.max(), columns.max())
+        layer = panel.clicks.boxes.make()
+        corners = [(top, left), (top, right), (bottom, right), (bottom, left)]
+        layer.add_rectangles([corners])
+        settle(lambda: not panel.annotator.busy)
+    camera = getattr(viewer, "scene", viewer).camera
+    camera.center = (0, 215, 260)
+    camera.zoom = 3
+    settle(lambda: True, at_least=1.5)
+    save(viewer.screenshot(canvas_only=True, flash=False), path)
+    viewer.close()
+    settle(lambda: True)
 
 
 def window_with_stack(path: Path) -> None:
