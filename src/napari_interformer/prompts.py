@@ -189,8 +189,6 @@ class Mask:
 
 Given = BoxPrompt | Click  # by a person
 Prompt = Given | Mask
-
-
 P = TypeVar("P", bound=Prompt)
 
 
