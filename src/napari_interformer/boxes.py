@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from napari_interformer.layers import Source
 
 BOXES = "InterFormer boxes"
+_EDGE = 2  # pixels of the screen
 
 
 class BoxLayer:
@@ -41,24 +42,25 @@ class BoxLayer:
         self.told: Callable[[], None] = lambda: None  # somebody drew, moved or deleted one
         self.drawn: Callable[[], None] = lambda: None  # somebody drew one
         self.shown: Callable[[Shapes], None] = lambda _: None  # there is a layer now, for the viewer
+        self.pixel: Callable[[], float] = lambda: 1.0  # how large a pixel of the screen is in the world
         self._boxes: tuple[BoxPrompt, ...] = ()
         self._writing = False
 
     def make(self) -> Shapes:
-        """Return the layer; there is one from now on."""
+        """Return the layer, ready for a box to be drawn; there is one from now on."""
         if self.layer is None:
             place = self.source.placement()
             self.layer = Shapes(
                 ndim=len(place["scale"]),
                 edge_color=self._colour,
                 face_color="transparent",
-                edge_width=max(0.5, self.source.side / 400),
                 name=BOXES,
                 **place,
             )
             self.layer.events.data.connect(self._on_data)
             self.shown(self.layer)
             self._show()
+        self.layer.current_edge_width = self._thickness(self.layer)
         return self.layer
 
     def drop(self) -> Shapes | None:
@@ -88,6 +90,7 @@ class BoxLayer:
         try:
             layer.selected_data = set()
             layer.data = [(self._corners(layer, prompt), "rectangle") for prompt in self._boxes]
+            layer.edge_width = self._thickness(layer)
         finally:
             self._writing = False
 
@@ -110,6 +113,10 @@ class BoxLayer:
         (top, left), (bottom, right) = places[:, -2:].min(0), places[:, -2:].max(0)
         box = Box(math.ceil(left), math.ceil(top), math.floor(right) + 1, math.floor(bottom) + 1)
         return None if box.empty else BoxPrompt(Click.at(places[0]).plane, box)
+
+    def _thickness(self, layer: Shapes) -> float:
+        """Return how wide edges are, in pixels of the layer, so that they are seen but hide nothing at this zoom."""
+        return _EDGE * self.pixel() / float(layer.scale[-1])
 
     def _corners(self, layer: Shapes, prompt: BoxPrompt) -> NDArray[np.float64]:
         """Return the rectangle around a box's pixels, (4, axes of the layer)."""

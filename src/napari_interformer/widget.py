@@ -595,6 +595,7 @@ class Panel(QScrollArea):
         self.clicks.expected, self.clicks.moved = self._expected, self._rest.start
         boxes = self.clicks.boxes
         boxes.shown, boxes.drawn = self._show_boxes, partial(self.decoder.tell, self.activate)
+        boxes.pixel = lambda: 1 / self._camera.zoom
         self.viewer.add_layer(self.clicks.layer)
         return self.clicks
 
