@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from napari_interformer.prompts import (
+    BEYOND,
     CUT_COST,
     CUTS,
     ENOUGH,
+    SURER,
     Box,
     BoxPrompt,
     Click,
@@ -27,6 +29,7 @@ from napari_interformer.prompts import (
     paste,
     region,
     sure,
+    within,
 )
 
 SHAPE = (12, 15)
@@ -213,3 +216,13 @@ def test_logits_are_cut_where_the_mask_fills_the_box(logits, box):
         return min(share, ENOUGH) + CUT_COST * cut
 
     assert worth(fitting_cut(logits, box)) == pytest.approx(max(worth(cut) for cut in CUTS))
+
+
+@given(arrays(np.float32, SHAPE, elements=st.floats(-3, 3, width=32)), boxes, st.sampled_from([0.0, -1.5]))
+def test_a_boxes_mask_lies_in_it_and_where_it_is_surer_a_tenth_beyond(logits, box, lowest):
+    mask = within(logits, box, lowest)
+    rows, columns = round(BEYOND * box.height), round(BEYOND * box.width)
+    for y, x in np.ndindex(SHAPE):
+        inside = box.top <= y < box.bottom and box.left <= x < box.right
+        near = box.top - rows <= y < box.bottom + rows and box.left - columns <= x < box.right + columns
+        assert mask[y, x] == (logits[y, x] > (lowest if inside else SURER) and (inside or near))

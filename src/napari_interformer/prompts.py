@@ -340,6 +340,9 @@ def obey(logits: NDArray[np.float32], clicks: Iterable[tuple[int, int, bool]]) -
 CUTS = -np.linspace(0, 2, 9)
 CUT_COST = 0.05
 ENOUGH = 0.8
+# They draw a little too tightly as well: so far beyond the box, in shares of it, pixels count whose logits are above this.
+BEYOND = 0.1
+SURER = 0.5
 
 
 def fitting_cut(logits: NDArray[np.float32], box: Box) -> float:
@@ -365,6 +368,19 @@ def fitting_cut(logits: NDArray[np.float32], box: Box) -> float:
         return share
 
     return float(max(CUTS, key=lambda cut: min(filled(cut), ENOUGH) + CUT_COST * cut))
+
+
+def within(logits: NDArray[np.float32], box: Box, lowest: float) -> BoolMask:
+    """Return the mask (Y, X) of logits for a box: those above `lowest` in it, and where they are surer, some beyond."""
+    rows, columns = round(BEYOND * box.height), round(BEYOND * box.width)
+    whole = Box.of(_shape(logits))
+    wide = Box(box.left - columns, box.top - rows, box.right + columns, box.bottom + rows).intersect(whole)
+    box = box.intersect(whole)
+    mask = np.zeros(logits.shape, bool)
+    for part, cut_at in ((wide, SURER), (box, lowest)):
+        if not part.empty:
+            mask[part.slices] = logits[part.slices] > cut_at
+    return mask
 
 
 def sure(reference: Reference) -> BoolMask:

@@ -39,6 +39,7 @@ from napari_interformer.prompts import (
     paste,
     region,
     sure,
+    within,
 )
 from napari_interformer.scales import FINEST, level_for, maps_at, size_at, to_image, to_working, working
 from napari_interformer.stories import Saved, Story
@@ -1054,16 +1055,17 @@ class Session:
         lowest = fitting_cut(logits, inside)
         if not (logits[inside.slices] > lowest).any():
             logits, lowest = obey(logits, [(y, x, True)]), 0.0
-        logits = logits - np.float32(lowest)
-        mask = np.zeros(logits.shape, bool)
-        mask[inside.slices] = _largest_part(logits[inside.slices] > 0)
+        mask = _largest_part(within(logits, inside, lowest))
         view = View(level, window, fold(blank((window.height, window.width)), mask), mask)
         prompts = (*(previous.prompts if previous is not None else ()), prompt)
         if level == 0:
             return Step(prompts, window, mask, view)
-        around, fine = _in_image(logits, window, level, ())
-        part = around.intersect(prompt.box)
-        return Step(prompts, part, _largest_part(cut(fine, around, part, False)), view)
+        cut_at = np.float32(lowest)
+        around, fine = to_image(
+            logits - cut_at, window, level
+        )  # where it is positive: all that counts is there
+        placed = prompt.box.shift(-around.top, -around.left)
+        return Step(prompts, around, _largest_part(within(fine + cut_at, placed, lowest)), view)
 
     def _decode(self, previous: Step | None, click: Click, window: Box, level: int) -> Step:
         config = self.model.config
