@@ -2,6 +2,7 @@
 
 demo       set up and run the main job on the model in the package (napari opens; without a display it runs headless)
 tests      set up, on Debian as root with the system libraries for a virtual display, and run the tests
+oldest     the window's tests with the oldest napari that pyproject.toml admits
 lint       ruff and mypy
 wheel      build the wheel, install it alone, look inside, segment an image with it
 docs       build the documentation; a warning is an error
@@ -62,6 +63,22 @@ def tests(session: nox.Session) -> None:
     provide_virtual_display(session)
     session.install(*PINS, "-e", ".[test]")
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+def oldest(session: nox.Session) -> None:
+    """Run the window's tests with the oldest napari that pyproject.toml admits."""
+    provide_virtual_display(session)
+    extras = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]
+    (number,) = (wanted.removeprefix("napari>=") for wanted in extras["all"] if wanted.startswith("napari>="))
+    session.install(*PINS, "-e", ".[test]", f"napari=={number}")
+    # An old napari calls what others have deprecated since, and NumPy warns of how it draws shapes; `tests` sees our own.
+    accepted = "ignore::DeprecationWarning", "ignore:'where' used without 'out':UserWarning"
+    session.run(
+        *("pytest", "tests/test_widget.py", "tests/test_layers.py"),
+        *(part for warning in accepted for part in ("-W", warning)),
+        *session.posargs,
+    )
 
 
 @nox.session

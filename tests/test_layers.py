@@ -47,7 +47,7 @@ def test_a_click_goes_to_the_world_and_back(scale, translate, angles, pixel):
     image = Image(np.zeros((5, 31, 41), np.uint8), scale=scale, translate=translate, rotate=angles)
     source = Source((image,))
     click = Click.at(pixel)
-    assert source.click(source.world(click)) == click
+    assert source.click(source.world(pixel)) == click
     layer = ClickLayer(source)
     layer.write([click])
     np.testing.assert_allclose(layer.layer.data, [pixel], atol=1e-6)

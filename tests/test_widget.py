@@ -18,7 +18,7 @@ from napari_interformer.boxes import BOXES
 from napari_interformer.checkpoint import load_model, models
 from napari_interformer.encoding import CPU_BATCH
 from napari_interformer.files import read_image
-from napari_interformer.layers import CLICKS, GREEN, LABELS, RED, LayerLabels
+from napari_interformer.layers import CLICKS, GREEN, LABELS, RED, LayerLabels, cells_sample, nuclei_sample
 from napari_interformer.prompts import Box, BoxPrompt, Click
 from napari_interformer.store import Store
 from napari_interformer.widget import Panel
@@ -2086,3 +2086,11 @@ def test_labels_that_were_added_hidden_are_shown_and_written_to(window):
     window.encode()
     window.click_and_wait(centres[0])
     assert layer.visible and area(layer.data) == 400 and "mine was hidden" in window.told[0]
+
+
+@pytest.mark.parametrize("sample", [cells_sample, nuclei_sample])
+def test_samples_can_be_shown(window, sample):
+    for data, kwargs, kind in sample():
+        getattr(window.viewer, f"add_{kind}")(data, **kwargs)
+    image, truth = window.viewer.layers
+    assert image.visible and not truth.visible

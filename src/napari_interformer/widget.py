@@ -666,7 +666,10 @@ class Panel(QScrollArea):
     def _put_clicks_away(self) -> None:
         clicks, self.clicks = self.clicks, None
         if clicks is not None:
-            clicks.put_away()
+            if clicks.layer in self.viewer.layers:
+                clicks.put_away()
+            else:
+                clicks.disconnect()  # napari 0.6 sets no mode of a layer that was removed
             self._remove_boxes(clicks)
 
     def _remove_boxes(self, clicks: ClickLayer) -> None:
