@@ -1392,19 +1392,15 @@ class Panel(QScrollArea):
         self._job = self._adapting = self._carrying = None
         for emitter, told in self._of_viewer():
             emitter.disconnect(told)
-        annotator, labels = self.annotator, self.labels
+        annotator, labels, clicks = self.annotator, self.labels, self.clicks
         self._let_go()
-        if self.clicks is not None:
-            if not self.clicks.read():
-                self._put_clicks_away()
-            elif annotator is not None and labels is not None:
-                session = annotator.session
-                self.clicks.leave(labels.layer, 0 if session.empty or session.covered else session.label)
-                self._remove_boxes(self.clicks)  # the object is gone on with from its mask
-            else:
-                self.clicks.disconnect()
-                self._remove_boxes(self.clicks)
-        self.clicks = None
+        if annotator and labels and clicks and clicks.read() and clicks.layer in self.viewer.layers:
+            session = annotator.session
+            clicks.leave(labels.layer, 0 if session.empty or session.covered else session.label)
+            self._remove_boxes(clicks)  # the object is gone on with from its mask
+            self.clicks = None
+        else:
+            self._put_clicks_away()
         self.encoder.close()
         self.decoder.close()
 
