@@ -192,7 +192,7 @@ def test_a_box_holds_both_of_its_corners_whichever_they_are():
     assert box.middle == Click((3,), 6, 15)
     with pytest.raises(ValueError, match=r"two corners on one plane; got \(3, 4, 10\) and \(4, 8, 20\)"):
         BoxPrompt.between((3, 4, 10), (4, 8, 20))
-    with pytest.raises(ValueError, match="a position in pixels"):
+    with pytest.raises(ValueError, match="two corners in pixels such as"):
         BoxPrompt.between((4, 10), (8,))
 
 

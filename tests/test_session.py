@@ -328,6 +328,34 @@ def test_what_somebody_erases_stays_erased_until_it_is_clicked_on():
     np.testing.assert_array_equal(s.labels, back)
 
 
+def test_a_second_click_on_one_pixel_brings_back_what_was_erased_there():
+    s = session(live=True)
+    s.click(CENTRES[0])
+    s.labels[28:36, 28:36] = 0  # napari's brush
+    s.click(CENTRES[0])
+    np.testing.assert_array_equal(s.labels == 1, LABELS == 1)
+
+
+def test_a_box_larger_than_a_window_is_decoded_without_the_image():
+    s = session()
+    assert s.image is None
+    mask = s.box((90, 10), (130, 180))
+    assert mask.any() and not mask[:80].any()
+    s.click((112, 96))
+
+
+def test_a_box_whose_middle_has_no_value_is_refused():
+    image = IMAGE.astype(np.float32)
+    image[10:50, 10:50] = np.nan
+    s = Session(encode(image, MODEL, contrast=(0, 255), device="cpu"), MODEL)
+    for corners in [((16, 16), (47, 47)), ((1.5, 2), ("a", 3))]:
+        with pytest.raises(ValueError, match="A box takes"):
+            s.box(*corners)
+    with pytest.raises(ValueError, match="A box takes whole numbers"):
+        s.set_prompts([BoxPrompt((), Box(1.5, 2, 20, 20))])
+    assert not s.prompts
+
+
 class Stroke:
     """A square painted on a label image."""
 

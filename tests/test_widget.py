@@ -525,6 +525,104 @@ def test_a_box_on_a_plane_that_is_not_encoded_waits_for_it(window):
     assert area(window.labels[3]) == 400 and not window.panel.annotator.waiting
 
 
+def test_a_box_is_drawn_to_its_end_though_the_one_before_is_answered_and_committed_meanwhile(field):
+    window, centres = field
+    window.key_and_wait("B")
+    window.model.gate.clear()
+    window.drag(*box_around(centres[0]))
+    window.wait(lambda: window.viewer.layers.selection.active is window.points)
+    window.key("C")
+    window.key("B")
+    first, last = (window.pixel(place) for place in box_around(centres[1]))
+    window.QTest.mouseMove(window.canvas, first)
+    window.app.processEvents()
+    window.QTest.mousePress(window.canvas, window.Qt.MouseButton.LeftButton, pos=first)
+    window.QTest.mouseMove(window.canvas, first + (last - first) * 0.3)
+    window.app.processEvents()
+    window.model.gate.set()
+    window.idle()
+    assert area(window.labels) == 400 and window.panel.annotator.session.label == 2
+    for share in (0.6, 1.0):
+        window.QTest.mouseMove(window.canvas, first + (last - first) * share)
+        window.app.processEvents()
+    window.QTest.mouseRelease(window.canvas, window.Qt.MouseButton.LeftButton, pos=last)
+    window.wait(lambda: window.viewer.layers.selection.active is window.points)
+    window.idle()
+    assert window.panel.annotator.session.prompts == (drawn(centres[1]),)
+    assert len(window.viewer.layers[BOXES].data) == 1 and area(window.labels, 2) == 400 and not window.told
+
+
+def test_a_box_is_copied_to_another_plane(window):
+    image, centres = squares()
+    window.open(np.stack([image] * 4))
+    window.viewer.dims.set_current_step(0, 0)
+    window.rest()
+    window.key_and_wait("B")
+    window.drag(*box_around(centres[0]))
+    window.wait(lambda: window.viewer.layers.selection.active is window.points)
+    boxes = window.viewer.layers[BOXES]
+    window.viewer.layers.selection.active, boxes.mode, boxes.selected_data = boxes, "select", {0}
+    window.key("Ctrl+C")
+    window.viewer.dims.set_current_step(0, 2)
+    window.rest()
+    window.key("Ctrl+V")
+    window.idle()
+    assert set(window.panel.annotator.session.boxes) == {drawn(centres[0], plane=(z,)) for z in (0, 2)}
+    assert [area(plane) for plane in window.labels] == [400, 0, 400, 0]
+    assert window.form.object.text() == "Object 1: 2 boxes, 0 clicks, 2 planes"
+
+
+def test_a_mere_click_draws_no_box_and_a_hidden_layer_of_boxes_is_shown(field):
+    window, centres = field
+    window.key_and_wait("B")
+    boxes = window.viewer.layers[BOXES]
+    window.click_and_wait(centres[0])
+    window.rest()
+    assert not boxes.data and window.viewer.layers.selection.active is boxes
+    window.form.box.click()
+    boxes.visible = False
+    window.key_and_wait("B")
+    window.drag(*box_around(centres[0]))
+    window.wait(lambda: window.viewer.layers.selection.active is window.points)
+    window.idle()
+    assert area(window.labels) == 400
+    window.key("Shift+C")
+    window.viewer.dims.order = (1, 0)
+    window.form.box.click()
+    window.viewer.dims.order = (0, 1)
+    assert not window.told
+
+
+def test_boxes_go_on_with_new_clicks_layers_and_new_panels(window):
+    image, centres = squares()
+    window.viewer.add_image(np.stack([image] * 4))
+    window.viewer.dims.set_current_step(0, 0)
+    window.model.steps = threading.Semaphore(0)
+    window.encode(wait=False)
+    window.wait(lambda: window.panel.annotator is not None)
+    window.viewer.dims.set_current_step(0, 3)
+    window.rest()
+    window.key_and_wait("B")
+    window.drag(*box_around(centres[0]))
+    window.wait(lambda: window.panel.annotator.waiting)
+    window.viewer.window.remove_dock_widget(window.panel)
+    assert BOXES not in window.viewer.layers
+    window.model.steps.release(PLENTY)
+    again = Window(window.viewer, window.model)
+    again.encode()
+    again.idle()
+    prompt = drawn(centres[0], plane=(3,))
+    assert again.panel.annotator.session.prompts == (prompt,) and area(again.labels[3]) == 400
+    again.viewer.layers.remove(again.points)
+    again.rest()
+    again.encode()
+    again.idle()
+    assert again.panel.annotator.session.prompts == (prompt,)
+    assert [layer.name for layer in again.viewer.layers if "boxes" in layer.name] == [BOXES]
+    again.key_and_wait("C")
+    assert not again.viewer.layers[BOXES].data
+
+
 def test_time_series_of_stacks(window):
     image, centres = squares()
     window.open(da.from_array(np.stack([np.stack([image] * 3)] * 2), chunks=(1, 1, -1, -1)))
@@ -1667,6 +1765,25 @@ def test_another_image_waits_until_the_labels_were_looked_through_and_the_window
     window.wait(lambda: window.panel._job is None)
     window.idle()
     assert window.panel.clicks.source.image is second and not window.told
+
+
+def test_another_image_waits_for_a_commit_in_line(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    second = window.viewer.add_image(window.viewer.layers[0].data[::-1].copy(), name="second")
+    window.choose(second)
+    window.panel.activate()
+    window.model.gate.clear()
+    window.click(centres[1])
+    window.wait(lambda: window.panel.annotator.busy)
+    window.key("C")
+    first = window.labels
+    window.encode(wait=False)
+    window.rest(0.3)
+    window.model.gate.set()
+    window.wait(lambda: window.panel._job is None)
+    window.idle()
+    assert area(first) == 800 and window.panel.clicks.source.image is second and not window.told
 
 
 def test_another_image_waits_for_the_click_that_is_being_answered(field):

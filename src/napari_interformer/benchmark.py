@@ -419,7 +419,7 @@ def answer(annotator: Annotator, given: Box | Clicked) -> NDArray[np.bool_]:
     return annotator.box(given)
 
 
-FARTHEST = 2.5  # sigma; whoever is off by more draws it again
+FARTHEST = 2.5  # sigma; nobody is off by more
 
 
 def drawn_box(sample: Sample, label: int, config: BenchmarkConfig) -> Box | None:

@@ -15,14 +15,14 @@ from napari.layers import Shapes
 from napari_interformer.prompts import Box, BoxPrompt, Click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable
 
     from numpy.typing import NDArray
 
     from napari_interformer.layers import Source
 
 BOXES = "InterFormer boxes"
-_EDGE = 2  # pixels of the screen
+_EDGE, _SMALLEST = 2, 4  # pixels of the screen: how wide edges are, and what is smaller was no drag
 
 
 class BoxLayer:
@@ -43,8 +43,10 @@ class BoxLayer:
         self.drawn: Callable[[], None] = lambda: None  # somebody drew one
         self.shown: Callable[[Shapes], None] = lambda _: None  # there is a layer now, for the viewer
         self.pixel: Callable[[], float] = lambda: 1.0  # how large a pixel of the screen is in the world
+        self.later: Callable[[Callable[[], None]], None] = lambda call: call()  # after the event at hand
         self._boxes: tuple[BoxPrompt, ...] = ()
-        self._writing = False
+        self._seen: tuple[BoxPrompt, ...] = ()  # in the layer; others, if they were written during a drag
+        self._writing = self._dragging = False
 
     def make(self) -> Shapes:
         """Return the layer, ready for a box to be drawn; there is one from now on."""
@@ -58,16 +60,20 @@ class BoxLayer:
                 **place,
             )
             self.layer.events.data.connect(self._on_data)
+            self.layer.events.features.connect(self._pasted)
+            self.layer.mouse_drag_callbacks.append(self._pressed)
             self.shown(self.layer)
             self._show()
         self.layer.current_edge_width = self._thickness(self.layer)
         return self.layer
 
     def drop(self) -> Shapes | None:
-        """Have no boxes and no layer any more; return the one there was."""
-        layer, self.layer, self._boxes = self.layer, None, ()
+        """Have no layer any more; return the one there was."""
+        layer, self.layer, self._seen, self._dragging = self.layer, None, (), False
         if layer is not None:
             layer.events.data.disconnect(self._on_data)
+            layer.events.features.disconnect(self._pasted)
+            layer.mouse_drag_callbacks.remove(self._pressed)
         return layer
 
     def read(self) -> tuple[BoxPrompt, ...]:
@@ -75,18 +81,21 @@ class BoxLayer:
         return self._boxes
 
     def write(self, boxes: Iterable[BoxPrompt]) -> None:
-        """Show these."""
-        before, self._boxes = self._boxes, tuple(boxes)
+        """Show these; once it is over, if a box is being drawn or moved: napari would end the drag."""
+        self._boxes = tuple(boxes)
         if self._boxes and self.layer is None:
             self.make()
-        elif self._boxes != before:
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._boxes != self._seen and not self._dragging:
             self._show()
 
     def _show(self) -> None:
         layer = self.layer
         if layer is None:
             return
-        self._writing = True
+        self._writing, self._seen = True, self._boxes
         try:
             layer.selected_data = set()
             layer.data = [(self._corners(layer, prompt), "rectangle") for prompt in self._boxes]
@@ -95,28 +104,54 @@ class BoxLayer:
             self._writing = False
 
     def _on_data(self, event: Any) -> None:
-        if self._writing or str(event.action) not in ("added", "removed", "changed"):
-            return
+        if not self._writing and str(event.action) in ("added", "removed", "changed"):
+            before = self._boxes
+            self._read_layer()
+            if str(event.action) == "added" and self._boxes != before:
+                self.drawn()
+
+    def _pasted(self, _: Any) -> None:
+        # Of shapes that are pasted napari tells nothing but that they have features.
+        if not self._writing and not self._dragging and self.layer is not None:
+            if self.layer.nshapes > len(self._seen):
+                self._read_layer()
+
+    def _pressed(self, _: Shapes, event: Any) -> Generator[None, None, None]:
+        self._dragging = True
+        yield
+        while event.type == "mouse_move":
+            yield
+        self._dragging = False
+        self.later(self._settle)
+
+    def _read_layer(self) -> None:
+        """See what somebody drew, moved or deleted."""
         assert self.layer is not None
         read = [box for vertices in self.layer.data if (box := self._box(self.layer, vertices)) is not None]
-        lost = len(read) < len(self.layer.data)
-        self._boxes = tuple(read)
-        if lost:
-            self._show()  # what holds no pixel is not kept
+        if self._boxes == self._seen:
+            self._boxes = tuple(read)
+        else:  # others were written during the drag: what came of it is the newest
+            self._boxes = (*self._boxes, *(box for box in read if box not in self._seen))
+        if len(read) == len(self.layer.data):
+            self._seen = tuple(read)
+        else:
+            self._show()  # what is no box is not kept
         self.told()
-        if str(event.action) == "added":
-            self.drawn()
 
     def _box(self, layer: Shapes, vertices: NDArray[Any]) -> BoxPrompt | None:
-        """Return the box of the pixels whose middles lie within a shape's extent; None if there is none."""
-        places = np.array([self.source.position(layer.data_to_world(vertex)) for vertex in vertices])
+        """Return the box of the pixels whose middles a shape spans; None if there are none, or it is hardly to be seen."""
+        world = np.array([layer.data_to_world(vertex) for vertex in vertices])
+        places = np.array([self.source.position(place) for place in world])
         (top, left), (bottom, right) = places[:, -2:].min(0), places[:, -2:].max(0)
         box = Box(math.ceil(left), math.ceil(top), math.floor(right) + 1, math.floor(bottom) + 1)
-        return None if box.empty else BoxPrompt(Click.at(places[0]).plane, box)
+        planes = {Click.at(place).plane for place in places}
+        if box.empty or len(planes) > 1 or np.ptp(world, axis=0).max() < _SMALLEST * self.pixel():
+            return None
+        return BoxPrompt(planes.pop(), box)
 
     def _thickness(self, layer: Shapes) -> float:
         """Return how wide edges are, in pixels of the layer, so that they are seen but hide nothing at this zoom."""
-        return _EDGE * self.pixel() / float(layer.scale[-1])
+        return _EDGE * self.pixel() / abs(float(layer.scale[-1]))
 
     def _corners(self, layer: Shapes, prompt: BoxPrompt) -> NDArray[np.float64]:
         """Return the rectangle around a box's pixels, (4, axes of the layer)."""

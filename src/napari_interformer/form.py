@@ -615,7 +615,8 @@ def _told(annotator: Annotator | None, picking: bool, adapting: bool, image: boo
     if picking:
         return "Click on the object to go on with."
     session, count = annotator.session, len(annotator.session.clicks)
-    text = f"Object {session.label}: {'a box, ' * bool(session.boxes)}{count} click{'s' * (count != 1)}"
+    boxes = {0: "", 1: "a box, "}.get(len(session.boxes), f"{len(session.boxes)} boxes, ")
+    text = f"Object {session.label}: {boxes}{count} click{'s' * (count != 1)}"
     if len(session.planes) > 1:
         text += f", {len(session.planes)} planes"
     if session.covered:

@@ -322,23 +322,23 @@ class ClickLayer:
         self.layer.mode = "pan_zoom"  # or points would be added to what nobody reads
         self.layer.metadata[_PUT_AWAY] = True
 
-    def leave(self, labels: Labels, label: int) -> None:
-        """Stop listening, and leave the points of an object in the viewer, for `take_over` to find.
+    def leave(self, labels: Labels, label: int, boxes: Iterable[BoxPrompt] = ()) -> None:
+        """Stop listening, and leave the points of an object, and some boxes, in the viewer, for `take_over` to find.
 
         Its label is 0 if there is nothing of it in the labels.
         """
         self.disconnect()
         self.layer.mode = "pan_zoom"
-        self.layer.metadata[_LEFT] = (self.source.image.unique_id, labels.unique_id, label)
+        self.layer.metadata[_LEFT] = (self.source.image.unique_id, labels.unique_id, label, tuple(boxes))
 
     def take_over(
         self, layers: Iterable[Any], labels: Labels
-    ) -> tuple[Points, int, tuple[Click, ...]] | None:
-        """Return a layer of points that was left (see `leave`) on the same image and labels, its object, and its clicks."""
+    ) -> tuple[Points, int, tuple[Given, ...]] | None:
+        """Return a layer of points that was left (see `leave`) on the same image and labels, its object, boxes and clicks."""
         made = self.source.image.unique_id, labels.unique_id
         for one in layers:
             if isinstance(one, Points) and (left := one.metadata.get(_LEFT)) and left[:2] == made:
-                return one, left[2], self._clicks(one)
+                return one, left[2], (*left[3], *self._clicks(one))
         return None
 
     def _clicks(self, layer: Points) -> tuple[Click, ...]:

@@ -154,7 +154,12 @@ class BoxPrompt:
         ValueError
             If one is no position in pixels, or they are on different planes.
         """
-        first, last = Click.at(corner), Click.at(opposite)
+        try:
+            first, last = Click.at(corner), Click.at(opposite)
+        except ValueError:
+            raise ValueError(
+                f"A box takes two corners in pixels such as (y, x), or (z, y, x) in a stack; got {corner!r} and {opposite!r}."
+            ) from None
         if first.plane != last.plane:
             raise ValueError(
                 f"A box takes two corners on one plane; got {first.position} and {last.position}: draw one for each plane."

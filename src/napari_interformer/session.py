@@ -10,7 +10,7 @@ import itertools
 import math
 import threading
 import warnings
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
@@ -164,9 +164,12 @@ class _Erased:
 
     def still(self, prompts: Iterable[Prompt], box: Box) -> BoolMask:
         """Return what stays erased: a positive click since then brings back what hangs together with its pixel."""
-        mask = self.mask
+        mask, before = self.mask, Counter(p for p in self.prompts if isinstance(p, Click))
         for prompt in prompts:
-            if isinstance(prompt, Click) and prompt.positive and prompt not in self.prompts:
+            if isinstance(prompt, Click) and prompt.positive:
+                if before[prompt] > 0:
+                    before[prompt] -= 1
+                    continue
                 y, x = prompt.y - box.top, prompt.x - box.left
                 if 0 <= y < box.height and 0 <= x < box.width and mask[y, x]:
                     parts, _ = number_parts(mask)
@@ -381,7 +384,7 @@ class Session:
 
     def __repr__(self) -> str:
         features = self.features
-        current = f"object {self.label} with {len(self.clicks)} clicks"
+        current = f"object {self.label} with {len(self.boxes)} boxes and {len(self.clicks)} clicks"
         return f"Session({features.origin.axes} {features.shape}, {len(self.objects)} objects committed, {current})"
 
     @property
@@ -491,7 +494,7 @@ class Session:
     def box(self, corner: Sequence[int], opposite: Sequence[int]) -> BoolMask:
         """Say that the object just fits into a box: mostly a better start than a click, and clicks correct it.
 
-        It counts before the clicks of its plane, and in the place of another box there.
+        It counts before the clicks of its plane, and in the place of another box, or of a mask that is being edited, there.
 
         Parameters
         ----------
@@ -919,13 +922,20 @@ class Session:
                 )
             return prompt
         if isinstance(prompt, BoxPrompt):
+            if not all(isinstance(n, int | np.integer) for n in (*prompt.plane, *prompt.box)):
+                raise ValueError(f"A box takes whole numbers; got {prompt}: BoxPrompt.between rounds them.")
             seen = prompt.box.intersect(Box.of(size))
             if not inside or seen.empty:
                 raise ValueError(
                     f"A box takes pixels inside the image of shape {tuple(self.features.shape)}; got {prompt.box} on plane "
                     f"{prompt.plane}: draw it on the image."
                 )
-            return prompt if seen == prompt.box else replace(prompt, box=seen)
+            prompt = replace(prompt, box=seen)
+            if not self.features.valid(prompt.plane, prompt.middle.y, prompt.middle.x):
+                raise ValueError(
+                    f"A box takes pixels with a value; the image is NaN in the middle of {seen}: draw it elsewhere."
+                )
+            return prompt
         if not inside or not (0 <= prompt.y < size[0] and 0 <= prompt.x < size[1]):
             raise ValueError(
                 f"A click takes a position inside the image of shape {tuple(self.features.shape)}; got "
@@ -1011,7 +1021,7 @@ class Session:
             window = self._window(box, None, level)
             if not window.holds(box) and self._image is not None:
                 return None
-            window = window.union(box)
+            window = self._snapped(window.union(box), level)
             if isinstance(prompt, BoxPrompt):
                 return self._fill(previous, prompt, box, window, level)
             mask = cut(mask, box, window, False)
@@ -1178,6 +1188,12 @@ class Session:
             spans.append((first, first + side))
         (left, right), (top, bottom) = spans
         return Box(left, top, right, bottom)
+
+    def _snapped(self, box: Box, level: int) -> Box:
+        """Return a box grown outward to multiples of `DIVISOR`, inside the padded plane, which is one of them."""
+        first = box.left // DIVISOR * DIVISOR, box.top // DIVISOR * DIVISOR
+        last = -(-box.right // DIVISOR) * DIVISOR, -(-box.bottom // DIVISOR) * DIVISOR
+        return Box(*first, *last).intersect(Box.of(self._padded(level)))
 
     def _wider(self, window: Box, mask: BoolMask, level: int, limit: float) -> Box:
         """Return a window that goes on where the mask runs into this one's edge; the same if it does not."""

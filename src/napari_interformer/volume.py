@@ -157,7 +157,7 @@ def carry(
     Raises
     ------
     ValueError
-        If the image is a single plane, or the object has neither clicks nor masks.
+        If the image is a single plane, or the object has neither boxes, clicks nor masks.
     """
     leading = session.features.leading
     if not leading:

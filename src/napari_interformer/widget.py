@@ -298,12 +298,10 @@ class Panel(QScrollArea):
     def _undecided(self, features: Features) -> bool:
         """Whether nobody knows yet if the current session, of other features, has an object that must not be lost.
 
-        A click that is just being answered is no less the person's than one that has been.
+        A click that is just being answered is no less the person's than one that has been, and a commit may wait in line.
         """
         annotator = self.annotator
-        if annotator is None or annotator.session.features is features:
-            return False
-        return annotator.busy and not annotator.session.prompts
+        return annotator is not None and annotator.session.features is not features and annotator.busy
 
     def _encode_asked(self) -> None:
         """Encode the planes on which clicks wait, though nobody pressed Encode (again)."""
@@ -391,6 +389,7 @@ class Panel(QScrollArea):
         if known and annotator is not None and clicks is not None and clicks.fits(source):
             if clicks.layer not in self.viewer.layers:
                 clicks.disconnect()
+                self._remove_boxes(clicks)
                 annotator.show_on(self._add_clicks(clicks.source))
                 self._bind()
         else:
@@ -595,7 +594,7 @@ class Panel(QScrollArea):
         self.clicks.expected, self.clicks.moved = self._expected, self._rest.start
         boxes = self.clicks.boxes
         boxes.shown, boxes.drawn = self._show_boxes, partial(self.decoder.tell, self.activate)
-        boxes.pixel = lambda: 1 / self._camera.zoom
+        boxes.pixel, boxes.later = lambda: 1 / self._camera.zoom, self.decoder.tell
         self.viewer.add_layer(self.clicks.layer)
         return self.clicks
 
@@ -969,9 +968,11 @@ class Panel(QScrollArea):
         if active is not None and active is self.clicks.boxes.layer:
             self.activate()
             return
-        if self.viewer.dims.ndisplay == 3:
-            raise ValueError("Boxes are drawn in 2-D: switch napari to the 2-D view.")
+        dims = self.viewer.dims
+        if dims.ndisplay == 3 or sorted(dims.displayed) != [dims.ndim - 2, dims.ndim - 1]:
+            raise ValueError("Boxes are drawn on a plane of Y and X: switch napari to the 2-D view of it.")
         layer = self.clicks.boxes.make()
+        layer.visible = True  # or napari would pan
         self.viewer.layers.selection.active = layer
         layer.mode = "add_rectangle"
 
@@ -1197,6 +1198,7 @@ class Panel(QScrollArea):
         boxes = self.clicks.boxes
         if boxes.layer is not None and boxes.layer not in layers:
             boxes.drop()
+            boxes.write(())
             self._clicked()
         if any(layer not in layers for layer in self.clicks.source.layers):
             self.cancel_adapting()
@@ -1396,8 +1398,11 @@ class Panel(QScrollArea):
         self._let_go()
         if annotator and labels and clicks and clicks.read() and clicks.layer in self.viewer.layers:
             session = annotator.session
-            clicks.leave(labels.layer, 0 if session.empty or session.covered else session.label)
-            self._remove_boxes(clicks)  # the object is gone on with from its mask
+            label = 0 if session.empty or session.covered else session.label
+            # It is gone on with from its mask, in which boxes are, if they have been answered.
+            boxes = [box for box in clicks.boxes.read() if not label or box not in session.boxes]
+            clicks.leave(labels.layer, label, boxes)
+            self._remove_boxes(clicks)
             self.clicks = None
         else:
             self._put_clicks_away()
