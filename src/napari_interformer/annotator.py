@@ -1,8 +1,8 @@
 """What a person does, in order, between a layer of clicks and a session. No Qt, no napari.
 
-Enters: edits of the clicks, and actions such as undo and commit, at any speed. Leaves: calls of the session, one after
-another. Slow work goes to a worker thread and comes back; until then everything else waits in line, so that no click
-is lost and none is applied to the wrong object.
+Enters: edits of the clicks (boxes among them, here and below), and actions such as undo and commit, at any speed. Leaves:
+calls of the session, one after another. Slow work goes to a worker thread and comes back; until then everything else waits
+in line, so that no click is lost and none is applied to the wrong object.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class Annotator:
 
     @property
     def _current(self) -> tuple[Given, ...]:
-        """The current object's boxes and clicks as far as they are worked off; clicks that wait come last."""
+        """The current object's clicks, those that wait to be worked off included."""
         return in_order((*self.session.given, *self.waiting))
 
     # --------------------------------------------------------------------------------- what people do

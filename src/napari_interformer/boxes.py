@@ -127,7 +127,11 @@ class BoxLayer:
     def _read_layer(self) -> None:
         """See what somebody drew, moved or deleted."""
         assert self.layer is not None
-        read = [box for vertices in self.layer.data if (box := self._box(self.layer, vertices)) is not None]
+        found = [
+            (self._box(self.layer, vertices), self._is_large(self.layer, vertices))
+            for vertices in self.layer.data
+        ]
+        read = [box for box, large in found if box is not None and (large or box in self._seen)]
         if self._boxes == self._seen:
             self._boxes = tuple(read)
         else:  # others were written during the drag: what came of it is the newest
@@ -139,15 +143,17 @@ class BoxLayer:
         self.told()
 
     def _box(self, layer: Shapes, vertices: NDArray[Any]) -> BoxPrompt | None:
-        """Return the box of the pixels whose middles a shape spans; None if there are none, or it is hardly to be seen."""
-        world = np.array([layer.data_to_world(vertex) for vertex in vertices])
-        places = np.array([self.source.position(place) for place in world])
+        """Return the box of the pixels whose middles a shape spans; None if there are none, or it is on no plane of Y and X."""
+        places = np.array([self.source.position(layer.data_to_world(vertex)) for vertex in vertices])
         (top, left), (bottom, right) = places[:, -2:].min(0), places[:, -2:].max(0)
         box = Box(math.ceil(left), math.ceil(top), math.floor(right) + 1, math.floor(bottom) + 1)
         planes = {Click.at(place).plane for place in places}
-        if box.empty or len(planes) > 1 or np.ptp(world, axis=0).max() < _SMALLEST * self.pixel():
-            return None
-        return BoxPrompt(planes.pop(), box)
+        return None if box.empty or len(planes) > 1 else BoxPrompt(planes.pop(), box)
+
+    def _is_large(self, layer: Shapes, vertices: NDArray[Any]) -> bool:
+        """Whether somebody dragged to draw a shape, and did not just click, as the screen is now."""
+        world = np.array([layer.data_to_world(vertex) for vertex in vertices])
+        return bool(np.ptp(world, axis=0).max() >= _SMALLEST * self.pixel())
 
     def _thickness(self, layer: Shapes) -> float:
         """Return how wide edges are, in pixels of the layer, so that they are seen but hide nothing at this zoom."""

@@ -1,7 +1,7 @@
 """napari's layers on one side, clicks, planes and label arrays on the other. No Qt.
 
 Enters: Image, Points and Labels layers with any scale, translation, rotation. Leaves: `Planes`, `Click` in data pixels,
-an array that writes only what changed. This room alone converts coordinates: a click goes from its own layer through
+an array that writes only what changed. `Source` alone converts coordinates: a click goes from its own layer through
 the world into the image.
 """
 

@@ -1,4 +1,4 @@
-"""The one place with annotation state: the current object's clicks, its mask, and the label image.
+"""The one place with annotation state: the current object's boxes and clicks, its mask, and the label image.
 
 The points are the truth. A mask is a pure function of the features and the ordered prompts: `compute` does that
 function (no state changes; a worker thread may call it), `adopt` takes its result over. Undo is a pop.
