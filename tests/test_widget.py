@@ -506,7 +506,9 @@ def test_boxes_lie_where_the_image_does_and_on_its_plane(window):
     assert window.panel.annotator.session.boxes == (prompt,)
 
 
-def test_a_box_on_a_plane_that_is_not_encoded_waits_for_it(window):
+@pytest.fixture
+def waiting(window):
+    """Return a window in which a box on plane 3 of 4 waits until that is encoded, and the box."""
     image, centres = squares()
     window.viewer.add_image(np.stack([image] * 4))
     window.viewer.dims.set_current_step(0, 0)
@@ -518,6 +520,11 @@ def test_a_box_on_a_plane_that_is_not_encoded_waits_for_it(window):
     window.key_and_wait("B")
     window.drag(*box_around(centres[0]))
     window.wait(lambda: window.panel.annotator.waiting)
+    return window, drawn(centres[0], plane=(3,))
+
+
+def test_a_box_on_a_plane_that_is_not_encoded_waits_for_it(waiting):
+    window, _ = waiting
     assert "1 more waits until plane 3 is encoded" in window.form.object.text()
     window.model.steps.release(PLENTY)
     window.wait(lambda: window.panel._job is None)
@@ -593,25 +600,14 @@ def test_a_mere_click_draws_no_box_and_a_hidden_layer_of_boxes_is_shown(field):
     assert not window.told
 
 
-def test_boxes_go_on_with_new_clicks_layers_and_new_panels(window):
-    image, centres = squares()
-    window.viewer.add_image(np.stack([image] * 4))
-    window.viewer.dims.set_current_step(0, 0)
-    window.model.steps = threading.Semaphore(0)
-    window.encode(wait=False)
-    window.wait(lambda: window.panel.annotator is not None)
-    window.viewer.dims.set_current_step(0, 3)
-    window.rest()
-    window.key_and_wait("B")
-    window.drag(*box_around(centres[0]))
-    window.wait(lambda: window.panel.annotator.waiting)
+def test_boxes_go_on_with_new_clicks_layers_and_new_panels(waiting):
+    window, prompt = waiting
     window.viewer.window.remove_dock_widget(window.panel)
     assert BOXES not in window.viewer.layers
     window.model.steps.release(PLENTY)
     again = Window(window.viewer, window.model)
     again.encode()
     again.idle()
-    prompt = drawn(centres[0], plane=(3,))
     assert again.panel.annotator.session.prompts == (prompt,) and area(again.labels[3]) == 400
     again.viewer.layers.remove(again.points)
     again.rest()
