@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from napari_interformer import journal
 from napari_interformer.samples import FAMILIES, VOLUMES, cells, nuclei_stack, synthetic, synthetic_stack
 from napari_interformer.simulate import iou, next_click
 
@@ -35,7 +36,8 @@ def main() -> None:
     options.add_argument("--data", type=Path, help="folder of dsb2018, for the benchmark's figures")
     data = options.parse_args().data
     IMAGES.mkdir(exist_ok=True)
-    with display():
+    with display(), tempfile.TemporaryDirectory() as scratch:
+        journal.folder = lambda: Path(scratch)  # or the window would offer what was clicked before
         window_with_cells(IMAGES / "napari.png")
         canvas_with_boxes(IMAGES / "boxes.png")
         window_with_stack(IMAGES / "stack.png")

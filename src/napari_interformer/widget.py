@@ -541,9 +541,7 @@ class Panel(QScrollArea):
             if offer is not None and not session.stories:
                 self._offer = offer
                 self.form.show_offer(offer)
-                show_info(
-                    f"{counted(offer)} are not in these labels: Restore, in the panel, brings them back."
-                )
+                show_info(f"Not in these labels: {counted(offer)}. Restore, in the panel, brings it back.")
 
         # In line, since the labels have to be looked through before.
         annotator.act(found, lambda: find_offer(image, annotator.highest))
