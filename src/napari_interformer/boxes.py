@@ -60,7 +60,7 @@ class BoxLayer:
                 **place,
             )
             self.layer.events.data.connect(self._on_data)
-            self.layer.events.features.connect(self._pasted)
+            self.layer.events.set_data.connect(self._pasted)
             self.layer.mouse_drag_callbacks.append(self._pressed)
             self.shown(self.layer)
             self._show()
@@ -72,7 +72,7 @@ class BoxLayer:
         layer, self.layer, self._seen, self._dragging = self.layer, None, (), False
         if layer is not None:
             layer.events.data.disconnect(self._on_data)
-            layer.events.features.disconnect(self._pasted)
+            layer.events.set_data.disconnect(self._pasted)
             layer.mouse_drag_callbacks.remove(self._pressed)
         return layer
 
@@ -111,7 +111,7 @@ class BoxLayer:
                 self.drawn()
 
     def _pasted(self, _: Any) -> None:
-        # Of shapes that are pasted napari tells nothing but that they have features.
+        # Of shapes that are pasted napari tells nothing but that it draws them.
         if not self._writing and not self._dragging and self.layer is not None:
             if self.layer.nshapes > len(self._seen):
                 self._read_layer()
