@@ -593,11 +593,19 @@ def test_a_mere_click_draws_no_box_and_a_hidden_layer_of_boxes_is_shown(field):
     window.wait(lambda: window.viewer.layers.selection.active is window.points)
     window.idle()
     assert area(window.labels) == 400
-    window.key("Shift+C")
-    window.viewer.dims.order = (1, 0)
-    window.form.box.click()
-    window.viewer.dims.order = (0, 1)
     assert not window.told
+
+
+def test_boxes_are_drawn_on_planes_of_y_and_x(window):
+    image, _ = squares()
+    window.open(np.stack([image] * 4))
+    window.viewer.dims.order = (1, 0, 2)
+    window.form.box.click()
+    window.viewer.dims.order = (0, 1, 2)
+    window.viewer.dims.ndisplay = 3
+    window.form.box.click()
+    assert len(window.told) == 2 and all("on a plane of Y and X" in sentence for sentence in window.told)
+    assert BOXES not in window.viewer.layers
 
 
 def test_boxes_go_on_with_new_clicks_layers_and_new_panels(waiting):
