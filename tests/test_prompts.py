@@ -12,6 +12,7 @@ from napari_interformer.prompts import (
     BEYOND,
     CUT_COST,
     CUTS,
+    DIVISOR,
     ENOUGH,
     SURER,
     Box,
@@ -226,3 +227,11 @@ def test_a_boxes_mask_lies_in_it_and_where_it_is_surer_a_tenth_beyond(logits, bo
         inside = box.top <= y < box.bottom and box.left <= x < box.right
         near = box.top - rows <= y < box.bottom + rows and box.left - columns <= x < box.right + columns
         assert mask[y, x] == (logits[y, x] > (lowest if inside else SURER) and (inside or near))
+
+
+@given(boxes)
+def test_a_box_is_snapped_to_the_least_one_on_the_grid_that_holds_it(box):
+    snapped = box.snapped
+    assert all(edge % DIVISOR == 0 for edge in snapped)
+    assert all(0 <= edge - on_grid < DIVISOR for edge, on_grid in zip(box[:2], snapped[:2], strict=True))
+    assert all(0 <= on_grid - edge < DIVISOR for edge, on_grid in zip(box[2:], snapped[2:], strict=True))

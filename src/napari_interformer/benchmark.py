@@ -22,7 +22,7 @@ from skimage.segmentation import find_boundaries, random_walker, watershed
 from napari_interformer.datasets import load, split
 from napari_interformer.encoding import encode
 from napari_interformer.image import Planes
-from napari_interformer.prompts import Box
+from napari_interformer.prompts import Box, BoxPrompt
 from napari_interformer.session import Session
 from napari_interformer.simulate import iou, next_click
 
@@ -210,7 +210,7 @@ class InterFormerAnnotator:
 
     def box(self, box: Box) -> NDArray[np.bool_]:
         """Answer a box."""
-        return self.session.box((box.top, box.left), (box.bottom - 1, box.right - 1))
+        return self.session.box(*BoxPrompt((), box).corners)
 
 
 class _Seeded:
@@ -549,9 +549,7 @@ class Report:
             for given in trial.given:
                 mask = answer(annotator, given)
             box = Box.around(target | mask)
-            box = Box(box.left - 12, box.top - 12, box.right + 12, box.bottom + 12).intersect(
-                Box.of(target.shape)
-            )
+            box = box.grown(12, 12).intersect(Box.of(target.shape))
             picture = Planes.of(sample.image).read((), box).astype(np.uint8)
             picture[find_boundaries(target[box.slices])] = (0, 220, 0)
             picture[find_boundaries(mask[box.slices])] = (230, 0, 230)

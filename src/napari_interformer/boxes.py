@@ -127,11 +127,13 @@ class BoxLayer:
     def _read_layer(self) -> None:
         """See what somebody drew, moved or deleted."""
         assert self.layer is not None
-        found = [
-            (self._box(self.layer, vertices), self._is_large(self.layer, vertices))
-            for vertices in self.layer.data
+        layer = self.layer
+        read = [
+            box
+            for vertices in layer.data
+            if (box := self._box(layer, vertices)) is not None
+            and (box in self._seen or self._is_large(layer, vertices))
         ]
-        read = [box for box, large in found if box is not None and (large or box in self._seen)]
         if self._boxes == self._seen:
             self._boxes = tuple(read)
         else:  # others were written during the drag: what came of it is the newest

@@ -94,14 +94,8 @@ def typed(prompt: Given) -> str:
 
     if isinstance(prompt, Click):
         return ",".join([*map(str, prompt.position), *([] if prompt.positive else ["-"])])
-    (top, left), (bottom, right) = corners(prompt)
-    return ",".join(map(str, (*prompt.plane, top, left, bottom, right)))
-
-
-def corners(prompt: BoxPrompt) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the first and the last pixel of a box."""
-    left, top, right, bottom = prompt.box
-    return (top, left), (bottom - 1, right - 1)
+    first, last = prompt.corners
+    return ",".join(map(str, (*prompt.plane, *first, *last)))
 
 
 def numbers_of(kind: Callable[[str], Any], wanted: int | None = None) -> Callable[[Any], tuple[Any, ...]]:
@@ -871,8 +865,7 @@ def picture(path: Path, planes: Planes, session: Session, plane: tuple[int, ...]
     for box in (prompt.box for prompt in here if isinstance(prompt, BoxPrompt)):
         within = drawn[box.slices].copy()  # the line lies around the box: what it holds stays to be seen
         for width, colour in ((line + 1, 255), (line, green)):
-            wide = Box(box.left - width, box.top - width, box.right + width, box.bottom + width)
-            drawn[wide.intersect(Box.of(planes.size)).slices] = colour
+            drawn[box.grown(width, width).intersect(Box.of(planes.size)).slices] = colour
         drawn[box.slices] = within
     for prompt in here:
         if isinstance(prompt, Click):
@@ -958,7 +951,7 @@ def check_inside(prompt: Given, planes: Planes) -> None:
     if isinstance(prompt, Click):
         noun, numbers, ends = "click", axes, [(prompt.y, prompt.x)]
     else:
-        noun, numbers, ends = "box", axes + axes[-2:], list(corners(prompt))
+        noun, numbers, ends = "box", axes + axes[-2:], list(prompt.corners)
     if len(prompt.plane) != len(planes.leading):
         raise ValueError(
             f"A {noun} on this image takes {len(numbers)} numbers, {','.join(numbers)}; got {typed(prompt)}."

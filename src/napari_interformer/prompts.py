@@ -105,6 +105,17 @@ class Box(NamedTuple):
         """Return the box moved by `rows` and `columns` pixels."""
         return Box(self.left + columns, self.top + rows, self.right + columns, self.bottom + rows)
 
+    def grown(self, rows: int, columns: int) -> Box:
+        """Return the box with `rows` pixels more above and below, and `columns` more to the left and right."""
+        return Box(self.left - columns, self.top - rows, self.right + columns, self.bottom + rows)
+
+    @property
+    def snapped(self) -> Box:
+        """The box grown outward to multiples of `DIVISOR`."""
+        left, top = (edge // DIVISOR * DIVISOR for edge in self[:2])
+        right, bottom = (-(-edge // DIVISOR) * DIVISOR for edge in self[2:])
+        return Box(left, top, right, bottom)
+
 
 @dataclass(frozen=True)
 class Click:
@@ -166,6 +177,11 @@ class BoxPrompt:
             )
         (top, bottom), (left, right) = sorted((first.y, last.y)), sorted((first.x, last.x))
         return cls(first.plane, Box(left, top, right + 1, bottom + 1))
+
+    @property
+    def corners(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Row and column of the first and of the last pixel within."""
+        return (self.box.top, self.box.left), (self.box.bottom - 1, self.box.right - 1)
 
     @property
     def middle(self) -> Click:
@@ -377,12 +393,10 @@ def fitting_cut(logits: NDArray[np.float32], box: Box) -> float:
 
 def within(logits: NDArray[np.float32], box: Box, lowest: float) -> BoolMask:
     """Return the mask (Y, X) of logits for a box: those above `lowest` in it, and where they are surer, some beyond."""
-    rows, columns = round(BEYOND * box.height), round(BEYOND * box.width)
     whole = Box.of(_shape(logits))
-    wide = Box(box.left - columns, box.top - rows, box.right + columns, box.bottom + rows).intersect(whole)
-    box = box.intersect(whole)
+    wide = box.grown(round(BEYOND * box.height), round(BEYOND * box.width))
     mask = np.zeros(logits.shape, bool)
-    for part, cut_at in ((wide, SURER), (box, lowest)):
+    for part, cut_at in ((wide.intersect(whole), SURER), (box.intersect(whole), lowest)):
         if not part.empty:
             mask[part.slices] = logits[part.slices] > cut_at
     return mask

@@ -87,8 +87,7 @@ def maps_at(
     list of (C_i, h / s_i, w / s_i) float32
         As `Features.window` returns them.
     """
-    wide = Box(box.left - HALO, box.top - HALO, box.right + HALO, box.bottom + HALO)
-    wide = wide.intersect(Box.of(size_at(planes.size, level)))
+    wide = box.grown(HALO, HALO).intersect(Box.of(size_at(planes.size, level)))
     maps = model.encode_pixels(magnified(planes, plane, level, wide)[None])
     cut = []
     for whole, stride in zip(maps, model.strides, strict=True):
@@ -165,9 +164,7 @@ def to_image(logits: NDArray[np.float32], box: Box, level: int) -> tuple[Box, ND
         return Box(box.left * many, box.top * many, box.left * many, box.top * many), np.empty(
             (0, 0), np.float32
         )
-    found = Box(found.left - 2, found.top - 2, found.right + 2, found.bottom + 2).intersect(
-        Box.of(logits.shape)
-    )
+    found = found.grown(2, 2).intersect(Box.of(logits.shape))
     part = torch.from_numpy(np.ascontiguousarray(logits[found.slices]))[None, None]
     fine = F.interpolate(part, scale_factor=many, mode="bilinear", align_corners=False)[0, 0].numpy()
     placed = found.shift(box.top, box.left)

@@ -1021,7 +1021,7 @@ class Session:
             window = self._window(box, None, level)
             if not window.holds(box) and self._image is not None:
                 return None
-            window = self._snapped(window.union(box), level)
+            window = window.union(box).snapped.intersect(Box.of(self._padded(level)))
             if isinstance(prompt, BoxPrompt):
                 return self._fill(previous, prompt, box, window, level)
             mask = cut(mask, box, window, False)
@@ -1169,10 +1169,7 @@ class Session:
         config = self.model.config
         padded = self._padded(level)
         room = (config.zoom_expansion - 1) / 4
-        margin_y, margin_x = round(known.height * room), round(known.width * room)
-        roomy = Box(
-            known.left - margin_x, known.top - margin_y, known.right + margin_x, known.bottom + margin_y
-        )
+        roomy = known.grown(round(known.height * room), round(known.width * room))
         fits = previous is not None and max(previous.width, previous.height) <= self._limit
         if previous is not None and fits and previous.holds(roomy.intersect(Box.of(padded))):
             return previous
@@ -1188,12 +1185,6 @@ class Session:
             spans.append((first, first + side))
         (left, right), (top, bottom) = spans
         return Box(left, top, right, bottom)
-
-    def _snapped(self, box: Box, level: int) -> Box:
-        """Return a box grown outward to multiples of `DIVISOR`, inside the padded plane, which is one of them."""
-        first = box.left // DIVISOR * DIVISOR, box.top // DIVISOR * DIVISOR
-        last = -(-box.right // DIVISOR) * DIVISOR, -(-box.bottom // DIVISOR) * DIVISOR
-        return Box(*first, *last).intersect(Box.of(self._padded(level)))
 
     def _wider(self, window: Box, mask: BoolMask, level: int, limit: float) -> Box:
         """Return a window that goes on where the mask runs into this one's edge; the same if it does not."""

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from napari_interformer.features import padded
-from napari_interformer.prompts import DIVISOR, Box, BoxPrompt, Click, Mask, cut
+from napari_interformer.prompts import Box, BoxPrompt, Click, Mask, cut
 from napari_interformer.simulate import depth, iou
 
 if TYPE_CHECKING:
@@ -312,7 +311,7 @@ def neighbour(session: Session, front: _Front, other: _Front | None) -> Mask | R
         return Reason.NO_VALUE
     reach = max(LEAST_REACH, REACH * deepest)
     grown, known = round(reach) + 1, prior.box.union(straight.box)
-    room = Box(known.left - grown, known.top - grown, known.right + grown, known.bottom + grown)
+    room = known.grown(grown, grown)
     room = room.intersect(size)
     inside = cut(prior.mask, prior.box, room, False)
     free = np.ones(inside.shape, bool)
@@ -391,7 +390,7 @@ def look_at(session: Session, source: Mask) -> Look | None:
     deepest = float(depth(source.mask)[1].max())
     reach = round(max(6.0, deepest))
     box = source.box
-    room = Box(box.left - reach, box.top - reach, box.right + reach, box.bottom + reach)
+    room = box.grown(reach, reach)
     room = room.intersect(Box.of(session.features.size))
     mask = cut(source.mask, box, room, False)
     away = distance_transform_edt(~mask)
@@ -413,8 +412,7 @@ def look_at(session: Session, source: Mask) -> Look | None:
 
 def values_of(session: Session, plane: Plane, box: Box) -> NDArray[np.float32]:
     """Return what says how pixels look: the finest maps, and the image where it is known. (C, Y, X), of `box`."""
-    bottom, right = padded((box.bottom, box.right))
-    window = Box(box.left // DIVISOR * DIVISOR, box.top // DIVISOR * DIVISOR, right, bottom)
+    window = box.snapped
     inner = box.shift(-window.top, -window.left).slices
     maps = session.features.window(plane, window)[:LOOKED_AT]
     values = [
@@ -423,8 +421,7 @@ def values_of(session: Session, plane: Plane, box: Box) -> NDArray[np.float32]:
     ]
     if session.image is not None:
         margin = round(3 * max(SMOOTHED))
-        wide = Box(box.left - margin, box.top - margin, box.right + margin, box.bottom + margin)
-        wide = wide.intersect(Box.of(session.features.size))
+        wide = box.grown(margin, margin).intersect(Box.of(session.features.size))
         pixels = session.image.read(plane, wide)
         inner = box.shift(-wide.top, -wide.left).slices
         values += [
