@@ -7,7 +7,6 @@ import json
 import dask.array
 import numpy as np
 import pytest
-import torch
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,8 +15,7 @@ from conftest import BlobModel, blobs
 from napari_interformer.encoding import encode, encode_tiles, room_for
 from napari_interformer.features import NotEncodedError
 from napari_interformer.image import Planes
-from napari_interformer.prompts import Box, BoxPrompt, Click, Mask
-from napari_interformer.samples import synthetic
+from napari_interformer.prompts import Box, BoxPrompt, Click
 from napari_interformer.session import Session
 
 IMAGE, LABELS = blobs()
@@ -334,14 +332,6 @@ def test_a_second_click_on_one_pixel_brings_back_what_was_erased_there():
     s.labels[28:36, 28:36] = 0  # napari's brush
     s.click(CENTRES[0])
     np.testing.assert_array_equal(s.labels == 1, LABELS == 1)
-
-
-def test_a_box_larger_than_a_window_is_decoded_without_the_image():
-    s = session()
-    assert s.image is None
-    mask = s.box((90, 10), (130, 180))
-    assert mask.any() and not mask[:80].any()
-    s.click((112, 96))
 
 
 def test_a_box_whose_middle_has_no_value_is_refused():
@@ -662,23 +652,6 @@ def test_labels_in_zarr_are_written_in_place():
     np.testing.assert_array_equal(store[:], (LABELS == 6).astype(np.uint16))
 
 
-def test_an_object_larger_than_the_window_is_found_whole():
-    image = np.zeros((320, 320), np.uint8)
-    image[20:252, 32:248] = 200
-    s = Session(encode(image, MODEL, contrast=(0, 255), device="cpu"), MODEL)
-    mask = s.click((140, 140))
-    assert (mask == (image > 0)).mean() > 0.99
-
-
-def test_distant_clicks_keep_what_lies_beyond_the_window():
-    image = np.zeros((64, 1600), np.uint8)
-    image[20:40, 20:60] = image[20:40, 1500:1560] = 200
-    s = Session(encode(image, MODEL, contrast=(0, 255), device="cpu"), MODEL)
-    s.click((30, 40))
-    s.click((30, 1530))
-    assert s.mask[30, 25] and s.mask[30, 1505]
-
-
 def test_saved_prompts_reproduce_the_work(tmp_path):
     s = session()
     s.click(CENTRES[0])
@@ -817,16 +790,6 @@ def test_prompts_made_with_another_model_are_answered_with_a_warning(tmp_path):
         session().load_prompts(path)
 
 
-def test_a_mask_as_a_prompt_is_the_object():
-    s = session()
-    from napari_interformer.prompts import Box
-
-    s.set_prompts([Mask((), Box(10, 20, 30, 40), np.ones((20, 20), bool))])
-    assert s.mask.sum() == 400 and s.mask[25, 15]
-    with pytest.raises(ValueError, match="inside the image"):
-        s.set_prompts([Mask((), Box(-5, 20, 15, 40), np.ones((20, 20), bool))])
-
-
 def test_computing_changes_nothing_until_it_is_adopted():
     s = session(live=True)
     steps = s.compute([Click.at(CENTRES[0])])
@@ -835,28 +798,6 @@ def test_computing_changes_nothing_until_it_is_adopted():
     assert plane == () and box.holds(box.around(LABELS == 1))
     assert s.adopt(steps) == []  # the same again is no change
     assert s.undo() and not s.can_undo
-
-
-def test_the_same_prompts_give_the_same_mask_on_any_number_of_threads(default_model):
-    image, labels = synthetic(np.random.default_rng(1), (192, 192), "tissue")
-    features, before = encode(image, default_model), torch.get_num_threads()
-    answers: dict[int, list[np.ndarray]] = {}
-    try:
-        for threads in (1, 2, 4):
-            torch.set_num_threads(threads)
-            s = Session(features, default_model)
-            for label in np.unique(labels)[1:4]:
-                ys, xs = np.nonzero(labels == label)
-                middle = len(ys) // 2
-                s.click((ys[middle], xs[middle]))
-                s.click((ys[0], xs[0]), positive=False)
-                answers.setdefault(threads, []).append(s.mask)
-                s.clear()
-    finally:
-        torch.set_num_threads(before)
-    for one, two, four in zip(*answers.values(), strict=True):
-        assert (one != two).sum() <= 1  # docs/how-it-works.md: a pixel of which both logits are equal
-        assert (one != four).sum() <= 1
 
 
 def test_finished_objects_are_those_that_are_not_being_worked_on():

@@ -247,8 +247,8 @@ def test_the_larger_of_two_ends_is_carried_first():
     s = session_of(planes)
     s.click((0, 48, 40))
     s.click((6, 48, 40))
-    plain = s.guess
-    s.guess = lambda start, *rest: (order.append(start.plane[0]), plain(start, *rest))[1]
+    plain = s.decoding.guess
+    s.decoding.guess = lambda start, *rest: (order.append(start.plane[0]), plain(start, *rest))[1]
     s.propagate()
     assert order == [1, 2, 3, 4, 5]
 

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from scipy.ndimage import find_objects
 
+from napari_interformer.decoding import image_of
 from napari_interformer.features import Features
+from napari_interformer.painting import check_labels
 from napari_interformer.prompts import DIVISOR, Box, cut
 from napari_interformer.scales import level_for, maps_at, size_at, to_working
-from napari_interformer.session import check_labels, image_of
 from napari_interformer.train import LEAST_PIXELS, ClickConfig, Progress, click_loss, share_done
 
 if TYPE_CHECKING:
@@ -28,13 +29,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_interformer.image import Planes
+    from napari_interformer.image import Plane, Planes
     from napari_interformer.model import InterFormer
-    from napari_interformer.session import LabelImage
+    from napari_interformer.painting import LabelImage
 
 log = logging.getLogger(__name__)
 
-Plane = tuple[int, ...]
 # How much of the old weights the new ones keep: what few objects teach about other objects holds half-way between the two
 # (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
 KEPT = 0.5

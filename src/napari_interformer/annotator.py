@@ -19,8 +19,11 @@ from napari_interformer.prompts import in_order
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from napari_interformer.decoding import Steps
+    from napari_interformer.image import Plane
+    from napari_interformer.painting import Stroke
     from napari_interformer.prompts import Given
-    from napari_interformer.session import Plane, Session, Steps, Stroke
+    from napari_interformer.session import Session
 
 log = logging.getLogger(__name__)
 

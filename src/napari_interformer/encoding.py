@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from napari_interformer.features import Features, Origin
-from napari_interformer.image import Planes, plane_of
+from napari_interformer.image import Plane, Planes, plane_of
 from napari_interformer.model import resolve_device
 from napari_interformer.prompts import DIVISOR, Box
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Plane = tuple[int, ...]
 Part = Plane | tuple[Plane, Box | None]  # a plane, or a box of it
 Tile = int | Literal["whole"] | None
 # Tiles at once, halved while memory does not suffice. On two cores two tiles of 256 pixels take 62 ms each, four 63, and one

@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_interformer.image import Planes
+    from napari_interformer.image import Plane, Planes
 
-Plane = tuple[int, ...]
 FORMAT = 2
 _CACHE_BYTES = 256 * 2**20  # tiles of stored features that are kept decompressed
 _MEMORY_BYTES = 10**9  # larger features without a store go to a temporary one

@@ -8,40 +8,18 @@ from __future__ import annotations
 
 import itertools
 import math
-import threading
 import warnings
-from collections import Counter, OrderedDict
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.ndimage import binary_dilation, binary_erosion
-from scipy.ndimage import label as number_parts
 
-from napari_interformer.features import padded
-from napari_interformer.image import Planes, plane_of, read_only
-from napari_interformer.prompts import (
-    DIVISOR,
-    Box,
-    BoxPrompt,
-    Click,
-    Mask,
-    State,
-    blank,
-    cut,
-    draw_click,
-    fitting_cut,
-    fold,
-    in_order,
-    obey,
-    paste,
-    region,
-    sure,
-    within,
-)
-from napari_interformer.scales import FINEST, level_for, maps_at, size_at, to_image, to_working, working
+from napari_interformer.decoding import Decoding, Steps, image_of
+from napari_interformer.image import plane_of, read_only
+from napari_interformer.painting import Painting, check_labels, highest_label
+from napari_interformer.prompts import Box, BoxPrompt, Click, Mask
 from napari_interformer.stories import Saved, Story
 
 if TYPE_CHECKING:
@@ -49,143 +27,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from napari_interformer.decoding import Decoder, Step
     from napari_interformer.features import Features
-    from napari_interformer.model import InterFormerConfig
-    from napari_interformer.prompts import BoolMask, Given, Prompt, Reference
+    from napari_interformer.image import Plane, Planes
+    from napari_interformer.painting import LabelArray, Stroke
+    from napari_interformer.prompts import BoolMask, Given, Prompt
     from napari_interformer.volume import Ended, Gap
 
-Plane = tuple[int, ...]
-# A window grows with its object up to this many training windows a side; beyond, only the part around the newest
-# click is decoded again.
-LARGEST_WINDOW = 4
-CUT = 2.0  # logit; what lies between it and its negative is in doubt
-# Shares of a mask beyond doubt: below the first, magnifications are tried until one reaches the second. Chosen on drawn
-# objects and on training images of dsb2018.
-DOUBTFUL, STEADY = 0.12, 0.35
-LEAST_PLANE = 64  # pixels; a plane is not shrunk to less
 
-
-class Decoder(Protocol):
-    """What a session needs of a model."""
-
-    @property
-    def config(self) -> InterFormerConfig:
-        """Click radius, window and region sizes."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Which features it can decode."""
-
-    @property
-    def strides(self) -> tuple[int, int, int, int]:
-        """Strides of its feature maps in pixels."""
-
-    def encode_pixels(self, pixels: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
-        """Encode (B, Y, X, 3), for objects that are seen at another magnification."""
-
-    def prepare_maps(self, maps: Sequence[NDArray[np.float32]]) -> Any:
-        """Compute what no click changes in a window."""
-
-    def decode_logits(self, maps: Any, reference: Reference, roi: Box | None = None) -> NDArray[np.float32]:
-        """Return foreground minus background logits of a window."""
-
-
-class LabelImage(Protocol):
-    """A label image to read from."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    def __getitem__(self, key: Any, /) -> Any:
-        """Read a box."""
-
-
-class LabelArray(LabelImage, Protocol):
-    """A label image: NumPy, memory-mapped, zarr or a napari layer behind `layers.LayerLabels`."""
-
-    def __setitem__(self, key: Any, value: Any, /) -> None:
-        """Write a box."""
-
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """What the network works on: a window of a plane at a magnification (see `scales`), in working pixels.
-
-    `reference` (uint8 states) and `mask` (bool) cover `box`; outside it nothing is known and nothing is masked. `steadiness`
-    tells how little the mask depends on where the logits are cut: the share of it that a higher cut leaves, from 0 to 1.
-    """
-
-    level: int
-    box: Box
-    reference: Reference
-    mask: BoolMask
-    steadiness: float = 1.0
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """What is known of the object on one plane after one prompt.
-
-    `mask` (bool) covers `box`, in pixels of the image; outside it nothing is masked. `prompts` are all of this plane so
-    far, this one included.
-    """
-
-    prompts: tuple[Prompt, ...]
-    box: Box
-    mask: BoolMask
-    view: View
-
-    @property
-    def prompt(self) -> Prompt:
-        """The newest."""
-        return self.prompts[-1]
-
-
-class Stroke(Protocol):
-    """What somebody painted into the label image, not through the session."""
-
-    def take_back(self) -> None:
-        """Give its pixels what they had before."""
-
-    def make(self) -> None:
-        """Paint it again."""
-
-
-Steps = tuple[Step, ...]
 Replay = tuple[tuple[Story, Steps], ...]
-
-
-@dataclass(frozen=True, eq=False)
-class _Erased:
-    """What somebody erased of the object (napari's brush), a mask of its patch, and the plane's prompts until then."""
-
-    mask: BoolMask
-    prompts: tuple[Prompt, ...]
-
-    def still(self, prompts: Iterable[Prompt], box: Box) -> BoolMask:
-        """Return what stays erased: a positive click since then brings back what hangs together with its pixel."""
-        mask, before = self.mask, Counter(p for p in self.prompts if isinstance(p, Click))
-        for prompt in prompts:
-            if isinstance(prompt, Click) and prompt.positive:
-                if before[prompt] > 0:
-                    before[prompt] -= 1
-                    continue
-                y, x = prompt.y - box.top, prompt.x - box.left
-                if 0 <= y < box.height and 0 <= x < box.width and mask[y, x]:
-                    parts, _ = number_parts(mask)
-                    mask = mask & (parts != parts[y, x])
-        return mask
-
-
-@dataclass(eq=False)
-class _Patch:
-    """What an object covers in the label image: the labels at its start, those without it, and what was written over them."""
-
-    box: Box
-    start: NDArray[Any]
-    under: NDArray[Any]
-    written: NDArray[Any]
-    erased: tuple[_Erased, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +43,7 @@ class _Painted:
     """A stroke in the order of changes, and what was known of the label image when it was made."""
 
     stroke: Stroke
-    patches: dict[Plane, _Patch]
+    painting: Painting
 
 
 class Finished:
@@ -209,48 +59,6 @@ class Finished:
         if self._session.prompts:
             labels[labels == self._session.label] = 0
         return labels
-
-
-def check_labels(labels: Any, features: Features) -> None:
-    """Refuse what is no label image of the features' shape.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is no array, or of another shape, or has no integer dtype.
-    """
-    if not hasattr(labels, "shape") or not hasattr(labels, "dtype"):
-        raise TypeError(
-            f"labels takes an integer array; got {type(labels).__name__}: convert it with numpy.asarray."
-        )
-    shape = tuple(features.shape)
-    if tuple(labels.shape) != shape:
-        raise ValueError(
-            f"labels takes an array of the image's shape {shape}; got {tuple(labels.shape)}: choose the label image that "
-            "belongs to this image."
-        )
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            f"labels takes an integer array; got {labels.dtype}: convert it with astype('int32')."
-        )
-
-
-def image_of(features: Features, image: Any) -> Planes | None:
-    """Return the image of features as it was encoded; if None is given, the one that they know of, if they do.
-
-    Raises
-    ------
-    ValueError
-        If it is another image.
-    """
-    planes = features.source if image is None else Planes.of(image)
-    if planes is None:
-        return None
-    if planes.fingerprint != features.image_fingerprint:
-        raise ValueError(
-            "image takes the image that was encoded, with its channels; got another one: leave it out, or encode it first."
-        )
-    return planes.with_contrast(features.contrast)  # as everything else was encoded
 
 
 class Session:
@@ -321,23 +129,19 @@ class Session:
                 "object_size takes the image, too, of which it lets objects be seen larger or smaller: give image=, as these "
                 "features do not know theirs."
             )
-        self.features, self.model = features, model
-        self._image = None if image is None or not model.config.diameters else image
+        self.features, self.decoding = features, Decoding(features, model, image)
         self.object_size: float | None = object_size
         self._size = object_size  # of the current object: a new size is for the next one
         self._edited = False  # whether the current object began with what its label had
         self.stories: list[Story] = []  # of the committed objects, in order
-        self.labels: LabelArray = target
+        self._painting = Painting(target)
         self.overwrite, self.live = overwrite, live
         self._steps: Steps = ()
         self._past: list[Steps | _Painted] = []
         self._future: list[Steps | _Painted] = []
-        self._patches: dict[Plane, _Patch] = {}
-        self._prepared: OrderedDict[tuple[Plane, int, Box], Any] = OrderedDict()
         # What `volume.carry` found between two planes with clicks, or beyond the outermost.
         self.gaps: dict[tuple[Plane | None, Plane | None], Gap] = {}
-        self._lock = threading.Lock()
-        self._highest = self._highest_label() if highest is None else highest
+        self._highest = highest_label(target) if highest is None else highest
         self.label = self._highest + 1
 
     # ------------------------------------------------------------------------------------ reading
@@ -402,7 +206,7 @@ class Session:
         The box is empty where the object has no prompt on the plane.
         """
         step = self.latest(plane)
-        return (Box(0, 0, 0, 0), np.zeros((0, 0), bool)) if step is None else self._clip(step)
+        return (Box(0, 0, 0, 0), np.zeros((0, 0), bool)) if step is None else (step.box, step.mask)
 
     def latest(self, plane: Plane = ()) -> Step | None:
         """Return the current object's newest step on a plane, None where it has no prompt."""
@@ -446,9 +250,19 @@ class Session:
         )
 
     @property
+    def model(self) -> Decoder:
+        """What answers; see `change_model`."""
+        return self.decoding.model
+
+    @property
     def image(self) -> Planes | None:
         """The image, if objects are seen at other magnifications too."""
-        return self._image
+        return self.decoding.image
+
+    @property
+    def labels(self) -> LabelArray:
+        """The label image."""
+        return self._painting.labels
 
     @property
     def can_undo(self) -> bool:
@@ -588,24 +402,7 @@ class Session:
             As for `click`.
         """
         size = self._size if self._steps else self.object_size
-        return self._compute(prompts, size, self._steps)
-
-    def _compute(self, prompts: Iterable[Prompt], size: float | None, before: Steps = ()) -> Steps:
-        known: dict[Plane, list[Step]] = {}
-        for step in before:
-            known.setdefault(step.prompt.plane, []).append(step)
-        steps: list[Step] = []
-        latest: dict[Plane, Step] = {}
-        for prompt in in_order(map(self._checked, prompts)):
-            rest = known.get(prompt.plane, [])
-            if rest and rest[0].prompt == prompt:
-                step = rest.pop(0)
-            else:
-                rest.clear()  # everything after the first difference on this plane is another story
-                step = self._answer(latest.get(prompt.plane), prompt, size)
-            latest[prompt.plane] = step
-            steps.append(step)
-        return tuple(steps)
+        return self.decoding.steps(prompts, size, self._steps)
 
     def adopt(self, steps: Steps) -> list[tuple[Plane, Box]]:
         """Take over what `compute` returned, as one step that `undo` takes back.
@@ -625,7 +422,7 @@ class Session:
 
     def painted(self, stroke: Stroke) -> None:
         """Hear of a stroke that was just painted into `labels`: `undo` takes it back in its turn."""
-        self._past.append(_Painted(stroke, _copied(self._patches)))
+        self._past.append(_Painted(stroke, self._painting.copy()))
         self._future.clear()
 
     def undo(self) -> bool:
@@ -637,7 +434,7 @@ class Session:
             self._future.append(last)
             last.stroke.take_back()
             # Or what it gave back to the object would count as painted by somebody.
-            self._patches = _copied(last.patches)
+            self._painting.restore(last.painting)
             return True
         self._future.append(self._steps)
         self._show(last)
@@ -705,7 +502,7 @@ class Session:
     def _finish(self) -> int:
         """Paint the object if that is not done yet, keep its story, and start the next one."""
         if not self.live:
-            self._paint(self._steps)
+            self._paint(self._steps, {*self._painting.planes, *self.planes})
         story = self._story()
         if not story.edited:  # the number was free: what had it before is gone
             self.stories = [other for other in self.stories if other.label != story.label]
@@ -721,10 +518,7 @@ class Session:
         if not (self._steps or self._edited or any(not isinstance(c, _Painted) for c in self._past)):
             self._future = []
             return []  # nothing has this number yet: the next object gets it
-        changed = [(plane, patch.box) for plane, patch in self._patches.items()]
-        for plane, box in changed:
-            patch = self._patch(plane, box)
-            self._write(plane, patch, patch.start)
+        changed = self._painting.put_back(self.label, self._shown)
         self._forget()
         return changed
 
@@ -789,14 +583,11 @@ class Session:
     def _take(self, masks: Iterable[Prompt]) -> None:
         """Begin with what the label has on these planes: whatever comes of the object replaces that."""
         self._edited = True
-        for mask in masks:
-            if isinstance(mask, Mask):
-                patch = self._patch(mask.plane, mask.box)
-                patch.under = np.where(patch.under == self.label, 0, patch.under).astype(patch.under.dtype)
+        self._painting.begin_with((mask for mask in masks if isinstance(mask, Mask)), self.label)
 
     def _forget(self) -> None:
         self._steps, self._past, self._future, self._edited = (), [], [], False
-        self._patches.clear()
+        self._painting = Painting(self.labels)
         self.gaps.clear()
         self._highest = max(self._highest, self.label)
         self.label = self._highest + 1
@@ -813,9 +604,7 @@ class Session:
             raise ValueError(
                 "change_model takes a model for the same features; got one with another encoder: encode the image with it."
             )
-        with self._lock:
-            self.model = model
-            self._prepared.clear()
+        self.decoding.change_model(model)
         self.gaps.clear()
 
     # ------------------------------------------------------------------------------------ on disk
@@ -855,7 +644,7 @@ class Session:
             )
         told = (*saved.finished, saved.current)
         self._check_free([story for story in told if story.prompts])
-        return tuple((story, self._compute(story.prompts, story.size)) for story in told)
+        return tuple((story, self.decoding.steps(story.prompts, story.size)) for story in told)
 
     def adopt_saved(self, replay: Replay) -> None:
         """Take over what `compute_saved` returned; errors as for `load_prompts`."""
@@ -892,8 +681,6 @@ class Session:
                     "empty labels."
                 )
 
-    # ------------------------------------------------------------------------------------ decoding
-
     def _check_label(self, label: Any) -> None:
         dtype = self.labels.dtype
         if not isinstance(label, int | np.integer) or label < 1:
@@ -902,324 +689,6 @@ class Session:
             wider = "use a wider dtype, such as int32"
             remedy = wider if dtype.itemsize < 4 else "give the object with the highest number a lower one"
             raise ValueError(f"labels of dtype {dtype} hold no label {label}; {remedy}.")
-
-    def _checked(self, prompt: Prompt) -> Prompt:
-        """Refuse what is no prompt for this image; return a box without what lies outside."""
-        if not isinstance(prompt, Click | BoxPrompt | Mask):
-            raise TypeError(
-                f"A session takes clicks, boxes and masks; got {prompt!r}: make a click of a position with Click.at."
-            )
-        if isinstance(prompt, Click) and not all(isinstance(n, int | np.integer) for n in prompt.position):
-            raise ValueError(f"A click takes whole numbers; got {prompt.position}: Click.at rounds them.")
-        leading, size = tuple(self.features.leading), self.features.size
-        inside = len(prompt.plane) == len(leading) and all(
-            0 <= i < n for i, n in zip(prompt.plane, leading, strict=True)
-        )
-        if isinstance(prompt, Mask):
-            if not inside or not Box.of(size).holds(prompt.box):
-                raise ValueError(
-                    f"A mask takes a plane and box inside the image {self.features.shape}; got {prompt.box}."
-                )
-            return prompt
-        if isinstance(prompt, BoxPrompt):
-            if not all(isinstance(n, int | np.integer) for n in (*prompt.plane, *prompt.box)):
-                raise ValueError(f"A box takes whole numbers; got {prompt}: BoxPrompt.between rounds them.")
-            seen = prompt.box.intersect(Box.of(size))
-            if not inside or seen.empty:
-                raise ValueError(
-                    f"A box takes pixels inside the image of shape {tuple(self.features.shape)}; got {prompt.box} on plane "
-                    f"{prompt.plane}: draw it on the image."
-                )
-            prompt = replace(prompt, box=seen)
-            if not self.features.valid(prompt.plane, prompt.middle.y, prompt.middle.x):
-                raise ValueError(
-                    f"A box takes pixels with a value; the image is NaN in the middle of {seen}: draw it elsewhere."
-                )
-            return prompt
-        if not inside or not (0 <= prompt.y < size[0] and 0 <= prompt.x < size[1]):
-            raise ValueError(
-                f"A click takes a position inside the image of shape {tuple(self.features.shape)}; got "
-                f"{prompt.position}: click on the image."
-            )
-        if not self.features.valid(prompt.plane, prompt.y, prompt.x):
-            raise ValueError(
-                f"A click takes a pixel with a value; the image is NaN at {prompt.position}: click elsewhere."
-            )
-        return prompt
-
-    def _answer(self, previous: Step | None, prompt: Prompt, size: float | None) -> Step:
-        """Return the step after `previous` (None at the start of a plane), at the magnification that suits the object."""
-        if previous is not None and isinstance(prompt, Click):
-            level = previous.view.level
-        else:
-            level = self._first_level(prompt, size)
-        step = self._answer_at(level, previous, prompt)
-        if previous is None and step is not None and self._size_is_open(prompt, size):
-            step = self._steadier(step) if step.view.steadiness < DOUBTFUL else step
-            level = step.view.level
-        prompts = (*(previous.prompts if previous is not None else ()), prompt)
-        turned = 0
-        while (turn := -1 if step is None else self._turn(step)) and turn != -turned:
-            level, turned = level + turn, turn
-            seen = self._replay(level, prompts)
-            if step is not None and turn > 0:
-                if seen is None or seen.view.steadiness < step.view.steadiness / 2:
-                    break  # its clicks lie too far apart for that, or it falls apart
-            step = seen
-        assert step is not None  # in a plane shrunk to one window everything fits
-        return step
-
-    def _steadier(self, step: Step) -> Step:
-        """Return a first click's answer at the nearest level where it is steady; `step` if there is none.
-
-        At a wrong magnification the network sees a speck or a texture, and hesitates where it ends.
-        """
-        coarser = itertools.takewhile(
-            lambda level: min(self._padded(level)) >= LEAST_PLANE, itertools.count(-1, -1)
-        )
-        for level in (*itertools.islice(coarser, 1), FINEST, *coarser):
-            other = self._answer_at(level, None, step.prompt)
-            if other is not None and other.view.steadiness >= STEADY:
-                return other
-        return step
-
-    def _size_is_open(self, prompt: Prompt, size: float | None) -> bool:
-        return self._image is not None and size is None and isinstance(prompt, Click) and prompt.positive
-
-    def _replay(self, level: int, prompts: Iterable[Prompt]) -> Step | None:
-        """Answer all prompts of a plane at a level; None if the object is too large for that."""
-        step: Step | None = None
-        for prompt in prompts:
-            step = self._answer_at(level, step, prompt)
-            if step is None:
-                return None
-        return step
-
-    def _first_level(self, prompt: Prompt, size: float | None) -> int:
-        if not isinstance(prompt, Click):
-            size = max(prompt.box.width, prompt.box.height)
-        if self._image is None or size is None:
-            return 0
-        return level_for(min(size, max(self.features.size)), self.model.config.diameters)
-
-    def _turn(self, step: Step) -> int:
-        """Return 1 if the object is so small that it should be magnified, -1 if it is too large, else 0."""
-        if self._image is None or not isinstance(step.prompt, Click):
-            return 0
-        view, found = step.view, Box.around(step.view.mask)
-        least, most = self.model.config.diameters
-        extent = max(found.width, found.height)
-        if extent > most or self._wider(view.box, view.mask, view.level, math.inf) != view.box:
-            return -1
-        return int(0 < extent < least and view.level < FINEST)
-
-    def _answer_at(self, level: int, previous: Step | None, prompt: Prompt) -> Step | None:
-        """Return the step after `previous`, at a level; None where the object is too large for that."""
-        if not isinstance(prompt, Click):
-            filled = np.ones((prompt.box.height, prompt.box.width), bool)
-            box, mask = to_working(prompt.mask if isinstance(prompt, Mask) else filled, prompt.box, level)
-            window = self._window(box, None, level)
-            if not window.holds(box) and self._image is not None:
-                return None
-            window = window.union(box).snapped.intersect(Box.of(self._padded(level)))
-            if isinstance(prompt, BoxPrompt):
-                return self._fill(previous, prompt, box, window, level)
-            mask = cut(mask, box, window, False)
-            view = View(level, window, fold(blank(mask.shape), mask), mask)
-            shown = (window, mask) if level == 0 else (prompt.box, prompt.mask)
-            return Step((prompt,), *shown, view)
-        before = None if previous is None else previous.view
-        y, x = working(prompt.y, level), working(prompt.x, level)
-        radius = self.model.config.inner_radius
-        known = Box(x - radius, y - radius, x + radius + 1, y + radius + 1).intersect(
-            Box.of(self._padded(level))
-        )
-        if before is not None:
-            seen = Box.around(before.mask | sure(before.reference))
-            known = known.union(seen.shift(before.box.top, before.box.left) if not seen.empty else seen)
-        window = self._window(known, None if before is None else before.box, level)
-        if not window.holds(known):
-            if self._image is not None:
-                return None
-            # Too large to decode at once, and no image to see it from farther away: renew what lies around the click.
-            window = self._window(Box(x, y, x + 1, y + 1), None, level, LARGEST_WINDOW)
-        while True:
-            step = self._decode(previous, prompt, window, level)
-            inside = step.view.box == window
-            wider = self._wider(window, step.view.mask, level, self._limit) if inside else window
-            if wider == window:
-                return step
-            window = wider
-
-    def _fill(self, previous: Step | None, prompt: BoxPrompt, box: Box, window: Box, level: int) -> Step:
-        """Return the step of a box, `box` in working pixels: what a click in its middle says, as far out as fills it.
-
-        What follows starts from that mask as from any other: the middle is no more certain than the rest.
-        """
-        config, middle = self.model.config, prompt.middle
-        y, x = working(middle.y, level) - window.top, working(middle.x, level) - window.left
-        reference = blank((window.height, window.width))
-        reference = draw_click(reference, y, x, True, config.inner_radius, config.outer_radius)
-        logits = self.model.decode_logits(self._prepare(prompt.plane, level, window), reference)
-        inside = box.shift(-window.top, -window.left)
-        lowest = fitting_cut(logits, inside)
-        if not (logits[inside.slices] > lowest).any():
-            logits, lowest = obey(logits, [(y, x, True)]), 0.0
-        mask = _largest_part(within(logits, inside, lowest))
-        view = View(level, window, fold(blank((window.height, window.width)), mask), mask)
-        prompts = (*(previous.prompts if previous is not None else ()), prompt)
-        if level == 0:
-            return Step(prompts, window, mask, view)
-        cut_at = np.float32(lowest)
-        around, fine = to_image(
-            logits - cut_at, window, level
-        )  # where it is positive: all that counts is there
-        placed = prompt.box.shift(-around.top, -around.left)
-        return Step(prompts, around, _largest_part(within(fine + cut_at, placed, lowest)), view)
-
-    def _decode(self, previous: Step | None, click: Click, window: Box, level: int) -> Step:
-        config = self.model.config
-        reference = blank((window.height, window.width))
-        known = np.zeros((window.height, window.width), bool)
-        before = None if previous is None else previous.view
-        if before is not None:
-            reference = cut(before.reference, before.box, window, reference[0, 0])
-            known = cut(before.mask, before.box, window, False)
-        prompts = (*(previous.prompts if previous is not None else ()), click)
-        clicks = [
-            (working(c.y, level) - window.top, working(c.x, level) - window.left, c.positive)
-            for c in prompts
-            if isinstance(c, Click)
-        ]
-        reference = draw_click(reference, *clicks[-1], config.inner_radius, config.outer_radius)
-        roi = None
-        if before is not None:
-            roi = region(
-                known | sure(reference), expansion=config.zoom_expansion, min_size=config.zoom_min_size
-            )
-        logits = self.model.decode_logits(self._prepare(click.plane, level, window), reference, roi)
-        steadiness = int(np.count_nonzero(logits > CUT)) / max(1, int(np.count_nonzero(logits > -CUT)))
-        logits = obey(logits, clicks)
-        mask = logits > 0
-        view = View(level, window, fold(reference, mask), mask, steadiness)
-        if level != 0:
-            return Step(prompts, *_in_image(logits, window, level, prompts), view)
-        if before is not None and not window.holds(before.box) and _outside(before, window):
-            # What lies beyond the window stays as it was.
-            whole = window.union(before.box)
-            reference = cut(before.reference, before.box, whole, blank((1, 1))[0, 0])
-            reference = paste(view.reference, window, reference, whole)
-            view = View(
-                level,
-                whole,
-                reference,
-                paste(mask, window, cut(before.mask, before.box, whole, False), whole),
-            )
-        return Step(prompts, view.box, view.mask, view)
-
-    def guess(self, start: Mask, click: Click, level: int, band: int) -> tuple[Box, NDArray[np.float32]]:
-        """Decode an object that is possibly `start`, unknown near its outline and sure at `click`; no state changes.
-
-        Parameters
-        ----------
-        start : Mask
-            What is possible.
-        click : Click
-            On the same plane.
-        level : int
-            The magnification (see `scales`).
-        band : int
-            Working pixels on either side of the outline that are unknown.
-
-        Returns
-        -------
-        box : Box
-            In pixels of the image.
-        logits : (Y, X) float32
-            Of that box.
-        """
-        config = self.model.config
-        box, mask = to_working(start.mask, start.box, level)
-        window = self._window(box, None, level)
-        mask = cut(mask, box, window, False)
-        reference = blank(mask.shape)
-        reference[binary_erosion(mask, iterations=band, border_value=1)] = State.POSSIBLE_FOREGROUND
-        reference[~binary_dilation(mask, iterations=band)] = State.POSSIBLE_BACKGROUND
-        y, x = working(click.y, level) - window.top, working(click.x, level) - window.left
-        reference = draw_click(reference, y, x, click.positive, config.inner_radius, config.outer_radius)
-        roi = region(mask | sure(reference), expansion=config.zoom_expansion, min_size=config.zoom_min_size)
-        logits = self.model.decode_logits(self._prepare(click.plane, level, window), reference, roi)
-        box, fine = to_image(obey(logits, [(y, x, click.positive)]), window, level)
-        inside = box.intersect(Box.of(self.features.size))
-        return inside, fine[: inside.height, : inside.width]
-
-    def _padded(self, level: int) -> tuple[int, int]:
-        return padded(size_at(self.features.size, level))
-
-    @property
-    def _limit(self) -> int:
-        """The largest side of a window in working pixels."""
-        return self.model.config.window * (LARGEST_WINDOW if self._image is None else 1)
-
-    def _window(self, known: Box, previous: Box | None, level: int, least: int = 1) -> Box:
-        """Return the window in which to decode an object of which `known` is known.
-
-        The previous one serves as long as it leaves room around the object, so that nothing is prepared twice.
-        """
-        config = self.model.config
-        padded = self._padded(level)
-        room = (config.zoom_expansion - 1) / 4
-        roomy = known.grown(round(known.height * room), round(known.width * room))
-        fits = previous is not None and max(previous.width, previous.height) <= self._limit
-        if previous is not None and fits and previous.holds(roomy.intersect(Box.of(padded))):
-            return previous
-        spans = []
-        for start, stop, length in (
-            (known.left, known.right, padded[1]),
-            (known.top, known.bottom, padded[0]),
-        ):
-            side = max(config.click_window * least, (stop - start) * config.zoom_expansion)
-            side = min(-(-int(side) // DIVISOR) * DIVISOR, self._limit, length)
-            first = round(((start + stop) / 2 - side / 2) / DIVISOR) * DIVISOR
-            first = min(max(first, 0), length - side)
-            spans.append((first, first + side))
-        (left, right), (top, bottom) = spans
-        return Box(left, top, right, bottom)
-
-    def _wider(self, window: Box, mask: BoolMask, level: int, limit: float) -> Box:
-        """Return a window that goes on where the mask runs into this one's edge; the same if it does not."""
-        across = int(min(window.width, max(0, limit - window.width) // 2)) // DIVISOR * DIVISOR
-        along = int(min(window.height, max(0, limit - window.height) // 2)) // DIVISOR * DIVISOR
-        height, width = self._padded(level)
-        return Box(
-            max(0, window.left - across) if mask[:, 0].any() else window.left,
-            max(0, window.top - along) if mask[0].any() else window.top,
-            min(width, window.right + across) if mask[:, -1].any() else window.right,
-            min(height, window.bottom + along) if mask[-1].any() else window.bottom,
-        )
-
-    def _prepare(self, plane: Plane, level: int, window: Box) -> Any:
-        key, model = (plane, level, window), self.model
-        with self._lock:
-            if key in self._prepared:
-                self._prepared.move_to_end(key)
-                return self._prepared[key]
-        if level == 0 or self._image is None:
-            maps = self.features.window(plane, window)
-        else:
-            maps = maps_at(self._image, model, plane, level, window)
-        prepared = model.prepare_maps(maps)
-        with self._lock:
-            if model is self.model:  # it may have been changed meanwhile
-                self._prepared[key] = prepared
-            while len(self._prepared) > 4:
-                self._prepared.popitem(last=False)
-        return prepared
-
-    def _clip(self, step: Step) -> tuple[Box, BoolMask]:
-        """Return a step's mask without the padding."""
-        box = step.box.intersect(Box.of(self.features.size))
-        return box, step.mask[: box.height, : box.width]
 
     # ------------------------------------------------------------------------------------ painting
 
@@ -1233,104 +702,37 @@ class Session:
             for plane in {step.prompt.plane for step in side}:
                 step = _last(side, plane)
                 if step is not None and step is not _last(other, plane):
-                    changed[plane] = changed.get(plane, Box(0, 0, 0, 0)).union(self._clip(step)[0])
+                    changed[plane] = changed.get(plane, Box(0, 0, 0, 0)).union(step.box)
         if self.live:
             self._paint(steps, changed.keys())
         self._steps = steps
         return list(changed.items())
 
-    def _paint(self, steps: Steps, planes: Iterable[Plane] | None = None) -> None:
-        """Write the object as `steps` have it into the labels, touching only its own boxes."""
-        for plane in (
-            planes if planes is not None else {*self._patches, *(step.prompt.plane for step in steps)}
-        ):
+    def _paint(self, steps: Steps, planes: Iterable[Plane]) -> None:
+        """Write the object as `steps` have it into the labels, on these planes."""
+        for plane in planes:
             step = _last(steps, plane)
-            box, mask = (Box(0, 0, 0, 0), np.zeros((0, 0), bool)) if step is None else self._clip(step)
-            patch = self._patch(plane, box)
-            base = patch.under
-            free = np.ones_like(base, bool) if self.overwrite else base == 0
-            for erased in patch.erased:
-                free &= ~erased.still(step.prompts if step is not None else (), patch.box)
-            painted = np.where(cut(mask, box, patch.box, False) & free, self.label, base).astype(base.dtype)
             # A plane of which it has no prompt any more is as it was before its first one.
-            self._write(plane, patch, patch.under if step is None else painted)
+            box, mask, prompts = (
+                (Box(0, 0, 0, 0), np.zeros((0, 0), bool), ())
+                if step is None
+                else (step.box, step.mask, step.prompts)
+            )
+            self._painting.paint(
+                plane,
+                box,
+                mask,
+                label=self.label,
+                overwrite=self.overwrite,
+                prompts=prompts,
+                before=self._shown(plane),
+            )
 
-    def _patch(self, plane: Plane, box: Box) -> _Patch:
-        """Return what lies under the object on this plane, at least where `box` is."""
-        patch = self._patches.get(plane)
-        if patch is None:
-            under = np.array(self.labels[(*plane, *box.slices)])
-            patch = _Patch(box, under, under, under.copy())
-        else:
-            # What somebody else painted since (napari's brush) is theirs.
-            now = np.asarray(self.labels[(*plane, *patch.box.slices)])
-            same = now == patch.written
-            patch.start, patch.under = (np.where(same, before, now) for before in (patch.start, patch.under))
-            patch.erased = tuple(replace(part, mask=part.mask & (same | (now == 0))) for part in patch.erased)
-            erased = (patch.written == self.label) & (now == 0)
-            step = _last(self._steps, plane)
-            if step is not None and erased.any():
-                patch.erased = (*patch.erased, _Erased(erased, step.prompts))
-            patch.written = np.array(now)
-            if not patch.box.holds(box):
-                whole = patch.box.union(box)
-                now = np.array(self.labels[(*plane, *whole.slices)])
-                start, under = (
-                    paste(before, patch.box, now.copy(), whole) for before in (patch.start, patch.under)
-                )
-                known = (replace(part, mask=cut(part.mask, patch.box, whole, False)) for part in patch.erased)
-                patch = _Patch(whole, start, under, now, tuple(known))
-        self._patches[plane] = patch
-        return patch
-
-    def _write(self, plane: Plane, patch: _Patch, values: NDArray[Any]) -> None:
-        different = Box.around(values != patch.written)
-        if different.empty:
-            return
-        target = different.shift(patch.box.top, patch.box.left)
-        self.labels[(*plane, *target.slices)] = values[different.slices]
-        patch.written = values.copy()
-
-    def _highest_label(self) -> int:
-        highest = 0
-        for plane in np.ndindex(
-            *self.features.leading
-        ):  # plane by plane: the array may be larger than memory
-            highest = max(highest, int(np.asarray(self.labels[plane or ...]).max(initial=0)))
-        return highest
-
-
-def _copied(patches: dict[Plane, _Patch]) -> dict[Plane, _Patch]:
-    """Return patches that stay as they are: their arrays are replaced, never written to."""
-    return {plane: replace(patch) for plane, patch in patches.items()}
+    def _shown(self, plane: Plane) -> tuple[Prompt, ...] | None:
+        """Return the prompts of the newest step on a plane; None where there is none."""
+        step = _last(self._steps, plane)
+        return None if step is None else step.prompts
 
 
 def _last(steps: Steps, plane: Plane) -> Step | None:
     return next((step for step in reversed(steps) if step.prompt.plane == plane), None)
-
-
-def _largest_part(mask: BoolMask) -> BoolMask:
-    """Return the largest of the parts that a mask falls into."""
-    parts, count = number_parts(mask)
-    return mask if count < 2 else parts == 1 + np.bincount(parts[mask] - 1).argmax()
-
-
-def _outside(view: View, window: Box) -> bool:
-    """Whether anything of a view's mask lies outside `window`."""
-    kept = view.mask.copy()
-    inner = window.intersect(view.box)
-    if not inner.empty:
-        kept[inner.shift(-view.box.top, -view.box.left).slices] = False
-    return bool(kept.any())
-
-
-def _in_image(
-    logits: NDArray[np.float32], window: Box, level: int, prompts: Sequence[Prompt]
-) -> tuple[Box, BoolMask]:
-    """Return a mask in pixels of the image from logits in working pixels; clicked pixels keep their sign."""
-    box, fine = to_image(logits, window, level)
-    mask = fine > 0
-    for click in prompts:
-        if isinstance(click, Click) and box.top <= click.y < box.bottom and box.left <= click.x < box.right:
-            mask[click.y - box.top, click.x - box.left] = click.positive
-    return box, mask

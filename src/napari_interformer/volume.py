@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from napari_interformer.decoding import Step, Steps
+    from napari_interformer.image import Plane
     from napari_interformer.prompts import BoolMask, Prompt
-    from napari_interformer.session import Plane, Session, Step, Steps
+    from napari_interformer.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -325,7 +327,7 @@ def neighbour(session: Session, front: _Front, other: _Front | None) -> Mask | R
         likeness = front.look.likeness(values_of(session, plane, room))
         if other is None and likeness[cut(_core(prior.mask), prior.box, room, False)].mean() < LEAST_LIKENESS:
             return Reason.UNLIKE
-    box, logits = session.guess(prior, click, front.level, BAND)
+    box, logits = session.decoding.guess(prior, click, front.level, BAND)
     score = cut(logits, box, room, -1).clip(-LARGEST_LOGIT, LARGEST_LOGIT)
     if likeness is not None:
         score = score + LIKENESS * (likeness - 0.5).clip(-1, 1)

@@ -1,0 +1,551 @@
+"""Prompts become masks: in which window, at which magnification, and what the network says there.
+
+Enters: the features of an image, the image itself where it is at hand, and an object's prompts in order. Leaves: a `Step` for
+each prompt. There is no annotation state in here: the same prompts give the same masks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from scipy.ndimage import binary_dilation, binary_erosion
+from scipy.ndimage import label as number_parts
+
+from napari_interformer.features import padded
+from napari_interformer.image import Planes
+from napari_interformer.prompts import (
+    DIVISOR,
+    Box,
+    BoxPrompt,
+    Click,
+    Mask,
+    State,
+    blank,
+    cut,
+    draw_click,
+    fitting_cut,
+    fold,
+    in_order,
+    obey,
+    paste,
+    region,
+    sure,
+    within,
+)
+from napari_interformer.scales import FINEST, level_for, maps_at, size_at, to_image, to_working, working
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_interformer.features import Features
+    from napari_interformer.image import Plane
+    from napari_interformer.model import InterFormerConfig
+    from napari_interformer.prompts import BoolMask, Prompt, Reference
+
+# A window grows with its object up to this many training windows a side; beyond, only the part around the newest
+# click is decoded again.
+LARGEST_WINDOW = 4
+CUT = 2.0  # logit; what lies between it and its negative is in doubt
+# Shares of a mask beyond doubt: below the first, magnifications are tried until one reaches the second. Chosen on drawn
+# objects and on training images of dsb2018.
+DOUBTFUL, STEADY = 0.12, 0.35
+LEAST_PLANE = 64  # pixels; a plane is not shrunk to less
+
+
+class Decoder(Protocol):
+    """What answering takes of a model."""
+
+    @property
+    def config(self) -> InterFormerConfig:
+        """Click radius, window and region sizes."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Which features it can decode."""
+
+    @property
+    def strides(self) -> tuple[int, int, int, int]:
+        """Strides of its feature maps in pixels."""
+
+    def encode_pixels(self, pixels: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
+        """Encode (B, Y, X, 3), for objects that are seen at another magnification."""
+
+    def prepare_maps(self, maps: Sequence[NDArray[np.float32]]) -> Any:
+        """Compute what no click changes in a window."""
+
+    def decode_logits(self, maps: Any, reference: Reference, roi: Box | None = None) -> NDArray[np.float32]:
+        """Return foreground minus background logits of a window."""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What the network works on: a window of a plane at a magnification (see `scales`), in working pixels.
+
+    `reference` (uint8 states) and `mask` (bool) cover `box`; outside it nothing is known and nothing is masked. `steadiness`
+    tells how little the mask depends on where the logits are cut: the share of it that a higher cut leaves, from 0 to 1.
+    """
+
+    level: int
+    box: Box
+    reference: Reference
+    mask: BoolMask
+    steadiness: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What is known of the object on one plane after one prompt.
+
+    `mask` (bool) covers `box`, in pixels of the image; outside it nothing is masked. `prompts` are all of this plane so
+    far, this one included.
+    """
+
+    prompts: tuple[Prompt, ...]
+    box: Box
+    mask: BoolMask
+    view: View
+
+    @property
+    def prompt(self) -> Prompt:
+        """The newest."""
+        return self.prompts[-1]
+
+
+Steps = tuple[Step, ...]
+
+
+def image_of(features: Features, image: Any) -> Planes | None:
+    """Return the image of features as it was encoded; if None is given, the one that they know of, if they do.
+
+    Raises
+    ------
+    ValueError
+        If it is another image.
+    """
+    planes = features.source if image is None else Planes.of(image)
+    if planes is None:
+        return None
+    if planes.fingerprint != features.image_fingerprint:
+        raise ValueError(
+            "image takes the image that was encoded, with its channels; got another one: leave it out, or encode it first."
+        )
+    return planes.with_contrast(features.contrast)  # as everything else was encoded
+
+
+class Decoding:
+    """Answers prompts on one image.
+
+    Parameters
+    ----------
+    features : Features
+        Planes may still be missing.
+    model : Decoder
+        The model that made the features.
+    image : Planes, optional
+        The image as it was encoded, with which objects are seen at other magnifications, too.
+    """
+
+    def __init__(self, features: Features, model: Decoder, image: Planes | None = None) -> None:
+        self.features, self.model = features, model
+        self.image = image if model.config.diameters else None
+        self._prepared: OrderedDict[tuple[Plane, int, Box], Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def change_model(self, model: Decoder) -> None:
+        """Let another model, for the same features, answer from now on."""
+        with self._lock:
+            self.model = model
+            self._prepared.clear()
+
+    def steps(self, prompts: Iterable[Prompt], size: float | None = None, before: Steps = ()) -> Steps:
+        """Answer an object's prompts; safe to call from several threads.
+
+        Parameters
+        ----------
+        prompts : iterable of Click, BoxPrompt or Mask
+            In order; boxes and masks count before clicks, and of each plane's boxes the newest.
+        size : float, optional
+            How large the object is across, in pixels; found out from the first answer if None.
+        before : tuple of Step
+            Those of the same object, of which each plane's are taken as they are up to the first prompt that differs.
+
+        Returns
+        -------
+        tuple of Step
+            One for each prompt that counts.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a prompt is none, lies outside the image, or on a pixel without a value.
+        NotEncodedError
+            If that part of the image is not encoded yet.
+        """
+        known: dict[Plane, list[Step]] = {}
+        for step in before:
+            known.setdefault(step.prompt.plane, []).append(step)
+        steps: list[Step] = []
+        latest: dict[Plane, Step] = {}
+        for prompt in in_order(map(self._checked, prompts)):
+            rest = known.get(prompt.plane, [])
+            if rest and rest[0].prompt == prompt:
+                step = rest.pop(0)
+            else:
+                rest.clear()  # everything after the first difference on this plane is another story
+                step = self._inside(self._answer(latest.get(prompt.plane), prompt, size))
+            latest[prompt.plane] = step
+            steps.append(step)
+        return tuple(steps)
+
+    def guess(self, start: Mask, click: Click, level: int, band: int) -> tuple[Box, NDArray[np.float32]]:
+        """Decode an object that is possibly `start`, unknown near its outline and sure at `click`; no state changes.
+
+        Parameters
+        ----------
+        start : Mask
+            What is possible.
+        click : Click
+            On the same plane.
+        level : int
+            The magnification (see `scales`).
+        band : int
+            Working pixels on either side of the outline that are unknown.
+
+        Returns
+        -------
+        box : Box
+            In pixels of the image.
+        logits : (Y, X) float32
+            Of that box.
+        """
+        config = self.model.config
+        box, mask = to_working(start.mask, start.box, level)
+        window = self._window(box, None, level)
+        mask = cut(mask, box, window, False)
+        reference = blank(mask.shape)
+        reference[binary_erosion(mask, iterations=band, border_value=1)] = State.POSSIBLE_FOREGROUND
+        reference[~binary_dilation(mask, iterations=band)] = State.POSSIBLE_BACKGROUND
+        y, x = working(click.y, level) - window.top, working(click.x, level) - window.left
+        reference = draw_click(reference, y, x, click.positive, config.inner_radius, config.outer_radius)
+        roi = region(mask | sure(reference), expansion=config.zoom_expansion, min_size=config.zoom_min_size)
+        logits = self.model.decode_logits(self._prepare(click.plane, level, window), reference, roi)
+        box, fine = to_image(obey(logits, [(y, x, click.positive)]), window, level)
+        inside = box.intersect(Box.of(self.features.size))
+        return inside, fine[: inside.height, : inside.width]
+
+    def _checked(self, prompt: Prompt) -> Prompt:
+        """Refuse what is no prompt for this image; return a box without what lies outside."""
+        if not isinstance(prompt, Click | BoxPrompt | Mask):
+            raise TypeError(
+                f"A session takes clicks, boxes and masks; got {prompt!r}: make a click of a position with Click.at."
+            )
+        if isinstance(prompt, Click) and not all(isinstance(n, int | np.integer) for n in prompt.position):
+            raise ValueError(f"A click takes whole numbers; got {prompt.position}: Click.at rounds them.")
+        leading, size = tuple(self.features.leading), self.features.size
+        inside = len(prompt.plane) == len(leading) and all(
+            0 <= i < n for i, n in zip(prompt.plane, leading, strict=True)
+        )
+        if isinstance(prompt, Mask):
+            if not inside or not Box.of(size).holds(prompt.box):
+                raise ValueError(
+                    f"A mask takes a plane and box inside the image {self.features.shape}; got {prompt.box}."
+                )
+            return prompt
+        if isinstance(prompt, BoxPrompt):
+            if not all(isinstance(n, int | np.integer) for n in (*prompt.plane, *prompt.box)):
+                raise ValueError(f"A box takes whole numbers; got {prompt}: BoxPrompt.between rounds them.")
+            seen = prompt.box.intersect(Box.of(size))
+            if not inside or seen.empty:
+                raise ValueError(
+                    f"A box takes pixels inside the image of shape {tuple(self.features.shape)}; got {prompt.box} on plane "
+                    f"{prompt.plane}: draw it on the image."
+                )
+            prompt = replace(prompt, box=seen)
+            if not self.features.valid(prompt.plane, prompt.middle.y, prompt.middle.x):
+                raise ValueError(
+                    f"A box takes pixels with a value; the image is NaN in the middle of {seen}: draw it elsewhere."
+                )
+            return prompt
+        if not inside or not (0 <= prompt.y < size[0] and 0 <= prompt.x < size[1]):
+            raise ValueError(
+                f"A click takes a position inside the image of shape {tuple(self.features.shape)}; got "
+                f"{prompt.position}: click on the image."
+            )
+        if not self.features.valid(prompt.plane, prompt.y, prompt.x):
+            raise ValueError(
+                f"A click takes a pixel with a value; the image is NaN at {prompt.position}: click elsewhere."
+            )
+        return prompt
+
+    def _answer(self, previous: Step | None, prompt: Prompt, size: float | None) -> Step:
+        """Return the step after `previous` (None at the start of a plane), at the magnification that suits the object."""
+        if previous is not None and isinstance(prompt, Click):
+            level = previous.view.level
+        else:
+            level = self._first_level(prompt, size)
+        step = self._answer_at(level, previous, prompt)
+        if previous is None and step is not None and self._size_is_open(prompt, size):
+            step = self._steadier(step) if step.view.steadiness < DOUBTFUL else step
+            level = step.view.level
+        prompts = (*(previous.prompts if previous is not None else ()), prompt)
+        turned = 0
+        while (turn := -1 if step is None else self._turn(step)) and turn != -turned:
+            level, turned = level + turn, turn
+            seen = self._replay(level, prompts)
+            if step is not None and turn > 0:
+                if seen is None or seen.view.steadiness < step.view.steadiness / 2:
+                    break  # its clicks lie too far apart for that, or it falls apart
+            step = seen
+        assert step is not None  # in a plane shrunk to one window everything fits
+        return step
+
+    def _steadier(self, step: Step) -> Step:
+        """Return a first click's answer at the nearest level where it is steady; `step` if there is none.
+
+        At a wrong magnification the network sees a speck or a texture, and hesitates where it ends.
+        """
+        coarser = itertools.takewhile(
+            lambda level: min(self._padded(level)) >= LEAST_PLANE, itertools.count(-1, -1)
+        )
+        for level in (*itertools.islice(coarser, 1), FINEST, *coarser):
+            other = self._answer_at(level, None, step.prompt)
+            if other is not None and other.view.steadiness >= STEADY:
+                return other
+        return step
+
+    def _size_is_open(self, prompt: Prompt, size: float | None) -> bool:
+        return self.image is not None and size is None and isinstance(prompt, Click) and prompt.positive
+
+    def _replay(self, level: int, prompts: Iterable[Prompt]) -> Step | None:
+        """Answer all prompts of a plane at a level; None if the object is too large for that."""
+        step: Step | None = None
+        for prompt in prompts:
+            step = self._answer_at(level, step, prompt)
+            if step is None:
+                return None
+        return step
+
+    def _first_level(self, prompt: Prompt, size: float | None) -> int:
+        if not isinstance(prompt, Click):
+            size = max(prompt.box.width, prompt.box.height)
+        if self.image is None or size is None:
+            return 0
+        return level_for(min(size, max(self.features.size)), self.model.config.diameters)
+
+    def _turn(self, step: Step) -> int:
+        """Return 1 if the object is so small that it should be magnified, -1 if it is too large, else 0."""
+        if self.image is None or not isinstance(step.prompt, Click):
+            return 0
+        view, found = step.view, Box.around(step.view.mask)
+        least, most = self.model.config.diameters
+        extent = max(found.width, found.height)
+        if extent > most or self._wider(view.box, view.mask, view.level, math.inf) != view.box:
+            return -1
+        return int(0 < extent < least and view.level < FINEST)
+
+    def _answer_at(self, level: int, previous: Step | None, prompt: Prompt) -> Step | None:
+        """Return the step after `previous`, at a level; None where the object is too large for that."""
+        if not isinstance(prompt, Click):
+            filled = np.ones((prompt.box.height, prompt.box.width), bool)
+            box, mask = to_working(prompt.mask if isinstance(prompt, Mask) else filled, prompt.box, level)
+            window = self._window(box, None, level)
+            if not window.holds(box) and self.image is not None:
+                return None
+            window = window.union(box).snapped.intersect(Box.of(self._padded(level)))
+            if isinstance(prompt, BoxPrompt):
+                return self._fill(previous, prompt, box, window, level)
+            mask = cut(mask, box, window, False)
+            view = View(level, window, fold(blank(mask.shape), mask), mask)
+            shown = (window, mask) if level == 0 else (prompt.box, prompt.mask)
+            return Step((prompt,), *shown, view)
+        before = None if previous is None else previous.view
+        y, x = working(prompt.y, level), working(prompt.x, level)
+        radius = self.model.config.inner_radius
+        known = Box(x - radius, y - radius, x + radius + 1, y + radius + 1).intersect(
+            Box.of(self._padded(level))
+        )
+        if before is not None:
+            seen = Box.around(before.mask | sure(before.reference))
+            known = known.union(seen.shift(before.box.top, before.box.left) if not seen.empty else seen)
+        window = self._window(known, None if before is None else before.box, level)
+        if not window.holds(known):
+            if self.image is not None:
+                return None
+            # Too large to decode at once, and no image to see it from farther away: renew what lies around the click.
+            window = self._window(Box(x, y, x + 1, y + 1), None, level, LARGEST_WINDOW)
+        while True:
+            step = self._decode(previous, prompt, window, level)
+            inside = step.view.box == window
+            wider = self._wider(window, step.view.mask, level, self._limit) if inside else window
+            if wider == window:
+                return step
+            window = wider
+
+    def _fill(self, previous: Step | None, prompt: BoxPrompt, box: Box, window: Box, level: int) -> Step:
+        """Return the step of a box, `box` in working pixels: what a click in its middle says, as far out as fills it.
+
+        What follows starts from that mask as from any other: the middle is no more certain than the rest.
+        """
+        config, middle = self.model.config, prompt.middle
+        y, x = working(middle.y, level) - window.top, working(middle.x, level) - window.left
+        reference = blank((window.height, window.width))
+        reference = draw_click(reference, y, x, True, config.inner_radius, config.outer_radius)
+        logits = self.model.decode_logits(self._prepare(prompt.plane, level, window), reference)
+        inside = box.shift(-window.top, -window.left)
+        lowest = fitting_cut(logits, inside)
+        if not (logits[inside.slices] > lowest).any():
+            logits, lowest = obey(logits, [(y, x, True)]), 0.0
+        mask = _largest_part(within(logits, inside, lowest))
+        view = View(level, window, fold(blank((window.height, window.width)), mask), mask)
+        prompts = (*(previous.prompts if previous is not None else ()), prompt)
+        if level == 0:
+            return Step(prompts, window, mask, view)
+        cut_at = np.float32(lowest)
+        around, fine = to_image(
+            logits - cut_at, window, level
+        )  # where it is positive: all that counts is there
+        placed = prompt.box.shift(-around.top, -around.left)
+        return Step(prompts, around, _largest_part(within(fine + cut_at, placed, lowest)), view)
+
+    def _decode(self, previous: Step | None, click: Click, window: Box, level: int) -> Step:
+        config = self.model.config
+        reference = blank((window.height, window.width))
+        known = np.zeros((window.height, window.width), bool)
+        before = None if previous is None else previous.view
+        if before is not None:
+            reference = cut(before.reference, before.box, window, reference[0, 0])
+            known = cut(before.mask, before.box, window, False)
+        prompts = (*(previous.prompts if previous is not None else ()), click)
+        clicks = [
+            (working(c.y, level) - window.top, working(c.x, level) - window.left, c.positive)
+            for c in prompts
+            if isinstance(c, Click)
+        ]
+        reference = draw_click(reference, *clicks[-1], config.inner_radius, config.outer_radius)
+        roi = None
+        if before is not None:
+            roi = region(
+                known | sure(reference), expansion=config.zoom_expansion, min_size=config.zoom_min_size
+            )
+        logits = self.model.decode_logits(self._prepare(click.plane, level, window), reference, roi)
+        steadiness = int(np.count_nonzero(logits > CUT)) / max(1, int(np.count_nonzero(logits > -CUT)))
+        logits = obey(logits, clicks)
+        mask = logits > 0
+        view = View(level, window, fold(reference, mask), mask, steadiness)
+        if level != 0:
+            return Step(prompts, *_in_image(logits, window, level, prompts), view)
+        if before is not None and not window.holds(before.box) and _outside(before, window):
+            # What lies beyond the window stays as it was.
+            whole = window.union(before.box)
+            reference = cut(before.reference, before.box, whole, blank((1, 1))[0, 0])
+            reference = paste(view.reference, window, reference, whole)
+            view = View(
+                level,
+                whole,
+                reference,
+                paste(mask, window, cut(before.mask, before.box, whole, False), whole),
+            )
+        return Step(prompts, view.box, view.mask, view)
+
+    def _padded(self, level: int) -> tuple[int, int]:
+        return padded(size_at(self.features.size, level))
+
+    @property
+    def _limit(self) -> int:
+        """The largest side of a window in working pixels."""
+        return self.model.config.window * (LARGEST_WINDOW if self.image is None else 1)
+
+    def _window(self, known: Box, previous: Box | None, level: int, least: int = 1) -> Box:
+        """Return the window in which to decode an object of which `known` is known.
+
+        The previous one serves as long as it leaves room around the object, so that nothing is prepared twice.
+        """
+        config = self.model.config
+        padded = self._padded(level)
+        room = (config.zoom_expansion - 1) / 4
+        roomy = known.grown(round(known.height * room), round(known.width * room))
+        fits = previous is not None and max(previous.width, previous.height) <= self._limit
+        if previous is not None and fits and previous.holds(roomy.intersect(Box.of(padded))):
+            return previous
+        spans = []
+        for start, stop, length in (
+            (known.left, known.right, padded[1]),
+            (known.top, known.bottom, padded[0]),
+        ):
+            side = max(config.click_window * least, (stop - start) * config.zoom_expansion)
+            side = min(-(-int(side) // DIVISOR) * DIVISOR, self._limit, length)
+            first = round(((start + stop) / 2 - side / 2) / DIVISOR) * DIVISOR
+            first = min(max(first, 0), length - side)
+            spans.append((first, first + side))
+        (left, right), (top, bottom) = spans
+        return Box(left, top, right, bottom)
+
+    def _wider(self, window: Box, mask: BoolMask, level: int, limit: float) -> Box:
+        """Return a window that goes on where the mask runs into this one's edge; the same if it does not."""
+        across = int(min(window.width, max(0, limit - window.width) // 2)) // DIVISOR * DIVISOR
+        along = int(min(window.height, max(0, limit - window.height) // 2)) // DIVISOR * DIVISOR
+        height, width = self._padded(level)
+        return Box(
+            max(0, window.left - across) if mask[:, 0].any() else window.left,
+            max(0, window.top - along) if mask[0].any() else window.top,
+            min(width, window.right + across) if mask[:, -1].any() else window.right,
+            min(height, window.bottom + along) if mask[-1].any() else window.bottom,
+        )
+
+    def _prepare(self, plane: Plane, level: int, window: Box) -> Any:
+        key, model = (plane, level, window), self.model
+        with self._lock:
+            if key in self._prepared:
+                self._prepared.move_to_end(key)
+                return self._prepared[key]
+        if level == 0 or self.image is None:
+            maps = self.features.window(plane, window)
+        else:
+            maps = maps_at(self.image, model, plane, level, window)
+        prepared = model.prepare_maps(maps)
+        with self._lock:
+            if model is self.model:  # it may have been changed meanwhile
+                self._prepared[key] = prepared
+            while len(self._prepared) > 4:
+                self._prepared.popitem(last=False)
+        return prepared
+
+    def _inside(self, step: Step) -> Step:
+        """Return a step without the padding of its mask."""
+        box = step.box.intersect(Box.of(self.features.size))
+        return step if box == step.box else replace(step, box=box, mask=step.mask[: box.height, : box.width])
+
+
+def _largest_part(mask: BoolMask) -> BoolMask:
+    """Return the largest of the parts that a mask falls into."""
+    parts, count = number_parts(mask)
+    return mask if count < 2 else parts == 1 + np.bincount(parts[mask] - 1).argmax()
+
+
+def _outside(view: View, window: Box) -> bool:
+    """Whether anything of a view's mask lies outside `window`."""
+    kept = view.mask.copy()
+    inner = window.intersect(view.box)
+    if not inner.empty:
+        kept[inner.shift(-view.box.top, -view.box.left).slices] = False
+    return bool(kept.any())
+
+
+def _in_image(
+    logits: NDArray[np.float32], window: Box, level: int, prompts: Sequence[Prompt]
+) -> tuple[Box, BoolMask]:
+    """Return a mask in pixels of the image from logits in working pixels; clicked pixels keep their sign."""
+    box, fine = to_image(logits, window, level)
+    mask = fine > 0
+    for click in prompts:
+        if isinstance(click, Click) and box.top <= click.y < box.bottom and box.left <= click.x < box.right:
+            mask[click.y - box.top, click.x - box.left] = click.positive
+    return box, mask

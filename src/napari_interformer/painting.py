@@ -1,0 +1,233 @@
+"""The label image, and what the current object covers of it.
+
+Enters: an object's mask on a plane. Leaves: changed pixels in the label image, and no others. What lay under the object is
+remembered, so that it comes back when the object shrinks; what others paint meanwhile is theirs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from scipy.ndimage import label as number_parts
+
+from napari_interformer.prompts import Box, Click, cut, paste
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_interformer.features import Features
+    from napari_interformer.image import Plane
+    from napari_interformer.prompts import BoolMask, Mask, Prompt
+
+
+class LabelImage(Protocol):
+    """A label image to read from."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __getitem__(self, key: Any, /) -> Any:
+        """Read a box."""
+
+
+class LabelArray(LabelImage, Protocol):
+    """A label image: NumPy, memory-mapped, zarr or a napari layer behind `layers.LayerLabels`."""
+
+    def __setitem__(self, key: Any, value: Any, /) -> None:
+        """Write a box."""
+
+
+class Stroke(Protocol):
+    """What somebody painted into the label image, not through the session."""
+
+    def take_back(self) -> None:
+        """Give its pixels what they had before."""
+
+    def make(self) -> None:
+        """Paint it again."""
+
+
+def check_labels(labels: Any, features: Features) -> None:
+    """Refuse what is no label image of the features' shape.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no array, or of another shape, or has no integer dtype.
+    """
+    if not hasattr(labels, "shape") or not hasattr(labels, "dtype"):
+        raise TypeError(
+            f"labels takes an integer array; got {type(labels).__name__}: convert it with numpy.asarray."
+        )
+    shape = tuple(features.shape)
+    if tuple(labels.shape) != shape:
+        raise ValueError(
+            f"labels takes an array of the image's shape {shape}; got {tuple(labels.shape)}: choose the label image that "
+            "belongs to this image."
+        )
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"labels takes an integer array; got {labels.dtype}: convert it with astype('int32')."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Erased:
+    """What somebody erased of the object (napari's brush), a mask of its patch, and the plane's prompts until then."""
+
+    mask: BoolMask
+    prompts: tuple[Prompt, ...]
+
+    def still(self, prompts: Iterable[Prompt], box: Box) -> BoolMask:
+        """Return what stays erased: a positive click since then brings back what hangs together with its pixel."""
+        mask, before = self.mask, Counter(p for p in self.prompts if isinstance(p, Click))
+        for prompt in prompts:
+            if isinstance(prompt, Click) and prompt.positive:
+                if before[prompt] > 0:
+                    before[prompt] -= 1
+                    continue
+                y, x = prompt.y - box.top, prompt.x - box.left
+                if 0 <= y < box.height and 0 <= x < box.width and mask[y, x]:
+                    parts, _ = number_parts(mask)
+                    mask = mask & (parts != parts[y, x])
+        return mask
+
+
+@dataclass(eq=False)
+class _Patch:
+    """What an object covers in the label image: the labels at its start, those without it, and what was written over them."""
+
+    box: Box
+    start: NDArray[Any]
+    under: NDArray[Any]
+    written: NDArray[Any]
+    erased: tuple[_Erased, ...] = ()
+
+
+class Painting:
+    """What one object covers of a label image, plane by plane.
+
+    Parameters
+    ----------
+    labels : integer array
+        Written in place, only where something changes.
+    """
+
+    def __init__(self, labels: LabelArray) -> None:
+        self.labels = labels
+        self._patches: dict[Plane, _Patch] = {}
+
+    @property
+    def planes(self) -> tuple[Plane, ...]:
+        """Where it has been painted so far."""
+        return tuple(self._patches)
+
+    def copy(self) -> Painting:
+        """Return what is known now, for `restore`: the arrays are replaced later on, never written to."""
+        same = Painting(self.labels)
+        same.restore(self)
+        return same
+
+    def restore(self, then: Painting) -> None:
+        """Know again what a copy knows; whoever calls sees to it that the labels are as they were then."""
+        self._patches = {plane: replace(patch) for plane, patch in then._patches.items()}
+
+    def begin_with(self, masks: Iterable[Mask], label: int) -> None:
+        """Begin with what the label has on the planes of these masks: whatever comes of the object replaces that."""
+        for mask in masks:
+            patch = self._patch(mask.plane, mask.box, label, None)
+            patch.under = np.where(patch.under == label, 0, patch.under).astype(patch.under.dtype)
+
+    def paint(
+        self,
+        plane: Plane,
+        box: Box,
+        mask: BoolMask,
+        *,
+        label: int,
+        overwrite: bool,
+        prompts: Sequence[Prompt] = (),
+        before: Sequence[Prompt] | None = None,
+    ) -> None:
+        """Paint the object on a plane, in the place of what it covered there.
+
+        Parameters
+        ----------
+        plane : tuple of int
+            Leading indices.
+        box : Box
+            Pixels of the image.
+        mask : (h, w) bool
+            The object in `box`; it covers nothing else.
+        label : int
+            Its number.
+        overwrite : bool
+            Whether it may take pixels of others.
+        prompts : sequence of Prompt
+            Those that the mask answers, of this plane: clicks bring back what was erased.
+        before : sequence of Prompt, optional
+            Those that were answered by what is painted there now; None if it is not there.
+        """
+        patch = self._patch(plane, box, label, before)
+        base = patch.under
+        free = np.ones_like(base, bool) if overwrite else base == 0
+        for erased in patch.erased:
+            free &= ~erased.still(prompts, patch.box)
+        painted = np.where(cut(mask, box, patch.box, False) & free, label, base)
+        self._write(plane, patch, painted.astype(base.dtype))
+
+    def put_back(
+        self, label: int, before: Callable[[Plane], Sequence[Prompt] | None]
+    ) -> list[tuple[Plane, Box]]:
+        """Give all planes what they had at the start; return where. `before` is asked as `paint` is told."""
+        places = [(plane, patch.box) for plane, patch in self._patches.items()]
+        for plane, box in places:
+            patch = self._patch(plane, box, label, before(plane))
+            self._write(plane, patch, patch.start)
+        return places
+
+    def _patch(self, plane: Plane, box: Box, label: int, before: Sequence[Prompt] | None) -> _Patch:
+        """Return what lies under the object on this plane, at least where `box` is."""
+        patch = self._patches.get(plane)
+        if patch is None:
+            under = np.array(self.labels[(*plane, *box.slices)])
+            patch = _Patch(box, under, under, under.copy())
+        else:
+            # What somebody else painted since (napari's brush) is theirs.
+            now = np.asarray(self.labels[(*plane, *patch.box.slices)])
+            same = now == patch.written
+            patch.start, patch.under = (np.where(same, old, now) for old in (patch.start, patch.under))
+            patch.erased = tuple(replace(part, mask=part.mask & (same | (now == 0))) for part in patch.erased)
+            erased = (patch.written == label) & (now == 0)
+            if before is not None and erased.any():
+                patch.erased = (*patch.erased, _Erased(erased, tuple(before)))
+            patch.written = np.array(now)
+            if not patch.box.holds(box):
+                whole = patch.box.union(box)
+                now = np.array(self.labels[(*plane, *whole.slices)])
+                start, under = (
+                    paste(old, patch.box, now.copy(), whole) for old in (patch.start, patch.under)
+                )
+                known = (replace(part, mask=cut(part.mask, patch.box, whole, False)) for part in patch.erased)
+                patch = _Patch(whole, start, under, now, tuple(known))
+        self._patches[plane] = patch
+        return patch
+
+    def _write(self, plane: Plane, patch: _Patch, values: NDArray[Any]) -> None:
+        different = Box.around(values != patch.written)
+        if different.empty:
+            return
+        target = different.shift(patch.box.top, patch.box.left)
+        self.labels[(*plane, *target.slices)] = values[different.slices]
+        patch.written = values.copy()
+
+
+def highest_label(labels: LabelImage) -> int:
+    """Return the highest number in a label image, 0 if there is none; read plane by plane, as it may be larger than memory."""
+    planes = np.ndindex(*labels.shape[:-2])
+    return max((int(np.asarray(labels[plane or ...]).max(initial=0)) for plane in planes), default=0)

@@ -1,0 +1,108 @@
+"""Prompts to masks, with no session around: windows, planes, threads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import BlobModel, blobs
+from napari_interformer.decoding import Decoding
+from napari_interformer.encoding import encode
+from napari_interformer.prompts import Box, BoxPrompt, Click, Mask
+from napari_interformer.samples import synthetic
+
+IMAGE, LABELS = blobs()
+MODEL = BlobModel()
+
+
+def decoding_of(image: np.ndarray, model: BlobModel = MODEL) -> Decoding:
+    return Decoding(encode(image, model, contrast=(0, 255), device="cpu"), model)
+
+
+def mask_of(step, shape: tuple[int, int]) -> np.ndarray:
+    whole = np.zeros(shape, bool)
+    whole[step.box.slices] = step.mask
+    return whole
+
+
+def test_each_prompt_has_a_step_and_planes_do_not_know_of_each_other():
+    decoding = decoding_of(np.stack([IMAGE, IMAGE]))
+    prompts = [Click((0,), 32, 32), Click((1,), 32, 96), Click((0,), 32, 160)]
+    steps = decoding.steps(prompts)
+    assert [step.prompt for step in steps] == prompts
+    assert [len(step.prompts) for step in steps] == [1, 1, 2]
+    np.testing.assert_array_equal(mask_of(steps[1], IMAGE.shape), LABELS == 2)
+    np.testing.assert_array_equal(mask_of(steps[2], IMAGE.shape), (LABELS == 1) | (LABELS == 3))
+
+
+def test_masks_have_no_pixel_beyond_the_image():
+    image = np.full((50, 70), 200, np.uint8)  # padded to 64x96
+    (step,) = decoding_of(image).steps([Click((), 40, 60)])
+    assert Box.of(image.shape).holds(step.box) and step.mask.shape == (step.box.height, step.box.width)
+    assert mask_of(step, image.shape).mean() > 0.8  # BlobModel sees black in the padding
+
+
+def test_steps_are_taken_as_they_are_up_to_the_first_prompt_that_differs():
+    model = BlobModel()
+    decoding = decoding_of(np.stack([IMAGE, IMAGE]), model)
+    first, second, elsewhere = Click((0,), 32, 32), Click((0,), 32, 96), Click((1,), 32, 96)
+    before = decoding.steps([first, second, elsewhere])
+    decoded = model.decoded
+    same = decoding.steps([first, elsewhere], before=before)
+    assert same[0] is before[0] and same[1] is before[2] and model.decoded == decoded
+    other = decoding.steps([first, Click((0,), 32, 160), elsewhere], before=before)
+    assert other[0] is before[0] and other[2] is before[2] and model.decoded > decoded
+
+
+def test_a_mask_as_a_prompt_is_the_object():
+    decoding = decoding_of(IMAGE)
+    (step,) = decoding.steps([Mask((), Box(10, 20, 30, 40), np.ones((20, 20), bool))])
+    mask = mask_of(step, IMAGE.shape)
+    assert mask.sum() == 400 and mask[25, 15]
+    with pytest.raises(ValueError, match="inside the image"):
+        decoding.steps([Mask((), Box(-5, 20, 15, 40), np.ones((20, 20), bool))])
+
+
+def test_a_box_larger_than_a_window_is_decoded_without_the_image():
+    decoding = decoding_of(IMAGE)
+    assert decoding.image is None
+    box = BoxPrompt.between((90, 10), (130, 180))
+    (step,) = decoding.steps([box])
+    mask = mask_of(step, IMAGE.shape)
+    assert mask.any() and not mask[:80].any()
+    assert len(decoding.steps([box, Click((), 112, 96)], before=(step,))) == 2
+
+
+def test_an_object_larger_than_the_window_is_found_whole():
+    image = np.zeros((320, 320), np.uint8)
+    image[20:252, 32:248] = 200
+    (step,) = decoding_of(image).steps([Click((), 140, 140)])
+    assert (mask_of(step, image.shape) == (image > 0)).mean() > 0.99
+
+
+def test_distant_clicks_keep_what_lies_beyond_the_window():
+    image = np.zeros((64, 1600), np.uint8)
+    image[20:40, 20:60] = image[20:40, 1500:1560] = 200
+    mask = mask_of(decoding_of(image).steps([Click((), 30, 40), Click((), 30, 1530)])[-1], image.shape)
+    assert mask[30, 25] and mask[30, 1505]
+
+
+def test_the_same_prompts_give_the_same_mask_on_any_number_of_threads(default_model):
+    image, labels = synthetic(np.random.default_rng(1), (192, 192), "tissue")
+    features, before = encode(image, default_model), torch.get_num_threads()
+    answers: dict[int, list[np.ndarray]] = {}
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            decoding = Decoding(features, default_model, features.source)
+            for label in np.unique(labels)[1:4]:
+                ys, xs = np.nonzero(labels == label)
+                middle = len(ys) // 2
+                prompts = [Click((), ys[middle], xs[middle]), Click((), ys[0], xs[0], False)]
+                answers.setdefault(threads, []).append(mask_of(decoding.steps(prompts)[-1], image.shape[:2]))
+    finally:
+        torch.set_num_threads(before)
+    for one, two, four in zip(*answers.values(), strict=True):
+        assert (one != two).sum() <= 1  # docs/how-it-works.md: a pixel of which both logits are equal
+        assert (one != four).sum() <= 1

@@ -1,0 +1,105 @@
+"""One object in a label image: its pixels and no others, and what was there before."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_interformer.painting import Painting, highest_label
+from napari_interformer.prompts import Box, Click, Mask
+
+BOX = Box(4, 2, 8, 6)  # 4x4
+FULL = np.ones((4, 4), bool)
+
+
+class Recorded:
+    """Labels that remember which boxes were written."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values, self.shape, self.dtype, self.written = values, values.shape, values.dtype, []
+
+    def __getitem__(self, key):
+        return self.values[key]
+
+    def __setitem__(self, key, value) -> None:
+        self.written.append(key)
+        self.values[key] = value
+
+
+def labels_with_a_neighbour() -> np.ndarray:
+    labels = np.zeros((10, 12), np.uint16)
+    labels[2:6, 7:10] = 9  # a column of it lies in BOX
+    return labels
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_object_takes_what_is_free_and_others_only_if_it_may(overwrite):
+    labels = labels_with_a_neighbour()
+    Painting(labels).paint((), BOX, FULL, label=3, overwrite=overwrite)
+    assert (labels == 3).sum() == (16 if overwrite else 12)
+    assert (labels == 9).sum() == (8 if overwrite else 12)
+
+
+def test_an_object_that_shrinks_gives_back_what_lay_under_it():
+    labels = labels_with_a_neighbour()
+    before, painting = labels.copy(), Painting(labels)
+    painting.paint((), BOX, FULL, label=3, overwrite=True)
+    painting.paint((), Box(4, 2, 5, 3), np.ones((1, 1), bool), label=3, overwrite=True)
+    assert (labels == 3).sum() == 1 and (labels == 9).sum() == 12
+    assert painting.put_back(3, lambda _: ()) == [((), BOX)]
+    np.testing.assert_array_equal(labels, before)
+
+
+def test_only_what_changes_is_written():
+    labels = Recorded(np.zeros((2, 10, 12), np.int32))
+    painting = Painting(labels)
+    painting.paint((1,), BOX, FULL, label=1, overwrite=False)
+    painting.paint((1,), BOX, FULL, label=1, overwrite=False)  # nothing new
+    more = np.ones((4, 6), bool)
+    painting.paint((1,), Box(4, 2, 10, 6), more, label=1, overwrite=False)
+    assert labels.written == [(1, slice(2, 6), slice(4, 8)), (1, slice(2, 6), slice(8, 10))]
+    assert painting.planes == ((1,),)
+
+
+def test_what_others_paint_meanwhile_is_theirs_and_what_they_erase_waits_for_a_click():
+    labels = np.zeros((10, 12), np.int32)
+    painting, first = Painting(labels), Click((), 3, 5)
+    painting.paint((), BOX, FULL, label=1, overwrite=False, prompts=[first])
+    labels[2, 4:8] = 7
+    labels[5, 4:8] = 0
+    told = {"label": 1, "overwrite": False, "before": [first]}
+    painting.paint((), BOX, FULL, prompts=[first, Click((), 3, 6)], **told)
+    assert (labels[2, 4:8] == 7).all() and (labels[3:5, 4:8] == 1).all() and not labels[5].any()
+    painting.paint((), BOX, FULL, prompts=[first, Click((), 5, 6)], **told)
+    assert (labels[5, 4:8] == 1).all()
+
+
+def test_an_object_that_is_edited_is_replaced_by_what_comes_of_it():
+    labels = labels_with_a_neighbour()
+    before, painting = labels.copy(), Painting(labels)
+    painting.begin_with([Mask((), Box(7, 2, 10, 6), np.ones((4, 3), bool))], 9)
+    painting.paint((), BOX, FULL, label=9, overwrite=False)
+    assert (labels == 9).sum() == 16 and not labels[2:6, 8:].any()
+    painting.put_back(9, lambda _: ())
+    np.testing.assert_array_equal(labels, before)
+
+
+def test_a_copy_knows_what_was_known_then():
+    labels = np.zeros((10, 12), np.int32)
+    painting = Painting(labels)
+    painting.paint((), BOX, FULL, label=1, overwrite=False)
+    then, there = painting.copy(), labels.copy()
+    labels[3, 5] = 7  # a stroke, which is taken back below
+    painting.paint((), BOX, FULL, label=1, overwrite=False, before=())
+    labels[...] = there
+    painting.restore(then)
+    painting.put_back(1, lambda _: ())
+    assert not labels.any()
+
+
+def test_the_highest_label_is_found_plane_by_plane():
+    labels = np.zeros((3, 2, 4, 5), np.int16)
+    assert highest_label(labels) == 0
+    labels[2, 1, 3, 3] = 12
+    labels[0] = -1
+    assert highest_label(labels) == 12
