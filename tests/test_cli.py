@@ -15,7 +15,8 @@ import tifffile
 
 from conftest import blobs
 from napari_interformer import cli
-from napari_interformer.prompts import Box, BoxPrompt, Click
+from napari_interformer.options import options_of
+from napari_interformer.prompts import Box
 
 
 def run(*arguments: object) -> int:
@@ -65,7 +66,7 @@ def test_train_help_has_a_sentence_for_each_setting(capsys: pytest.CaptureFixtur
     for field in fields(TrainConfig):
         flag = "--" + field.name.replace("_", "-")
         assert re.search(rf"{flag}\b.*\n?\s+\w+", told), flag
-        options = {option.name: option for option in cli.options_of(TrainConfig)}
+        options = {option.name: option for option in options_of(TrainConfig)}
         assert options[field.name].help, f"TrainConfig's docstring says nothing about {field.name}"
         assert options[field.name].default == field.default
 
@@ -553,33 +554,6 @@ def test_cuda_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[
     tifffile.imwrite(tmp_path / "ok.tif", np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
     assert run("encode", tmp_path / "ok.tif", "--device", "cuda") == 1
     assert "cuda" in capsys.readouterr().err.lower()
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("1,2", Click((), 1, 2)),
-        ("3,1,2,+", Click((3,), 1, 2)),
-        ("3,1,2,-", Click((3,), 1, 2, False)),
-        (" 0, 3, 1 , 2 ,-", Click((0, 3), 1, 2, False)),
-    ],
-)
-def test_clicks_are_read_as_typed(text: str, expected: object) -> None:
-    assert cli.click_of(text) == expected
-
-
-def test_boxes_are_read_as_typed_from_any_two_opposite_corners() -> None:
-    assert (
-        cli.box_of("100,60,141,97") == cli.box_of("141, 60, 100, 97") == BoxPrompt((), Box(60, 100, 98, 142))
-    )
-    assert cli.box_of("0,3,1,2,1,2") == BoxPrompt((0, 3), Box(2, 1, 3, 2))
-    assert cli.object_of("3,5,6,- box:3,1,2,7,9") == [
-        Click((3,), 5, 6, False),
-        BoxPrompt((3,), Box(2, 1, 10, 8)),
-    ]
-    for text in ("100,60,141,97", "3,1,2,7,9"):
-        assert cli.typed(cli.box_of(text)) == text
-    assert cli.typed(cli.click_of("3,5,6,-")) == "3,5,6,-"
 
 
 def test_a_package_that_is_missing_is_told_without_pythons_words(

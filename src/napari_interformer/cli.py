@@ -14,8 +14,6 @@ import re
 import shlex
 import subprocess
 import sys
-import textwrap
-import typing
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,12 +21,25 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from napari_interformer import __version__
+from napari_interformer.options import (
+    BOX,
+    BOX_MARK,
+    CLICK,
+    FILE,
+    ConfigCommand,
+    box_of,
+    click_of,
+    flag_of,
+    image_options,
+    model_option,
+    object_of,
+    store_of,
+    tile_of,
+    typed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
 
     from napari_interformer.features import Features
     from napari_interformer.image import Contrast, Plane, Planes
@@ -38,227 +49,6 @@ if TYPE_CHECKING:
     from napari_interformer.train import Progress
 
 NAME = "napari-interformer"
-CLICK = "[T,][Z,]Y,X[,-]"
-BOX = "[T,][Z,]Y,X,Y,X"
-BOX_MARK = "box:"  # among the clicks of --object
-
-
-# ------------------------------------------------------------------------------------------ what people type
-
-
-def click_of(text: str) -> Click:
-    """Read ``Y,X``, ``Z,Y,X`` or ``T,Z,Y,X``, with ``,-`` at the end for "not part of the object"."""
-    from napari_interformer.prompts import Click
-
-    parts = [part.strip() for part in text.split(",")]
-    positive = parts[-1] != "-"
-    if parts[-1] in ("+", "-"):
-        parts.pop()
-    if len(parts) < 2 or not all(map(_whole, parts)):
-        raise click.BadParameter(
-            f"a click is {CLICK} in whole pixels, ,- if it is off the object; got {text!r}."
-        )
-    return Click.at([int(part) for part in parts], positive)
-
-
-def box_of(text: str) -> BoxPrompt:
-    """Read the leading indices, and the row and column of two opposite corners: ``Y,X,Y,X``, ``Z,Y,X,Y,X`` and so on."""
-    from napari_interformer.prompts import BoxPrompt
-
-    parts = [part.strip() for part in text.split(",")]
-    if len(parts) < 4 or not all(map(_whole, parts)):
-        raise click.BadParameter(
-            f"a box is {BOX} in whole pixels, its plane once and two opposite corners within it; got {text!r}."
-        )
-    *plane, y, x, opposite_y, opposite_x = (int(part) for part in parts)
-    return BoxPrompt.between((*plane, y, x), (*plane, opposite_y, opposite_x))
-
-
-def object_of(text: str) -> list[Given]:
-    """Read the clicks and boxes of one object, with blanks between them."""
-    if not text.strip():
-        raise click.BadParameter("an object takes at least one click or box; got none.")
-    return [
-        box_of(one.removeprefix(BOX_MARK)) if one.startswith(BOX_MARK) else click_of(one)
-        for one in text.split()
-    ]
-
-
-def _whole(text: str) -> bool:
-    return re.fullmatch(r"-?\d+", text) is not None
-
-
-def typed(prompt: Given) -> str:
-    """Write a click or a box as it is typed."""
-    from napari_interformer.prompts import Click
-
-    if isinstance(prompt, Click):
-        return ",".join([*map(str, prompt.position), *([] if prompt.positive else ["-"])])
-    first, last = prompt.corners
-    return ",".join(map(str, (*prompt.plane, *first, *last)))
-
-
-def numbers_of(kind: Callable[[str], Any], wanted: int | None = None) -> Callable[[Any], tuple[Any, ...]]:
-    """Return a reader of numbers with commas between them."""
-
-    def read(value: Any) -> tuple[Any, ...]:
-        if isinstance(value, tuple):  # a default
-            return value
-        try:
-            numbers = tuple(kind(part) for part in value.split(","))
-        except ValueError:
-            raise click.BadParameter(f"numbers with commas between them are wanted; got {value!r}.") from None
-        if wanted is not None and len(numbers) != wanted:
-            raise click.BadParameter(f"{wanted} numbers are wanted; got {len(numbers)} in {value!r}.")
-        return numbers
-
-    return read
-
-
-def contrast_of(text: str) -> Contrast:
-    """Read a rule's name, or the pixel values to show as black and white."""
-    rules: dict[str, Contrast] = {"auto": "auto", "volume": "volume", "plane": "plane"}
-    if text in rules:
-        return rules[text]
-    try:
-        low, high = numbers_of(float, 2)(text)
-    except click.BadParameter:
-        raise click.BadParameter(
-            f"{', '.join(rules)} or two pixel values, LOW,HIGH, are wanted; got {text!r}."
-        ) from None
-    return low, high
-
-
-def tile_of(text: str) -> int | Literal["whole"]:
-    """Read a tile's side in pixels, or "whole"."""
-    if text == "whole":
-        return "whole"
-    if not text.isdigit():
-        raise click.BadParameter(f'a number of pixels or "whole" is wanted; got {text!r}.')
-    return int(text)
-
-
-def store_of(text: str) -> Path:
-    """Read where a new store goes; a URL would become a folder of that name."""
-    if "://" in text:
-        raise click.BadParameter(
-            f"encode writes to a disk; got {text!r}: give a path (in Python, encode also takes a URL that can be written to)."
-        )
-    return Path(text)
-
-
-class ConfigCommand(click.Command):
-    """A command whose options are the fields of a dataclass: names, types, defaults and help stand there alone.
-
-    Parameters
-    ----------
-    config : callable
-        Returns the dataclass; called when the options are needed, since it may load torch.
-    modes : dict, optional
-        Flag -> what returns another dataclass, whose defaults hold with that flag; the help tells those that differ.
-    """
-
-    def __init__(
-        self,
-        *args: Any,
-        config: Callable[[], type],
-        modes: dict[str, Callable[[], type]] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.config, self.modes = config, modes or {}
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Return the command's own options, then one for each field."""
-        *own, help_option = super().get_params(ctx)
-        modes = {flag: other() for flag, other in self.modes.items()}
-        return [*own, *options_of(self.config(), modes), help_option]
-
-
-def options_of(config: type, modes: dict[str, type] | None = None) -> list[click.Parameter]:
-    """Return an option for each field of a dataclass; the help is its docstring's ``Attributes``.
-
-    `modes` are flags with the dataclasses whose defaults hold instead.
-    """
-    hints = typing.get_type_hints(config)
-    written = "\n".join(one.__doc__ or "" for one in config.__mro__ if dataclasses.is_dataclass(one))
-    told = dict(re.findall(r"^ {4}(\w[\w, ]*) : [^\n]*\n((?: {8}[^\n]+\n)+)", written, re.MULTILINE))
-    text = {name.strip(): textwrap.dedent(help) for names, help in told.items() for name in names.split(",")}
-    options: list[click.Parameter] = []
-    for field in dataclasses.fields(config):
-        flag = _flag(field.name)
-        if hints[field.name] is bool:
-            flag += f"/--no-{flag[2:]}"
-        others = {mode: getattr(other, field.name, field.default) for mode, other in (modes or {}).items()}
-        default = _default(field.default, others)
-        options.append(
-            click.Option(
-                [flag],
-                **_kind(hints[field.name]),
-                default=field.default,
-                show_default=not default,
-                help=" ".join(text.get(field.name, "").split()) + default,
-            )
-        )
-    return options
-
-
-def _kind(hint: Any) -> dict[str, Any]:
-    kind, *rest = typing.get_args(hint) or (hint,)
-    if typing.get_origin(hint) is not tuple:
-        return {"type": kind}
-    if Ellipsis in rest:
-        return {"type": numbers_of(kind), "metavar": "N,N,..."}
-    return {"type": numbers_of(kind, 1 + len(rest)), "metavar": ",".join("N" * (1 + len(rest)))}
-
-
-def _default(value: Any, others: dict[str, Any]) -> str:
-    """Show a tuple as it is typed, and defaults that depend on a flag; click shows the rest itself."""
-    differing = "".join(f"; {other} with {flag}" for flag, other in others.items() if other != value)
-    if isinstance(value, tuple):
-        value = ",".join(map(str, value))
-    elif not differing:
-        return ""
-    return f"  [default: {value}{differing}]"
-
-
-FILE = click.Path(path_type=Path)
-
-model_option = click.option(
-    "--model",
-    "-m",
-    help="A model's name, a .safetensors file, or a .pth of the reference.  [default: the one in the package]",
-)
-
-
-def image_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say how to read an image and with what to encode it."""
-    for option in (
-        click.option(
-            "--device",
-            default="auto",
-            show_default=True,
-            help="auto, cuda, cuda:1, mps or cpu; for encoding.",
-        ),
-        click.option(
-            "--contrast",
-            type=contrast_of,
-            metavar="RULE|LOW,HIGH",
-            default="auto",
-            show_default=True,
-            help="Stretch of pixel values: auto, by percentiles of the volume or of each plane, or by two values.",
-        ),
-        click.option(
-            "--channels",
-            type=numbers_of(int),
-            metavar="N[,N[,N]]",
-            help="Up to three channels by number: red, green, blue.",
-        ),
-        click.option("--channel-axis", type=int, help="Which axis of the image holds channels."),
-        model_option,
-    ):
-        command = option(command)
-    return command
 
 
 # ------------------------------------------------------------------------------------------ commands
@@ -503,7 +293,9 @@ def segment(
     report(session, without)
     click.echo(f"labels: {output}")
     if overlay is not None:
-        picture(overlay, planes, session, everything[0][0].plane if everything else busiest(session))
+        from napari_interformer.picture import write_picture
+
+        write_picture(overlay, planes, session, everything[0][0].plane if everything else busiest(session))
         click.echo(f"picture: {overlay}")
 
 
@@ -612,7 +404,7 @@ def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
     )
     if unknown := sorted(settings.keys() - known):
         raise click.UsageError(
-            f"--adapt takes {', '.join(sorted(_flag(name) for name in known))}; got {', '.join(map(_flag, unknown))}."
+            f"--adapt takes {', '.join(sorted(flag_of(name) for name in known))}; got {', '.join(map(flag_of, unknown))}."
         )
     initial, dataset, fraction = (settings.pop(name, getattr(usual, name)) for name in names)
     config = AdaptConfig(**settings)
@@ -644,12 +436,8 @@ def benchmark_of(folder: Path, model: Path, settings: dict[str, Any]) -> str:
     words: list[Any] = [NAME, "benchmark", folder, "--model", model, "--split", "validation"]
     for name in ("dataset", "validation", "seed"):
         if settings[name] != getattr(usual, name):
-            words += [_flag(name), settings[name]]
+            words += [flag_of(name), settings[name]]
     return shlex.join(map(str, words))
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _benchmark_config() -> type:
@@ -771,6 +559,7 @@ def headless_demo(folder: Path, objects: int = 12, clicks: int = 3) -> None:
 
     import napari_interformer as ni
     from napari_interformer.image import Planes, write_labels
+    from napari_interformer.picture import write_picture
     from napari_interformer.samples import cells
     from napari_interformer.simulate import iou, next_click
 
@@ -805,7 +594,7 @@ def headless_demo(folder: Path, objects: int = 12, clicks: int = 3) -> None:
         scale=planes.scale,
         unit=planes.unit,
     )
-    picture(folder / "overlay.png", planes, session, ())
+    write_picture(folder / "overlay.png", planes, session, ())
     click.echo(
         f"{count(len(chosen), 'cell')}, at most {clicks} clicks each: IoU {np.mean(scores):.3f} on average, "
         f"{min(scores):.3f} at worst; {1000 * np.median(seconds):.0f} ms a click"
@@ -836,42 +625,6 @@ def busiest(session: Session) -> tuple[int, ...]:
     labels = np.asarray(session.labels)
     sizes = np.count_nonzero(labels, axis=(-2, -1))
     return tuple(int(i) for i in np.unravel_index(int(np.argmax(sizes)), labels.shape[:-2]))
-
-
-def picture(path: Path, planes: Planes, session: Session, plane: tuple[int, ...]) -> None:
-    """Write a PNG of one plane: the image, the labels in colour with their outlines, boxes and clicks in green and red."""
-    import imageio.v3 as iio
-    import numpy as np
-    from skimage.draw import disk
-    from skimage.segmentation import find_boundaries
-
-    from napari_interformer.files import write_whole
-    from napari_interformer.prompts import Box, BoxPrompt, Click
-
-    labels: NDArray[np.integer[Any]] = np.asarray(session.labels[plane])
-    drawn = planes.read(plane)
-    colours = np.array(
-        [[230, 159, 0], [86, 180, 233], [240, 228, 66], [0, 114, 178], [213, 94, 0], [204, 121, 167]]
-    )
-    inside = labels > 0
-    tint = colours[labels % len(colours)]
-    drawn[inside] = 0.75 * drawn[inside] + 0.25 * tint[inside]
-    outline = find_boundaries(labels, mode="inner")
-    drawn[outline] = tint[outline]
-    radius = max(2.0, min(planes.size) / 250)
-    green, red = (0, 160, 60), (220, 30, 30)
-    here = [p for prompts in session.objects.values() for p in prompts if p.plane == plane]
-    line = round(radius / 2)
-    for box in (prompt.box for prompt in here if isinstance(prompt, BoxPrompt)):
-        within = drawn[box.slices].copy()  # the line lies around the box: what it holds stays to be seen
-        for width, colour in ((line + 1, 255), (line, green)):
-            drawn[box.grown(width, width).intersect(Box.of(planes.size)).slices] = colour
-        drawn[box.slices] = within
-    for prompt in here:
-        if isinstance(prompt, Click):
-            drawn[disk((prompt.y, prompt.x), radius + 1, shape=planes.size)] = 255
-            drawn[disk((prompt.y, prompt.x), radius, shape=planes.size)] = green if prompt.positive else red
-    write_whole(path, iio.imwrite("<bytes>", np.clip(drawn, 0, 255).astype(np.uint8), extension=".png"))
 
 
 def open_features(store: str | None, planes: Planes, model: InterFormer) -> Features:

@@ -1,0 +1,242 @@
+"""What people type: text becomes clicks, boxes and numbers, and a dataclass becomes the options of a command."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import textwrap
+import typing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from napari_interformer.image import Contrast
+    from napari_interformer.prompts import BoxPrompt, Click, Given
+
+CLICK = "[T,][Z,]Y,X[,-]"
+BOX = "[T,][Z,]Y,X,Y,X"
+BOX_MARK = "box:"  # among the clicks of --object
+
+
+def click_of(text: str) -> Click:
+    """Read ``Y,X``, ``Z,Y,X`` or ``T,Z,Y,X``, with ``,-`` at the end for "not part of the object"."""
+    from napari_interformer.prompts import Click
+
+    parts = [part.strip() for part in text.split(",")]
+    positive = parts[-1] != "-"
+    if parts[-1] in ("+", "-"):
+        parts.pop()
+    if len(parts) < 2 or not all(map(_whole, parts)):
+        raise click.BadParameter(
+            f"a click is {CLICK} in whole pixels, ,- if it is off the object; got {text!r}."
+        )
+    return Click.at([int(part) for part in parts], positive)
+
+
+def box_of(text: str) -> BoxPrompt:
+    """Read the leading indices, and the row and column of two opposite corners: ``Y,X,Y,X``, ``Z,Y,X,Y,X`` and so on."""
+    from napari_interformer.prompts import BoxPrompt
+
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) < 4 or not all(map(_whole, parts)):
+        raise click.BadParameter(
+            f"a box is {BOX} in whole pixels, its plane once and two opposite corners within it; got {text!r}."
+        )
+    *plane, y, x, opposite_y, opposite_x = (int(part) for part in parts)
+    return BoxPrompt.between((*plane, y, x), (*plane, opposite_y, opposite_x))
+
+
+def object_of(text: str) -> list[Given]:
+    """Read the clicks and boxes of one object, with blanks between them."""
+    if not text.strip():
+        raise click.BadParameter("an object takes at least one click or box; got none.")
+    return [
+        box_of(one.removeprefix(BOX_MARK)) if one.startswith(BOX_MARK) else click_of(one)
+        for one in text.split()
+    ]
+
+
+def _whole(text: str) -> bool:
+    return re.fullmatch(r"-?\d+", text) is not None
+
+
+def typed(prompt: Given) -> str:
+    """Write a click or a box as it is typed."""
+    from napari_interformer.prompts import Click
+
+    if isinstance(prompt, Click):
+        return ",".join([*map(str, prompt.position), *([] if prompt.positive else ["-"])])
+    first, last = prompt.corners
+    return ",".join(map(str, (*prompt.plane, *first, *last)))
+
+
+def numbers_of(kind: Callable[[str], Any], wanted: int | None = None) -> Callable[[Any], tuple[Any, ...]]:
+    """Return a reader of numbers with commas between them."""
+
+    def read(value: Any) -> tuple[Any, ...]:
+        if isinstance(value, tuple):  # a default
+            return value
+        try:
+            numbers = tuple(kind(part) for part in value.split(","))
+        except ValueError:
+            raise click.BadParameter(f"numbers with commas between them are wanted; got {value!r}.") from None
+        if wanted is not None and len(numbers) != wanted:
+            raise click.BadParameter(f"{wanted} numbers are wanted; got {len(numbers)} in {value!r}.")
+        return numbers
+
+    return read
+
+
+def contrast_of(text: str) -> Contrast:
+    """Read a rule's name, or the pixel values to show as black and white."""
+    rules: dict[str, Contrast] = {"auto": "auto", "volume": "volume", "plane": "plane"}
+    if text in rules:
+        return rules[text]
+    try:
+        low, high = numbers_of(float, 2)(text)
+    except click.BadParameter:
+        raise click.BadParameter(
+            f"{', '.join(rules)} or two pixel values, LOW,HIGH, are wanted; got {text!r}."
+        ) from None
+    return low, high
+
+
+def tile_of(text: str) -> int | Literal["whole"]:
+    """Read a tile's side in pixels, or "whole"."""
+    if text == "whole":
+        return "whole"
+    if not text.isdigit():
+        raise click.BadParameter(f'a number of pixels or "whole" is wanted; got {text!r}.')
+    return int(text)
+
+
+def store_of(text: str) -> Path:
+    """Read where a new store goes; a URL would become a folder of that name."""
+    if "://" in text:
+        raise click.BadParameter(
+            f"encode writes to a disk; got {text!r}: give a path (in Python, encode also takes a URL that can be written to)."
+        )
+    return Path(text)
+
+
+class ConfigCommand(click.Command):
+    """A command whose options are the fields of a dataclass: names, types, defaults and help stand there alone.
+
+    Parameters
+    ----------
+    config : callable
+        Returns the dataclass; called when the options are needed, since it may load torch.
+    modes : dict, optional
+        Flag -> what returns another dataclass, whose defaults hold with that flag; the help tells those that differ.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        config: Callable[[], type],
+        modes: dict[str, Callable[[], type]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.config, self.modes = config, modes or {}
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the command's own options, then one for each field."""
+        *own, help_option = super().get_params(ctx)
+        modes = {flag: other() for flag, other in self.modes.items()}
+        return [*own, *options_of(self.config(), modes), help_option]
+
+
+def options_of(config: type, modes: dict[str, type] | None = None) -> list[click.Parameter]:
+    """Return an option for each field of a dataclass; the help is its docstring's ``Attributes``.
+
+    `modes` are flags with the dataclasses whose defaults hold instead.
+    """
+    hints = typing.get_type_hints(config)
+    written = "\n".join(one.__doc__ or "" for one in config.__mro__ if dataclasses.is_dataclass(one))
+    told = dict(re.findall(r"^ {4}(\w[\w, ]*) : [^\n]*\n((?: {8}[^\n]+\n)+)", written, re.MULTILINE))
+    text = {name.strip(): textwrap.dedent(help) for names, help in told.items() for name in names.split(",")}
+    options: list[click.Parameter] = []
+    for field in dataclasses.fields(config):
+        name = flag_of(field.name)
+        if hints[field.name] is bool:
+            name += f"/--no-{name[2:]}"
+        others = {mode: getattr(other, field.name, field.default) for mode, other in (modes or {}).items()}
+        default = _default(field.default, others)
+        options.append(
+            click.Option(
+                [name],
+                **_kind(hints[field.name]),
+                default=field.default,
+                show_default=not default,
+                help=" ".join(text.get(field.name, "").split()) + default,
+            )
+        )
+    return options
+
+
+def _kind(hint: Any) -> dict[str, Any]:
+    kind, *rest = typing.get_args(hint) or (hint,)
+    if typing.get_origin(hint) is not tuple:
+        return {"type": kind}
+    if Ellipsis in rest:
+        return {"type": numbers_of(kind), "metavar": "N,N,..."}
+    return {"type": numbers_of(kind, 1 + len(rest)), "metavar": ",".join("N" * (1 + len(rest)))}
+
+
+def _default(value: Any, others: dict[str, Any]) -> str:
+    """Show a tuple as it is typed, and defaults that depend on a flag; click shows the rest itself."""
+    differing = "".join(f"; {other} with {flag}" for flag, other in others.items() if other != value)
+    if isinstance(value, tuple):
+        value = ",".join(map(str, value))
+    elif not differing:
+        return ""
+    return f"  [default: {value}{differing}]"
+
+
+FILE = click.Path(path_type=Path)
+
+model_option = click.option(
+    "--model",
+    "-m",
+    help="A model's name, a .safetensors file, or a .pth of the reference.  [default: the one in the package]",
+)
+
+
+def image_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say how to read an image and with what to encode it."""
+    for option in (
+        click.option(
+            "--device",
+            default="auto",
+            show_default=True,
+            help="auto, cuda, cuda:1, mps or cpu; for encoding.",
+        ),
+        click.option(
+            "--contrast",
+            type=contrast_of,
+            metavar="RULE|LOW,HIGH",
+            default="auto",
+            show_default=True,
+            help="Stretch of pixel values: auto, by percentiles of the volume or of each plane, or by two values.",
+        ),
+        click.option(
+            "--channels",
+            type=numbers_of(int),
+            metavar="N[,N[,N]]",
+            help="Up to three channels by number: red, green, blue.",
+        ),
+        click.option("--channel-axis", type=int, help="Which axis of the image holds channels."),
+        model_option,
+    ):
+        command = option(command)
+    return command
+
+
+def flag_of(name: str) -> str:
+    """Return the option that stands for a field."""
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,49 @@
+"""A plane with its labels and prompts drawn over it, as a PNG."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import imageio.v3 as iio
+import numpy as np
+from skimage.draw import disk
+from skimage.segmentation import find_boundaries
+
+from napari_interformer.files import write_whole
+from napari_interformer.prompts import Box, BoxPrompt, Click
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_interformer.image import Planes
+    from napari_interformer.session import Session
+
+
+def write_picture(path: Path, planes: Planes, session: Session, plane: tuple[int, ...]) -> None:
+    """Write a PNG of one plane: the image, the labels in colour with their outlines, boxes and clicks in green and red."""
+    labels: NDArray[np.integer[Any]] = np.asarray(session.labels[plane])
+    drawn = planes.read(plane)
+    colours = np.array(
+        [[230, 159, 0], [86, 180, 233], [240, 228, 66], [0, 114, 178], [213, 94, 0], [204, 121, 167]]
+    )
+    inside = labels > 0
+    tint = colours[labels % len(colours)]
+    drawn[inside] = 0.75 * drawn[inside] + 0.25 * tint[inside]
+    outline = find_boundaries(labels, mode="inner")
+    drawn[outline] = tint[outline]
+    radius = max(2.0, min(planes.size) / 250)
+    green, red = (0, 160, 60), (220, 30, 30)
+    here = [p for prompts in session.objects.values() for p in prompts if p.plane == plane]
+    line = round(radius / 2)
+    for box in (prompt.box for prompt in here if isinstance(prompt, BoxPrompt)):
+        within = drawn[box.slices].copy()  # the line lies around the box: what it holds stays to be seen
+        for width, colour in ((line + 1, 255), (line, green)):
+            drawn[box.grown(width, width).intersect(Box.of(planes.size)).slices] = colour
+        drawn[box.slices] = within
+    for prompt in here:
+        if isinstance(prompt, Click):
+            drawn[disk((prompt.y, prompt.x), radius + 1, shape=planes.size)] = 255
+            drawn[disk((prompt.y, prompt.x), radius, shape=planes.size)] = green if prompt.positive else red
+    write_whole(path, iio.imwrite("<bytes>", np.clip(drawn, 0, 255).astype(np.uint8), extension=".png"))
