@@ -1,10 +1,11 @@
 """How fast are clicks and encoding, beside what the processor can do? Every figure has a calibration in the same run.
 
 The calibration is one float32 matrix product of 1757 x 1757: as many operations as one click of InterFormer-Light at 512x512,
-10.84 GFLOP, by PyTorch. It is taken in turn with what is measured, since a machine's pace drifts; ratios can be compared
-between machines of one kind. NumPy's product stands beside it, as PyTorch's is slow on some processors.
+10.84 GFLOP, by PyTorch. It is taken in turn with what is measured, since a machine's pace drifts. NumPy's product stands
+beside it, as PyTorch's is slow on some processors: so ratios can be compared between machines of one kind alone.
 
-`--json FILE` keeps the figures; `--check benchmarks/baseline.json` fails where a ratio is more than a quarter over.
+`--json FILE` keeps the figures under the processor's name, beside those of other processors in that file;
+`--check benchmarks/baseline.json` fails where a ratio is more than a quarter over that of the same processor.
 """
 
 from __future__ import annotations
@@ -143,12 +144,52 @@ def starts() -> dict[str, dict[str, float]]:
     return {"import napari_interformer": {"p50": float(p50), "p95": float(p95)}}
 
 
+def processor() -> str:
+    """Return what tells one kind of processor from another, and the number of threads."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not on Linux
+        known = platform.processor() or platform.machine()
+    else:
+        told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+        names = ("vendor_id", "cpu family", "model")
+        known = " ".join(told.get(name, "?") for name in names) if "vendor_id" in told else platform.machine()
+    return f"{known}, {torch.get_num_threads()} threads"
+
+
+def keep(path: Path, rows: dict[str, dict[str, float]]) -> None:
+    """Put this processor's figures into a file, each in the place of an older one."""
+    figures = json.loads(path.read_text()) if path.exists() else {}
+    before = figures.get(processor(), {"rows": {}})["rows"]
+    figures[processor()] = {"torch": torch.__version__, "rows": before | rows}
+    path.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def check(path: Path, rows: dict[str, dict[str, float]]) -> None:
+    """Exit with 1 where a ratio is more than a quarter over that of the same processor in a file, or if it has none."""
+    figures = json.loads(path.read_text())
+    if processor() not in figures:
+        sys.exit(
+            f"{path.name} has figures of {'; '.join(figures)}, not of this processor ({processor()}): measure the commit to "
+            f"compare with here, with --json {path}, and check again."
+        )
+    usual = figures[processor()]["rows"]
+    slower = [
+        f"{name}: {row['ratio']:.2f} times the calibration, {usual[name]['ratio']:.2f} in {path.name}"
+        for name, row in rows.items()
+        if name in usual and row["ratio"] > TOLERATED * usual[name]["ratio"]
+    ]
+    if slower:
+        sys.exit("Slower by more than a quarter:\n" + "\n".join(slower))
+    print(f"No ratio is more than a quarter over {path.name}'s.")
+
+
 def main() -> None:
     """Measure everything and print a table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", type=Path, help="file to write")
+    parser.add_argument("--json", type=Path, help="file to keep the figures in")
     parser.add_argument("--check", type=Path, help="file to compare with")
     parser.add_argument("--only", default="", help="measure what has this in its name")
     asked = parser.parse_args()
@@ -177,7 +218,7 @@ def main() -> None:
             (2, {"encode, Light, 1024x1024": lambda: encode("light", 1024)}),
         ]
         rows: dict[str, dict[str, float]] = {}
-        print(f"{torch.get_num_threads()} threads, PyTorch {torch.__version__}, {platform.machine()}")
+        print(f"{processor()}, PyTorch {torch.__version__}")
         print("| what | p50 | p95 | ratio | ratio p95 | calibration |\n| --- | --- | --- | --- | --- | --- |")
         for repeats, group in plan:
             made = {name: make() for name, make in group.items() if asked.only in name}
@@ -191,18 +232,9 @@ def main() -> None:
         for name, row in starts().items():
             print(f"| {name} | {row['p50']:.1f} ms | {row['p95']:.1f} ms | | | |")
     if asked.json:
-        told = {"threads": torch.get_num_threads(), "torch": torch.__version__, "rows": rows}
-        asked.json.write_text(json.dumps(told, indent=1) + "\n")
+        keep(asked.json, rows)
     if asked.check:
-        usual = json.loads(asked.check.read_text())["rows"]
-        slower = [
-            f"{name}: {row['ratio']:.2f} times the calibration, {usual[name]['ratio']:.2f} in {asked.check.name}"
-            for name, row in rows.items()
-            if name in usual and row["ratio"] > TOLERATED * usual[name]["ratio"]
-        ]
-        if slower:
-            sys.exit("Slower by more than a quarter:\n" + "\n".join(slower))
-        print(f"No ratio is more than a quarter over {asked.check.name}'s.")
+        check(asked.check, rows)
 
 
 if __name__ == "__main__":

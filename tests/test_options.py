@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import click
 import pytest
 
 from napari_interformer.options import box_of, click_of, object_of, typed
-from napari_interformer.prompts import Box, BoxPrompt, Click
+from napari_interformer.prompts import Box, BoxPrompt, Click, Scribble
 
 
 @pytest.mark.parametrize(
@@ -31,3 +32,14 @@ def test_boxes_are_read_as_typed_from_any_two_opposite_corners() -> None:
     for text in ("100,60,141,97", "3,1,2,7,9"):
         assert typed(box_of(text)) == text
     assert typed(click_of("3,5,6,-")) == "3,5,6,-"
+
+
+def test_lines_are_clicks_with_more_points() -> None:
+    assert click_of("1,2/3,4") == Scribble((), ((1, 2), (3, 4)))
+    assert click_of("0, 7, 1,2 / 3,4/5,6 ,-") == Scribble((0, 7), ((1, 2), (3, 4), (5, 6)), False)
+    assert object_of("7,1,2 7,1,2/3,4,-")[1] == Scribble((7,), ((1, 2), (3, 4)), False)
+    for text in ("1,2/3,4", "7,1,2/3,4/5,6,-"):
+        assert typed(click_of(text)) == text
+    for text in ("1,2/3", "1,2/7,3,4", "1/2", "1,2/", "1,2/3,a", "1,2/,-"):
+        with pytest.raises(click.BadParameter, match="a click is"):
+            click_of(text)

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from napari_interformer.features import Features
     from napari_interformer.image import Contrast, Plane, Planes
     from napari_interformer.model import InterFormer
-    from napari_interformer.prompts import Box, BoxPrompt, Click, Given
+    from napari_interformer.prompts import Box, BoxPrompt, Given, Mark
     from napari_interformer.session import Session
     from napari_interformer.train import Progress
 
@@ -168,7 +168,8 @@ def encode(
     type=click_of,
     metavar=CLICK,
     multiple=True,
-    help="A click on the object, or off it with ,- at the end.  [repeat it]",
+    help="A click on the object, or off it with ,- at the end; or a line through such pixels, with / between its points.  "
+    "[repeat it]",
 )
 @click.option(
     "--box",
@@ -185,7 +186,8 @@ def encode(
     type=object_of,
     metavar='"CLICK ..."',
     multiple=True,
-    help=f'All clicks of one object: "120,88 140,95,-"; a box has {BOX_MARK} before it: "{BOX_MARK}100,60,141,97 140,95,-".  '
+    help='All clicks of one object: "120,88 140,95,-"; a line has / between its points: "120,88/131,92/140,90"; a box has '
+    f'{BOX_MARK} before it: "{BOX_MARK}100,60,141,97 140,95,-".  '
     "[repeat it]",
 )
 @click.option("--prompts", type=FILE, help="Clicks saved from the window or by Session.save_prompts (JSON).")
@@ -210,7 +212,7 @@ def encode(
 @image_options
 def segment(
     image: Path,
-    clicks: tuple[Click, ...],
+    clicks: tuple[Mark, ...],
     boxes: tuple[BoxPrompt, ...],
     objects: tuple[list[Given], ...],
     prompts: Path | None,
@@ -676,12 +678,12 @@ def encode_shown(
 
 def check_object(number: int, prompts: Sequence[Given], planes: Planes) -> None:
     """Refuse what is off the image, and an object that nothing begins, before minutes of encoding."""
-    from napari_interformer.prompts import Click
+    from napari_interformer.prompts import Mark
 
     boxes: dict[Plane, BoxPrompt] = {}
     for prompt in prompts:
         check_inside(prompt, planes)
-        if isinstance(prompt, Click):
+        if isinstance(prompt, Mark):
             continue
         if prompt.plane in boxes:
             raise ValueError(
@@ -689,7 +691,7 @@ def check_object(number: int, prompts: Sequence[Given], planes: Planes) -> None:
                 f'give each object its own --object "{BOX_MARK}...".'
             )
         boxes[prompt.plane] = prompt
-    if not boxes and not any(isinstance(prompt, Click) and prompt.positive for prompt in prompts):
+    if not boxes and not any(isinstance(prompt, Mark) and prompt.positive for prompt in prompts):
         raise ValueError(
             f"An object takes a click on it; object {number} has only such as are off it ({' '.join(map(typed, prompts))}): "
             "add one without ,-."
@@ -697,12 +699,12 @@ def check_object(number: int, prompts: Sequence[Given], planes: Planes) -> None:
 
 
 def check_inside(prompt: Given, planes: Planes) -> None:
-    """Refuse a click or a box that is off the image."""
-    from napari_interformer.prompts import Click
+    """Refuse a click, a line or a box that is off the image."""
+    from napari_interformer.prompts import Mark
 
     shape, axes = planes.shape, planes.axes
-    if isinstance(prompt, Click):
-        noun, numbers, ends = "click", axes, [(prompt.y, prompt.x)]
+    if isinstance(prompt, Mark):
+        noun, numbers, ends = "click", axes, list(prompt.path)
     else:
         noun, numbers, ends = "box", axes + axes[-2:], list(prompt.corners)
     if len(prompt.plane) != len(planes.leading):

@@ -24,6 +24,7 @@ from napari_interformer.prompts import (
     Box,
     BoxPrompt,
     Click,
+    Mark,
     Mask,
     State,
     blank,
@@ -32,6 +33,7 @@ from napari_interformer.prompts import (
     fitting_cut,
     fold,
     in_order,
+    line,
     obey,
     paste,
     region,
@@ -58,6 +60,7 @@ CUT = 2.0  # logit; what lies between it and its negative is in doubt
 # objects and on training images of dsb2018.
 DOUBTFUL, STEADY = 0.12, 0.35
 LEAST_PLANE = 64  # pixels; a plane is not shrunk to less
+SPACING = 6  # working pixels from one to the next at which a scribble is drawn into the reference label; see docs/training-log.md
 
 
 class Decoder(Protocol):
@@ -170,8 +173,8 @@ class Decoding:
 
         Parameters
         ----------
-        prompts : iterable of Click, BoxPrompt or Mask
-            In order; boxes and masks count before clicks, and of each plane's boxes the newest.
+        prompts : iterable of Click, Scribble, BoxPrompt or Mask
+            In order; boxes and masks count before clicks and scribbles, and of each plane's boxes the newest.
         size : float, optional
             How large the object is across, in pixels; found out from the first answer if None.
         before : tuple of Step
@@ -243,12 +246,10 @@ class Decoding:
 
     def _checked(self, prompt: Prompt) -> Prompt:
         """Refuse what is no prompt for this image; return a box without what lies outside."""
-        if not isinstance(prompt, Click | BoxPrompt | Mask):
+        if not isinstance(prompt, Mark | BoxPrompt | Mask):
             raise TypeError(
-                f"A session takes clicks, boxes and masks; got {prompt!r}: make a click of a position with Click.at."
+                f"A session takes clicks, scribbles, boxes and masks; got {prompt!r}: make a click of a position with Click.at."
             )
-        if isinstance(prompt, Click) and not all(isinstance(n, int | np.integer) for n in prompt.position):
-            raise ValueError(f"A click takes whole numbers; got {prompt.position}: Click.at rounds them.")
         leading, size = tuple(self.features.leading), self.features.size
         inside = len(prompt.plane) == len(leading) and all(
             0 <= i < n for i, n in zip(prompt.plane, leading, strict=True)
@@ -274,20 +275,29 @@ class Decoding:
                     f"A box takes pixels with a value; the image is NaN in the middle of {seen}: draw it elsewhere."
                 )
             return prompt
-        if not inside or not (0 <= prompt.y < size[0] and 0 <= prompt.x < size[1]):
-            raise ValueError(
-                f"A click takes a position inside the image of shape {tuple(self.features.shape)}; got "
-                f"{prompt.position}: click on the image."
-            )
-        if not self.features.valid(prompt.plane, prompt.y, prompt.x):
-            raise ValueError(
-                f"A click takes a pixel with a value; the image is NaN at {prompt.position}: click elsewhere."
-            )
+        name, make, do = (
+            ("click", "Click.at", "click")
+            if isinstance(prompt, Click)
+            else ("scribble", "Scribble.along", "draw")
+        )
+        for y, x in prompt.path:
+            position = (*prompt.plane, y, x)
+            if not all(isinstance(n, int | np.integer) for n in position):
+                raise ValueError(f"A {name} takes whole numbers; got {position}: {make} rounds them.")
+            if not inside or not (0 <= y < size[0] and 0 <= x < size[1]):
+                raise ValueError(
+                    f"A {name} takes a position inside the image of shape {tuple(self.features.shape)}; got "
+                    f"{position}: {do} on the image."
+                )
+            if not self.features.valid(prompt.plane, y, x):
+                raise ValueError(
+                    f"A {name} takes a pixel with a value; the image is NaN at {position}: {do} elsewhere."
+                )
         return prompt
 
     def _answer(self, previous: Step | None, prompt: Prompt, size: float | None) -> Step:
         """Return the step after `previous` (None at the start of a plane), at the magnification that suits the object."""
-        if previous is not None and isinstance(prompt, Click):
+        if previous is not None and isinstance(prompt, Mark):
             level = previous.view.level
         else:
             level = self._first_level(prompt, size)
@@ -322,7 +332,7 @@ class Decoding:
         return step
 
     def _size_is_open(self, prompt: Prompt, size: float | None) -> bool:
-        return self.image is not None and size is None and isinstance(prompt, Click) and prompt.positive
+        return self.image is not None and size is None and isinstance(prompt, Mark) and prompt.positive
 
     def _replay(self, level: int, prompts: Iterable[Prompt]) -> Step | None:
         """Answer all prompts of a plane at a level; None if the object is too large for that."""
@@ -334,7 +344,7 @@ class Decoding:
         return step
 
     def _first_level(self, prompt: Prompt, size: float | None) -> int:
-        if not isinstance(prompt, Click):
+        if not isinstance(prompt, Mark):
             size = max(prompt.box.width, prompt.box.height)
         if self.image is None or size is None:
             return 0
@@ -342,7 +352,7 @@ class Decoding:
 
     def _turn(self, step: Step) -> int:
         """Return 1 if the object is so small that it should be magnified, -1 if it is too large, else 0."""
-        if self.image is None or not isinstance(step.prompt, Click):
+        if self.image is None or not isinstance(step.prompt, Mark):
             return 0
         view, found = step.view, Box.around(step.view.mask)
         least, most = self.model.config.diameters
@@ -353,7 +363,7 @@ class Decoding:
 
     def _answer_at(self, level: int, previous: Step | None, prompt: Prompt) -> Step | None:
         """Return the step after `previous`, at a level; None where the object is too large for that."""
-        if not isinstance(prompt, Click):
+        if not isinstance(prompt, Mark):
             filled = np.ones((prompt.box.height, prompt.box.width), bool)
             box, mask = to_working(prompt.mask if isinstance(prompt, Mask) else filled, prompt.box, level)
             window = self._window(box, None, level)
@@ -367,11 +377,10 @@ class Decoding:
             shown = (window, mask) if level == 0 else (prompt.box, prompt.mask)
             return Step((prompt,), *shown, view)
         before = None if previous is None else previous.view
-        y, x = working(prompt.y, level), working(prompt.x, level)
-        radius = self.model.config.inner_radius
-        known = Box(x - radius, y - radius, x + radius + 1, y + radius + 1).intersect(
-            Box.of(self._padded(level))
-        )
+        pixels, radius = _pixels(prompt, level), self.model.config.inner_radius
+        (top, left), (bottom, right) = np.min(pixels, 0).tolist(), np.max(pixels, 0).tolist()
+        known = Box(left, top, right + 1, bottom + 1).grown(radius, radius)
+        known = known.intersect(Box.of(self._padded(level)))
         if before is not None:
             seen = Box.around(before.mask | sure(before.reference))
             known = known.union(seen.shift(before.box.top, before.box.left) if not seen.empty else seen)
@@ -379,7 +388,8 @@ class Decoding:
         if not window.holds(known):
             if self.image is not None:
                 return None
-            # Too large to decode at once, and no image to see it from farther away: renew what lies around the click.
+            # Too large to decode at once, and no image to see it from farther away: renew what lies around the newest.
+            y, x = pixels[len(pixels) // 2]
             window = self._window(Box(x, y, x + 1, y + 1), None, level, LARGEST_WINDOW)
         while True:
             step = self._decode(previous, prompt, window, level)
@@ -415,7 +425,7 @@ class Decoding:
         placed = prompt.box.shift(-around.top, -around.left)
         return Step(prompts, around, _largest_part(within(fine + cut_at, placed, lowest)), view)
 
-    def _decode(self, previous: Step | None, click: Click, window: Box, level: int) -> Step:
+    def _decode(self, previous: Step | None, mark: Mark, window: Box, level: int) -> Step:
         config = self.model.config
         reference = blank((window.height, window.width))
         known = np.zeros((window.height, window.width), bool)
@@ -423,21 +433,25 @@ class Decoding:
         if before is not None:
             reference = cut(before.reference, before.box, window, reference[0, 0])
             known = cut(before.mask, before.box, window, False)
-        prompts = (*(previous.prompts if previous is not None else ()), click)
-        clicks = [
-            (working(c.y, level) - window.top, working(c.x, level) - window.left, c.positive)
-            for c in prompts
-            if isinstance(c, Click)
+        prompts = (*(previous.prompts if previous is not None else ()), mark)
+        marked = [
+            [(y - window.top, x - window.left, one.positive) for y, x in _pixels(one, level)]
+            for one in prompts
+            if isinstance(one, Mark)
         ]
-        reference = draw_click(reference, *clicks[-1], config.inner_radius, config.outer_radius)
+        newest = marked[
+            -1
+        ]  # a scribble is told as clicks in a row, its middle among them: these the network has learnt
+        for pixel in newest[len(newest) // 2 % SPACING :: SPACING]:
+            reference = draw_click(reference, *pixel, config.inner_radius, config.outer_radius)
         roi = None
         if before is not None:
             roi = region(
                 known | sure(reference), expansion=config.zoom_expansion, min_size=config.zoom_min_size
             )
-        logits = self.model.decode_logits(self._prepare(click.plane, level, window), reference, roi)
+        logits = self.model.decode_logits(self._prepare(mark.plane, level, window), reference, roi)
         steadiness = int(np.count_nonzero(logits > CUT)) / max(1, int(np.count_nonzero(logits > -CUT)))
-        logits = obey(logits, clicks)
+        logits = obey(logits, itertools.chain.from_iterable(marked))
         mask = logits > 0
         view = View(level, window, fold(reference, mask), mask, steadiness)
         if level != 0:
@@ -524,6 +538,11 @@ class Decoding:
         return step if box == step.box else replace(step, box=box, mask=step.mask[: box.height, : box.width])
 
 
+def _pixels(mark: Mark, level: int) -> list[tuple[int, int]]:
+    """Return row and column of all pixels of a click or scribble, in working pixels."""
+    return line([(working(y, level), working(x, level)) for y, x in mark.path])
+
+
 def _largest_part(mask: BoolMask) -> BoolMask:
     """Return the largest of the parts that a mask falls into."""
     parts, count = number_parts(mask)
@@ -542,10 +561,11 @@ def _outside(view: View, window: Box) -> bool:
 def _in_image(
     logits: NDArray[np.float32], window: Box, level: int, prompts: Sequence[Prompt]
 ) -> tuple[Box, BoolMask]:
-    """Return a mask in pixels of the image from logits in working pixels; clicked pixels keep their sign."""
+    """Return a mask in pixels of the image from logits in working pixels; marked pixels keep their sign."""
     box, fine = to_image(logits, window, level)
     mask = fine > 0
-    for click in prompts:
-        if isinstance(click, Click) and box.top <= click.y < box.bottom and box.left <= click.x < box.right:
-            mask[click.y - box.top, click.x - box.left] = click.positive
+    for mark in (prompt for prompt in prompts if isinstance(prompt, Mark)):
+        for y, x in line(mark.path):
+            if box.top <= y < box.bottom and box.left <= x < box.right:
+                mask[y - box.top, x - box.left] = mark.positive
     return box, mask

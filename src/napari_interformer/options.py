@@ -15,26 +15,32 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from napari_interformer.image import Contrast
-    from napari_interformer.prompts import BoxPrompt, Click, Given
+    from napari_interformer.prompts import BoxPrompt, Given, Mark
 
-CLICK = "[T,][Z,]Y,X[,-]"
+CLICK = "[T,][Z,]Y,X[/Y,X...][,-]"
 BOX = "[T,][Z,]Y,X,Y,X"
 BOX_MARK = "box:"  # among the clicks of --object
 
 
-def click_of(text: str) -> Click:
-    """Read ``Y,X``, ``Z,Y,X`` or ``T,Z,Y,X``, with ``,-`` at the end for "not part of the object"."""
-    from napari_interformer.prompts import Click
+def click_of(text: str) -> Mark:
+    """Read ``Y,X``, ``Z,Y,X`` or ``T,Z,Y,X``, with ``,-`` at the end for "not part of the object".
 
-    parts = [part.strip() for part in text.split(",")]
-    positive = parts[-1] != "-"
-    if parts[-1] in ("+", "-"):
-        parts.pop()
-    if len(parts) < 2 or not all(map(_whole, parts)):
+    Where further ``Y,X`` follow, each after a ``/``, it is a line through them: a scribble.
+    """
+    from napari_interformer.prompts import Click, Scribble
+
+    numbers, end = text.replace(" ", ""), text.strip()[-1:]
+    if end in ("+", "-"):
+        numbers = numbers[:-1].removesuffix(",")
+    first, *others = (stop.split(",") for stop in numbers.split("/"))
+    if len(first) < 2 or any(len(stop) != 2 for stop in others) or not all(map(_whole, sum(others, first))):
         raise click.BadParameter(
             f"a click is {CLICK} in whole pixels, ,- if it is off the object; got {text!r}."
         )
-    return Click.at([int(part) for part in parts], positive)
+    *plane, y, x = map(int, first)
+    if not others:
+        return Click.at((*plane, y, x), end != "-")
+    return Scribble.along([(*plane, y, x), *((*plane, *map(int, stop)) for stop in others)], end != "-")
 
 
 def box_of(text: str) -> BoxPrompt:
@@ -51,7 +57,7 @@ def box_of(text: str) -> BoxPrompt:
 
 
 def object_of(text: str) -> list[Given]:
-    """Read the clicks and boxes of one object, with blanks between them."""
+    """Read the clicks, lines and boxes of one object, with blanks between them."""
     if not text.strip():
         raise click.BadParameter("an object takes at least one click or box; got none.")
     return [
@@ -65,11 +71,13 @@ def _whole(text: str) -> bool:
 
 
 def typed(prompt: Given) -> str:
-    """Write a click or a box as it is typed."""
-    from napari_interformer.prompts import Click
+    """Write a click, a line or a box as it is typed."""
+    from napari_interformer.prompts import Mark
 
-    if isinstance(prompt, Click):
-        return ",".join([*map(str, prompt.position), *([] if prompt.positive else ["-"])])
+    if isinstance(prompt, Mark):
+        first, *others = prompt.path
+        stops = [",".join(map(str, stop)) for stop in ((*prompt.plane, *first), *others)]
+        return "/".join(stops) + ("" if prompt.positive else ",-")
     first, last = prompt.corners
     return ",".join(map(str, (*prompt.plane, *first, *last)))
 

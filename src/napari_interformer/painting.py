@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from scipy.ndimage import label as number_parts
 
-from napari_interformer.prompts import Box, Click, cut, paste
+from napari_interformer.prompts import Box, Mark, cut, line, paste
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -85,16 +85,16 @@ class _Erased:
 
     def still(self, prompts: Iterable[Prompt], box: Box) -> BoolMask:
         """Return what stays erased: a positive click since then brings back what hangs together with its pixel."""
-        mask, before = self.mask, Counter(p for p in self.prompts if isinstance(p, Click))
+        mask, before = self.mask, Counter(p for p in self.prompts if isinstance(p, Mark))
         for prompt in prompts:
-            if isinstance(prompt, Click) and prompt.positive:
+            if isinstance(prompt, Mark) and prompt.positive:
                 if before[prompt] > 0:
                     before[prompt] -= 1
                     continue
-                y, x = prompt.y - box.top, prompt.x - box.left
-                if 0 <= y < box.height and 0 <= x < box.width and mask[y, x]:
-                    parts, _ = number_parts(mask)
-                    mask = mask & (parts != parts[y, x])
+                for y, x in ((y - box.top, x - box.left) for y, x in line(prompt.path)):
+                    if 0 <= y < box.height and 0 <= x < box.width and mask[y, x]:
+                        parts, _ = number_parts(mask)
+                        mask = mask & (parts != parts[y, x])
         return mask
 
 

@@ -10,7 +10,7 @@ from skimage.draw import disk
 from skimage.segmentation import find_boundaries
 
 from napari_interformer.files import write_whole
-from napari_interformer.prompts import Box, BoxPrompt, Click
+from napari_interformer.prompts import Box, BoxPrompt, Mark, line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,14 +36,14 @@ def write_picture(path: Path, planes: Planes, session: Session, plane: tuple[int
     radius = max(2.0, min(planes.size) / 250)
     green, red = (0, 160, 60), (220, 30, 30)
     here = [p for prompts in session.objects.values() for p in prompts if p.plane == plane]
-    line = round(radius / 2)
+    edge = round(radius / 2)
     for box in (prompt.box for prompt in here if isinstance(prompt, BoxPrompt)):
-        within = drawn[box.slices].copy()  # the line lies around the box: what it holds stays to be seen
-        for width, colour in ((line + 1, 255), (line, green)):
+        within = drawn[box.slices].copy()  # the edge lies around the box: what it holds stays to be seen
+        for width, colour in ((edge + 1, 255), (edge, green)):
             drawn[box.grown(width, width).intersect(Box.of(planes.size)).slices] = colour
         drawn[box.slices] = within
-    for prompt in here:
-        if isinstance(prompt, Click):
-            drawn[disk((prompt.y, prompt.x), radius + 1, shape=planes.size)] = 255
-            drawn[disk((prompt.y, prompt.x), radius, shape=planes.size)] = green if prompt.positive else red
+    for mark in (prompt for prompt in here if isinstance(prompt, Mark)):
+        for wider, colour in ((1, (255, 255, 255)), (0, green if mark.positive else red)):
+            for pixel in line(mark.path):
+                drawn[disk(pixel, radius + wider, shape=planes.size)] = colour
     write_whole(path, iio.imwrite("<bytes>", np.clip(drawn, 0, 255).astype(np.uint8), extension=".png"))

@@ -1,4 +1,4 @@
-"""What the user said, and what follows for every pixel: clicks, boxes and the reference label.
+"""What the user said, and what follows for every pixel: clicks, scribbles, boxes and the reference label.
 
 Plain values and pure functions over NumPy arrays. The reference label is the five-state map of
 InterFormer (Huang et al., ICCV 2023, section 3.3): what is known so far about each pixel.
@@ -6,6 +6,7 @@ InterFormer (Huang et al., ICCV 2023, section 3.3): what is known so far about e
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from enum import IntEnum
@@ -148,6 +149,53 @@ class Click:
         """Plane, row and column in one tuple."""
         return (*self.plane, self.y, self.x)
 
+    @property
+    def path(self) -> tuple[tuple[int, int], ...]:
+        """Row and column, as of a scribble of one pixel."""
+        return ((self.y, self.x),)
+
+
+@dataclass(frozen=True)
+class Scribble:
+    """A line drawn by hand on one plane: all of its pixels belong to the object, or none does.
+
+    `path` has the row and column of its ends and of where it bends; it is straight in between.
+    """
+
+    plane: tuple[int, ...]
+    path: tuple[tuple[int, int], ...]
+    positive: bool = True
+
+    @classmethod
+    def along(cls, positions: Iterable[Sequence[float]], positive: bool = True) -> Scribble:
+        """Build a scribble from positions such as (y, x) or (z, y, x) in data pixels, in order.
+
+        Raises
+        ------
+        ValueError
+            If there is none, one is no position in pixels, or they are on different planes.
+        """
+        try:
+            stops = [Click.at(position) for position in positions]
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"A scribble takes positions in pixels such as (y, x), or (z, y, x) in a stack; got {positions!r}."
+            ) from None
+        if not stops:
+            raise ValueError("A scribble takes at least one position; got none: draw a line.")
+        if len({stop.plane for stop in stops}) > 1:
+            raise ValueError(
+                f"A scribble takes positions on one plane; got {stops[0].position} and others: draw one for each plane."
+            )
+        path = tuple(pixel for pixel, _ in itertools.groupby((stop.y, stop.x) for stop in stops))
+        return cls(stops[0].plane, path, bool(positive))
+
+    @property
+    def middle(self) -> Click:
+        """The pixel half-way along, as a click."""
+        pixels = line(self.path)
+        return Click(self.plane, *pixels[len(pixels) // 2], self.positive)
+
 
 @dataclass(frozen=True)
 class BoxPrompt:
@@ -208,19 +256,30 @@ class Mask:
             )
 
 
-Given = BoxPrompt | Click  # by a person
+Mark = Click | Scribble  # pixels that are part of the object, or are not
+Given = BoxPrompt | Mark  # by a person
 Prompt = Given | Mask
 P = TypeVar("P", bound=Prompt)
 
 
 def in_order(prompts: Iterable[P]) -> tuple[P, ...]:
-    """Return prompts as they count: boxes and masks before clicks, and of each plane's boxes the newest alone."""
+    """Return prompts as they count: boxes and masks before clicks and scribbles, of each plane's boxes the newest alone."""
     prompts = tuple(prompts)
     newest = {prompt.plane: prompt for prompt in prompts if isinstance(prompt, BoxPrompt)}
     starts = [
         p for p in prompts if isinstance(p, Mask) or (isinstance(p, BoxPrompt) and newest[p.plane] is p)
     ]
-    return (*starts, *(prompt for prompt in prompts if isinstance(prompt, Click)))
+    return (*starts, *(prompt for prompt in prompts if isinstance(prompt, Mark)))
+
+
+def line(path: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the row and column of all pixels on a path, in order, none twice in a row."""
+    pixels = [path[0]]
+    for (y, x), (end_y, end_x) in itertools.pairwise(path):
+        steps = max(abs(end_y - y), abs(end_x - x))
+        rows, columns = (np.rint(np.linspace(*ends, steps + 1)[1:]) for ends in ((y, end_y), (x, end_x)))
+        pixels += zip(rows.astype(int).tolist(), columns.astype(int).tolist(), strict=True)
+    return pixels
 
 
 def cut(array: NDArray[Any], box: Box, window: Box, fill: Any) -> NDArray[Any]:

@@ -19,7 +19,7 @@ import numpy as np
 from napari_interformer.decoding import Decoding, Steps, image_of
 from napari_interformer.image import plane_of, read_only
 from napari_interformer.painting import Painting, check_labels, highest_label
-from napari_interformer.prompts import Box, BoxPrompt, Click, Mask
+from napari_interformer.prompts import Box, BoxPrompt, Click, Mask, Scribble
 from napari_interformer.stories import Saved, Story
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class Session:
 
     @property
     def given(self) -> tuple[Given, ...]:
-        """What a person said of the current object: its boxes and clicks, in order."""
+        """What a person said of the current object: its boxes, clicks and scribbles, in order."""
         return tuple(prompt for prompt in self.prompts if not isinstance(prompt, Mask))
 
     @property
@@ -165,6 +165,11 @@ class Session:
     def clicks(self) -> tuple[Click, ...]:
         """The current object's clicks, in order."""
         return tuple(prompt for prompt in self.prompts if isinstance(prompt, Click))
+
+    @property
+    def scribbles(self) -> tuple[Scribble, ...]:
+        """The current object's scribbles, in order."""
+        return tuple(prompt for prompt in self.prompts if isinstance(prompt, Scribble))
 
     @property
     def masks(self) -> tuple[Mask, ...]:
@@ -305,6 +310,30 @@ class Session:
         """
         return self._say(Click.at(position, positive))
 
+    def scribble(self, positions: Iterable[Sequence[int]], positive: bool = True) -> BoolMask:
+        """Draw a line through what belongs to the object, or through what does not: it says more than a click.
+
+        Parameters
+        ----------
+        positions : iterable of sequence of int
+            Data pixels along the line, as of `click`; it is straight between them.
+        positive : bool
+            Whether its pixels belong to the object.
+
+        Returns
+        -------
+        (Y, X) bool
+            The object on that plane.
+
+        Raises
+        ------
+        ValueError
+            If the line leaves the image or its plane, or bends at a pixel without a value; nothing changes.
+        NotEncodedError
+            If that part of the image is not encoded yet; nothing changes.
+        """
+        return self._say(Scribble.along(positions, positive))
+
     def box(self, corner: Sequence[int], opposite: Sequence[int]) -> BoolMask:
         """Say that the object just fits into a box: mostly a better start than a click, and clicks correct it.
 
@@ -338,30 +367,36 @@ class Session:
 
     def remove(self, index: int) -> None:
         """Take back click number `index` (of `clicks`); the others are replayed."""
-        clicks, place = list(self.clicks), self._place(index)
-        self.set_clicks(clicks[:place] + clicks[place + 1 :])
+        given, place = list(self.given), self._place(index)
+        self._set_given(given[:place] + given[place + 1 :])
 
     def move(self, index: int, position: Sequence[int]) -> None:
         """Put click number `index` elsewhere; the others are replayed."""
-        clicks, place = list(self.clicks), self._place(index)
-        clicks[place] = Click.at(position, clicks[place].positive)
-        self.set_clicks(clicks)
+        self._change(index, lambda click: Click.at(position, click.positive))
 
     def flip(self, index: int) -> None:
         """Turn click number `index` from positive to negative or back; the others are replayed."""
-        clicks, place = list(self.clicks), self._place(index)
-        clicks[place] = replace(clicks[place], positive=not clicks[place].positive)
-        self.set_clicks(clicks)
+        self._change(index, lambda click: replace(click, positive=not click.positive))
+
+    def _change(self, index: int, change: Callable[[Click], Click]) -> None:
+        given, place = list(self.given), self._place(index)
+        click = given[place]
+        assert isinstance(click, Click)
+        given[place] = change(click)
+        self._set_given(given)
 
     def _place(self, index: int) -> int:
-        count = len(self.clicks)
-        if not -count <= index < count:
-            raise IndexError(f"Clicks are numbered from 0 on, and there are {count}; got {index}.")
-        return index % count
+        """Return where among all that was given a click is."""
+        places = [place for place, prompt in enumerate(self.given) if isinstance(prompt, Click)]
+        if not -len(places) <= index < len(places):
+            raise IndexError(f"Clicks are numbered from 0 on, and there are {len(places)}; got {index}.")
+        return places[index]
 
     def set_clicks(self, clicks: Iterable[Click]) -> list[tuple[Plane, Box]]:
-        """Make these the object's clicks, after its boxes and the masks that stay; return what changed (see `adopt`)."""
-        given: tuple[Given, ...] = (*self.boxes, *clicks)
+        """Make these the object's clicks, after all else that it was given; return what changed (see `adopt`)."""
+        return self._set_given((*self.boxes, *self.scribbles, *clicks))
+
+    def _set_given(self, given: Sequence[Given]) -> list[tuple[Plane, Box]]:
         return self.set_prompts((*self.masks_beside(given), *given))
 
     def masks_beside(self, given: Iterable[Given]) -> tuple[Mask, ...]:
@@ -388,8 +423,8 @@ class Session:
 
         Parameters
         ----------
-        prompts : sequence of Click, BoxPrompt or Mask
-            In order; boxes and masks count before clicks, and of each plane's boxes the newest.
+        prompts : sequence of Click, Scribble, BoxPrompt or Mask
+            In order; boxes and masks count before clicks and scribbles, and of each plane's boxes the newest.
 
         Returns
         -------

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_interformer.files import write_whole
-from napari_interformer.prompts import Box, BoxPrompt, Click, Mask
+from napari_interformer.prompts import Box, BoxPrompt, Click, Mask, Scribble
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ class Story:
     ----------
     label : int
         Its number in the label image.
-    prompts : tuple of Click, BoxPrompt or Mask
+    prompts : tuple of Click, Scribble, BoxPrompt or Mask
         In order.
     size : float or None
         How large objects were said to be, in pixels.
@@ -130,6 +130,9 @@ def _from_json(entry: dict[str, Any]) -> Story:
 def _prompt_to_json(prompt: Prompt) -> dict[str, Any]:
     if isinstance(prompt, Click):
         return {"click": list(map(int, prompt.position)), "positive": bool(prompt.positive)}
+    if isinstance(prompt, Scribble):
+        stops = [list(map(int, (*prompt.plane, *stop))) for stop in prompt.path]
+        return {"scribble": stops, "positive": bool(prompt.positive)}
     place = {"plane": list(map(int, prompt.plane)), "box": list(map(int, prompt.box))}
     if isinstance(prompt, BoxPrompt):
         return place
@@ -140,6 +143,8 @@ def _prompt_to_json(prompt: Prompt) -> dict[str, Any]:
 def _prompt_from_json(entry: dict[str, Any]) -> Prompt:
     if "click" in entry:
         return Click.at(entry["click"], entry["positive"])
+    if "scribble" in entry:
+        return Scribble.along(entry["scribble"], entry["positive"])
     plane, box = tuple(map(int, entry["plane"])), Box(*map(int, entry["box"]))
     if "mask" not in entry:
         return BoxPrompt(plane, box)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from napari_interformer.prompts import Box, BoxPrompt, Click, Mask, cut
+from napari_interformer.prompts import Box, BoxPrompt, Click, Mark, Mask, cut, line
 from napari_interformer.simulate import depth, iou
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def carry(
     Raises
     ------
     ValueError
-        If the image is a single plane, or the object has neither boxes, clicks nor masks.
+        If the image is a single plane, or the object has no prompts.
     """
     leading = session.features.leading
     if not leading:
@@ -263,19 +263,19 @@ def _source(session: Session, plane: Plane | None) -> Step | None:
 
 
 def _removed(step: Step) -> bool:
-    """Whether a plane has but red clicks, one of them at the heart of the mask that was there: no object."""
+    """Whether a plane has but red clicks or scribbles, one of them at the heart of the mask that was there: no object."""
     start = step.prompts[0]
-    clicks = [prompt for prompt in step.prompts if isinstance(prompt, Click)]
+    marks = [prompt for prompt in step.prompts if isinstance(prompt, Mark)]
     boxed = any(isinstance(prompt, BoxPrompt) for prompt in step.prompts)
-    if boxed or not clicks or any(click.positive for click in clicks):
+    if boxed or not marks or any(mark.positive for mark in marks):
         return False
     if not isinstance(start, Mask) or not start.mask.any():
         return True
     core, box = _core(start.mask), start.box
     return any(
-        box.holds(Box(click.x, click.y, click.x + 1, click.y + 1))
-        and core[click.y - box.top, click.x - box.left]
-        for click in clicks
+        box.holds(Box(x, y, x + 1, y + 1)) and core[y - box.top, x - box.left]
+        for mark in marks
+        for y, x in line(mark.path)
     )
 
 
