@@ -25,7 +25,7 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -48,6 +48,7 @@ from napari_interformer.model import (
     resolve_device,
 )
 from napari_interformer.prompts import DIVISOR, Box, State
+from napari_interformer.settings import RANGE, SHARE, Allowed, at_least, check_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -66,14 +67,6 @@ TRIES = 300  # crops that are cut for one that holds an object, at most
 LEVELS = np.concatenate([np.linspace(0, 2, 21), np.linspace(98.5, 100, 31)])
 CANCELLED = 2  # a process's vote: go on is 0, the run is over 1
 HARMLESS = ("device", "workers", "save_minutes")  # settings that a resumed run may change
-# What a setting may be, by name; `adapting.AdaptConfig` has some of these too.
-LEAST = {
-    "max_clicks": 0, "auxiliary": 0, "dice": 0, "dense": 0, "steps": 1, "passes": 1, "minutes": 0, "objects": 1,
-    "pixels_per_step": 1, "windows_per_step": 1, "synthetic_images": 1, "lr": 0, "weight_decay": 0, "warmup": 1,
-    "workers": 0, "seed": 0, "save_minutes": 0,
-}  # fmt: skip
-SHARES = ("clicks", "validation", "synthetic", "balance", "layer_decay", "average")
-RANGES = ("diameters", "zoom")
 
 
 @dataclass(frozen=True)
@@ -97,21 +90,16 @@ class ClickConfig:
     auxiliary: float = 0.4
     dice: float = 1.0
 
+    allowed: ClassVar = {
+        "clicks": SHARE,
+        "max_clicks": at_least(0),
+        "auxiliary": at_least(0),
+        "dice": at_least(0),
+    }
+
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense, before anything is read."""
-        for name, value in vars(self).items():
-            if name in LEAST and not value >= LEAST[name]:
-                raise ValueError(f"{name} takes {LEAST[name]} or more; got {value}.")
-            if name in SHARES and not 0 <= value <= 1:
-                raise ValueError(f"{name} takes a number from 0 to 1; got {value}.")
-            if name in RANGES and not 0 < value[0] <= value[1] < math.inf:
-                raise ValueError(f"{name} takes two numbers above 0, the smaller one first; got {value}.")
-            if name == "crop_sizes" and not (
-                value and all(side > 0 and side % DIVISOR == 0 for side in value)
-            ):
-                raise ValueError(f"{name} takes multiples of {DIVISOR}; got {value}.")
-            if name == "window_sizes" and not (value and all(0 < share < math.inf for share in value)):
-                raise ValueError(f"{name} takes numbers above 0; got {value}.")
+        check_settings(self, self.allowed)
 
 
 @dataclass(frozen=True)
@@ -208,6 +196,34 @@ class TrainConfig(ClickConfig):
     workers: int = 1
     seed: int = 0
     save_minutes: float = 5.0
+    allowed: ClassVar = ClickConfig.allowed | {
+        "validation": SHARE,
+        "synthetic": SHARE,
+        "synthetic_images": at_least(1),
+        "steps": at_least(1),
+        "minutes": at_least(0),
+        "crop_sizes": Allowed(
+            f"multiples of {DIVISOR}",
+            lambda sides: sides and all(side > 0 and side % DIVISOR == 0 for side in sides),
+        ),
+        "pixels_per_step": at_least(1),
+        "windows_per_step": at_least(1),
+        "window_sizes": Allowed(
+            "numbers above 0", lambda shares: shares and all(0 < share < math.inf for share in shares)
+        ),
+        "balance": SHARE,
+        "diameters": RANGE,
+        "zoom": RANGE,
+        "lr": at_least(0),
+        "weight_decay": at_least(0),
+        "layer_decay": SHARE,
+        "warmup": at_least(1),
+        "average": SHARE,
+        "dense": at_least(0),
+        "workers": at_least(0),
+        "seed": at_least(0),
+        "save_minutes": at_least(0),
+    }
 
 
 @dataclass(frozen=True)
