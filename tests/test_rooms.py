@@ -48,7 +48,7 @@ def test_layers_load_no_qt() -> None:
 
 
 def test_crops_know_nothing_of_the_network() -> None:
-    rooms = {f"napari_interformer.{room}" for room in ("model", "encoder", "decoder", "train")}
+    rooms = {f"napari_interformer.{room}" for room in ("model", "encoder", "decoder", "loss", "train")}
     loaded_by(f"import napari_interformer.crops, sys\nassert not {rooms} & set(sys.modules)")
 
 

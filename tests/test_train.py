@@ -35,32 +35,6 @@ def folder(tmp_path_factory):
     return write_folder(tmp_path_factory.mktemp("data"))
 
 
-def test_the_focal_weights_of_an_image_sum_to_its_pixels():
-    torch.manual_seed(0)
-    logits = torch.randn(3, 2, 16, 16)
-    targets = torch.rand(3, 16, 16) > 0.7
-    difference = (logits[:, 1] - logits[:, 0]).double()
-    chance = torch.where(targets, difference.sigmoid(), (-difference).sigmoid())
-    weight = (1 - chance) ** 2
-    weight = weight / weight.sum((1, 2), keepdim=True) * 256
-    expected = -(0.5 * weight * chance.log()).mean()
-    assert training.normalised_focal_loss(logits, targets).item() == pytest.approx(expected.item(), rel=1e-4)
-
-
-def test_dice_is_nought_for_a_perfect_mask_and_one_for_an_empty_one():
-    targets = torch.zeros(1, 16, 16, dtype=torch.bool)
-    targets[:, 4:9, 4:9] = True
-    sign = torch.where(targets, 50.0, -50.0)
-    assert training.dice_loss(torch.stack([-sign, sign], 1), targets).item() < 1e-4
-    assert training.dice_loss(torch.stack([sign, -sign], 1), targets).item() > 0.9
-
-
-def test_numbers_of_clicks_follow_the_papers_law():
-    chances = training.click_chances(training.TrainConfig())
-    assert len(chances) == 21 and chances.sum() == pytest.approx(1)
-    np.testing.assert_allclose(chances[1:] / chances[:-1], 0.6)
-
-
 def test_a_few_steps_on_one_batch_lower_the_loss():
     torch.manual_seed(0)
     model = training.initialise(InterFormer(SMALLEST)).train()
@@ -113,7 +87,7 @@ def test_all_tensors_of_a_step_live_on_the_device_that_was_asked_for(sizes, monk
     monkeypatch.setattr(FakeTensor, "numpy", numpy)
     # "meta" has no generator of its own.
     monkeypatch.setattr(torch, "Generator", NoGenerator)
-    monkeypatch.setattr("napari_interformer.train.click_chances", lambda _: np.array([0.0, 1.0, 0.0]))
+    monkeypatch.setattr("napari_interformer.loss.click_chances", lambda _: np.array([0.0, 1.0, 0.0]))
     made = Batches(pictures(), [], QUICK, sizes.click_window, rank=0)[0]
     with FakeTensorMode(allow_non_fake_inputs=True):
         with torch.device("meta"):

@@ -19,11 +19,12 @@ from scipy.ndimage import find_objects
 
 from napari_interformer.crops import LEAST_PIXELS
 from napari_interformer.features import Features
+from napari_interformer.loss import ClickConfig, click_loss
 from napari_interformer.prompts import DIVISOR, Box, cut
 from napari_interformer.scales import level_for, maps_at, size_at, to_working
 from napari_interformer.session import check_labels, image_of
 from napari_interformer.settings import at_least
-from napari_interformer.train import ClickConfig, Progress, click_loss, share_done
+from napari_interformer.train import Progress, share_done
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
