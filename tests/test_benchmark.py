@@ -170,6 +170,13 @@ def test_a_box_drawn_without_any_care_still_holds_a_pixel_of_the_image():
         replace(CONFIG, box=4)
 
 
+def test_numbers_that_cannot_be_measured_are_refused():
+    assert replace(CONFIG, images=0, objects=0, smallest=1, max_clicks=1, seed=0)
+    for name, least in {"images": 0, "objects": 0, "smallest": 1, "max_clicks": 1, "seed": 0}.items():
+        with pytest.raises(ValueError, match=f"{name} takes {least} or more; got {least - 1}"):
+            replace(CONFIG, **{name: least - 1})
+
+
 def test_ignored_pixels_do_not_count():
     half = LABELS.copy()
     half[:, :32] = 0

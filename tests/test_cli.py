@@ -578,7 +578,6 @@ def test_training_that_is_interrupted_keeps_its_state_and_says_so(
 ) -> None:
     import signal
 
-    from napari_interformer import adapting  # noqa: F401 - loaded later, it would keep what is patched here
     from napari_interformer import train as training
     from napari_interformer.samples import synthetic
 

@@ -47,6 +47,11 @@ def test_layers_load_no_qt() -> None:
     assert not loaded_by("import napari_interformer.layers") & QT
 
 
+def test_crops_know_nothing_of_the_network() -> None:
+    rooms = {f"napari_interformer.{room}" for room in ("model", "encoder", "decoder", "loss", "train")}
+    loaded_by(f"import napari_interformer.crops, sys\nassert not {rooms} & set(sys.modules)")
+
+
 def test_package_import_loads_neither_torch_nor_napari_nor_numpy() -> None:
     assert not loaded_by("import napari_interformer") & {"torch", "napari", "zarr", "skimage", "numpy"}
 

@@ -1,9 +1,8 @@
-"""Training: crops, losses, and a run that is killed and goes on."""
+"""Training: steps that learn, and a run that is killed and goes on."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import multiprocessing
 import os
@@ -17,44 +16,13 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.ndimage import affine_transform, gaussian_filter, label
 
+from learning import QUICK, SMALLEST, batch, pictures, write_folder
 from napari_interformer import train as training
 from napari_interformer.checkpoint import read_checkpoint
-from napari_interformer.image import percentiles
-from napari_interformer.model import PRESETS, InterFormerConfig
-from napari_interformer.prompts import Box
-from napari_interformer.samples import synthetic
-from napari_interformer.train import Batches, Picture, Step, TrainConfig, train
-
-SMALLEST = InterFormerConfig(
-    window=64,
-    click_window=64,
-    patch_size=8,
-    embed_dim=16,
-    layers=1,
-    heads=2,
-    detail=(8, 8, 8),
-    channels=(4, 8, 8, 8),
-    imsa_heads=(1, 2, 2, 2),
-    imsa_mlp_ratios=(1, 1, 1, 1),
-    head_width=8,
-    inner_radius=2,
-    zoom_min_size=32,
-)
-QUICK = TrainConfig(
-    preset="smallest",
-    steps=4,
-    crop_sizes=(64,),
-    pixels_per_step=2 * 64**2,
-    windows_per_step=8,
-    workers=0,
-    device="cpu",
-    max_clicks=2,
-    validation=0.25,
-)
+from napari_interformer.crops import Batches, Picture
+from napari_interformer.model import PRESETS, InterFormer
+from napari_interformer.train import Step, train
 
 
 @pytest.fixture(autouse=True)
@@ -64,100 +32,12 @@ def _smallest(monkeypatch):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data")
-    for name in ("images", "labels"):
-        (root / name).mkdir()
-    for i in range(4):
-        image, labels = synthetic(np.random.default_rng(i), (96, 110), "nuclei" if i % 2 else "tissue")
-        tifffile.imwrite(root / "images" / f"{i}.tif", image)
-        tifffile.imwrite(root / "labels" / f"{i}.tif", labels.astype(np.uint16))
-    return root
-
-
-def pictures(count=3):
-    return [Picture(*synthetic(np.random.default_rng(i), (96, 110))) for i in range(count)]
-
-
-def batch(step=0, **options):
-    return Batches(pictures(), [], replace(QUICK, **options), SMALLEST, rank=0)[step]
-
-
-def test_a_step_always_gives_the_same_batch():
-    a, b, other = batch(3), batch(3), batch(4)
-    assert torch.equal(a.pixels, b.pixels) and torch.equal(a.labels, b.labels)
-    assert torch.equal(a.objects, b.objects) and (a.window, a.seed) == (b.window, b.seed)
-    assert a.pixels.shape == other.pixels.shape and not torch.equal(a.pixels, other.pixels)
-
-
-@pytest.mark.parametrize("step", range(5))
-def test_every_object_lies_in_its_window_of_its_crop(step):
-    made = batch(step)
-    assert len(made.objects) == len(made.targets) >= 2 and made.window in (32, 64)
-    for (image, number, top, left), target in zip(made.objects.tolist(), made.targets, strict=True):
-        box = Box(left, top, left + made.window, top + made.window)
-        assert Box(0, 0, 64, 64).holds(box) and all(edge % 32 == 0 for edge in box)
-        assert target.any() and torch.equal(target, made.labels[image][box.slices] == number)
-        assert (made.labels[image] == number).sum() >= training.LEAST_PIXELS
-
-
-def test_a_batch_is_small_for_it_goes_from_process_to_process():
-    made = batch()
-    assert made.pixels.dtype == torch.uint8 and made.labels.dtype == torch.int8
-    assert made.pixels.nbytes + made.labels.nbytes + made.objects.nbytes < 4.1 * made.labels.nelement()
-    dots = np.zeros((64, 64), np.int64)
-    dots[::4, ::4] = 2**31 + 50 * np.arange(256).reshape(16, 16)  # more than int8 has, and far apart
-    made = Batches(
-        [Picture(dots % 251, dots)], [], replace(QUICK, zoom=(4.0, 4.0), crop_sizes=(256,)), SMALLEST, 0
-    )[0]
-    assert made.labels.dtype == torch.int16 and made.labels.unique().numel() > 128
-
-
-def test_all_objects_and_their_outlines_are_read_off_the_labels():
-    made = batch()
-    for labels, (inside, edge) in zip(made.labels, made.dense, strict=True):
-        assert torch.equal(inside, labels > 0)
-        around = np.pad(labels.numpy(), 1, mode="edge")
-        apart = [np.roll(around, shift, axis) != around for axis in (0, 1) for shift in (1, -1)]
-        np.testing.assert_array_equal(edge, np.any(apart, 0)[1:-1, 1:-1])
-
-
-@given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 60), st.integers(1, 60), st.integers(0, 9))
-def test_a_window_holds_a_pixel_of_its_object(left, top, width, height, seed):
-    box = Box(left, top, min(128, left + width), min(128, top + height))
-    window = training.place_window(box, 64, 128, np.random.default_rng(seed))
-    assert (window.width, window.height) == (64, 64)
-    assert not window.intersect(box).empty
-
-
-def test_the_focal_weights_of_an_image_sum_to_its_pixels():
-    torch.manual_seed(0)
-    logits = torch.randn(3, 2, 16, 16)
-    targets = torch.rand(3, 16, 16) > 0.7
-    difference = (logits[:, 1] - logits[:, 0]).double()
-    chance = torch.where(targets, difference.sigmoid(), (-difference).sigmoid())
-    weight = (1 - chance) ** 2
-    weight = weight / weight.sum((1, 2), keepdim=True) * 256
-    expected = -(0.5 * weight * chance.log()).mean()
-    assert training.normalised_focal_loss(logits, targets).item() == pytest.approx(expected.item(), rel=1e-4)
-
-
-def test_dice_is_nought_for_a_perfect_mask_and_one_for_an_empty_one():
-    targets = torch.zeros(1, 16, 16, dtype=torch.bool)
-    targets[:, 4:9, 4:9] = True
-    sign = torch.where(targets, 50.0, -50.0)
-    assert training.dice_loss(torch.stack([-sign, sign], 1), targets).item() < 1e-4
-    assert training.dice_loss(torch.stack([sign, -sign], 1), targets).item() > 0.9
-
-
-def test_numbers_of_clicks_follow_the_papers_law():
-    chances = training.click_chances(TrainConfig())
-    assert len(chances) == 21 and chances.sum() == pytest.approx(1)
-    np.testing.assert_allclose(chances[1:] / chances[:-1], 0.6)
+    return write_folder(tmp_path_factory.mktemp("data"))
 
 
 def test_a_few_steps_on_one_batch_lower_the_loss():
     torch.manual_seed(0)
-    model = training.initialise(training.InterFormer(SMALLEST)).train()
+    model = training.initialise(InterFormer(SMALLEST)).train()
     step = Step(model, replace(QUICK, max_clicks=0))
     optimizer = torch.optim.AdamW(step.parameters(), lr=3e-3)
     made = batch()
@@ -207,11 +87,11 @@ def test_all_tensors_of_a_step_live_on_the_device_that_was_asked_for(sizes, monk
     monkeypatch.setattr(FakeTensor, "numpy", numpy)
     # "meta" has no generator of its own.
     monkeypatch.setattr(torch, "Generator", NoGenerator)
-    monkeypatch.setattr(training, "click_chances", lambda _: np.array([0.0, 1.0, 0.0]))
-    made = Batches(pictures(), [], QUICK, sizes, rank=0)[0]
+    monkeypatch.setattr("napari_interformer.loss.click_chances", lambda _: np.array([0.0, 1.0, 0.0]))
+    made = Batches(pictures(), [], QUICK, sizes.click_window, rank=0)[0]
     with FakeTensorMode(allow_non_fake_inputs=True):
         with torch.device("meta"):
-            step = Step(training.InterFormer(sizes), QUICK).train()
+            step = Step(InterFormer(sizes), QUICK).train()
         moved = made.to("meta")
         loss, _, _ = step(moved)
         loss.backward()
@@ -224,7 +104,7 @@ def test_all_tensors_of_a_step_live_on_the_device_that_was_asked_for(sizes, monk
 
 def test_in_mixed_precision_every_part_learns_though_clicks_are_simulated_first():
     torch.manual_seed(0)
-    step = Step(training.initialise(training.InterFormer(SMALLEST)).train(), QUICK)
+    step = Step(training.initialise(InterFormer(SMALLEST)).train(), QUICK)
     made = next(one for one in map(batch, range(20)) if np.random.default_rng(one.seed).choice(3) > 0)
     with torch.autocast("cpu", torch.bfloat16):
         loss, _, _ = step(made)
@@ -235,7 +115,7 @@ def test_in_mixed_precision_every_part_learns_though_clicks_are_simulated_first(
 
 
 def test_norms_biases_and_embeddings_are_not_decayed_and_deep_layers_learn_faster():
-    step = Step(training.InterFormer(replace(SMALLEST, layers=3)), QUICK)
+    step = Step(InterFormer(replace(SMALLEST, layers=3)), QUICK)
     groups = training.parameter_groups(step, 3, replace(QUICK, layer_decay=0.5))
     assert sum(p.numel() for g in groups for p in g["params"]) == sum(p.numel() for p in step.parameters())
     place = {id(p): group for group in groups for p in group["params"]}
@@ -375,162 +255,11 @@ def test_a_state_of_another_version_is_told(folder, tmp_path):
         train(folder, tmp_path / "m.safetensors", QUICK)
 
 
-def test_synthetic_images_are_made_by_processes_that_end_though_they_are_deaf():
-    """In a process of its own, which the shell's handlers leave deaf: a hang must end with the test."""
-    script = (
-        "from dataclasses import replace\nfrom napari_interformer.cli import between_steps\n"
-        "from napari_interformer.train import TrainConfig, synthetic_pictures\n"
-        "config = TrainConfig(synthetic_images=18, crop_sizes=(32,), workers=2)\n"
-        "with between_steps():\n    made = synthetic_pictures(config)\n"
-        "alone = synthetic_pictures(replace(config, workers=0))\n"
-        "print(len(made), all((a.labels == b.labels).all() for a, b in zip(made, alone, strict=True)))"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert run.stdout.split() == ["18", "True"], run.stderr
-
-
-@pytest.mark.parametrize(("share", "side"), [(0.1, 32), (0.3, 32), (0.4, 32), (0.8, 64), (9.0, 64)])
-def test_windows_are_multiples_of_32(share, side):
-    made = batch(window_sizes=(share,))
-    assert made.window == side and made.targets.shape[1:] == (side, side)
-    assert not (made.objects[:, 2:] % 32).any()
-
-
-def test_crops_without_objects_are_not_cut_for_ever(monkeypatch):
-    monkeypatch.setattr(training, "LEAST_PIXELS", 10_000)
-    monkeypatch.setattr(training, "TRIES", 5)
-    with pytest.raises(ValueError, match="hardly any has an object of 10000 pixels"):
-        batch()
-
-
 def test_parts_without_a_share_in_the_loss_wait_for_no_gradient():
-    step = Step(training.InterFormer(SMALLEST), replace(QUICK, auxiliary=0.0, dense=0.0))
+    step = Step(InterFormer(SMALLEST), replace(QUICK, auxiliary=0.0, dense=0.0))
     loss, _, _ = step(batch())
     loss.backward()
     assert all(one.grad is not None for one in step.parameters() if one.requires_grad)
-
-
-def test_crops_show_objects_as_large_as_asked_for():
-    config, rng = replace(QUICK, diameters=(20.0, 20.0), zoom=(0.1, 10.0)), np.random.default_rng(0)
-    disks = np.zeros((200, 200), np.int32)
-    y, x = np.ogrid[:200, :200]
-    for number, centre in enumerate(np.ndindex(4, 4), 1):
-        disks[(y - 50 * centre[0] - 25) ** 2 + (x - 50 * centre[1] - 25) ** 2 < 20**2] = number
-    picture = Picture((disks > 0).astype(np.uint8) * 200, disks)
-    for _ in range(10):
-        place = training.draw_place(picture, 64, config, rng)
-        labels = training.cut_labels(picture, place)
-        assert labels.shape == (64, 64) and training.cut_pixels(picture, place, rng).shape == (3, 64, 64)
-        areas = np.unique(labels[labels > 0], return_counts=True)[1]
-        assert np.sqrt(4 * areas.max() / np.pi) == pytest.approx(
-            20, rel=0.06
-        )  # one lies inside whole, whatever the turn
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_a_crop_is_cut_as_scipy_would(seed, monkeypatch):
-    """Pixels and labels lie one on the other, whatever the turn, and black begins where the image ends."""
-    monkeypatch.setattr(training, "recolour", lambda colours, *_: colours)
-    rng = np.random.default_rng(seed)
-    turn = training.warp(rng)
-    monkeypatch.setattr(training, "warp", lambda _: turn)
-    smooth = gaussian_filter(rng.normal(size=(90, 120)), 4)
-    labels = label(smooth > 0)[0]
-    picture = Picture((4000 * (smooth - smooth.min())).astype(np.uint16), labels)
-    factor = 100 / 90 / 1.25 if seed % 2 else 2.0  # the first holds all of the image
-    config = replace(QUICK, zoom=(factor, factor))
-    place = training.draw_place(picture, 100, config, rng)
-    cut, numbers = training.cut_pixels(picture, place, rng)[0].numpy(), training.cut_labels(picture, place)
-
-    linear = turn / factor
-    middle = np.array([part.start for part in place.seen]) + [
-        (float(place.grid[0, ..., 1 - axis].mean()) + 1) / 2 * (part.stop - part.start) - 0.5
-        for axis, part in enumerate(place.seen)
-    ]
-    offset = middle - linear @ np.full(2, 99 / 2)
-    expected = affine_transform(picture.pixels.astype(float), linear, offset, (100, 100), order=1)
-    inside = affine_transform(np.ones((90, 120)), linear, offset, (100, 100), order=1) == 1
-    assert np.corrcoef(cut[inside], expected[inside])[0, 1] > 0.99
-    truth = affine_transform(picture.labels, linear, offset, (100, 100), order=0)
-    same = (numbers[..., None] == numbers[50, 50]) == (truth[..., None] == truth[50, 50])
-    assert same[inside].mean() > 0.99 and ((numbers > 0) == (truth > 0))[inside].mean() > 0.99
-    outside = affine_transform(np.pad(np.ones((90, 120)), 2), linear, offset + 2, (100, 100), order=1) == 0
-    assert outside.any() == (seed % 2 == 1) and not cut[outside].any() and not numbers[outside].any()
-
-
-def test_an_image_is_stretched_between_its_percentiles_before_it_is_rounded(monkeypatch):
-    monkeypatch.setattr(training, "recolour", lambda colours, *_: colours)
-    dark = np.random.default_rng(0).normal(300, 20, (96, 96)).astype(np.uint16)
-    dark[0, :3] = 60_000
-    picture = Picture(dark, np.pad(np.ones((32, 32), int), 32))
-    for level in (0.0, 1.0, 2.0, 99.0, 100.0):
-        assert np.interp(level, training.LEVELS, picture.quantiles) == pytest.approx(
-            percentiles(dark, level, 100 - level)[0]
-        )
-    rng = np.random.default_rng(1)
-    place = training.draw_place(picture, 64, replace(QUICK, zoom=(1.0, 1.0)), rng)
-    cut = training.cut_pixels(picture, place, rng)
-    assert cut.dtype == torch.uint8 and len(cut.unique()) > 60
-    speck = np.zeros((96, 96), np.float32)
-    speck[40:42, 40:42], speck[0, 0] = 1e-3, np.nan
-    picture = Picture(speck, np.pad(np.ones((32, 32), int), 32))
-    assert training.cut_pixels(picture, place, rng).max() > 200
-    assert not training.cut_pixels(Picture(0 * speck, picture.labels), place, rng).any()
-
-
-def test_what_is_made_smaller_shows_no_pattern_that_is_not_there(monkeypatch):
-    monkeypatch.setattr(training, "recolour", lambda colours, *_: colours)
-    board = (np.indices((200, 200)).sum(0) % 2 * 255).astype(np.uint8)
-    picture, rng = Picture(board, np.ones((200, 200), int)), np.random.default_rng(0)
-    place = training.draw_place(picture, 64, replace(QUICK, zoom=(0.4, 0.4)), rng)
-    cut = training.cut_pixels(picture, place, rng)[:, 2:-2, 2:-2].float()
-    assert cut.std() < 8 and 100 < cut.mean() < 155
-
-
-@pytest.mark.parametrize("scale", [1.0, 0.6])
-def test_recoloured_pixels_stay_in_range_and_gray_ones_are_worked_on_once(scale):
-    gray, colour = np.random.default_rng(0).random((2, 3, 20, 30), np.float32)
-    made = [
-        [training.recolour(one, scale, np.random.default_rng(seed)) for seed in range(60)]
-        for one in (gray[:1], colour)
-    ]
-    for out in itertools.chain(*made):
-        assert out.dtype == np.float32 and out.shape[1:] == (20, 30) and 0 <= out.min() <= out.max() <= 1
-    assert [len({len(out) for out in some}) for some in made] == [2, 2]
-    assert np.mean([len(out) == 1 for out in made[0]]) > 0.5  # 3 only with the noise of a colour camera
-
-
-def test_images_of_rare_kinds_come_more_often():
-    many = [replace(picture, kind="many") for picture in pictures(8)] + [replace(pictures(1)[0], kind="few")]
-    chances = Batches(many, [], replace(QUICK, balance=1.0), SMALLEST, 0).chances
-    assert chances[-1] == pytest.approx(0.5) and chances.sum() == pytest.approx(1)
-    assert Batches(many, [], replace(QUICK, balance=0.0), SMALLEST, 0).chances[-1] == pytest.approx(1 / 9)
-
-
-def test_kinds_and_families_can_be_left_out(folder, monkeypatch):
-    kinds = {"0": "tissue", "1": "nuclei", "2": "tissue", "3": "nuclei"}
-    load = training.datasets.load
-    monkeypatch.setattr(
-        training.datasets,
-        "load",
-        lambda name, root: (replace(sample, kind=kinds[sample.name]) for sample in load(name, root)),
-    )
-    config = replace(QUICK, validation=0.0, synthetic_images=3, crop_sizes=(64,))
-    assert len(training.training_pictures(folder, config)) == 4
-    left = replace(config, exclude="tissue, membranes")
-    assert len(training.training_pictures(folder, left)) == 2
-    asked = []
-    monkeypatch.setattr(
-        training.samples,
-        "synthetic",
-        lambda rng, size, exclude: asked.append(exclude) or synthetic(rng, size, "nuclei"),
-    )
-    assert len(training.synthetic_pictures(left)) == 3
-    assert asked == [{"tissue", "membranes"}] * 3
-    with pytest.raises(ValueError, match=r"exclude takes kinds of image and synthetic families .*; got cats"):
-        training.training_pictures(folder, replace(config, exclude="cats"))
 
 
 def test_numbers_close_to_zero_are_themselves_again_after_training(folder, tmp_path):

@@ -11,18 +11,21 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from scipy.ndimage import find_objects
 
+from napari_interformer.crops import LEAST_PIXELS
 from napari_interformer.decoding import image_of
 from napari_interformer.features import Features
+from napari_interformer.loss import ClickConfig, click_loss
 from napari_interformer.painting import check_labels
 from napari_interformer.prompts import DIVISOR, Box, cut
 from napari_interformer.scales import level_for, maps_at, size_at, to_working
-from napari_interformer.train import LEAST_PIXELS, ClickConfig, Progress, click_loss, share_done
+from napari_interformer.settings import at_least
+from napari_interformer.train import Progress, share_done
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,6 +76,17 @@ class AdaptConfig(ClickConfig):
     lr: float = 1e-3
     weight_decay: float = 0.01
     seed: int = 0
+
+    allowed: ClassVar = ClickConfig.allowed | {
+        "steps": at_least(1),
+        "passes": at_least(1),
+        "minutes": at_least(0),
+        "objects": at_least(1),
+        "windows_per_step": at_least(1),
+        "lr": at_least(0),
+        "weight_decay": at_least(0),
+        "seed": at_least(0),
+    }
 
 
 @dataclass(frozen=True, eq=False)

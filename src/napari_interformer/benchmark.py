@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude
@@ -24,6 +24,7 @@ from napari_interformer.encoding import encode
 from napari_interformer.image import Planes
 from napari_interformer.prompts import Box, BoxPrompt
 from napari_interformer.session import Session
+from napari_interformer.settings import at_least, check_settings
 from napari_interformer.simulate import iou, next_click
 
 if TYPE_CHECKING:
@@ -82,13 +83,19 @@ class BenchmarkConfig:
     box: float | None = None
     seed: int = 0
 
+    allowed: ClassVar = {
+        "images": at_least(0),
+        "objects": at_least(0),
+        "smallest": at_least(1),
+        "max_clicks": at_least(1),
+        "seed": at_least(0),
+    }
+
     def __post_init__(self) -> None:
         """Refuse what cannot be measured, before images are read."""
         if self.split not in SPLITS:
             raise ValueError(f"split takes one of {', '.join(SPLITS)}; got {self.split!r}.")
-        for name, least in (("images", 0), ("objects", 0), ("smallest", 1), ("max_clicks", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} takes {least} or more; got {getattr(self, name)}.")
+        check_settings(self, self.allowed)
         if not 0 <= self.validation <= 1:
             raise ValueError(f"validation takes a share of the images from 0 to 1; got {self.validation}.")
         if self.box is not None and not 0 <= self.box <= 1:

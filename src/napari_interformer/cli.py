@@ -395,8 +395,9 @@ def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
     """Adapt a model to a folder; `settings` are those of `AdaptConfig`, and which images and model."""
     import napari_interformer as ni
     from napari_interformer.adapting import AdaptConfig
+    from napari_interformer.crops import check_some
     from napari_interformer.datasets import load, split
-    from napari_interformer.train import TrainConfig, check_new, check_some
+    from napari_interformer.train import TrainConfig, check_new
 
     check_new(output)
     names = ("initial", "dataset", "validation")

@@ -1,0 +1,46 @@
+"""Settings: the first one that makes no sense is told, with what it takes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pytest
+
+from napari_interformer.settings import RANGE, SHARE, at_least, check_settings
+
+
+@dataclass
+class Config:
+    count: float = 1
+    share: float = 0.5
+    span: tuple[float, float] = (1.0, 2.0)
+    free: float = -1
+
+
+ALLOWED = {"span": RANGE, "share": SHARE, "count": at_least(1)}
+
+
+@pytest.mark.parametrize(
+    "config", [Config(), Config(1.5, 0, (2, 2)), Config(math.inf, 1, (1e-9, 1e9), math.nan)]
+)
+def test_what_is_allowed_passes_and_what_has_no_rule_is_free(config):
+    check_settings(config, ALLOWED)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (Config(count=0), "count takes 1 or more; got 0."),
+        (Config(count=math.nan), "count takes 1 or more; got nan."),
+        (Config(share=1.5), "share takes a number from 0 to 1; got 1.5."),
+        (Config(share=math.nan), "share takes a number from 0 to 1; got nan."),
+        (Config(span=(0, 1)), r"span takes two numbers above 0, the smaller one first; got \(0, 1\)."),
+        (Config(span=(1, math.inf)), "span takes two numbers above 0"),
+        (Config(0, 2, (2, 1)), "count takes"),
+        (Config(1, 2, (2, 1)), "share takes"),
+    ],
+)
+def test_the_first_setting_that_makes_no_sense_is_told(config, told):
+    with pytest.raises(ValueError, match=told):
+        check_settings(config, ALLOWED)
