@@ -1632,7 +1632,7 @@ def test_removing_the_labels_stops_propagating(window, monkeypatch):
         window.rest()
 
     monkeypatch.setattr(window.model, "decode_logits", held)
-    monkeypatch.setattr("napari_interformer.widget.Job.show", show)
+    monkeypatch.setattr("napari_interformer.lane.Job.show", show)
     window.key("Shift+S")
     window.wait(lambda: window.panel.annotator is None)
     steps.release(PLENTY)

@@ -6,7 +6,6 @@ Two threads work for it: one encodes, one decodes clicks. Both report to the mai
 from __future__ import annotations
 
 import sys
-import threading
 import time
 import weakref
 from contextlib import suppress
@@ -17,16 +16,16 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from napari.layers import Image, Labels
-from napari.utils import progress
 from napari.utils.notifications import show_info, show_warning
 from qtpy.QtCore import QEvent, Qt, QTimer
 from qtpy.QtWidgets import QApplication, QFileDialog, QInputDialog, QScrollArea
 
 from napari_interformer.annotator import Annotator, sentence
-from napari_interformer.form import DEFAULT_MODEL, Form, Lane, counted
+from napari_interformer.form import DEFAULT_MODEL, Form, counted
 from napari_interformer.image import write_labels
 from napari_interformer.journal import Journal
 from napari_interformer.journal import offer as find_offer
+from napari_interformer.lane import Job, Lane
 from napari_interformer.layers import (
     PLACE,
     ClickLayer,
@@ -53,7 +52,7 @@ if TYPE_CHECKING:
     from qtpy.QtCore import QObject
     from qtpy.QtGui import QCloseEvent
 
-    from napari_interformer.encoding import Part, Progress
+    from napari_interformer.encoding import Progress
     from napari_interformer.features import Features
     from napari_interformer.image import Planes
     from napari_interformer.journal import Offer
@@ -68,43 +67,6 @@ SOON = 0.02  # seconds after which the encoding thread looks again
 NOTED = 1000  # milliseconds after a change within which it is on disk
 RESTING = 60  # milliseconds without a move after which the mouse may be about to be pressed
 CTRL = "Meta" if sys.platform == "darwin" else "Control"  # napari calls the command key so
-
-
-class Job:
-    """Long work on its way: the window says when to stop and what somebody waits for.
-
-    Parameters
-    ----------
-    source : Source
-        The image.
-    only : tuple of tuple of int, optional
-        The planes to work on; all if None.
-    """
-
-    def __init__(self, source: Source, only: tuple[tuple[int, ...], ...] | None = None) -> None:
-        self.source, self.only = source, only
-        self.pixels = [finest(layer) for layer in source.layers]
-        self.cancelled = threading.Event()
-        self.wanted: Part | None = None
-        self._bar: Any = None
-        self._shown = 0.0
-
-    def show(self, done: int, total: int, what: str) -> None:
-        """Show how far it is among napari's activities."""
-        if self._bar is None:
-            self._bar = progress(total=total, desc=what)
-        if done == total or time.monotonic() > self._shown + 0.2:  # drawing costs more than a small tile
-            self._shown = time.monotonic()
-            self._bar.update(done - self._bar.n)
-
-    def unwanted(self, lane: Lane) -> bool:
-        """Whether whoever works at it in this lane should stop."""
-        return self.cancelled.is_set() or lane.closed
-
-    def close(self) -> None:
-        """Take it from the activities."""
-        if self._bar is not None:
-            self._bar.close()
 
 
 class Panel(QScrollArea):
