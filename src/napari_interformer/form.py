@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from napari_interformer.annotator import Annotator
+    from napari_interformer.encoding import Progress
+    from napari_interformer.features import Features
     from napari_interformer.journal import Offer
 
 _CONTRAST = {
@@ -407,6 +410,33 @@ class Form(QWidget):
 
     # ---------------------------------------------------------------------------------------- showing
 
+    def show_loading(self) -> None:
+        """Show that an encode has begun."""
+        self.bar.setRange(0, 0)
+        self.bar.setFormat("Loading the model")
+
+    def show_ready(self, features: Features | None, step: Progress | None = None) -> None:
+        """Show how much of an image is ready for clicks, and the time left if it is being encoded; None shows nothing."""
+        if features is None:
+            self.bar.setRange(0, 1)
+            self.bar.setValue(0)
+            self.bar.setFormat("")
+            return
+        ready = features.ready_planes()
+        total, count = max(int(ready.size), 1), int(ready.sum())
+        tiles = len(features.tiles)
+        self.bar.setRange(0, total * tiles)
+        self.bar.setValue(count * tiles if step is None else step.done)
+        text = f"{count} of {total} planes" if features.leading else ("encoded" if count else "encoding")
+        if step is not None and step.done < step.total:
+            text += f", {_duration(step.seconds_left)} left"
+        self.bar.setFormat(text)
+
+    def show_learnt(self, done: float, seconds_left: float) -> None:
+        """Show how much a model has learnt, from 0 to 1."""
+        self.adapt_bar.setValue(round(100 * done))
+        self.adapt_bar.setFormat(f"{_duration(seconds_left)} left")
+
     def show_sign(self, positive: bool) -> None:
         """Show what the next click means."""
         self.positive = positive
@@ -417,7 +447,7 @@ class Form(QWidget):
     def show_offer(self, offer: Offer | None) -> None:
         """Offer to restore objects, or no longer."""
         self.restore.setVisible(offer is not None)
-        self.restore.setText("" if offer is None else f"Restore {counted(offer)}")
+        self.restore.setText("" if offer is None else f"Restore {offer}")
 
     def show_state(
         self,
@@ -457,11 +487,6 @@ class Form(QWidget):
         self.object.setText(f"{before} {told}".strip())
 
 
-def counted(offer: Offer) -> str:
-    """Say what is offered: how many objects, of when."""
-    return f"{offer.objects} object{'s' * (offer.objects != 1)} of {offer.when:%d %b, %H:%M}"
-
-
 def _told(annotator: Annotator | None, picking: bool, adapting: bool, image: bool) -> str:
     if annotator is None:
         return "Press Encode, then click on an object." if image else "Open an image first."
@@ -482,6 +507,19 @@ def _told(annotator: Annotator | None, picking: bool, adapting: bool, image: boo
     elif annotator.busy:
         text += " …"
     return text
+
+
+def _duration(seconds: float) -> str:
+    if not isfinite(seconds):
+        return "some time"
+    whole = round(seconds)
+    return (
+        f"{whole} s"
+        if whole < 90
+        else f"{round(whole / 60)} min"
+        if whole < 5400
+        else f"{whole / 3600:.1f} h"
+    )
 
 
 def _hint(control: Any, tip: str) -> Any:
