@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import napari_interformer as ni
-from napari_interformer import adapting
+from napari_interformer import adapting, checkpoint
 from napari_interformer.adapting import AdaptConfig
 from napari_interformer.image import Planes
 from napari_interformer.samples import synthetic, synthetic_stack
@@ -143,3 +143,21 @@ def test_features_of_another_model_are_told(cells, encoded, default_model):
 def test_as_many_labels_as_images(cells, encoded, small_model):
     with pytest.raises(ValueError, match="got 1 for 2"):
         ni.adapt(small_model, [encoded, encoded], [cells[1]], config=QUICK)
+
+
+def test_an_adapted_model_gets_a_free_name_and_none_is_kept_of_one_that_is_cancelled_at_the_end(
+    cells, encoded, small_model, tmp_path, monkeypatch
+):
+    home = tmp_path / "home" / "models"
+    monkeypatch.setattr(checkpoint, "user_models", lambda: home)
+    monkeypatch.setattr(adapting, "AdaptConfig", lambda: QUICK)
+
+    def save(cancelled):
+        return adapting.adapt_and_save(
+            small_model, encoded, cells[1], "mine", "default", progress=lambda _: None, cancelled=cancelled
+        )
+
+    assert [save(lambda: False)[0] for _ in range(2)] == ["mine", "mine-2"]
+    with pytest.raises(InterruptedError):
+        save(lambda: (home / "mine-3.safetensors").exists())
+    assert sorted(path.stem for path in home.iterdir()) == ["mine", "mine-2"]

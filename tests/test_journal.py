@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from napari_interformer import journal
-from napari_interformer.journal import Journal, offer
+from napari_interformer.journal import Journal, Offer, offer
 from napari_interformer.prompts import Box, Click, Mask
 from napari_interformer.stories import Saved, Story
 
@@ -130,3 +130,9 @@ def test_a_folder_that_cannot_be_written_to_is_told_once(folder):
         one._thread.submit(int).result()
     assert len(told) == 2
     assert offer(IMAGE, 0) is None
+
+
+def test_an_offer_says_how_many_objects_there_are_of_when(tmp_path):
+    when = datetime(2024, 3, 5, 9, 7)
+    assert str(Offer(tmp_path, 1, when)) == "1 object of 05 Mar, 09:07"
+    assert str(Offer(tmp_path, 2, when)) == "2 objects of 05 Mar, 09:07"

@@ -15,7 +15,9 @@ import pytest
 import napari_interformer as ni
 
 PACKAGE = Path(ni.__file__).parent
-NAPARI_SIDE = {"boxes", "form", "layers", "strip", "widget"}
+NAPARI_SIDE = {
+    *("boxes", "canvas", "desk", "encodes", "form", "lane", "layers", "notes", "strip", "widget"),
+}
 WITHOUT_WINDOW = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in NAPARI_SIDE)
 QT = {"qtpy", "PyQt5", "PyQt6", "PySide2", "PySide6", "superqt"}
 

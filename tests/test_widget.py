@@ -113,9 +113,9 @@ def viewer(qapp):
 def window(viewer, model, monkeypatch, tmp_path):
     monkeypatch.setattr(journal, "folder", lambda: tmp_path / "journal")  # or a test would find another's
     opened = Window(viewer, model)
-    for module in ("widget", "annotator"):
-        monkeypatch.setattr(f"napari_interformer.{module}.show_warning", opened.told.append, raising=False)
-    monkeypatch.setattr("napari_interformer.widget.show_info", opened.told.append)
+    for module in ("widget", "canvas", "desk", "notes"):
+        for name in ("show_info", "show_warning"):
+            monkeypatch.setattr(f"napari_interformer.{module}.{name}", opened.told.append, raising=False)
     yield opened
     viewer.window.remove_dock_widget("all")
     viewer.layers.clear()
@@ -1489,9 +1489,9 @@ def test_a_new_store_is_not_made_where_no_folder_is(window, tmp_path):
 def after_a_crash(window, monkeypatch, labels=None):
     """Let the clicks be noted, then open the same image in a window that knows nothing, as after a crash."""
     panel = window.panel
-    assert panel._note.isActive()
-    panel._note.timeout.emit()
-    panel._journal._thread.shutdown(wait=True)
+    assert panel.notes.timer.isActive()
+    panel.notes.timer.timeout.emit()
+    panel.notes.journal._thread.shutdown(wait=True)
     monkeypatch.setattr(journal, "_RUN", "later")
     window.viewer.window.remove_dock_widget("all")
     image = window.viewer.layers[0].data
@@ -1514,7 +1514,7 @@ def test_what_was_clicked_before_a_crash_is_restored(field, monkeypatch):
     window.click_and_wait(centres[1])
     before, restore = window.labels.copy(), window.form.restore
     assert not restore.isVisible()
-    path = window.panel._journal.path
+    path = window.panel.notes.journal.path
     after_a_crash(window, monkeypatch)
     assert not window.labels.any()
     window.wait(window.form.restore.isVisible)
@@ -1524,8 +1524,8 @@ def test_what_was_clicked_before_a_crash_is_restored(field, monkeypatch):
     window.idle()
     np.testing.assert_array_equal(window.labels, before)
     assert len(window.points.data) == 1 and not window.form.restore.isVisible()
-    window.panel._note.timeout.emit()
-    window.wait(lambda: not path.exists() and window.panel._journal.path.exists())
+    window.panel.notes.timer.timeout.emit()
+    window.wait(lambda: not path.exists() and window.panel.notes.journal.path.exists())
     window.key_and_wait("Ctrl+Z")
     assert set(np.unique(window.labels)) == {0, 1}
 
@@ -1550,7 +1550,7 @@ def test_an_offer_ends_with_the_first_object_that_takes_a_number(field, monkeypa
     window.idle()
     assert "commit or clear it first" in window.told[-1] and window.form.restore.isVisible()
     window.key_and_wait("C")
-    window.panel._note.timeout.emit()
+    window.panel.notes.timer.timeout.emit()
     assert not window.form.restore.isVisible()
 
 
@@ -1632,7 +1632,7 @@ def test_removing_the_labels_stops_propagating(window, monkeypatch):
         window.rest()
 
     monkeypatch.setattr(window.model, "decode_logits", held)
-    monkeypatch.setattr("napari_interformer.widget.Job.show", show)
+    monkeypatch.setattr("napari_interformer.lane.Job.show", show)
     window.key("Shift+S")
     window.wait(lambda: window.panel.annotator is None)
     steps.release(PLENTY)
@@ -1742,7 +1742,7 @@ def test_an_image_that_is_gone_back_to_is_encoded_still_and_its_objects_clicks_a
     window.viewer.layers.remove(second)
     window.wait(lambda: gc.collect() is not None and gone() is None)
     first.data = np.roll(first.data, 5)
-    assert not window.panel._kept
+    assert not window.panel._shelf.features
 
 
 def test_another_image_waits_until_the_labels_were_looked_through_and_the_window_does_not(field, monkeypatch):

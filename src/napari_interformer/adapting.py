@@ -11,12 +11,14 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from scipy.ndimage import find_objects
 
+from napari_interformer import checkpoint
 from napari_interformer.crops import LEAST_PIXELS
 from napari_interformer.decoding import image_of
 from napari_interformer.features import Features
@@ -194,6 +196,41 @@ def adapt(
         for new, old in zip(learner.parameters(), model.parameters(), strict=True):
             new.lerp_(old, KEPT)
     return learner.requires_grad_(True).eval()
+
+
+def adapt_and_save(
+    model: InterFormer,
+    features: Features,
+    labels: LabelImage,
+    wanted: str,
+    before: str,
+    *,
+    progress: Callable[[Progress], None],
+    cancelled: Callable[[], bool],
+) -> tuple[str, InterFormer]:
+    """Adapt a model to one image, and keep it among the user's models under the name wanted, or a free one like it.
+
+    `before` is the name or path of the model it starts from; the rest is as for `adapt`.
+
+    Returns
+    -------
+    str, InterFormer
+        Its name, and the adapted model.
+    """
+    checkpoint.user_models().mkdir(
+        parents=True, exist_ok=True
+    )  # if that is not allowed, nobody waits in vain
+    adapted = adapt(model, features, labels, progress=progress, cancelled=cancelled)
+    name = checkpoint.new_name(wanted)
+    notes = {"adapted": f"from {Path(before).name} on 1 image"}
+    path = checkpoint.save_model(adapted, checkpoint.user_models() / f"{name}.safetensors", notes)
+    assert (
+        adapted.fingerprint == features.model_fingerprint
+    )  # reads all weights, once: better here than in the window
+    if cancelled():
+        path.unlink()
+        raise InterruptedError("Adapting was cancelled; the model is as it was.")
+    return name, adapted
 
 
 def _pairs(

@@ -60,7 +60,9 @@ CUT = 2.0  # logit; what lies between it and its negative is in doubt
 # objects and on training images of dsb2018.
 DOUBTFUL, STEADY = 0.12, 0.35
 LEAST_PLANE = 64  # pixels; a plane is not shrunk to less
-SPACING = 6  # working pixels between those of a scribble that the reference label gets; see docs/training-log.md
+SPACING = (
+    6  # working pixels between those of a scribble that the reference label gets; see docs/training-log.md
+)
 
 
 class Decoder(Protocol):

@@ -1,24 +1,13 @@
-"""What the panel looks like: its controls and their texts, layer choosers, and a thread that reports to the window.
-
-Nothing here knows what the buttons do.
-"""
+"""What the panel looks like: its controls and their texts, and layer choosers. Nothing here knows what the buttons do."""
 
 from __future__ import annotations
 
-import atexit
-import os
-import queue
-import sys
-import threading
-import time
-from collections import deque
-from contextlib import suppress
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QEvent, QObject, Qt, Signal
+from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtWidgets import (
-    QApplication,
     QCheckBox,
     QComboBox,
     QFormLayout,
@@ -40,9 +29,11 @@ from napari_interformer.layers import GREEN, RED, Source, finest
 from napari_interformer.strip import PlaneStrip
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from napari_interformer.annotator import Annotator
+    from napari_interformer.encoding import Progress
+    from napari_interformer.features import Features
     from napari_interformer.journal import Offer
 
 _CONTRAST = {
@@ -52,141 +43,6 @@ _CONTRAST = {
 }
 _DEVICES = ("auto", "cpu", "cuda", "mps")
 DEFAULT_MODEL = "default"
-_PATIENCE = 10  # "niceness"; torch's threads inherit it from the thread that first calls it
-_CORES = threading.Lock()  # one lane after the other asks how many there are
-
-
-class Lane(QObject):
-    """A thread that does one thing after another and reports to the thread that made it.
-
-    It stays: torch keeps a team of threads for each thread that calls it, and a new one for every click would cost more
-    than the click.
-
-    Parameters
-    ----------
-    name : str
-        For debuggers.
-    patient : bool
-        Whether the window and clicks go first where there are not enough cores for all.
-    """
-
-    _told = Signal()
-
-    def __init__(self, name: str, *, patient: bool = False) -> None:
-        # The application owns it: were the thread the last to let go of it, Qt would delete it there.
-        super().__init__(QApplication.instance())
-        self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._closed = threading.Event()
-        self._calls: deque[Callable[[], None]] = deque()
-        self._calling = self._shared = False
-        self._told.connect(self._call, Qt.ConnectionType.QueuedConnection)
-        self._report = threading.Event()  # one is there
-        self._thread = threading.Thread(
-            target=_work, args=(self, self._jobs, patient), name=f"interformer-{name}", daemon=True
-        )
-        self._thread.start()
-        # Python must not end under a thread that is within torch: that aborts.
-        atexit.register(self._end)
-
-    def run(
-        self, work: Callable[[], Any], done: Callable[[Any], None], failed: Callable[[Exception], None]
-    ) -> None:
-        """Call `work` in the thread, then `done` with what it returns or `failed` with what it raises here."""
-        self._jobs.put((work, done, failed))
-
-    def tell(self, call: Callable[[], None]) -> None:
-        """From any thread: have `call` called in the main thread, after the event at hand."""
-        self._calls.append(call)
-        if self._closed.is_set():
-            self._calls.clear()
-            return
-        self._report.set()
-        with suppress(RuntimeError):  # the window was deleted this very moment
-            self._told.emit()
-
-    def wait(self, done: Callable[[], bool], seconds: float) -> None:
-        """From a call that was told: make those that come after it until something is done, at most for some seconds."""
-        end = time.monotonic() + seconds
-        while not done() and not self._closed.is_set() and (left := end - time.monotonic()) > 0:
-            self._report.clear()
-            if self._calls:
-                self._calls.popleft()()
-            else:
-                self._report.wait(left)
-
-    def _call(self) -> None:
-        # napari's progress bars handle events while they are drawn, so that reports arrive within reports: they wait.
-        if self._calling:
-            return
-        self._calling = True
-        try:
-            while self._calls and not self._closed.is_set():
-                self._calls.popleft()()
-        finally:
-            self._calling = False
-
-    def share(self, part: Callable[[int], int]) -> None:
-        """From the thread: let torch use this many of its cores here, once and for all.
-
-        Torch's threads wait for each other by spinning, so more of them than there are free cores is ruinous: on 2 cores,
-        one of them busy, encoding on 2 threads took 5 times as long as on 1 and a click 3 times, at times 70 times. The
-        lanes share the cores.
-        """
-        if self._shared:
-            return
-        self._shared = True
-        import torch
-
-        with _CORES:
-            cores = torch.get_num_threads()
-            torch.set_num_threads(max(1, part(cores)))
-            # What is said in one thread holds there and for threads to come. Those are none of our business.
-            restored = threading.Event()
-
-            def restore() -> None:
-                torch.set_num_threads(cores)
-                restored.set()
-
-            self.tell(restore)
-            restored.wait(1)
-
-    @property
-    def closed(self) -> bool:
-        """Whether nobody waits for results any more."""
-        return self._closed.is_set()
-
-    def _end(self) -> None:
-        self.close()
-        self._thread.join(60)
-
-    def close(self, _: Any = None) -> None:
-        """Do nothing more after the job at hand, report no more, and hold on to nothing of those who asked."""
-        self._closed.set()
-        self._calls.clear()
-        self._jobs.put(None)
-
-
-def _work(lane: Lane, jobs: queue.SimpleQueue[Any], patient: bool) -> None:
-    if patient and sys.platform == "linux":
-        # Elsewhere a thread has no priority of its own, or another way to it.
-        thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, max(_PATIENCE, os.getpriority(os.PRIO_PROCESS, thread)))
-    while (job := jobs.get()) is not None:
-        if lane.closed:
-            continue
-        work, done, failed = job
-        try:
-            result = work()
-        except Exception as error:
-            lane.tell(_bound(failed, error))
-        else:
-            lane.tell(_bound(done, result))
-            del result
-        del job, work, done, failed  # or the window would live on in them until the next job
-
-
-def _bound(call: Callable[[Any], None], value: Any) -> Callable[[], None]:
-    return lambda: call(value)
 
 
 class LayerChoice(QComboBox):
@@ -554,6 +410,33 @@ class Form(QWidget):
 
     # ---------------------------------------------------------------------------------------- showing
 
+    def show_loading(self) -> None:
+        """Show that an encode has begun."""
+        self.bar.setRange(0, 0)
+        self.bar.setFormat("Loading the model")
+
+    def show_ready(self, features: Features | None, step: Progress | None = None) -> None:
+        """Show how much of an image is ready for clicks, and the time left if it is being encoded; None shows nothing."""
+        if features is None:
+            self.bar.setRange(0, 1)
+            self.bar.setValue(0)
+            self.bar.setFormat("")
+            return
+        ready = features.ready_planes()
+        total, count = max(int(ready.size), 1), int(ready.sum())
+        tiles = len(features.tiles)
+        self.bar.setRange(0, total * tiles)
+        self.bar.setValue(count * tiles if step is None else step.done)
+        text = f"{count} of {total} planes" if features.leading else ("encoded" if count else "encoding")
+        if step is not None and step.done < step.total:
+            text += f", {_duration(step.seconds_left)} left"
+        self.bar.setFormat(text)
+
+    def show_learnt(self, done: float, seconds_left: float) -> None:
+        """Show how much a model has learnt, from 0 to 1."""
+        self.adapt_bar.setValue(round(100 * done))
+        self.adapt_bar.setFormat(f"{_duration(seconds_left)} left")
+
     def show_sign(self, positive: bool) -> None:
         """Show what the next click means."""
         self.positive = positive
@@ -564,7 +447,7 @@ class Form(QWidget):
     def show_offer(self, offer: Offer | None) -> None:
         """Offer to restore objects, or no longer."""
         self.restore.setVisible(offer is not None)
-        self.restore.setText("" if offer is None else f"Restore {counted(offer)}")
+        self.restore.setText("" if offer is None else f"Restore {offer}")
 
     def show_state(
         self,
@@ -604,11 +487,6 @@ class Form(QWidget):
         self.object.setText(f"{before} {told}".strip())
 
 
-def counted(offer: Offer) -> str:
-    """Say what is offered: how many objects, of when."""
-    return f"{offer.objects} object{'s' * (offer.objects != 1)} of {offer.when:%d %b, %H:%M}"
-
-
 def _told(annotator: Annotator | None, picking: bool, adapting: bool, image: bool) -> str:
     if annotator is None:
         return "Press Encode, then click on an object." if image else "Open an image first."
@@ -629,6 +507,19 @@ def _told(annotator: Annotator | None, picking: bool, adapting: bool, image: boo
     elif annotator.busy:
         text += " …"
     return text
+
+
+def _duration(seconds: float) -> str:
+    if not isfinite(seconds):
+        return "some time"
+    whole = round(seconds)
+    return (
+        f"{whole} s"
+        if whole < 90
+        else f"{round(whole / 60)} min"
+        if whole < 5400
+        else f"{whole / 3600:.1f} h"
+    )
 
 
 def _hint(control: Any, tip: str) -> Any:

@@ -52,6 +52,9 @@ class Offer:
     objects: int
     when: datetime
 
+    def __str__(self) -> str:
+        return f"{self.objects} object{'s' * (self.objects != 1)} of {self.when:%d %b, %H:%M}"
+
 
 class Journal:
     """The file of one session.

@@ -1,0 +1,444 @@
+"""Where objects are annotated: a session, and the layers of the viewer that belong to it.
+
+Enters: features and a model to begin a session with, and what a person does to its image and its Labels layer. Leaves: clicks
+and strokes for the `Annotator`, which does them in order; layers that are made, followed, and let go of. Knows nothing of the
+panel.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from napari.utils.notifications import show_info, show_warning
+from qtpy.QtCore import QTimer
+
+from napari_interformer.annotator import Annotator, sentence
+from napari_interformer.layers import (
+    PLACE,
+    LayerLabels,
+    Stroke,
+    copied,
+    finest,
+    lay_over,
+    made_for,
+    place,
+    writable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import napari.viewer
+    from napari.layers import Labels
+    from qtpy.QtCore import QObject
+
+    from napari_interformer.canvas import Canvas
+    from napari_interformer.features import Features
+    from napari_interformer.keys import Keys
+    from napari_interformer.lane import Lane
+    from napari_interformer.layers import ClickLayer, Source
+    from napari_interformer.model import InterFormer
+    from napari_interformer.notes import Notes
+    from napari_interformer.prompts import Click
+    from napari_interformer.stories import Story
+
+AT_ONCE = 0.05  # seconds for which the window may wait for an answer
+RESTING = 60  # milliseconds without a move after which the mouse may be about to be pressed
+
+
+class Desk:
+    """One session after another, each with a layer of clicks and a Labels layer. All methods are the main thread's.
+
+    Parameters
+    ----------
+    parent : QObject
+        Whose timer it is.
+    viewer : napari.viewer.Viewer
+        Has the layers.
+    canvas : Canvas
+        Of this viewer; what is clicked on it is the session's.
+    lane : Lane
+        Decodes.
+    keys : Keys
+        Bound on the layers as long as there is a session.
+    notes : Notes
+        Told of the session and its changes.
+    begun : callable
+        Told that there is a new session.
+    changed : callable
+        Told that something is otherwise than it was.
+    outdated : callable
+        Told that the image got other pixels than those that were encoded.
+
+    Attributes
+    ----------
+    annotator, labels : Annotator, LayerLabels or None
+        The session with what waits in line for it, and the layer it writes to; None if there is no session.
+    outdated : bool
+        Whether the pixels that were encoded are not those of the image any more.
+    """
+
+    def __init__(
+        self,
+        parent: QObject,
+        viewer: napari.viewer.Viewer,
+        canvas: Canvas,
+        lane: Lane,
+        keys: Keys,
+        notes: Notes,
+        *,
+        begun: Callable[[], None],
+        changed: Callable[[], None],
+        outdated: Callable[[], None],
+    ) -> None:
+        self.annotator: Annotator | None = None
+        self.labels: LayerLabels | None = None
+        self.outdated = False
+        self._viewer, self._canvas, self._lane = viewer, canvas, lane
+        self._keys, self._notes = keys, notes
+        self._tell_begun, self._tell_changed, self._tell_outdated = begun, changed, outdated
+        self._model: InterFormer | None = None
+        self._followed: list[tuple[Any, Callable[[Any], None]]] = []
+        self._plane: tuple[int, ...] | None = None  # on screen when the Labels layer was drawn last
+        # What a session knew of the objects in a Labels layer, for the next one there: the array, its image, their clicks.
+        self._known: WeakKeyDictionary[Labels, tuple[Any, str, list[Story]]] = WeakKeyDictionary()
+        self._rest = QTimer(parent)
+        self._rest.setSingleShot(True)
+        self._rest.setInterval(RESTING)
+        self._rest.timeout.connect(self._rested)
+        canvas.edited, canvas.expected, canvas.moved = self._edited, self._expected, self._rest.start
+        canvas.changed, canvas.boxes_shown = changed, keys.bind
+
+    @property
+    def clicks(self) -> ClickLayer | None:
+        """The layer of clicks; it stays, empty, when the session ends."""
+        return self._canvas.clicks
+
+    @property
+    def plane(self) -> tuple[int, ...] | None:
+        """The plane on screen; None where it is none of the image's."""
+        if self.clicks is None:
+            return None
+        leading = () if self.annotator is None else self.annotator.session.features.leading
+        return self._canvas.screen.plane(self.clicks.source, leading)
+
+    # ----------------------------------------------------------------------------------- begin and end
+
+    def annotate(
+        self,
+        source: Source,
+        model: InterFormer,
+        features: Features,
+        layer: Labels,
+        *,
+        overwrite: bool = False,
+        object_size: float | None = None,
+    ) -> Annotator:
+        """Start a session that writes to a Labels layer, or to a copy if it must; if it cannot, nothing has changed."""
+        from napari_interformer.session import (
+            Session,
+        )  # loads torch, which opening the panel need not wait for
+
+        chosen, there = layer, layer in self._viewer.layers
+        layer = layer if writable(layer) else copied(layer)  # empty as yet: see `_look_through`
+        labels = LayerLabels(layer, source.axis)
+        session = Session(
+            features,
+            model,
+            labels,
+            overwrite=overwrite,
+            live=True,
+            object_size=object_size,
+            highest=0,  # as far as is known: see `_look_through`
+        )
+        if there and (self.labels is None or layer is not self.labels.layer) and lay_over(layer, source):
+            show_info(f"{layer.name} was laid over {source.image.name}, since nobody had said where it lies.")
+        if there and not layer.visible:
+            layer.visible = True  # napari cannot write to a layer that it has never drawn
+            show_info(f"{layer.name} was hidden; it is shown, since labels are written to it.")
+        self.end()
+        array, image, stories = self._known.pop(layer, (None, "", []))
+        if array is not None and array() is labels.array and image == features.image_fingerprint:
+            session.stories = stories
+        clicks, layers = self.clicks, self._viewer.layers
+        if clicks is not None and (not clicks.fits(source) or clicks.layer not in layers):
+            self._canvas.put_clicks_away()
+            clicks = None
+        if layer not in layers:  # below the clicks, if they are there
+            layers.insert(len(layers) if clicks is None else layers.index(clicks.layer), layer)
+        clicks = clicks or self._canvas.add_clicks(source)
+        self.labels = labels
+        self._follow(layer.events.paint, self._painted)
+        self._follow(layer.events.set_data, self._drawn)
+        self._follow(layer.events.data, self._replaced)
+        for name in PLACE:
+            self._follow(getattr(source.image.events, name), self._place)
+        for one in source.layers:
+            self._follow(one.events.data, self.pixels_replaced)
+        self._place()
+        annotator = Annotator(session, clicks, self._lane, tell=show_warning, changed=self._changed)
+        self.annotator, self._model = annotator, model
+        self._notes.open(annotator)
+        self._bind()
+        self._plane = self.plane
+        self._tell_begun()
+        if there:
+            self._look_through(annotator, labels, chosen)
+        self._notes.look()
+        self._take_over(annotator, clicks, labels)
+        return annotator
+
+    def _follow(self, emitter: Any, told: Callable[[Any], None]) -> None:
+        """Call `told` when something happens to a layer of the session, as long as there is the session."""
+        emitter.connect(told)
+        self._followed.append((emitter, told))
+
+    def _bind(self) -> None:
+        """Bind the keys on our own layers, in place of nothing that napari uses there but undo and redo."""
+        assert self.clicks is not None and self.labels is not None
+        self._keys.release()
+        self._keys.bind(self.clicks.layer)
+        self._keys.bind(self.labels.layer)
+        if self.clicks.boxes.layer is not None:
+            self._keys.bind(self.clicks.boxes.layer)
+
+    def _changed(self) -> None:
+        self._notes.changed()
+        self._tell_changed()
+
+    def _look_through(self, annotator: Annotator, labels: LayerLabels, chosen: Labels) -> None:
+        """See which labels there are, in the decoding thread: a large stack takes long, and clicks wait for their number.
+
+        If they cannot be written to where they are, they are copied on the way.
+        """
+        layer = labels.layer
+
+        def work() -> int | Exception:
+            try:
+                if layer is not chosen:
+                    labels.copy(chosen)
+                return labels.survey()
+            except Exception as error:
+                return error
+
+        def then(found: int | Exception) -> None:
+            if isinstance(found, Exception):
+                self.end()  # or an object could get the number of another
+                if layer is not chosen:
+                    self._viewer.layers.remove(layer)
+                raise found
+            labels.make_room(found)
+            annotator.found(found)
+            if layer is not chosen:
+                layer.refresh()
+                chosen.visible = False
+                show_info(
+                    f"{chosen.name} cannot be written to: its objects were copied to {layer.name}, and new ones go there; "
+                    "save them with Save labels…."
+                )
+
+        annotator.act(then, work)
+
+    def _take_over(self, annotator: Annotator, clicks: ClickLayer, labels: LayerLabels) -> None:
+        """Go on with the object that was not committed when the panel was closed."""
+        left = clicks.take_over(self._viewer.layers, labels.layer)
+        if left is None:
+            return
+        layer, label, points = left
+        self._viewer.layers.remove(layer)
+        clicks.layer.name = layer.name
+        if label:
+            annotator.edit(label)
+        clicks.write(points)
+        annotator.edited()
+
+    def go_on(self) -> None:
+        """Take clicks: the image is as it was encoded, and the click layer is there, in its place and active."""
+        if self.annotator is not None and not self._canvas.there:
+            self.annotator.show_on(self._canvas.renew_clicks())
+            self._bind()
+        self.outdated = False
+        self._place()
+        self._canvas.activate()
+
+    def use(self, model: InterFormer) -> None:
+        """Let a model answer from the next click on."""
+        self._model = model
+        annotator = self.annotator
+        if annotator is not None and annotator.session.model is not model:
+            annotator.act(lambda _: annotator.session.change_model(model))
+
+    def end(self) -> None:
+        """Stop writing to the labels, which stay as they are; the click layer stays too, empty, and takes no keys."""
+        self._let_go()
+        if self.clicks is not None:
+            self.clicks.write(())
+        self._tell_changed()
+
+    def leave(self) -> None:
+        """Give back keys; the Labels layer stays, and so do clicks that are not committed."""
+        annotator, labels, clicks = self.annotator, self.labels, self.clicks
+        self._let_go()
+        if annotator and labels and clicks and clicks.read() and clicks.layer in self._viewer.layers:
+            session = annotator.session
+            label = 0 if session.empty or session.covered else session.label
+            # It is gone on with from its mask, in which boxes are, if they have been answered.
+            boxes = [box for box in clicks.boxes.read() if not label or box not in session.boxes]
+            self._canvas.leave_clicks(labels.layer, label, boxes)
+        else:
+            self._canvas.put_clicks_away()
+
+    def _let_go(self) -> None:
+        """Have no session, and nothing of it on its layers."""
+        self._canvas.stop_picking()
+        self._keys.release()
+        self._rest.stop()
+        self._notes.close()
+        if self.annotator is not None and self.labels is not None:
+            self.annotator.close()
+            session = self.annotator.session
+            known = weakref.ref(self.labels.array), session.features.image_fingerprint, session.stories
+            self._known[self.labels.layer] = known
+        for emitter, told in self._followed:
+            emitter.disconnect(told)
+        self._followed.clear()
+        self.labels = self.annotator = None
+
+    # ----------------------------------------------------------------------------------------- clicks
+
+    def _expected(self, click: Click) -> None:
+        self._rest.stop()
+        if self.annotator is not None:
+            self.annotator.expect(click)
+
+    def _rested(self) -> None:
+        """Have the click answered that the mouse may be about to make, so that it need not be waited for."""
+        if self.annotator is None or self.clicks is None:
+            return
+        if self.annotator.busy:
+            self._rest.start()
+        else:
+            self.annotator.expect(self.clicks.possible)
+
+    def _edited(self) -> None:
+        if self.annotator is not None:
+            self.annotator.edited()
+            self._lane.tell(self._await_answer)
+
+    def _await_answer(self) -> None:
+        """Wait for an answer that comes at once, rather than draw the click without it and then draw again.
+
+        Drawing and Python's lock would hold up the decoding thread: it took three times as long.
+        """
+        self._lane.wait(lambda: self.annotator is None or not self.annotator.busy, AT_ONCE)
+
+    # -------------------------------------------------------------------------------- the Labels layer
+
+    def _painted(self, event: Any) -> None:
+        annotator, labels = self.annotator, self.labels
+        if labels is None or annotator is None or labels.writing:
+            return
+        annotator.painted(int(labels.layer.selected_label), Stroke(labels, event.value))
+        if plane := self.plane:
+            self._survey([plane])
+
+    def _drawn(self, _: Any) -> None:
+        """See what napari's own undo did, which tells nobody: the layer is drawn anew though the plane is the same."""
+        labels, before = self.labels, self._plane
+        if labels is None or labels.layer.multiscale or labels.writing:
+            return
+        self._plane = plane = self.plane
+        if plane and plane == before:
+            self._survey([plane])
+
+    def _survey(self, planes: Iterable[tuple[int, ...]]) -> None:
+        """Look which planes hold labels, in the decoding thread, once everything before is done."""
+        annotator, labels = self.annotator, self.labels
+        if annotator is not None and labels is not None:
+            annotator.act(lambda _: None, lambda: labels.survey(planes))
+
+    def _replaced(self, _: Any) -> None:
+        """Somebody gave the Labels layer another array: go on with that one."""
+        annotator, clicks, labels = self.annotator, self.clicks, self.labels
+        if annotator is None or clicks is None or labels is None or finest(labels.layer) is labels.array:
+            return
+        assert self._model is not None
+        shown = clicks.read()
+        before = annotator.session
+        try:
+            annotator = self.annotate(
+                clicks.source,
+                self._model,
+                before.features,
+                labels.layer,
+                overwrite=before.overwrite,
+                object_size=before.object_size,
+            )
+        except ValueError as error:
+            self.end()
+            show_warning(sentence(error))
+            return
+        session = annotator.session
+
+        def go_on(_: None) -> None:
+            if before.label <= annotator.highest:
+                show_warning(
+                    f"{labels.layer.name} got other data, which may hold object {before.label} already: it is left as it is "
+                    "there, and its clicks are gone; press E and click on an object to go on with it."
+                )
+                return
+            session.label = before.label  # there is nothing of it: it is painted again
+            if before.masks:
+                annotator.act(session.adopt, lambda: session.compute((*before.masks, *session.given)))
+            clicks.write((*shown, *clicks.read()))
+            annotator.edited()
+
+        if shown or before.masks:
+            annotator.act(go_on)  # once it is known which labels there are
+
+    # -------------------------------------------------------------------------------- the other layers
+
+    def _place(self, _: Any = None) -> None:
+        """Let what was made for the image lie where it lies now: somebody said how large its pixels are, or moved it."""
+        clicks, labels = self.clicks, self.labels
+        if clicks is None or labels is None or self.outdated:
+            return
+        place(clicks.layer, clicks.source)
+        if clicks.boxes.layer is not None:
+            place(clicks.boxes.layer, clicks.source)
+        if made_for(labels.layer, clicks.source.image):
+            place(labels.layer, clicks.source)
+
+    def pixels_replaced(self, _: Any = None) -> None:
+        """Somebody gave the image other pixels: what is encoded, and the current object, belong to those of before."""
+        clicks = self.clicks
+        if clicks is None or self.outdated:
+            return  # told once
+        self.outdated = True
+        self._tell_outdated()
+        show_warning(
+            f"{clicks.source.image.name} got other data; clicks are answered from what was encoded before: commit the "
+            "current object, then press Encode."
+        )
+
+    def look_for_layers(self) -> bool:
+        """See which of the layers that the session needs are gone; return whether the image is, and with it everything."""
+        layers, told = self._viewer.layers, "nothing is encoded again."
+        if self.clicks is None:
+            return False
+        self._canvas.look_for_boxes()
+        if any(layer not in layers for layer in self.clicks.source.layers):
+            self.end()
+            self._canvas.put_clicks_away()
+            self.outdated = False
+            return True
+        if self.labels is not None and self.labels.layer not in layers:
+            # The click layer is kept: napari 0.9 crashes at the next new layer if both go in this order.
+            self.end()
+            show_info(f"The Labels layer was removed; Encode starts with another one, {told}")
+        elif self.annotator is not None and self._canvas.newly_gone():
+            self._tell_changed()
+            show_info(f"The click layer was removed; Encode brings it back, {told}")
+        return False

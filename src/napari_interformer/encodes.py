@@ -1,0 +1,173 @@
+"""Encoding beside the window: one image, or some planes of one, at a time, in a thread that the window tells what comes first.
+
+Enters: how to get a model and features, or the ones there are. Leaves: calls in the main thread, when there is room for the
+features, after each tile, and at the end. Which image, and what then, others decide.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from napari_interformer.lane import Job
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from napari_interformer.encoding import Part, Progress
+    from napari_interformer.features import Features
+    from napari_interformer.image import Planes
+    from napari_interformer.lane import Lane
+    from napari_interformer.layers import Source
+    from napari_interformer.model import InterFormer
+
+SOON = 0.02  # seconds after which the thread looks again
+
+
+class Encodes:
+    """What is being encoded, if anything is. All methods are the main thread's.
+
+    Parameters
+    ----------
+    lane : Lane
+        Encodes.
+    progressed : callable
+        Told after each tile.
+    ended : callable
+        Told at the end: the job, and the error if there was one; `job.cancelled` says whether it was stopped.
+
+    Attributes
+    ----------
+    job : Job or None
+        The one on its way.
+    """
+
+    def __init__(
+        self,
+        lane: Lane,
+        *,
+        progressed: Callable[[Progress], None],
+        ended: Callable[[Job, Exception | None], None],
+    ) -> None:
+        self.job: Job | None = None
+        self._lane = lane
+        self._tell_progressed, self._tell_ended = progressed, ended
+
+    def begin(
+        self,
+        source: Source,
+        device: str,
+        *,
+        load: Callable[[], InterFormer],
+        find: Callable[[InterFormer], tuple[Planes, Features]],
+        undecided: Callable[[Features], bool],
+        prepared: Callable[[Job, InterFormer, Features], None],
+        first: Part | None = None,
+    ) -> None:
+        """Encode what is not encoded yet of an image.
+
+        Parameters
+        ----------
+        source : Source
+            The image.
+        device : str
+            Where to compute.
+        load, find : callable
+            In the thread: return the model, and the image's planes with the features to fill.
+        undecided : callable
+            In the thread, again and again: whether nobody knows yet if clicks may begin on these features.
+        prepared : callable
+            Told, before anything is encoded, that clicks may begin; it can cancel the job.
+        first : tuple of plane and box, optional
+            What to begin with, as far as is known.
+        """
+        job = Job(source)
+
+        def work() -> None:
+            self._lane.share(lambda cores: cores - max(1, cores // 4))
+            model = load()
+            planes, features = find(model)
+            features.ready_planes()  # looks through a store, once: not in the window
+            while undecided(features):
+                if job.unwanted(self._lane):
+                    return
+                job.cancelled.wait(SOON)
+            self._lane.tell(partial(self._prepared, job, prepared, model, features))
+            self._encode(job, planes, features, model, device)
+
+        self._start(job, work, first)
+
+    def go_on(
+        self,
+        source: Source,
+        features: Features,
+        model: Any,
+        device: str,
+        planes: tuple[tuple[int, ...], ...],
+        first: Part | None = None,
+    ) -> None:
+        """Encode some planes of an image whose features are there; parameters as for `begin`."""
+        job = Job(source, planes)
+
+        def work() -> None:
+            image = features.source or source.planes().with_contrast(features.origin.contrast)
+            self._encode(job, image, features, model, device)
+
+        self._start(job, work, first)
+
+    def _start(self, job: Job, work: Callable[[], None], first: Part | None) -> None:
+        self.job, job.wanted = job, first
+        self._lane.run(work, partial(self._ended, job), partial(self._ended, job))
+
+    def _encode(self, job: Job, planes: Planes, features: Features, model: Any, device: str) -> None:
+        """In the thread: encode what a job asks for, and report."""
+        from napari_interformer.encoding import encode_tiles
+
+        for step in encode_tiles(
+            planes,
+            features,
+            model,
+            device=device,
+            first=lambda: job.wanted,
+            only=job.only,
+            cancelled=partial(job.unwanted, self._lane),
+        ):
+            self._lane.tell(partial(self._progressed, job, step))
+
+    def _prepared(
+        self,
+        job: Job,
+        prepared: Callable[[Job, InterFormer, Features], None],
+        model: InterFormer,
+        features: Features,
+    ) -> None:
+        if job is self.job:
+            prepared(job, model, features)
+
+    def _progressed(self, job: Job, step: Progress) -> None:
+        if job is self.job:
+            job.show(step.done, step.total, "InterFormer encodes")
+            self._tell_progressed(step)
+
+    def _ended(self, job: Job, error: Exception | None = None) -> None:
+        job.close()
+        if job is self.job:
+            self.job = None
+            self._tell_ended(job, error)
+
+    def want(self, part: Part) -> None:
+        """Encode this part next."""
+        if self.job is not None:
+            self.job.wanted = part
+
+    def cancel(self) -> None:
+        """Stop at once, or within a tile; what is done is kept."""
+        if self.job is not None:
+            self.job.cancelled.set()
+
+    def drop(self) -> None:
+        """Stop, and report no more."""
+        self.cancel()
+        if self.job is not None:
+            self.job.close()
+        self.job = None

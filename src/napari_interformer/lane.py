@@ -1,0 +1,202 @@
+"""Work that is too long for the window: a thread that reports to it, and what the window and the thread tell each other.
+
+Enters: callables. Leaves: calls in the main thread, with what they returned or how far they are. Nothing here knows what
+the work is.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import queue
+import sys
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from napari.utils import progress
+from qtpy.QtCore import QObject, Qt, Signal
+from qtpy.QtWidgets import QApplication
+
+from napari_interformer.layers import finest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from napari_interformer.encoding import Part
+    from napari_interformer.layers import Source
+
+_PATIENCE = 10  # "niceness"; torch's threads inherit it from the thread that first calls it
+_CORES = threading.Lock()  # one lane after the other asks how many there are
+
+
+class Lane(QObject):
+    """A thread that does one thing after another and reports to the thread that made it.
+
+    It stays: torch keeps a team of threads for each thread that calls it, and a new one for every click would cost more
+    than the click.
+
+    Parameters
+    ----------
+    name : str
+        For debuggers.
+    patient : bool
+        Whether the window and clicks go first where there are not enough cores for all.
+    """
+
+    _told = Signal()
+
+    def __init__(self, name: str, *, patient: bool = False) -> None:
+        # The application owns it: were the thread the last to let go of it, Qt would delete it there.
+        super().__init__(QApplication.instance())
+        self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._closed = threading.Event()
+        self._calls: deque[Callable[[], None]] = deque()
+        self._calling = self._shared = False
+        self._told.connect(self._call, Qt.ConnectionType.QueuedConnection)
+        self._report = threading.Event()  # one is there
+        self._thread = threading.Thread(
+            target=_work, args=(self, self._jobs, patient), name=f"interformer-{name}", daemon=True
+        )
+        self._thread.start()
+        # Python must not end under a thread that is within torch: that aborts.
+        atexit.register(self._end)
+
+    def run(
+        self, work: Callable[[], Any], done: Callable[[Any], None], failed: Callable[[Exception], None]
+    ) -> None:
+        """Call `work` in the thread, then `done` with what it returns or `failed` with what it raises here."""
+        self._jobs.put((work, done, failed))
+
+    def tell(self, call: Callable[[], None]) -> None:
+        """From any thread: have `call` called in the main thread, after the event at hand."""
+        self._calls.append(call)
+        if self._closed.is_set():
+            self._calls.clear()
+            return
+        self._report.set()
+        with suppress(RuntimeError):  # the window was deleted this very moment
+            self._told.emit()
+
+    def wait(self, done: Callable[[], bool], seconds: float) -> None:
+        """From a call that was told: make those that come after it until something is done, at most for some seconds."""
+        end = time.monotonic() + seconds
+        while not done() and not self._closed.is_set() and (left := end - time.monotonic()) > 0:
+            self._report.clear()
+            if self._calls:
+                self._calls.popleft()()
+            else:
+                self._report.wait(left)
+
+    def _call(self) -> None:
+        # napari's progress bars handle events while they are drawn, so that reports arrive within reports: they wait.
+        if self._calling:
+            return
+        self._calling = True
+        try:
+            while self._calls and not self._closed.is_set():
+                self._calls.popleft()()
+        finally:
+            self._calling = False
+
+    def share(self, part: Callable[[int], int]) -> None:
+        """From the thread: let torch use this many of its cores here, once and for all.
+
+        Torch's threads wait for each other by spinning, so more of them than there are free cores is ruinous: on 2 cores,
+        one of them busy, encoding on 2 threads took 5 times as long as on 1 and a click 3 times, at times 70 times. The
+        lanes share the cores.
+        """
+        if self._shared:
+            return
+        self._shared = True
+        import torch
+
+        with _CORES:
+            cores = torch.get_num_threads()
+            torch.set_num_threads(max(1, part(cores)))
+            # What is said in one thread holds there and for threads to come. Those are none of our business.
+            restored = threading.Event()
+
+            def restore() -> None:
+                torch.set_num_threads(cores)
+                restored.set()
+
+            self.tell(restore)
+            restored.wait(1)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nobody waits for results any more."""
+        return self._closed.is_set()
+
+    def _end(self) -> None:
+        self.close()
+        self._thread.join(60)
+
+    def close(self, _: Any = None) -> None:
+        """Do nothing more after the job at hand, report no more, and hold on to nothing of those who asked."""
+        self._closed.set()
+        self._calls.clear()
+        self._jobs.put(None)
+
+
+def _work(lane: Lane, jobs: queue.SimpleQueue[Any], patient: bool) -> None:
+    if patient and sys.platform == "linux":
+        # Elsewhere a thread has no priority of its own, or another way to it.
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, max(_PATIENCE, os.getpriority(os.PRIO_PROCESS, thread)))
+    while (job := jobs.get()) is not None:
+        if lane.closed:
+            continue
+        work, done, failed = job
+        try:
+            result = work()
+        except Exception as error:
+            lane.tell(_bound(failed, error))
+        else:
+            lane.tell(_bound(done, result))
+            del result
+        del job, work, done, failed  # or the window would live on in them until the next job
+
+
+def _bound(call: Callable[[Any], None], value: Any) -> Callable[[], None]:
+    return lambda: call(value)
+
+
+class Job:
+    """Long work on its way: the window says when to stop and what somebody waits for.
+
+    Parameters
+    ----------
+    source : Source
+        The image.
+    only : tuple of tuple of int, optional
+        The planes to work on; all if None.
+    """
+
+    def __init__(self, source: Source, only: tuple[tuple[int, ...], ...] | None = None) -> None:
+        self.source, self.only = source, only
+        self.pixels = [finest(layer) for layer in source.layers]
+        self.cancelled = threading.Event()
+        self.wanted: Part | None = None
+        self._bar: Any = None
+        self._shown = 0.0
+
+    def show(self, done: int, total: int, what: str) -> None:
+        """Show how far it is among napari's activities."""
+        if self._bar is None:
+            self._bar = progress(total=total, desc=what)
+        if done == total or time.monotonic() > self._shown + 0.2:  # drawing costs more than a small tile
+            self._shown = time.monotonic()
+            self._bar.update(done - self._bar.n)
+
+    def unwanted(self, lane: Lane) -> bool:
+        """Whether whoever works at it in this lane should stop."""
+        return self.cancelled.is_set() or lane.closed
+
+    def close(self) -> None:
+        """Take it from the activities."""
+        if self._bar is not None:
+            self._bar.close()

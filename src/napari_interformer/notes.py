@@ -1,0 +1,122 @@
+"""The journal of the session in the window: written soon after each change, and restored from where another run ended.
+
+Enters: an annotator, and word of each change. Leaves: a file (see `journal`), an offer to restore another one's objects, and
+that done. Knows of no layer.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from napari.utils.notifications import show_info, show_warning
+from qtpy.QtCore import QTimer
+
+from napari_interformer.annotator import sentence
+from napari_interformer.journal import Journal
+from napari_interformer.journal import offer as find_offer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qtpy.QtCore import QObject
+
+    from napari_interformer.annotator import Annotator
+    from napari_interformer.journal import Offer
+    from napari_interformer.session import Replay
+
+NOTED = 1000  # milliseconds after a change within which it is on disk
+
+
+class Notes:
+    """What is noted of one session after another.
+
+    Parameters
+    ----------
+    parent : QObject
+        Whose timer it is.
+    later : callable
+        From any thread: has something called in the main thread.
+    offered : callable
+        Told what there is to restore, or that there is nothing (any more).
+    """
+
+    def __init__(
+        self,
+        parent: QObject,
+        later: Callable[[Callable[[], None]], None],
+        offered: Callable[[Offer | None], None],
+    ) -> None:
+        self.journal: Journal | None = None
+        self.offer: Offer | None = None
+        self.timer = QTimer(parent)
+        self.timer.setSingleShot(True)
+        self.timer.setInterval(NOTED)
+        self.timer.timeout.connect(self._write)
+        self._annotator: Annotator | None = None
+        self._later, self._offered = later, offered
+
+    def open(self, annotator: Annotator) -> None:
+        """Note on disk what is clicked from now on."""
+
+        def failed(error: OSError) -> None:
+            self._later(partial(show_warning, f"Clicks are not noted for after a crash: {sentence(error)}"))
+
+        self._annotator = annotator
+        self.journal = Journal(annotator.session.features.image_fingerprint, failed)
+
+    def look(self) -> None:
+        """Look for what another run noted of this image, once everything before is done: labels have to be looked through."""
+        annotator = self._annotator
+        assert annotator is not None
+        session = annotator.session
+        image = session.features.image_fingerprint
+
+        def found(offer: Offer | None) -> None:
+            if offer is not None and not session.stories:
+                self.offer = offer
+                self._offered(offer)
+                show_info(f"Not in these labels: {offer}. Restore, in the panel, brings it back.")
+
+        annotator.act(found, lambda: find_offer(image, annotator.highest))
+
+    def changed(self) -> None:
+        """Hear that something changed."""
+        if not self.timer.isActive():
+            self.timer.start()
+
+    def _write(self) -> None:
+        if self._annotator is None or self.journal is None:
+            return
+        saved = self._annotator.session.saved
+        self.journal.write(saved)
+        if saved.finished and self.offer is not None:  # their numbers are taken
+            self._withdraw()
+
+    def _withdraw(self) -> None:
+        self.offer = None
+        self._offered(None)
+
+    def restore(self) -> None:
+        """Replay what another run noted of this image."""
+        annotator, offer, journal = self._annotator, self.offer, self.journal
+        if annotator is None or offer is None or journal is None:
+            return
+        session = annotator.session
+
+        def then(replay: Replay) -> None:
+            session.adopt_saved(replay)
+            journal.supersede(offer.path)
+            self._withdraw()
+
+        annotator.act(then, lambda: session.compute_saved(offer.path))
+
+    def close(self) -> None:
+        """Write what is not written yet, and note no more of this session."""
+        if self.timer.isActive():
+            self.timer.stop()
+            self._write()
+        if self.journal is not None:
+            self.journal.close()
+        self.journal = self._annotator = None
+        self._withdraw()

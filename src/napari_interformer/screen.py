@@ -1,0 +1,71 @@
+"""What of the image is on the screen: napari's sliders and camera, as pixels and planes of a source. No Qt, no napari.
+
+Enters: napari's viewer, of which nothing is kept. Leaves: the pixel in the middle of the screen, the plane that is shown.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari_interformer.layers import Source
+    from napari_interformer.prompts import Click
+
+
+class Screen:
+    """A viewer's sliders and camera.
+
+    Parameters
+    ----------
+    viewer : napari.viewer.Viewer
+        Or its model.
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        self._viewer = viewer
+
+    @property
+    def camera(self) -> Any:
+        """The viewer's camera."""
+        return getattr(self._viewer, "scene", self._viewer).camera  # moved in napari 0.9
+
+    @property
+    def pixel(self) -> float:
+        """How large a pixel of the screen is in the world."""
+        return 1 / float(self.camera.zoom)
+
+    @property
+    def flat(self) -> bool:
+        """Whether a plane is shown, and not a volume: a place on the screen is one pixel of the image then."""
+        return bool(self._viewer.dims.ndisplay == 2)
+
+    @property
+    def upright(self) -> bool:
+        """Whether that plane is one of Y and X."""
+        dims = self._viewer.dims
+        return self.flat and sorted(dims.displayed) == [dims.ndim - 2, dims.ndim - 1]
+
+    def looked_at(self, source: Source) -> Click | None:
+        """Return the image's pixel in the middle of the screen; None where the image has just left the viewer."""
+        dims, world = self._viewer.dims, list(self._viewer.dims.point)
+        if self.flat:
+            for axis, place in zip(dims.displayed, self.camera.center[-2:], strict=True):
+                world[axis] = place
+        with suppress(ValueError, IndexError):
+            return source.click(world)
+        return None
+
+    def plane(self, source: Source, leading: Sequence[int]) -> tuple[int, ...] | None:
+        """Return the plane on screen of an image whose axes before (Y, X) are so long; None where it is none of them."""
+        looked = self.looked_at(source)
+        if looked is None or len(looked.plane) != len(leading):
+            return None
+        return looked.plane if all(0 <= i < n for i, n in zip(looked.plane, leading, strict=True)) else None
+
+    def go_to(self, source: Source, plane: Sequence[int]) -> None:
+        """Show a plane of the image."""
+        dims, places = self._viewer.dims, source.places(plane)
+        dims.set_point([dims.ndim + axis for axis in places], list(places.values()))

@@ -1,0 +1,80 @@
+"""What the mouse is for: clicks, or to choose an object. A viewer's model and its layers, no window."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+
+from napari_interformer import canvas as module
+from napari_interformer.canvas import Canvas
+from napari_interformer.layers import Source
+
+
+@pytest.fixture
+def scene(monkeypatch):
+    """Return a viewer with a canvas that takes clicks on an image, labels with object 3, and what was told."""
+    told = []
+    monkeypatch.setattr(module, "show_warning", told.append)
+    viewer = ViewerModel()
+    image = viewer.add_image(np.zeros((40, 60), np.uint8))
+    labels = viewer.add_labels(np.pad(np.full((10, 10), 3), ((0, 30), (0, 50))))
+    canvas = Canvas(viewer, lambda call: call())
+    canvas.changed = lambda: told.append(canvas.picking)
+    canvas.add_clicks(Source((image,)))
+    canvas.activate()
+    return viewer, canvas, labels, told
+
+
+def click(canvas, position):
+    """Do what napari does when the click layer is clicked on."""
+    event = SimpleNamespace(position=position, view_direction=None, dims_displayed=[0, 1], button=1)
+    for callback in tuple(canvas.clicks.layer.mouse_drag_callbacks):
+        callback(canvas.clicks.layer, event)
+
+
+def test_a_click_chooses_an_object_once(scene):
+    _, canvas, labels, told = scene
+    chosen = []
+    canvas.pick(labels, chosen.append)
+    assert canvas.picking and canvas.clicks.layer.mode == "pan_zoom"
+    for _ in range(2):
+        click(canvas, (5, 5))
+    assert chosen == [3] and canvas.clicks.layer.mode == "add" and told == [True, False]
+
+
+def test_where_there_is_no_object_a_sentence_says_so(scene):
+    _, canvas, labels, told = scene
+    canvas.pick(labels, pytest.fail)
+    click(canvas, (30, 30))
+    assert "there is none here" in told[-1] and not canvas.picking
+
+
+def test_choosing_is_given_up_when_asked_again_or_another_layer_is_chosen(scene):
+    viewer, canvas, labels, told = scene
+    viewer.layers.selection.events.active.connect(canvas.layer_chosen)
+    for give_up in (
+        lambda: canvas.pick(labels, pytest.fail),
+        lambda: setattr(viewer.layers.selection, "active", labels),
+    ):
+        canvas.pick(labels, pytest.fail)
+        give_up()
+        click(canvas, (5, 5))
+    assert not canvas.picking and told == [True, False] * 2
+
+
+def test_the_sign_outlives_the_click_layer_which_is_missed_once(scene):
+    viewer, canvas, labels, _ = scene
+    canvas.positive = False
+    old = canvas.clicks
+    assert canvas.there and not canvas.newly_gone()
+    viewer.layers.remove(old.layer)
+    assert not canvas.there and canvas.newly_gone() and not canvas.newly_gone()
+    with pytest.raises(ValueError, match="was removed"):
+        canvas.pick(labels, pytest.fail)
+    new = canvas.renew_clicks()
+    assert canvas.there and new is not old and not new.positive
+    viewer.layers.remove(new.layer)
+    assert canvas.newly_gone()

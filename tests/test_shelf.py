@@ -1,0 +1,47 @@
+"""Features that are there already are found again, and no others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_interformer.image import Planes
+from napari_interformer.shelf import Shelf, features_for
+
+
+@pytest.fixture(scope="module")
+def planes():
+    return Planes.of(np.random.default_rng(0).integers(0, 255, (2, 40, 50), np.uint8))
+
+
+def test_features_are_kept_for_their_layers_until_one_of_them_is_dropped(planes, small_model):
+    shelf = Shelf()
+    _, one = features_for(planes, small_model, None, [])
+    _, other = features_for(planes, small_model, None, [])
+    shelf.keep(("image",), one)
+    shelf.keep(("red", "green"), other)
+    shelf.keep(("image",), one)
+    assert shelf.features == [other, one]
+    shelf.drop("green")
+    assert shelf.features == [one]
+    shelf.drop("another")
+    assert shelf.features == [one]
+
+
+def test_the_same_image_and_model_get_the_same_features(planes, small_model):
+    _, made = features_for(planes, small_model, None, [None])
+    assert features_for(planes, small_model, None, [made])[1] is made
+    other = Planes.of(np.zeros((2, 40, 50), np.uint8))
+    assert features_for(other, small_model, None, [made])[1] is not made
+
+
+def test_a_store_is_used_again_for_its_image_alone_and_with_its_contrast(planes, small_model, tmp_path):
+    path = str(tmp_path / "features.zarr")
+    _, made = features_for(planes, small_model, path, [])
+    assert features_for(planes, small_model, None, [made])[1] is not made
+    assert features_for(planes, small_model, path, [made])[1] is made
+    darker = planes.with_contrast((0.0, 1000.0))
+    found, again = features_for(darker, small_model, path, [])
+    assert again.origin == made.origin and again.source is found
+    with pytest.raises(ValueError, match=r"features\.zarr holds features of another image"):
+        features_for(Planes.of(np.zeros((2, 40, 50), np.uint8)), small_model, path, [made])
