@@ -416,7 +416,12 @@ def place_window(box: Box, window: int, size: int, rng: np.random.Generator) -> 
     def start(low: int, high: int) -> int:
         reach = max(0, (window - (high - low)) // 2)
         centre = (low + high) / 2 + rng.uniform(-reach, reach)
-        return min(max(0, round((centre - window / 2) / DIVISOR) * DIVISOR), size - window)
+        first = round((centre - window / 2) / DIVISOR) * DIVISOR
+        if first >= high:  # the grid has moved it off a small object
+            first -= DIVISOR
+        elif first + window <= low:
+            first += DIVISOR
+        return min(max(0, first), size - window)
 
     left, top = start(box.left, box.right), start(box.top, box.bottom)
     return Box(left, top, left + window, top + window)

@@ -178,7 +178,7 @@ class TrainConfig(ClickConfig):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands; `losses` and `ious` are averages since the last report."""
+    """Where a run stands; the loss and the IoUs are averages since the last report."""
 
     step: int
     steps: int
