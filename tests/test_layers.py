@@ -18,13 +18,11 @@ from napari_interformer.layers import (
     ClickLayer,
     LayerLabels,
     Source,
-    cells_sample,
     copied,
     finest,
     lay_over,
     made_for,
     new_labels,
-    nuclei_sample,
 )
 from napari_interformer.prompts import Click
 
@@ -379,13 +377,3 @@ def test_labels_that_are_too_large_to_be_copied_are_refused(monkeypatch):
     monkeypatch.setattr("napari_interformer.layers._COPY", 20 * 20 * 4 - 1)
     with pytest.raises(ValueError, match="too large to be copied"):
         copied(Labels(da.zeros((20, 20), dtype=np.int32)))
-
-
-@pytest.mark.parametrize("sample", [cells_sample, nuclei_sample])
-def test_samples_come_with_hidden_ground_truth(sample):
-    (image, place, kind), (truth, extra, other) = sample()
-    assert (kind, other) == ("image", "labels")
-    assert image.shape == truth.shape and truth.max() > 10
-    assert place.get("scale") == extra.get("scale") and extra["visible"] is False
-    Image(image, **place)
-    Labels(truth, **extra)

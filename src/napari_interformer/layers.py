@@ -801,26 +801,3 @@ def _pixels(edit: tuple[Any, ...]) -> tuple[tuple[NDArray[np.intp], ...], NDArra
     mask = np.ones(before.shape, bool) if mask is None else mask
     places = zip(np.nonzero(mask), box, strict=True)
     return tuple(index + part.start for index, part in places), before.ravel(), after
-
-
-# ------------------------------------------------------------------------------------------------- samples
-
-
-def cells_sample() -> list[tuple[Any, dict[str, Any], str]]:
-    """Return the 2-D sample for File > Open Sample: an image, and its ground truth, hidden."""
-    from napari_interformer.samples import cells
-
-    image, truth = cells()
-    return [(image, {"name": "cells"}, "image"), (truth, {"name": "cells truth", "visible": False}, "labels")]
-
-
-def nuclei_sample() -> list[tuple[Any, dict[str, Any], str]]:
-    """Return the 3-D sample for File > Open Sample: planes lie twice as far apart as pixels."""
-    from napari_interformer.samples import nuclei_stack
-
-    image, truth = nuclei_stack()
-    place = {"scale": (2.0, 1.0, 1.0)}
-    return [
-        (image, {"name": "nuclei", **place}, "image"),
-        (truth, {"name": "nuclei truth", "visible": False, **place}, "labels"),
-    ]
