@@ -23,13 +23,13 @@ from qtpy.QtCore import QEvent, Qt, QTimer
 from qtpy.QtWidgets import QApplication, QFileDialog, QInputDialog, QScrollArea
 
 from napari_interformer.annotator import Annotator, sentence
+from napari_interformer.clicks import ClickLayer, put_away
 from napari_interformer.form import DEFAULT_MODEL, Form, Lane, counted
 from napari_interformer.image import write_labels
 from napari_interformer.journal import Journal
 from napari_interformer.journal import offer as find_offer
 from napari_interformer.layers import (
     PLACE,
-    ClickLayer,
     LayerLabels,
     Stroke,
     copied,
@@ -39,7 +39,6 @@ from napari_interformer.layers import (
     made_for,
     new_labels,
     place,
-    put_away,
     writable,
 )
 from napari_interformer.prompts import Box, Click, blank, draw_click
