@@ -15,7 +15,7 @@ import pytest
 import napari_interformer as ni
 
 PACKAGE = Path(ni.__file__).parent
-NAPARI_SIDE = {"boxes", "clicks", "form", "layers", "strip", "widget"}
+NAPARI_SIDE = {"boxes", "clicks", "form", "labels", "layers", "strip", "widget"}
 WITHOUT_WINDOW = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in NAPARI_SIDE)
 QT = {"qtpy", "PyQt5", "PyQt6", "PySide2", "PySide6", "superqt"}
 
@@ -44,7 +44,7 @@ for room in {WITHOUT_WINDOW}:
 
 
 def test_layers_load_no_qt() -> None:
-    assert not loaded_by("from napari_interformer import boxes, clicks, layers") & QT
+    assert not loaded_by("from napari_interformer import boxes, clicks, labels, layers") & QT
 
 
 def test_package_import_loads_neither_torch_nor_napari_nor_numpy() -> None:

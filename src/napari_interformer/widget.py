@@ -28,19 +28,17 @@ from napari_interformer.form import DEFAULT_MODEL, Form, Lane, counted
 from napari_interformer.image import write_labels
 from napari_interformer.journal import Journal
 from napari_interformer.journal import offer as find_offer
-from napari_interformer.layers import (
-    PLACE,
+from napari_interformer.labels import (
     LayerLabels,
     Stroke,
     copied,
-    finest,
     labels_of,
     lay_over,
     made_for,
     new_labels,
-    place,
     writable,
 )
+from napari_interformer.layers import PLACE, finest, place
 from napari_interformer.prompts import Box, Click, blank, draw_click
 from napari_interformer.strip import StackState
 
