@@ -75,7 +75,7 @@ def oldest(session: nox.Session) -> None:
     # An old napari calls what others have deprecated since, and NumPy warns of how it draws shapes; `tests` sees our own.
     accepted = "ignore::DeprecationWarning", "ignore:'where' used without 'out':UserWarning"
     session.run(
-        *("pytest", "tests/test_widget.py", "tests/test_layers.py"),
+        *("pytest", *(f"tests/test_{name}.py" for name in ("widget", "layers", "clicks", "labels"))),
         *(part for warning in accepted for part in ("-W", warning)),
         *session.posargs,
     )

@@ -16,7 +16,20 @@ import napari_interformer as ni
 
 PACKAGE = Path(ni.__file__).parent
 NAPARI_SIDE = {
-    *("boxes", "canvas", "desk", "encodes", "form", "lane", "layers", "notes", "strip", "widget"),
+    *(
+        "boxes",
+        "canvas",
+        "clicks",
+        "desk",
+        "encodes",
+        "form",
+        "labels",
+        "lane",
+        "layers",
+        "notes",
+        "strip",
+        "widget",
+    ),
 }
 WITHOUT_WINDOW = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in NAPARI_SIDE)
 QT = {"qtpy", "PyQt5", "PyQt6", "PySide2", "PySide6", "superqt"}
@@ -46,7 +59,7 @@ for room in {WITHOUT_WINDOW}:
 
 
 def test_layers_load_no_qt() -> None:
-    assert not loaded_by("import napari_interformer.layers") & QT
+    assert not loaded_by("from napari_interformer import boxes, clicks, labels, layers") & QT
 
 
 def test_crops_know_nothing_of_the_network() -> None:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_interformer.samples import FAMILIES, VOLUMES, cells, nuclei_stack, synthetic, synthetic_stack
+from napari_interformer.samples import (
+    FAMILIES,
+    VOLUMES,
+    cells,
+    cells_sample,
+    nuclei_sample,
+    nuclei_stack,
+    synthetic,
+    synthetic_stack,
+)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -71,3 +80,15 @@ def test_the_samples_of_the_menu_are_reproducible_and_have_their_size():
     assert stack.shape == objects.shape == (12, 64, 64)
     spans = [np.ptp(np.flatnonzero((objects == n).any(axis=(1, 2)))) + 1 for n in range(1, objects.max() + 1)]
     assert max(spans) >= 5  # nuclei go through several planes
+
+
+@pytest.mark.parametrize("sample", [cells_sample, nuclei_sample])
+def test_samples_come_with_hidden_ground_truth(sample):
+    from napari.layers import Image, Labels
+
+    (image, place, kind), (truth, extra, other) = sample()
+    assert (kind, other) == ("image", "labels")
+    assert image.shape == truth.shape and truth.max() > 10
+    assert place.get("scale") == extra.get("scale") and extra["visible"] is False
+    Image(image, **place)
+    Labels(truth, **extra)

@@ -16,10 +16,13 @@ from qtpy.QtCore import QEvent, QTimer
 from napari_interformer import adapting, checkpoint, journal
 from napari_interformer.boxes import BOXES
 from napari_interformer.checkpoint import load_model, models
+from napari_interformer.clicks import CLICKS
 from napari_interformer.encoding import CPU_BATCH
 from napari_interformer.files import read_image
-from napari_interformer.layers import CLICKS, GREEN, LABELS, RED, LayerLabels, cells_sample, nuclei_sample
+from napari_interformer.labels import LABELS, LayerLabels
+from napari_interformer.layers import GREEN, RED
 from napari_interformer.prompts import Box, BoxPrompt, Click
+from napari_interformer.samples import cells_sample, nuclei_sample
 from napari_interformer.store import Store
 from napari_interformer.widget import Panel
 from window import PATIENCE, PLENTY, BrightModel, Hands, squares

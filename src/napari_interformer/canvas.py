@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from napari.utils.notifications import show_warning
 from qtpy.QtCore import QTimer
 
-from napari_interformer.layers import ClickLayer, put_away
+from napari_interformer.clicks import ClickLayer, put_away
 from napari_interformer.screen import Screen
 
 if TYPE_CHECKING:

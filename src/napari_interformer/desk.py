@@ -15,17 +15,8 @@ from napari.utils.notifications import show_info, show_warning
 from qtpy.QtCore import QTimer
 
 from napari_interformer.annotator import Annotator, sentence
-from napari_interformer.layers import (
-    PLACE,
-    LayerLabels,
-    Stroke,
-    copied,
-    finest,
-    lay_over,
-    made_for,
-    place,
-    writable,
-)
+from napari_interformer.labels import LayerLabels, Stroke, copied, lay_over, made_for, writable
+from napari_interformer.layers import PLACE, finest, place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -35,10 +26,11 @@ if TYPE_CHECKING:
     from qtpy.QtCore import QObject
 
     from napari_interformer.canvas import Canvas
+    from napari_interformer.clicks import ClickLayer
     from napari_interformer.features import Features
     from napari_interformer.keys import Keys
     from napari_interformer.lane import Lane
-    from napari_interformer.layers import ClickLayer, Source
+    from napari_interformer.layers import Source
     from napari_interformer.model import InterFormer
     from napari_interformer.notes import Notes
     from napari_interformer.prompts import Click

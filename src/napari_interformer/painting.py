@@ -36,7 +36,7 @@ class LabelImage(Protocol):
 
 
 class LabelArray(LabelImage, Protocol):
-    """A label image: NumPy, memory-mapped, zarr or a napari layer behind `layers.LayerLabels`."""
+    """A label image: NumPy, memory-mapped, zarr or a napari layer behind `labels.LayerLabels`."""
 
     def __setitem__(self, key: Any, value: Any, /) -> None:
         """Write a box."""

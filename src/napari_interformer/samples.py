@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     Image = NDArray[np.generic]
     Labels = NDArray[np.int32]
 
-__all__ = ["FAMILIES", "VOLUMES", "cells", "nuclei_stack", "synthetic", "synthetic_stack"]
+__all__ = [
+    "FAMILIES",
+    "VOLUMES",
+    "cells",
+    "cells_sample",
+    "nuclei_sample",
+    "nuclei_stack",
+    "synthetic",
+    "synthetic_stack",
+]
 
 
 def synthetic(
@@ -151,3 +160,19 @@ def nuclei_stack(
     signal += 0.15 * gaussian_filter(signal, (2, 12, 12)) + 0.05
     counts = rng.poisson(signal * 100) / 100 + rng.normal(0, 0.01, shape)
     return np.asarray(np.clip(counts * 9_000 + 300, 0, 65_535), np.uint16), labels
+
+
+def cells_sample() -> list[tuple[Any, dict[str, Any], str]]:
+    """Return the 2-D sample for File > Open Sample: an image, and its ground truth, hidden."""
+    image, truth = cells()
+    return [(image, {"name": "cells"}, "image"), (truth, {"name": "cells truth", "visible": False}, "labels")]
+
+
+def nuclei_sample() -> list[tuple[Any, dict[str, Any], str]]:
+    """Return the 3-D sample for File > Open Sample: planes lie twice as far apart as pixels."""
+    image, truth = nuclei_stack()
+    place = {"scale": (2.0, 1.0, 1.0)}
+    return [
+        (image, {"name": "nuclei", **place}, "image"),
+        (truth, {"name": "nuclei truth", "visible": False, **place}, "labels"),
+    ]

@@ -24,8 +24,9 @@ from napari_interformer.encodes import Encodes
 from napari_interformer.form import DEFAULT_MODEL, Form
 from napari_interformer.image import write_labels
 from napari_interformer.keys import CTRL, Keys
+from napari_interformer.labels import labels_of, made_for, new_labels
 from napari_interformer.lane import Job, Lane
-from napari_interformer.layers import finest, labels_of, made_for, new_labels
+from napari_interformer.layers import finest
 from napari_interformer.notes import Notes
 from napari_interformer.prompts import Box, Click, blank, draw_click
 from napari_interformer.shelf import Shelf, features_for
@@ -39,9 +40,11 @@ if TYPE_CHECKING:
     from qtpy.QtGui import QCloseEvent
 
     from napari_interformer.annotator import Annotator
+    from napari_interformer.clicks import ClickLayer
     from napari_interformer.encoding import Part, Progress
     from napari_interformer.features import Features
-    from napari_interformer.layers import ClickLayer, LayerLabels, Source
+    from napari_interformer.labels import LayerLabels
+    from napari_interformer.layers import Source
     from napari_interformer.model import InterFormer
     from napari_interformer.train import Progress as Learnt
 

@@ -1,0 +1,303 @@
+"""A Points layer as the clicks of the current object, and its boxes beside them. No Qt.
+
+Enters: points that somebody adds, moves, flips or deletes, with napari's own tools. Leaves: clicks in data pixels, in the order
+in which they were made, behind the boxes. A layer that nobody clicks on any more is put away, or left for whoever goes on.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Points
+from napari.layers.base import ActionType
+
+from napari_interformer.boxes import BoxLayer
+from napari_interformer.layers import GREEN, RED
+from napari_interformer.prompts import BoxPrompt, Click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from napari.layers import Labels
+    from numpy.typing import NDArray
+
+    from napari_interformer.layers import Source
+    from napari_interformer.prompts import Given
+
+CLICKS = "InterFormer clicks"
+_POSITIVE = "positive"  # the feature column that says what a point means
+_LEFT = "napari-interformer object"  # in the metadata of a click layer that was left: the Labels layer, and the object
+_PUT_AWAY = "napari-interformer put away"  # in the metadata of a click layer that nobody uses
+_ON_SCREEN = (9, 14)  # pixels; zoomed in or out, points stay visible and never hide small objects
+
+
+class ClickLayer:
+    """A Points layer as an ordered list of clicks, and boxes beside it. The points are the truth; this only reads and writes.
+
+    Parameters
+    ----------
+    source : Source
+        The image that is clicked on.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        place = source.placement()
+        self.layer = Points(
+            np.empty((0, len(place["scale"]))),
+            features={_POSITIVE: np.empty(0, bool)},
+            feature_defaults={_POSITIVE: [True]},
+            face_color=_POSITIVE,
+            face_color_cycle={True: GREEN, False: RED},
+            border_color="white",
+            border_width=0.15,
+            size=max(8, source.side / 60),
+            canvas_size_limits=_ON_SCREEN,
+            name=CLICKS,
+            **place,
+        )
+        self.boxes = BoxLayer(source, GREEN)
+        self._writing = False
+        self._held: tuple[Click, ...] | None = None  # what there was before the drag that is going on
+        self._count = 0  # points that there were when somebody was last told
+        self._told: list[Callable[[], None]] = []
+        self.expected: Callable[[Click], None] = lambda _: None  # told of clicks that are about to come
+        self.moved: Callable[[], None] = lambda: None  # told that `possible` may be another one
+        self._mouse: Sequence[float] = ()  # where it was last, in the world
+        self._right = False  # whether the right button was pressed there, for a negative point
+        self._positive = True
+        self.layer.mouse_drag_callbacks.append(self._pressed)
+        self.layer.mouse_move_callbacks.append(self._moved)
+        self.layer.events.data.connect(self._on_data)
+        self.layer.events.features.connect(self._flipped)
+        self.layer.events.feature_defaults.connect(self._keep_sign)
+        self.layer.selected_data.events.items_changed.connect(self._selected)
+
+    def fits(self, source: Source) -> bool:
+        """Whether the layer lies where clicks on another source would; from now on it is that one's, if so."""
+        if source.image is not self.source.image or source.axis != self.source.axis:
+            return False
+        if self.layer.ndim != source.ndim:  # the image got data with more or fewer axes
+            return False
+        self.source = self.boxes.source = source
+        return True
+
+    def connect(self, told: Callable[[], None]) -> None:
+        """Call `told` whenever somebody adds, removes, moves or flips points, or draws, moves or deletes boxes."""
+        self._told.append(told)
+        self.boxes.told = told
+
+    def disconnect(self) -> None:
+        """Stop listening to the layer."""
+        self._told.clear()
+        self.layer.mouse_drag_callbacks.remove(self._pressed)
+        self.layer.mouse_move_callbacks.remove(self._moved)
+        self.layer.events.data.disconnect(self._on_data)
+        self.layer.events.features.disconnect(self._flipped)
+        self.layer.events.feature_defaults.disconnect(self._keep_sign)
+        self.layer.selected_data.events.items_changed.disconnect(self._selected)
+
+    def put_away(self) -> None:
+        """Stop listening, and leave the layer in the viewer, empty, for `put_away` to find.
+
+        A Points layer must be there, and be visible, when the image is removed from above or below a Labels layer: without
+        one, napari 0.9 with vispy 0.17 dies of a segmentation fault at the next drawing.
+        """
+        self.disconnect()
+        self.write(())
+        self.layer.mode = "pan_zoom"  # or points would be added to what nobody reads
+        self.layer.metadata[_PUT_AWAY] = True
+
+    def leave(self, labels: Labels, label: int, boxes: Iterable[BoxPrompt] = ()) -> None:
+        """Stop listening, and leave the points of an object, and some boxes, in the viewer, for `take_over` to find.
+
+        Its label is 0 if there is nothing of it in the labels.
+        """
+        self.disconnect()
+        self.layer.mode = "pan_zoom"
+        self.layer.metadata[_LEFT] = (self.source.image.unique_id, labels.unique_id, label, tuple(boxes))
+
+    def take_over(
+        self, layers: Iterable[Any], labels: Labels
+    ) -> tuple[Points, int, tuple[Given, ...]] | None:
+        """Return a layer of points that was left (see `leave`) on the same image and labels, its object, boxes and clicks."""
+        made = self.source.image.unique_id, labels.unique_id
+        for one in layers:
+            if isinstance(one, Points) and (left := one.metadata.get(_LEFT)) and left[:2] == made:
+                return one, left[2], (*left[3], *self._clicks(one))
+        return None
+
+    def _clicks(self, layer: Points) -> tuple[Click, ...]:
+        signs = np.asarray(layer.features[_POSITIVE], bool)
+        return tuple(
+            self.source.click(layer.data_to_world(point), bool(sign))
+            for point, sign in zip(layer.data, signs, strict=True)
+        )
+
+    def _pressed(self, layer: Points, event: Any) -> None:
+        # napari adds the point when the button, whichever it is, is released where it was pressed.
+        self._right = layer.mode == "add" and event.button == 2
+        if layer.mode == "add" and event.button in (1, 2):
+            self._mouse = event.position
+            self.expected(self.possible)
+
+    def _moved(self, layer: Points, event: Any) -> None:
+        self._right = False
+        if layer.mode == "add":
+            self._mouse = event.position
+            self.moved()
+
+    @property
+    def possible(self) -> Click:
+        """The click that the next point would be, were it where the mouse was last."""
+        place = self.layer.data_to_world(self.layer.world_to_data(self._mouse))
+        return self.source.click(place, self.positive and not self._right)
+
+    def _on_data(self, event: Any) -> None:
+        # Points tell before and after an edit. The indices that come along have been wrong, so the layer is read anew.
+        if str(event.action) == "changing":
+            self._held = self._read()
+        elif str(event.action) in ("added", "removed", "changed"):
+            if str(event.action) == "added" and self._right:
+                self._make_last_negative()
+            self._changed()
+
+    def _make_last_negative(self) -> None:
+        self._writing, self._right = True, False
+        try:
+            self._sign([*self._read()[:-1], replace(self._read()[-1], positive=False)])
+            self._keep_sign()
+        finally:
+            self._writing = False
+
+    def _flipped(self, _: Any) -> None:
+        # While points are dragged napari tells of each move here, and of the data not before the button is released.
+        if not self.layer.events.data.blocked():
+            self._changed()
+
+    def _selected(self, *_: Any) -> None:
+        # Of points that are pasted napari tells nothing but that they are selected.
+        if len(self.layer.data) > self._count:
+            self._changed()
+
+    def _changed(self) -> None:
+        self._held = None
+        self._count = len(self.layer.data)
+        # While a point is being added its coordinates are there a moment before its features.
+        if not self._writing and len(self.layer.data) == len(self.layer.features):
+            for told in tuple(self._told):
+                told()
+
+    @property
+    def positive(self) -> bool:
+        """Whether the next point will be positive."""
+        return self._positive
+
+    @positive.setter
+    def positive(self, value: bool) -> None:
+        self._positive = bool(value)
+        self._keep_sign()
+
+    def _keep_sign(self, _: Any = None) -> None:
+        # napari would make the next point like those that are selected, and forgets what to make where there are none.
+        if bool(self.layer.feature_defaults[_POSITIVE][0]) != self._positive:
+            self.layer.feature_defaults = {_POSITIVE: [self._positive]}
+
+    def read(self) -> tuple[Given, ...]:
+        """Return the boxes, and the clicks that the points stand for, in the order in which they were made.
+
+        Points that are being dragged count where they were.
+        """
+        return (*self.boxes.read(), *self._read())
+
+    def _read(self) -> tuple[Click, ...]:
+        return self._clicks(self.layer) if self._held is None else self._held
+
+    def write(self, given: Iterable[Given]) -> None:
+        """Show these boxes and clicks; points that stay are not moved, so that fractions of a pixel survive."""
+        self._held = None
+        given = tuple(given)
+        self.boxes.write(prompt for prompt in given if isinstance(prompt, BoxPrompt))
+        layer, shown = self.layer, self._read()
+        wanted = tuple(prompt for prompt in given if isinstance(prompt, Click))
+        kept = len(wanted)
+        self._writing = True
+        try:
+            # Each of these makes napari draw the layer anew, so what undo, redo and commit do not need is left out.
+            if wanted == shown[:kept]:
+                if layer.selected_data:
+                    layer.selected_data = {index for index in layer.selected_data if index < kept}
+                self._put(layer.data[:kept])
+            elif wanted[: len(shown)] == shown:
+                added = wanted[len(shown) :]
+                self._put(np.concatenate([layer.data, self._places(added)]))
+                if any(click.positive != self.positive for click in added):
+                    self._sign(wanted)
+            else:
+                self._rewrite(shown, wanted)
+            self._keep_sign()
+        finally:
+            self._writing = False
+            self._count = len(layer.data)
+
+    def _rewrite(self, shown: Sequence[Click], wanted: Sequence[Click]) -> None:
+        layer, there = self.layer, defaultdict[Click, list[int]](list)
+        for index, click in enumerate(shown):
+            there[click].append(index)
+        points, selected = self._places(wanted), set()
+        for index, click in enumerate(wanted):
+            if there[click]:
+                before = there[click].pop(0)
+                points[index] = layer.data[before]
+                if before in layer.selected_data:
+                    selected.add(index)
+        layer.selected_data = set()
+        self._put(points)
+        self._sign(wanted)
+        layer.selected_data = selected
+
+    def _put(self, points: NDArray[np.float64]) -> None:
+        """Set the points, and tell once: napari tells before and after, and its viewer looks at every layer each time."""
+        with self.layer.events.data.blocker():
+            self.layer.data = points
+        self.layer.events.data(
+            value=self.layer.data,
+            action=ActionType.CHANGED,
+            data_indices=tuple(range(len(points))),
+            vertex_indices=((),),
+        )
+
+    def _places(self, clicks: Sequence[Click]) -> NDArray[np.float64]:
+        """Return where the points of these clicks lie, (N, axes of the layer)."""
+        places = [self.layer.world_to_data(self.source.world(click.position)) for click in clicks]
+        return np.array(places, float).reshape(-1, self.layer.ndim)
+
+    def _sign(self, clicks: Sequence[Click]) -> None:
+        self.layer.features = {_POSITIVE: np.array([click.positive for click in clicks], bool)}
+
+    def flip_selected(self) -> None:
+        """Turn the selected points from positive to negative and back.
+
+        Raises
+        ------
+        ValueError
+            If none is selected.
+        """
+        chosen = sorted(self.layer.selected_data)
+        if not chosen:
+            raise ValueError(
+                "Flip takes at least one selected point; got none: press 3 (select points) and click on one."
+            )
+        signs = np.array(self.layer.features[_POSITIVE], bool)
+        signs[chosen] ^= True
+        self.layer.features = {_POSITIVE: signs}  # tells whoever is connected
+
+
+def put_away(layers: Iterable[Any]) -> list[Points]:
+    """Return those of some layers that held clicks once and were put away."""
+    return [
+        one for one in layers if isinstance(one, Points) and one.metadata.get(_PUT_AWAY) and not len(one.data)
+    ]

@@ -1,0 +1,318 @@
+"""A Labels layer as the label image of a session. No Qt.
+
+Enters: a layer that is made for the image, or that somebody brought, such as a file. Leaves: an array for the session, which
+reads boxes and writes only what changed. The functions say which layers will do, and see that they lie over the image.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Labels
+
+from napari_interformer.image import read_only
+from napari_interformer.layers import PLACE, finest, place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from napari.layers import Image
+    from numpy.typing import NDArray
+
+    from napari_interformer.layers import Source
+
+LABELS = "InterFormer labels"
+_MADE_FOR = "napari-interformer image"  # in the metadata of a Labels layer: the image's unique_id
+_TEXTURE = 16384  # pixels; the longest side that graphics cards take
+_COPY = 4 * 10**9  # bytes; labels that can be copied into memory
+_AT_ONCE = 2**28  # bytes of them that are copied at a time
+_ROOM = 1000  # labels; more objects than a person adds to a layer
+
+
+def new_labels(source: Source, shape: Sequence[int]) -> Labels:
+    """Return an empty Labels layer (int32) that covers the image.
+
+    A plane larger than a texture would be shown coarser than it is, and drawn whole at every change. It gets coarser levels
+    that are views of the finest, so that napari shows the part on screen; its brush does not paint on such a layer.
+    """
+    made = {_MADE_FOR: source.image.unique_id}
+    return _seen(np.zeros(source.whole(shape), np.int32), name=LABELS, metadata=made, **source.placement())
+
+
+def _seen(data: NDArray[Any], **kwargs: Any) -> Labels:
+    """Return a layer of some labels, in levels where a plane is large."""
+    if max(data.shape[-2:]) > _TEXTURE:
+        levels = [data[..., :: 4**n, :: 4**n] for n in range(5)]
+        return Labels(levels, multiscale=True, **kwargs)
+    return Labels(data, **kwargs)
+
+
+def writable(layer: Labels) -> bool:
+    """Whether labels can be written to a layer, and are seen then: neither lazy nor read-only, and of one resolution."""
+    data = finest(layer)
+    # Coarser levels that are views of the finest (see `new_labels`) change with it; others would not.
+    views = not layer.multiscale or all(
+        isinstance(level, np.ndarray) and np.may_share_memory(level, data) for level in layer.data
+    )
+    return views and not hasattr(data, "dask") and not read_only(data)
+
+
+def copied(layer: Labels) -> Labels:
+    """Return an empty layer for the labels of another one, which lies where that does and can be written to.
+
+    `LayerLabels.copy` brings them over.
+
+    Raises
+    ------
+    ValueError
+        If they are too many to be kept in memory.
+    """
+    data = finest(layer)
+    size = math.prod(data.shape) * np.dtype(data.dtype).itemsize
+    if size > _COPY:
+        raise ValueError(
+            f"Labels are written to a layer in memory or in zarr; {layer.name} is neither, or read-only, and with "
+            f"{size / 1e9:.1f} GB too large to be copied: open it as a zarr that can be written to, or choose a new layer."
+        )
+    lies = {name: getattr(layer, name) for name in PLACE}
+    lies["affine"] = layer.affine.affine_matrix
+    return _seen(
+        np.zeros(data.shape, data.dtype), name=f"{layer.name} copy", metadata=dict(layer.metadata), **lies
+    )
+
+
+def labels_of(image: Image, layers: Iterable[Any]) -> Labels | None:
+    """Return the topmost of some layers that `new_labels` made for an image."""
+    made = [one for one in layers if isinstance(one, Labels) and made_for(one, image)]
+    return made[-1] if made else None
+
+
+def made_for(layer: Labels, image: Image) -> bool:
+    """Whether `new_labels` made a layer for an image, or `lay_over` laid it there."""
+    return bool(layer.metadata.get(_MADE_FOR) == image.unique_id)
+
+
+def lay_over(layer: Labels, source: Source) -> bool:
+    """See that a Labels layer of the image's shape is seen where the image is; tell whether it had to be laid there.
+
+    A label file that is opened knows nothing of where the image lies. Nobody placed it, so it is placed, and follows the
+    image from now on.
+
+    Raises
+    ------
+    ValueError
+        If it has other axes than the image to napari, or somebody placed it elsewhere.
+    """
+    image, shape = source.image, finest(layer).shape
+    if made_for(layer, image):
+        return False
+    if len(shape) != source.ndim:
+        raise ValueError(
+            f"Labels of {image.name} take an axis of length 1 in place of channel axis {source.axis}, or napari lays other "
+            f"axes there; {layer.name} has shape {tuple(shape)}: give it that axis with numpy.expand_dims, or choose a new "
+            "layer."
+        )
+    kept = [i for i in range(len(shape)) if i == 0 or i != source.axis]
+    pairs = zip(source.placement()["units"], layer.units, strict=True)
+    factors = [_factor(unit, other) for unit, other in pairs]
+    lies = unplaced = True
+    for corner in product(*((0, n - 1) for n in shape)):
+        pixel = np.array(corner)[kept]
+        found = layer.world_to_data(np.multiply(source.world(pixel.tolist()), factors))
+        # Half a pixel, and more at the far end of a large image, since files round pixel sizes.
+        lies &= bool(np.all(np.abs(np.array(found)[kept] - pixel) <= 0.5 + np.array(shape)[kept] / 1000))
+        unplaced &= np.allclose(layer.data_to_world(corner), corner)
+    if not lies and not unplaced:
+        raise ValueError(
+            f"Labels are written where the image is; {layer.name} lies elsewhere than {image.name}: copy the image's scale and "
+            "transforms (right-click on it) and apply them to the labels, or choose a new layer."
+        )
+    if not lies:
+        layer.metadata[_MADE_FOR] = image.unique_id
+        place(layer, source)
+    return not lies
+
+
+def _factor(unit: Any, other: Any) -> float:
+    """Return how many of another unit one makes; 1 where they measure different things, such as pixels and nanometers."""
+    return float((1 * unit).to(other).magnitude) if unit.is_compatible_with(other) else 1.0
+
+
+class LayerLabels:
+    """A Labels layer as the label array of a session: reads boxes, writes only the pixels that change.
+
+    Writing goes through the layer, so that it shows the change at once and its own history knows of it.
+
+    Parameters
+    ----------
+    layer : Labels
+        New or somebody's work of years; nothing is erased.
+    axis : int or None
+        An axis of length 1 to leave out: where the image has its channels.
+
+    Raises
+    ------
+    ValueError
+        If the layer cannot be written to.
+    """
+
+    def __init__(self, layer: Labels, axis: int | None = None) -> None:
+        data = finest(layer)
+        if not writable(layer):
+            raise ValueError(
+                f"Labels are written to a layer in memory or in zarr; {layer.name} is multiscale, lazy or read-only: choose "
+                "a new layer."
+            )
+        self.layer, self.array = layer, data
+        self.axis = axis if axis and len(data.shape) > axis and data.shape[axis] == 1 else None
+        self.shape = tuple(int(n) for i, n in enumerate(data.shape) if i != self.axis)
+        self.dtype: np.dtype[Any] = np.dtype(data.dtype)
+        self.writing = False  # so that listeners can tell our edits from a person's
+        self._filled = np.zeros(self.shape[:-2], np.int64)  # pixels of each plane that have a label
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        """Read plane indices and slices, as of an array."""
+        parts = list(key) if isinstance(key, tuple) else [key]
+        if parts == [...]:
+            parts = []
+        parts += [slice(None)] * (len(self.shape) - len(parts))
+        if self.axis is not None:
+            parts.insert(self.axis, 0)
+        return np.asarray(finest(self.layer)[tuple(parts)])
+
+    def __setitem__(self, key: Any, values: Any) -> None:
+        """Write a box: plane indices, then two slices with bounds."""
+        *plane, rows, columns = key
+        before = self[key]
+        y, x = np.nonzero(before != values)
+        if y.size == 0:
+            return
+        indices = [*(np.full(y.size, i) for i in plane), y + rows.start, x + columns.start]
+        if self.axis is not None:
+            indices.insert(self.axis, np.zeros_like(y))
+        after = np.broadcast_to(values, before.shape)[y, x]
+        change = np.count_nonzero(after) - np.count_nonzero(before[y, x])  # now: `before` is a view
+        self._put(tuple(indices), after)
+        self._filled[tuple(plane)] += change
+
+    def _put(self, indices: tuple[NDArray[np.intp], ...], values: NDArray[Any] | int) -> None:
+        self.writing = True
+        try:
+            if self.layer.multiscale:
+                finest(self.layer)[indices] = values
+                self.layer.refresh(thumbnail=False, highlight=False, extent=False)
+            else:
+                self.layer.data_setitem(indices, values)
+        finally:
+            self.writing = False
+
+    def repaint(self, indices: tuple[NDArray[np.intp], ...], values: NDArray[Any] | int) -> None:
+        """Write single pixels, by their indices into the layer's data."""
+        change = np.not_equal(values, 0).astype(int) - (np.asarray(finest(self.layer)[indices]) != 0)
+        self._put(indices, values)
+        planes = tuple(index for i, index in enumerate(indices[:-2]) if i != self.axis)
+        if planes:
+            np.add.at(self._filled, planes, change)
+        else:
+            self._filled += change.sum()
+
+    def make_room(self, highest: int) -> None:
+        """Let the layer hold many more labels than the highest there is, as int32: a saved file has the smallest type.
+
+        A layer on disk keeps its type, since what is written to it has to stay there.
+        """
+        layer = self.layer
+        small = self.dtype.itemsize < 4 and np.iinfo(self.dtype).max - highest < _ROOM
+        if not small or layer.multiscale or type(self.array) is not np.ndarray:
+            return
+        self.array = self.array.astype(np.int32)
+        self.dtype = self.array.dtype
+        # A hidden layer would go on believing in the type that it last drew, and write other numbers than it is given.
+        visible, layer.visible = layer.visible, True
+        layer.data = self.array
+        layer.visible = visible
+
+    @property
+    def axis_labels(self) -> tuple[str, ...]:
+        """What napari calls the axes."""
+        return tuple(str(name) for i, name in enumerate(self.layer.axis_labels) if i != self.axis)
+
+    @property
+    def pixel_size(self) -> tuple[list[float], str | None]:
+        """Pixel size per axis, and its unit, which is that of X; None for pixels.
+
+        A file has one unit for all lengths, while napari has one for each axis. What is no length, such as time, keeps its
+        own number.
+        """
+        unit = self.layer.units[-1]
+        scale = [
+            abs(float(size)) * _factor(own, unit)  # a mirrored layer's pixels are no smaller
+            for i, (size, own) in enumerate(zip(self.layer.scale, self.layer.units, strict=True))
+            if i != self.axis
+        ]
+        return scale, None if str(unit) == "pixel" else str(unit)
+
+    @property
+    def annotated(self) -> NDArray[np.bool_]:
+        """Which planes hold labels, as far as `survey` and what was written since tell: bool, the leading axes' shape."""
+        return self._filled > 0
+
+    def copy(self, source: Labels) -> None:
+        """Bring over the labels of another layer, where nobody has painted yet; a worker thread may do it, then `refresh`."""
+        array, target = finest(source), self.array
+        rows = max(1, _AT_ONCE // target[:1].nbytes)  # so that a lazy array's chunks are read about once
+        for first in range(0, len(target), rows):
+            part = target[first : first + rows]
+            np.copyto(part, np.asarray(array[first : first + rows]), where=part == 0)
+
+    def survey(self, planes: Iterable[tuple[int, ...]] | None = None) -> int:
+        """Count which pixels of some planes, or of all, have a label, and return the highest label there.
+
+        It reads all of them, so let a worker thread do it.
+        """
+        highest = 0
+        for plane in np.ndindex(self._filled.shape) if planes is None else planes:
+            labels = self[plane or ...]
+            self._filled[plane] = np.count_nonzero(labels)
+            highest = max(highest, int(labels.max(initial=0)))
+        return highest
+
+
+class Stroke:
+    """What was painted on a Labels layer at one go, by brush, bucket or polygon.
+
+    Parameters
+    ----------
+    labels : LayerLabels
+        The layer.
+    edits : sequence
+        What napari tells of it (`Labels.events.paint`): its pixels, what they were and what they became.
+    """
+
+    def __init__(self, labels: LayerLabels, edits: Sequence[Any]) -> None:
+        self._labels, self._edits = labels, tuple(edits)
+
+    def take_back(self) -> None:
+        """Give its pixels what they had before."""
+        for edit in reversed(self._edits):
+            indices, before, _ = _pixels(edit)
+            self._labels.repaint(indices, before)
+
+    def make(self) -> None:
+        """Paint it again."""
+        for edit in self._edits:
+            indices, _, after = _pixels(edit)
+            self._labels.repaint(indices, after)
+
+
+def _pixels(edit: tuple[Any, ...]) -> tuple[tuple[NDArray[np.intp], ...], NDArray[Any], Any]:
+    """Return the indices of an edit's pixels, what they were, and what they became."""
+    if len(edit) == 3:  # napari up to 0.8, and `data_setitem`
+        return edit
+    box, mask, before, after = edit  # slices; all pixels of the box if the mask is None
+    mask = np.ones(before.shape, bool) if mask is None else mask
+    places = zip(np.nonzero(mask), box, strict=True)
+    return tuple(index + part.start for index, part in places), before.ravel(), after

@@ -1,0 +1,104 @@
+"""Points to clicks and back: no window, no Qt."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from napari.layers import Image
+from napari.layers.base import ActionType
+from napari.utils.colormaps.standardize_color import transform_color
+
+from napari_interformer.clicks import ClickLayer
+from napari_interformer.layers import GREEN, Source
+from napari_interformer.prompts import Click
+
+
+def test_points_between_pixels_belong_to_the_nearest_and_are_not_moved():
+    clicks = ClickLayer(Source((Image(np.zeros((9, 9), np.uint8)),)))
+    clicks.layer.add([[2.4, 3.6], [5.2, 5.2]])
+    assert [click.position for click in clicks.read()] == [(2, 4), (5, 5)]
+    clicks.write((*clicks.read()[:1], Click((), 7, 7, False)))
+    np.testing.assert_allclose(clicks.layer.data, [[2.4, 3.6], [7, 7]])
+    assert [click.positive for click in clicks.read()] == [True, False]
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_whatever_is_written_over_whatever_was_there_is_shown(rng, positive):
+    clicks = ClickLayer(Source((Image(np.zeros((9, 9), np.uint8)),)))
+    clicks.positive = positive
+    pool = [Click((), y, x, sign) for y in range(2) for x in range(2) for sign in (True, False)]
+    before: list[Click] = []
+    for _ in range(60):
+        # undo and redo, which take the short ways, are as frequent as anything else
+        cut, more = rng.integers(0, len(before) + 1), rng.integers(0, 4)
+        wanted = before[: cut if rng.random() < 0.5 else None]
+        wanted = wanted + [pool[i] for i in rng.integers(0, len(pool), more)]
+        if rng.random() < 0.3:
+            rng.shuffle(wanted)
+        clicks.layer.selected_data = set(np.flatnonzero(rng.random(len(before)) < 0.5))
+        clicks.positive = positive  # selecting points makes napari take over what they are
+        clicks.write(wanted)
+        assert clicks.read() == tuple(wanted) and clicks.positive == positive
+        assert clicks.layer.selected_data <= set(range(len(wanted)))
+        green = transform_color(GREEN)[0]
+        assert [(color == green).all() for color in clicks.layer.face_color] == [c.positive for c in wanted]
+        before = wanted
+
+
+def test_every_edit_of_the_points_is_told_and_our_own_are_not():
+    clicks = ClickLayer(Source((Image(np.zeros((9, 9), np.uint8)),)))
+    seen = []
+    clicks.connect(lambda: seen.append(clicks.read()))
+    clicks.layer.add([[1, 1], [2, 2]])
+    assert seen[-1] == (Click((), 1, 1), Click((), 2, 2))
+    clicks.layer.selected_data = {0}
+    clicks.flip_selected()
+    assert seen[-1] == (Click((), 1, 1, False), Click((), 2, 2))
+    clicks.layer.remove_selected()
+    assert seen[-1] == (Click((), 2, 2),)
+    clicks.layer.data = [[3, 3]]
+    assert seen[-1] == (Click((), 3, 3),)
+    count, heard = len(seen), []
+    clicks.layer.events.data.connect(lambda event: heard.append((str(event.action), len(event.value))))
+    clicks.write(())
+    assert len(seen) == count and clicks.read() == ()
+    assert heard == [("changed", 0)]  # once, though napari would tell twice
+    clicks.positive = False
+    clicks.write(())
+    assert not clicks.positive
+    clicks.layer.add([[1, 1]])
+    clicks.positive = True
+    clicks.layer.selected_data = {0}  # napari would make the next point red, as this one is
+    clicks.layer.add([[2, 2]])
+    assert [click.positive for click in clicks.read()] == [False, True]
+    clicks.layer.selected_data = set()
+    with pytest.raises(ValueError, match="at least one selected point"):
+        clicks.flip_selected()
+
+
+def test_points_that_are_dragged_count_where_they_were_until_they_are_let_go():
+    clicks = ClickLayer(Source((Image(np.zeros((9, 9), np.uint8)),)))
+    layer, seen = clicks.layer, []
+    layer.add([[1, 1], [2, 2]])
+    before = clicks.read()
+    clicks.connect(lambda: seen.append(clicks.read()))
+
+    def tell(action):
+        layer.events.data(value=layer.data, action=action, data_indices=(1,), vertex_indices=((),))
+        layer.events.features()
+
+    with pytest.raises(ValueError, match="inhomogeneous"):
+        layer.data = [[1, 2], [3]]  # napari told that something was to change
+    clicks.layer.selected_data = {0}
+    clicks.flip_selected()
+    clicks.flip_selected()
+    assert [read[0].positive for read in seen] == [False, True]
+    seen.clear()
+    layer.events.data(value=layer.data, action=ActionType.CHANGING, data_indices=(1,), vertex_indices=((),))
+    for x in (30, 5):  # as napari does while the mouse moves, outside too
+        with layer.events.data.blocker():
+            layer.data[1] = 4, x
+            tell(ActionType.CHANGED)
+        assert clicks.read() == before and not seen
+    tell(ActionType.CHANGED)
+    assert set(seen) == {(Click((), 1, 1), Click((), 4, 5))}

@@ -1,0 +1,164 @@
+"""Labels layers to label arrays: no window, no Qt."""
+
+from __future__ import annotations
+
+import dask.array as da
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from napari.layers import Image, Labels
+
+from napari_interformer.labels import LayerLabels, copied, lay_over, made_for, new_labels
+from napari_interformer.layers import Source, finest
+
+
+def test_labels_that_nobody_placed_are_laid_over_the_image():
+    image = Image(
+        np.zeros((3, 31, 41), np.uint8), scale=(2, 0.5, 0.5), translate=(0, 10, 20), units=("um",) * 3
+    )
+    source = Source((image,))
+    opened = Labels(np.zeros((3, 31, 41), int))
+    assert lay_over(opened, source) and not lay_over(opened, source)
+    assert opened.data_to_world((1, 2, 3)) == image.data_to_world((1, 2, 3)) and opened.units == image.units
+    assert made_for(opened, image)  # and goes where the image goes
+    there = {"scale": (2000, 500.1, 499.9), "translate": (0, 1e4, 2e4), "units": ("nm",) * 3}
+    assert not lay_over(Labels(np.zeros((3, 31, 41), int), **there), source)
+    moved = Labels(np.zeros((3, 31, 41), int), name="moved", translate=(0, 0, 9))
+    with pytest.raises(ValueError, match=r"moved lies elsewhere than Image"):
+        lay_over(moved, source)
+    assert moved.translate.tolist() == [0, 0, 9]
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_labels_are_laid_over_an_image_with_channels_if_napari_can(axis):
+    image = Image(np.zeros((2, 2, 31, 41), np.uint8), scale=(3, 2, 0.5, 0.5))
+    source = Source((image,), axis, (0,))
+    flat = Labels(np.zeros((2, 31, 41), int), name="flat")
+    if axis:
+        with pytest.raises(ValueError, match=r"axis of length 1.*flat has shape \(2, 31, 41\)"):
+            lay_over(flat, source)
+        flat = Labels(np.expand_dims(flat.data, axis))
+    assert lay_over(flat, source)
+    ours = new_labels(source, (2, 31, 41))
+    assert flat.data_to_world((1, 0, 2, 3)) == ours.data_to_world((1, 0, 2, 3))
+
+
+@pytest.mark.parametrize("kind", ["numpy", "zarr"])
+def test_only_changed_pixels_are_written_and_the_layer_can_undo_it(kind):
+    there = np.zeros((3, 20, 20), np.uint16)
+    there[1, 2:4, 2:4] = 5
+    layer = Labels(there.copy() if kind == "numpy" else zarr.array(there))
+    labels = LayerLabels(layer)
+    assert labels.shape == (3, 20, 20) and labels.dtype == np.uint16
+    told = []
+    layer.events.paint.connect(lambda event: told.append(event.value))
+    box = (1, slice(0, 6), slice(0, 6))
+    wanted = np.asarray(labels[box]).copy()
+    wanted[3:, 3:] = 9
+    labels[box] = wanted
+    np.testing.assert_array_equal(np.asarray(layer.data)[1, :6, :6], wanted)
+    indices, before, after = told[0][0]
+    assert len(indices[0]) == 9 and set(np.unique(before)) == {0, 5} and np.all(np.asarray(after) == 9)
+    labels[box] = wanted
+    assert len(told) == 1  # nothing changed, nothing written
+    layer.undo()
+    np.testing.assert_array_equal(np.asarray(layer.data), there)
+
+
+def test_labels_of_a_huge_plane_have_coarser_levels_that_change_with_it(monkeypatch):
+    monkeypatch.setattr("napari_interformer.labels._TEXTURE", 500)
+    layer = new_labels(Source((Image(np.zeros((600, 600))),)), (600, 600))
+    labels = LayerLabels(layer)
+    labels[slice(256, 260), slice(250, 254)] = np.full((4, 4), 3)
+    assert layer.multiscale and labels.shape == (600, 600) and labels.annotated
+    assert [int((np.asarray(level) == 3).sum()) for level in layer.data] == [16, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("visible", [True, False])
+def test_a_layer_that_is_nearly_full_is_made_wider_and_one_on_disk_is_left(visible, tmp_path):
+    there = np.full((20, 20), 255, np.uint8)
+    layer = Labels(there, visible=visible)
+    labels = LayerLabels(layer)
+    labels.make_room(255)
+    labels[slice(2, 4), slice(2, 4)] = np.full((2, 2), 256)
+    assert labels.dtype == np.int32 and layer.visible == visible and labels.array is layer.data
+    assert (np.asarray(layer.data) == 256).sum() == 4 and (np.asarray(layer.data) == 255).sum() == 396
+    on_disk = tifffile.memmap(tmp_path / "labels.tif", shape=(20, 20), dtype=np.uint8)
+    for data, highest in ((on_disk, 255), (there.astype(np.uint16), 255)):
+        labels = LayerLabels(Labels(data))
+        labels.make_room(highest)
+        assert labels.layer.data is data and labels.dtype == data.dtype
+
+
+@pytest.mark.parametrize(
+    ("units", "scale", "unit"),
+    [
+        (("s", "nm", "um", "um"), [5, 0.002, 0.5, 0.5], "micrometer"),
+        (("s", "pixel", "um", "mm"), [5, 2, 0.0005, 0.5], "millimeter"),
+        (None, [5, 2, 0.5, 0.5], None),
+    ],
+)
+def test_pixel_sizes_have_the_unit_of_x(units, scale, unit):
+    layer = Labels(np.zeros((2, 3, 4, 5), int), scale=(5, 2, -0.5, 0.5), units=units)
+    sizes, name = LayerLabels(layer).pixel_size
+    assert sizes == pytest.approx(scale) and name == unit
+
+
+@pytest.mark.parametrize("kind", ["tiff", "zarr"])
+def test_labels_on_disk_are_written_in_place_and_only_where_they_change(kind, tmp_path):
+    path = tmp_path / f"labels.{kind}"
+    if kind == "tiff":
+        data = tifffile.memmap(path, shape=(3, 600, 700), dtype=np.uint16, photometric="minisblack")
+    else:
+        data = zarr.create_array(
+            path, shape=(3, 600, 700), chunks=(1, 100, 100), dtype=np.uint16, fill_value=0
+        )
+    labels = LayerLabels(Labels(data))
+    labels[1, slice(210, 230), slice(620, 640)] = np.full((20, 20), 7)
+    if kind == "tiff":
+        data.flush()
+        there = tifffile.imread(path)
+    else:
+        there = zarr.open_array(path, mode="r")[:]
+        files = [one for one in path.rglob("*") if one.is_file() and one.name != "zarr.json"]
+        assert [one.relative_to(path / "c").as_posix() for one in files] == ["1/2/6"]
+    assert there.sum() == 7 * 400 and (there[1, 210:230, 620:640] == 7).all()
+
+
+@pytest.mark.parametrize("kind", ["dask", "read-only", "multiscale"])
+def test_labels_that_cannot_be_written_are_refused(kind):
+    data = np.zeros((20, 20), int)
+    frozen = data.copy()
+    frozen.flags.writeable = False
+    layer = {
+        "dask": lambda: Labels(da.zeros((20, 20), dtype=int, chunks=10)),
+        "read-only": lambda: Labels(frozen),
+        "multiscale": lambda: Labels([data, data[::2, ::2].copy()], multiscale=True),
+    }[kind]()
+    with pytest.raises(ValueError, match="choose a new layer"):
+        LayerLabels(layer)
+    layer.affine, layer.translate = [[0, 2, 3], [-1, 0, 4], [0, 0, 1]], (5, 6)
+    copy = copied(layer)
+    LayerLabels(copy)[slice(2, 4), slice(2, 4)] = np.full((2, 2), 9)
+    assert (copy.data == 9).sum() == 4 and not np.asarray(finest(layer)).any()
+    assert copy.data_to_world((2, 3)) == layer.data_to_world((2, 3))
+
+
+def test_labels_are_copied_around_what_somebody_has_painted(rng, monkeypatch):
+    monkeypatch.setattr("napari_interformer.labels._AT_ONCE", 1000)
+    there = rng.integers(0, 9, (5, 1, 20, 20), dtype=np.uint8)
+    layer = Labels(da.from_array(there, chunks=(2, 1, 20, 20)))
+    labels = LayerLabels(copied(layer), axis=1)
+    assert labels.array.dtype == np.uint8 and labels.survey() == 0
+    labels[3, slice(2, 4), slice(2, 4)] = np.full((2, 2), 12)
+    labels.copy(layer)
+    there[3, 0, 2:4, 2:4] = 12
+    np.testing.assert_array_equal(labels.layer.data, there)
+    assert labels.survey() == 12 and labels.annotated.all()
+
+
+def test_labels_that_are_too_large_to_be_copied_are_refused(monkeypatch):
+    monkeypatch.setattr("napari_interformer.labels._COPY", 20 * 20 * 4 - 1)
+    with pytest.raises(ValueError, match="too large to be copied"):
+        copied(Labels(da.zeros((20, 20), dtype=np.int32)))
