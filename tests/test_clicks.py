@@ -8,9 +8,9 @@ from napari.layers import Image
 from napari.layers.base import ActionType
 from napari.utils.colormaps.standardize_color import transform_color
 
-from napari_interformer.clicks import ClickLayer
+from napari_interformer.clicks import ClickLayer, in_turn
 from napari_interformer.layers import GREEN, Source
-from napari_interformer.prompts import Click
+from napari_interformer.prompts import Box, BoxPrompt, Click, Scribble
 
 
 def test_points_between_pixels_belong_to_the_nearest_and_are_not_moved():
@@ -102,3 +102,30 @@ def test_points_that_are_dragged_count_where_they_were_until_they_are_let_go():
         assert clicks.read() == before and not seen
     tell(ActionType.CHANGED)
     assert set(seen) == {(Click((), 1, 1), Click((), 4, 5))}
+
+
+def test_prompts_of_two_layers_keep_the_turn_in_which_they_were_made():
+    a, b, c = (Click((), n, n) for n in range(3))
+    line, other, box = Scribble((), ((5, 5), (6, 6))), Scribble((), ((7, 7),)), BoxPrompt((), Box(0, 0, 4, 4))
+    before = (box, a, line, b)
+    assert in_turn(before, (box, line, a, b)) == before
+    assert in_turn(before, (box, line, a, b, c)) == (*before, c)
+    assert in_turn(before, (line, other, a, b)) == (a, line, b, other)
+    assert in_turn(before, (box, line, c, b)) == (box, c, line, b)  # moved
+    assert in_turn(before, (box, other, a, b)) == (box, a, other, b)
+    assert in_turn(before, (line, b)) == (line, b)
+    assert in_turn((a, line, a), (line, a, a)) == (a, line, a)
+    assert in_turn((), (line, a, a)) == (line, a, a)
+
+
+def test_lines_and_clicks_are_read_in_the_order_in_which_they_were_written():
+    clicks = ClickLayer(Source((Image(np.zeros((9, 9), np.uint8)),)))
+    given = (Click((), 1, 1), Scribble((), ((2, 2), (2, 5)), False), Click((), 7, 7), Scribble((), ((4, 4),)))
+    clicks.write(given)
+    layer = clicks.shapes.layer
+    assert clicks.read() == given and layer.nshapes == 2
+    layer.data = layer.data  # somebody else set them: read anew
+    layer.events.data(action=ActionType.CHANGED)
+    assert clicks.read() == given
+    clicks.write(given[:1])
+    assert not layer.nshapes and clicks.read() == given[:1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,6 +21,7 @@ from napari_interformer.prompts import (
     BoxPrompt,
     Click,
     Mask,
+    Scribble,
     State,
     blank,
     cut,
@@ -26,6 +29,7 @@ from napari_interformer.prompts import (
     fitting_cut,
     fold,
     in_order,
+    line,
     obey,
     paste,
     region,
@@ -235,3 +239,19 @@ def test_a_box_is_snapped_to_the_least_one_on_the_grid_that_holds_it(box):
     assert all(edge % DIVISOR == 0 for edge in snapped)
     assert all(0 <= edge - on_grid < DIVISOR for edge, on_grid in zip(box[:2], snapped[:2], strict=True))
     assert all(0 <= on_grid - edge < DIVISOR for edge, on_grid in zip(box[2:], snapped[2:], strict=True))
+
+
+def test_a_line_has_all_pixels_between_its_points():
+    assert line([(3, 4)]) == [(3, 4)]
+    assert line([(0, 0), (0, 3), (2, 3)]) == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 3), (2, 3)]
+    for path in ([(0, 0), (3, 7)], [(9, 2), (1, 1), (1, 8)]):
+        pixels = line(path)
+        assert set(path) <= set(pixels)
+        assert all(max(abs(a - c), abs(b - d)) == 1 for (a, b), (c, d) in pairwise(pixels))
+
+
+def test_a_scribble_is_made_of_positions_of_any_kind():
+    scribble = Scribble.along(np.array([[2, 1.2, 3.6], [2, 1.4, 4.4], [2, 5, 4]]), np.False_)
+    assert scribble == Scribble((2,), ((1, 4), (5, 4)), False)
+    assert scribble.middle == Click((2,), 3, 4, False)
+    assert in_order([Click((), 1, 1), Scribble((), ((2, 2),)), BoxPrompt((), Box(0, 0, 4, 4))])[0].box

@@ -17,7 +17,7 @@ import napari_interformer as ni
 PACKAGE = Path(ni.__file__).parent
 NAPARI_SIDE = {
     *(
-        "boxes",
+        "drawings",
         "canvas",
         "clicks",
         "desk",
@@ -59,7 +59,7 @@ for room in {WITHOUT_WINDOW}:
 
 
 def test_layers_load_no_qt() -> None:
-    assert not loaded_by("from napari_interformer import boxes, clicks, labels, layers") & QT
+    assert not loaded_by("from napari_interformer import clicks, drawings, labels, layers") & QT
 
 
 def test_crops_know_nothing_of_the_network() -> None:

@@ -837,3 +837,64 @@ def test_a_model_for_other_features_is_not_taken():
     with pytest.raises(ValueError, match="another encoder"):
         s.change_model(other)
     assert s.model is MODEL
+
+
+def test_lines_add_and_remove_and_count_in_their_turn():
+    s = session()
+    s.click(CENTRES[0])
+    mask = s.scribble([(32, 96), (32, 100), (40, 100)])
+    np.testing.assert_array_equal(mask, (LABELS == 1) | (LABELS == 2))
+    s.click(CENTRES[2])
+    s.scribble([(30, 96), (40, 96)], positive=False)
+    assert not s.mask[30:41, 96].any() and s.mask[CENTRES[0]] and s.mask[CENTRES[2]]
+    first, green, second, red = s.prompts
+    assert s.scribbles == (green, red) and s.clicks == (first, second)
+    s.remove(0)
+    assert s.prompts == (green, second, red)
+    s.flip(0)
+    assert s.prompts == (green, Click((), *CENTRES[2], False), red)
+    assert s.undo() and s.undo() and s.prompts == (first, green, second, red)
+
+
+def test_lines_are_saved_and_replayed(tmp_path):
+    s = session()
+    s.scribble([(32, 20), (32, 40)])
+    s.click(CENTRES[1])
+    s.commit()
+    s.scribble([CENTRES[3]])
+    again = session()
+    again.load_prompts(s.save_prompts(tmp_path / "prompts.json"))
+    assert again.objects == s.objects and again.prompts == s.prompts
+    np.testing.assert_array_equal(again.labels, s.labels)
+
+
+@pytest.mark.parametrize(
+    ("positions", "told"),
+    [
+        ([], "at least one position; got none"),
+        (
+            [(5, 5), (5, 500)],
+            r"A scribble takes a position inside the image .* got \(5, 500\): draw on the image",
+        ),
+        ([(5, 5), (5, "a")], "A scribble takes positions in pixels"),
+        ([(0, 5, 5), (1, 5, 9)], "one plane"),
+        ([(0, 5, 5), (0, 5, 9)], "inside the image"),
+        (7, "A scribble takes positions in pixels"),
+    ],
+)
+def test_a_line_that_is_none_changes_nothing(positions, told):
+    s = session()
+    s.click(CENTRES[0])
+    with pytest.raises(ValueError, match=told):
+        s.scribble(positions)
+    assert len(s.prompts) == 1 and not s.scribbles
+
+
+def test_what_was_erased_comes_back_where_a_line_crosses_it():
+    s = session(live=True)
+    s.click(CENTRES[0])
+    s.labels[36:48, 16:48] = 0
+    s.scribble([(20, 20), (30, 30)])
+    assert not s.labels[36:48].any()
+    s.scribble([(30, 30), (40, 30)])
+    np.testing.assert_array_equal(s.labels == 1, LABELS == 1)

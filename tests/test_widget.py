@@ -11,12 +11,13 @@ from functools import partial
 import dask.array as da
 import numpy as np
 import pytest
+from napari.utils.colormaps.standardize_color import transform_color
 from qtpy.QtCore import QEvent, QTimer
 
 from napari_interformer import adapting, checkpoint, journal
-from napari_interformer.boxes import BOXES
 from napari_interformer.checkpoint import load_model, models
 from napari_interformer.clicks import CLICKS
+from napari_interformer.drawings import SHAPES
 from napari_interformer.encoding import CPU_BATCH
 from napari_interformer.files import read_image
 from napari_interformer.labels import LABELS, LayerLabels
@@ -425,9 +426,9 @@ def drawn(centre, reach=10, plane=()):
 
 def test_b_and_a_drag_box_an_object_and_clicks_go_on_from_there(field):
     window, centres = field
-    assert BOXES not in window.viewer.layers
+    assert SHAPES not in window.viewer.layers
     window.key_and_wait("B")
-    assert window.viewer.layers.selection.active.name == BOXES
+    assert window.viewer.layers.selection.active.name == SHAPES
     window.drag(*box_around(centres[0]))
     window.wait(lambda: window.viewer.layers.selection.active is window.points)
     window.idle()
@@ -438,15 +439,59 @@ def test_b_and_a_drag_box_an_object_and_clicks_go_on_from_there(field):
     assert area(window.labels) == 800 and len(session.prompts) == 2
     window.key_and_wait("Ctrl+Z")
     window.key_and_wait("Ctrl+Z")
-    assert not window.labels.any() and not window.viewer.layers[BOXES].data
+    assert not window.labels.any() and not window.viewer.layers[SHAPES].data
     window.key_and_wait("Ctrl+Shift+Z")
-    assert area(window.labels) == 400 and len(window.viewer.layers[BOXES].data) == 1
+    assert area(window.labels) == 400 and len(window.viewer.layers[SHAPES].data) == 1
     window.key_and_wait("C")
-    assert area(window.labels) == 400 and not window.viewer.layers[BOXES].data
+    assert area(window.labels) == 400 and not window.viewer.layers[SHAPES].data
     window.key("B")
     window.form.box.click()  # no box after all
     window.click_and_wait(centres[1])
     assert area(window.labels, 2) == 400 and not window.told
+
+
+def test_l_and_a_drag_draw_a_line_through_what_belongs_and_a_red_one_through_what_does_not(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+
+    def draw(start, end, button=None):
+        before = len(window.panel.annotator.session.scribbles)
+        button.click() if button else window.key("L")
+        assert window.viewer.layers.selection.active.name == SHAPES
+        window.drag(start, end)
+        window.wait(lambda: window.viewer.layers.selection.active is window.points)
+        window.idle()
+        assert len(window.panel.annotator.session.scribbles) == before + 1
+
+    draw(centres[0], centres[1])
+    session = window.panel.annotator.session
+    assert area(window.labels) >= 800 and window.form.object.text() == "Object 1: 1 click, a line"
+    window.click_and_wait(centres[2])  # the order of all stays
+    window.key_and_wait("T")
+    draw((centres[1][0] - 4, centres[1][1]), (centres[1][0] + 4, centres[1][1]), window.form.line)
+    click, green, other, red = session.prompts
+    assert (click.position, other.position) == (centres[0], centres[2])
+    assert green.positive and green.path[0] == centres[0] and not red.positive
+    assert not window.labels[centres[1]] and window.labels[centres[0]] == 1
+    shapes = window.viewer.layers[SHAPES]
+    assert list(shapes.shape_type) == ["path", "path"]
+    np.testing.assert_allclose(
+        shapes.edge_color, [transform_color(GREEN)[0], transform_color(RED)[0]], atol=0.01
+    )
+    window.key_and_wait("Ctrl+Z")
+    assert session.prompts == (click, green, other) and window.labels[centres[1]] == 1
+    window.key_and_wait("Ctrl+Shift+Z")
+    assert session.prompts == (click, green, other, red)
+    shapes.data = shapes.data  # read anew: the same
+    window.idle()
+    assert session.prompts == (click, green, other, red)
+    shapes.selected_data = {0}
+    shapes.remove_selected()
+    window.idle()
+    assert session.prompts == (click, other, red)
+    window.panel.activate()
+    window.key_and_wait("C")
+    assert not shapes.data and not window.told
 
 
 def test_a_box_is_moved_and_deleted_with_napari_s_own_tools(field):
@@ -455,7 +500,7 @@ def test_a_box_is_moved_and_deleted_with_napari_s_own_tools(field):
     window.drag(*box_around(centres[0], 6))
     window.wait(lambda: window.viewer.layers.selection.active is window.points)
     window.idle()
-    boxes = window.viewer.layers[BOXES]
+    boxes = window.viewer.layers[SHAPES]
     beyond = 14**2  # a tenth of the box, where the model is sure
     assert area(window.labels) == beyond
     window.viewer.layers.selection.active = boxes
@@ -480,7 +525,7 @@ def test_a_box_is_moved_and_deleted_with_napari_s_own_tools(field):
     assert not window.labels.any() and not window.told
     window.panel.activate()
     window.key_and_wait("Ctrl+Z")
-    assert area(window.labels) == beyond and len(window.viewer.layers[BOXES].data) == 1
+    assert area(window.labels) == beyond and len(window.viewer.layers[SHAPES].data) == 1
 
 
 def test_boxes_lie_where_the_image_does_and_on_its_plane(window):
@@ -502,7 +547,7 @@ def test_boxes_lie_where_the_image_does_and_on_its_plane(window):
     window.key_and_wait("Shift+S")
     assert [area(plane) for plane in window.labels] == [400] * 3
     layer.scale = (4, 1, 1, 1)
-    boxes = window.viewer.layers[BOXES]
+    boxes = window.viewer.layers[SHAPES]
     np.testing.assert_allclose(boxes.scale, window.points.scale)
     boxes.data = boxes.data  # read anew
     window.idle()
@@ -559,7 +604,7 @@ def test_a_box_is_drawn_to_its_end_though_the_one_before_is_answered_and_committ
     window.wait(lambda: window.viewer.layers.selection.active is window.points)
     window.idle()
     assert window.panel.annotator.session.prompts == (drawn(centres[1]),)
-    assert len(window.viewer.layers[BOXES].data) == 1 and area(window.labels, 2) == 400 and not window.told
+    assert len(window.viewer.layers[SHAPES].data) == 1 and area(window.labels, 2) == 400 and not window.told
 
 
 def test_a_box_is_copied_to_another_plane(window):
@@ -570,7 +615,7 @@ def test_a_box_is_copied_to_another_plane(window):
     window.key_and_wait("B")
     window.drag(*box_around(centres[0]))
     window.wait(lambda: window.viewer.layers.selection.active is window.points)
-    boxes = window.viewer.layers[BOXES]
+    boxes = window.viewer.layers[SHAPES]
     window.viewer.layers.selection.active, boxes.mode, boxes.selected_data = boxes, "select", {0}
     window.key("Ctrl+C")
     window.viewer.dims.set_current_step(0, 2)
@@ -585,7 +630,7 @@ def test_a_box_is_copied_to_another_plane(window):
 def test_a_mere_click_draws_no_box_and_a_hidden_layer_of_boxes_is_shown(field):
     window, centres = field
     window.key_and_wait("B")
-    boxes = window.viewer.layers[BOXES]
+    boxes = window.viewer.layers[SHAPES]
     window.click_and_wait(centres[0])
     window.rest()
     assert not boxes.data and window.viewer.layers.selection.active is boxes
@@ -608,13 +653,13 @@ def test_boxes_are_drawn_on_planes_of_y_and_x(window):
     window.viewer.dims.ndisplay = 3
     window.form.box.click()
     assert len(window.told) == 2 and all("on a plane of Y and X" in sentence for sentence in window.told)
-    assert BOXES not in window.viewer.layers
+    assert SHAPES not in window.viewer.layers
 
 
 def test_boxes_go_on_with_new_clicks_layers_and_new_panels(waiting):
     window, prompt = waiting
     window.viewer.window.remove_dock_widget(window.panel)
-    assert BOXES not in window.viewer.layers
+    assert SHAPES not in window.viewer.layers
     window.model.steps.release(PLENTY)
     again = Window(window.viewer, window.model)
     again.encode()
@@ -625,9 +670,9 @@ def test_boxes_go_on_with_new_clicks_layers_and_new_panels(waiting):
     again.encode()
     again.idle()
     assert again.panel.annotator.session.prompts == (prompt,)
-    assert [layer.name for layer in again.viewer.layers if "boxes" in layer.name] == [BOXES]
+    assert [layer.name for layer in again.viewer.layers if "shapes" in layer.name] == [SHAPES]
     again.key_and_wait("C")
-    assert not again.viewer.layers[BOXES].data
+    assert not again.viewer.layers[SHAPES].data
 
 
 def test_time_series_of_stacks(window):
@@ -1366,7 +1411,7 @@ def test_closing_gives_keys_back_and_keeps_labels(field):
     points, labels = window.points, window.viewer.layers[LABELS]
     assert points.keymap and labels.keymap
     window.viewer.window.remove_dock_widget(window.panel)
-    assert not points.keymap and not labels.keymap and BOXES not in window.viewer.layers
+    assert not points.keymap and not labels.keymap and SHAPES not in window.viewer.layers
     assert area(labels.data) == 400 and labels in window.viewer.layers
     window.key("M")  # napari's key of a Labels layer, nothing of ours
     assert not window.told
@@ -1406,7 +1451,7 @@ def test_keys_that_napari_uses_stay_napari_s(field):
         if "label" in name or "brush" in name or "polygon" in name:
             assert not ours & {str(key) for key in keys}, name
     window.key_and_wait("B")
-    boxes = window.viewer.layers[BOXES]
+    boxes = window.viewer.layers[SHAPES]
     ours = {str(key) for key in boxes.keymap}
     for name, keys in taken.items():
         if "shape" in name or "polygon" in name:

@@ -1,6 +1,6 @@
-"""What the mouse is for on napari's canvas: it adds clicks, draws a box, or chooses an object.
+"""What the mouse is for on napari's canvas: it adds clicks, draws a box or a line, or chooses an object.
 
-Enters: the viewer, an image to click on, and the tool a person asks for. Leaves: the layer of clicks (and boxes) in the viewer,
+Enters: the viewer, an image to click on, and the tool a person asks for. Leaves: the layers of clicks and shapes in the viewer,
 and word of what was clicked on it. Knows nothing of a session.
 """
 
@@ -13,6 +13,7 @@ from napari.utils.notifications import show_warning
 from qtpy.QtCore import QTimer
 
 from napari_interformer.clicks import ClickLayer, put_away
+from napari_interformer.layers import GREEN, RED
 from napari_interformer.screen import Screen
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from napari.layers import Labels, Shapes
 
     from napari_interformer.layers import Source
-    from napari_interformer.prompts import BoxPrompt, Click
+    from napari_interformer.prompts import Click, Given
 
 
 class Canvas:
@@ -41,9 +42,9 @@ class Canvas:
         What of the image is on it.
     clicks : ClickLayer or None
         There once an image can be clicked on.
-    edited, expected, moved, changed, boxes_shown : callable
+    edited, expected, moved, changed, shapes_shown : callable
         Told that somebody edited the clicks, that a click is about to come, that the mouse moved, that the mouse is for
-        something else now, and of the layer of boxes when there is one.
+        something else now, and of the layer of shapes when there is one.
     """
 
     def __init__(self, viewer: napari.viewer.Viewer, later: Callable[[Callable[[], None]], None]) -> None:
@@ -53,7 +54,7 @@ class Canvas:
         self.expected: Callable[[Click], None] = lambda _: None
         self.moved: Callable[[], None] = lambda: None
         self.changed: Callable[[], None] = lambda: None
-        self.boxes_shown: Callable[[Shapes], None] = lambda _: None
+        self.shapes_shown: Callable[[Shapes], None] = lambda _: None
         self._viewer, self._later = viewer, later
         self._positive = True
         self._known_gone = False
@@ -87,24 +88,24 @@ class Canvas:
         clicks.positive = self._positive
         clicks.connect(self.edited)
         clicks.expected, clicks.moved = self.expected, self.moved
-        boxes = clicks.boxes
-        boxes.shown, boxes.drawn = self._show_boxes, partial(self._later, self.activate)
-        boxes.pixel, boxes.later = lambda: self.screen.pixel, self._later
+        shapes = clicks.shapes
+        shapes.shown, shapes.drawn = self._show_shapes, partial(self._later, self.activate)
+        shapes.pixel, shapes.later = lambda: self.screen.pixel, self._later
         self._viewer.add_layer(clicks.layer)
         return clicks
 
-    def _show_boxes(self, layer: Shapes) -> None:
-        """Give the viewer the layer of boxes; another one stays active."""
+    def _show_shapes(self, layer: Shapes) -> None:
+        """Give the viewer the layer of shapes; another one stays active."""
         active = self._viewer.layers.selection.active
         self._viewer.add_layer(layer)
         self._viewer.layers.selection.active = active
-        self.boxes_shown(layer)
+        self.shapes_shown(layer)
 
     def renew_clicks(self) -> ClickLayer:
         """Give the viewer a layer of clicks in place of the one that was removed."""
         assert self.clicks is not None
         self.clicks.disconnect()
-        self._remove_boxes(self.clicks)
+        self._remove_shapes(self.clicks)
         return self.add_clicks(self.clicks.source)
 
     def put_clicks_away(self) -> None:
@@ -116,26 +117,26 @@ class Canvas:
                 clicks.put_away()
             else:
                 clicks.disconnect()  # napari 0.6 sets no mode of a layer that was removed
-            self._remove_boxes(clicks)
+            self._remove_shapes(clicks)
 
-    def leave_clicks(self, labels: Labels, label: int, boxes: Iterable[BoxPrompt]) -> None:
+    def leave_clicks(self, labels: Labels, label: int, given: Iterable[Given]) -> None:
         """Have no click layer any more, but leave what it shows in the viewer (see `ClickLayer.leave`)."""
         clicks, self.clicks = self.clicks, None
         if clicks is not None:
-            clicks.leave(labels, label, boxes)
-            self._remove_boxes(clicks)
+            clicks.leave(labels, label, given)
+            self._remove_shapes(clicks)
 
-    def _remove_boxes(self, clicks: ClickLayer) -> None:
-        layer = clicks.boxes.drop()
+    def _remove_shapes(self, clicks: ClickLayer) -> None:
+        layer = clicks.shapes.drop()
         if layer in self._viewer.layers:
             self._viewer.layers.remove(layer)
 
-    def look_for_boxes(self) -> None:
-        """If somebody removed the layer of boxes, there are none any more."""
-        boxes = None if self.clicks is None else self.clicks.boxes
-        if boxes is not None and boxes.layer is not None and boxes.layer not in self._viewer.layers:
-            boxes.drop()
-            boxes.write(())
+    def look_for_shapes(self) -> None:
+        """If somebody removed the layer of shapes, there are none any more."""
+        shapes = None if self.clicks is None else self.clicks.shapes
+        if shapes is not None and shapes.layer is not None and shapes.layer not in self._viewer.layers:
+            shapes.drop()
+            shapes.write(())
             self.edited()
 
     def newly_gone(self) -> bool:
@@ -180,17 +181,32 @@ class Canvas:
         ValueError
             If no plane of Y and X is shown.
         """
+        self._draw("add_rectangle", GREEN, "Boxes")
+
+    def draw_line(self) -> None:
+        """Let the next drag draw a line through what belongs to the object, or does not, as the next click would say.
+
+        Raises
+        ------
+        ValueError
+            As for `draw_box`.
+        """
+        self._draw("add_path", GREEN if self.positive else RED, "Lines")
+
+    def _draw(self, mode: str, colour: str, name: str) -> None:
         assert self.clicks is not None
         active = self._viewer.layers.selection.active
-        if active is not None and active is self.clicks.boxes.layer:
+        if active is not None and active is self.clicks.shapes.layer:
             self.activate()
             return
         if not self.screen.upright:
-            raise ValueError("Boxes are drawn on a plane of Y and X: switch napari to the 2-D view of it.")
-        layer = self.clicks.boxes.make()
+            raise ValueError(f"{name} are drawn on a plane of Y and X: switch napari to the 2-D view of it.")
+        layer = self.clicks.shapes.make()
         layer.visible = True  # or napari would pan
         self._viewer.layers.selection.active = layer
-        layer.mode = "add_rectangle"
+        layer.mode = mode
+        layer.selected_data = set()  # or they would be coloured, too
+        layer.current_edge_color = colour
 
     @property
     def picking(self) -> bool:

@@ -1,12 +1,13 @@
-"""A Points layer as the clicks of the current object, and its boxes beside them. No Qt.
+"""A Points layer as the clicks of the current object, and what is drawn of it beside them. No Qt.
 
 Enters: points that somebody adds, moves, flips or deletes, with napari's own tools. Leaves: clicks in data pixels, in the order
-in which they were made, behind the boxes. A layer that nobody clicks on any more is put away, or left for whoever goes on.
+in which they were made, with scribbles among them, behind the boxes. A layer that nobody clicks on any more is put away, or
+left for whoever goes on.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,9 @@ import numpy as np
 from napari.layers import Points
 from napari.layers.base import ActionType
 
-from napari_interformer.boxes import BoxLayer
+from napari_interformer.drawings import ShapeLayer
 from napari_interformer.layers import GREEN, RED
-from napari_interformer.prompts import BoxPrompt, Click
+from napari_interformer.prompts import Click, Scribble, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -35,7 +36,7 @@ _ON_SCREEN = (9, 14)  # pixels; zoomed in or out, points stay visible and never 
 
 
 class ClickLayer:
-    """A Points layer as an ordered list of clicks, and boxes beside it. The points are the truth; this only reads and writes.
+    """A Points layer as an ordered list of clicks, and shapes beside it. They are the truth; this only reads and writes.
 
     Parameters
     ----------
@@ -59,7 +60,10 @@ class ClickLayer:
             name=CLICKS,
             **place,
         )
-        self.boxes = BoxLayer(source, GREEN)
+        self.shapes = ShapeLayer(source)
+        self._given: tuple[
+            Given, ...
+        ] = ()  # what both layers held when they were last read or written, in order
         self._writing = False
         self._held: tuple[Click, ...] | None = None  # what there was before the drag that is going on
         self._count = 0  # points that there were when somebody was last told
@@ -82,13 +86,13 @@ class ClickLayer:
             return False
         if self.layer.ndim != source.ndim:  # the image got data with more or fewer axes
             return False
-        self.source = self.boxes.source = source
+        self.source = self.shapes.source = source
         return True
 
     def connect(self, told: Callable[[], None]) -> None:
-        """Call `told` whenever somebody adds, removes, moves or flips points, or draws, moves or deletes boxes."""
+        """Call `told` whenever somebody adds, removes, moves or flips points, or draws, moves or deletes shapes."""
         self._told.append(told)
-        self.boxes.told = told
+        self.shapes.told = told
 
     def disconnect(self) -> None:
         """Stop listening to the layer."""
@@ -111,23 +115,24 @@ class ClickLayer:
         self.layer.mode = "pan_zoom"  # or points would be added to what nobody reads
         self.layer.metadata[_PUT_AWAY] = True
 
-    def leave(self, labels: Labels, label: int, boxes: Iterable[BoxPrompt] = ()) -> None:
-        """Stop listening, and leave the points of an object, and some boxes, in the viewer, for `take_over` to find.
+    def leave(self, labels: Labels, label: int, given: Iterable[Given] = ()) -> None:
+        """Stop listening, and leave an object's points, and what was given in order, in the viewer, for `take_over` to find.
 
         Its label is 0 if there is nothing of it in the labels.
         """
         self.disconnect()
         self.layer.mode = "pan_zoom"
-        self.layer.metadata[_LEFT] = (self.source.image.unique_id, labels.unique_id, label, tuple(boxes))
+        self.layer.metadata[_LEFT] = (self.source.image.unique_id, labels.unique_id, label, tuple(given))
 
     def take_over(
         self, layers: Iterable[Any], labels: Labels
     ) -> tuple[Points, int, tuple[Given, ...]] | None:
-        """Return a layer of points that was left (see `leave`) on the same image and labels, its object, boxes and clicks."""
+        """Return a layer of points that was left (see `leave`) on the same image and labels, its object, and what was given."""
         made = self.source.image.unique_id, labels.unique_id
         for one in layers:
             if isinstance(one, Points) and (left := one.metadata.get(_LEFT)) and left[:2] == made:
-                return one, left[2], (*left[3], *self._clicks(one))
+                drawn = (prompt for prompt in left[3] if not isinstance(prompt, Click))
+                return one, left[2], in_turn(left[3], (*drawn, *self._clicks(one)))
         return None
 
     def _clicks(self, layer: Points) -> tuple[Click, ...]:
@@ -207,20 +212,21 @@ class ClickLayer:
             self.layer.feature_defaults = {_POSITIVE: [self._positive]}
 
     def read(self) -> tuple[Given, ...]:
-        """Return the boxes, and the clicks that the points stand for, in the order in which they were made.
+        """Return what is drawn, and the clicks that the points stand for, in the order in which they were made.
 
         Points that are being dragged count where they were.
         """
-        return (*self.boxes.read(), *self._read())
+        self._given = in_turn(self._given, (*self.shapes.read(), *self._read()))
+        return self._given
 
     def _read(self) -> tuple[Click, ...]:
         return self._clicks(self.layer) if self._held is None else self._held
 
     def write(self, given: Iterable[Given]) -> None:
-        """Show these boxes and clicks; points that stay are not moved, so that fractions of a pixel survive."""
+        """Show these prompts; points that stay are not moved, so that fractions of a pixel survive."""
         self._held = None
-        given = tuple(given)
-        self.boxes.write(prompt for prompt in given if isinstance(prompt, BoxPrompt))
+        self._given = given = tuple(given)
+        self.shapes.write(prompt for prompt in given if not isinstance(prompt, Click))
         layer, shown = self.layer, self._read()
         wanted = tuple(prompt for prompt in given if isinstance(prompt, Click))
         kept = len(wanted)
@@ -294,6 +300,29 @@ class ClickLayer:
         signs = np.array(self.layer.features[_POSITIVE], bool)
         signs[chosen] ^= True
         self.layer.features = {_POSITIVE: signs}  # tells whoever is connected
+
+
+def in_turn(before: Sequence[Given], now: Sequence[Given]) -> tuple[Given, ...]:
+    """Return what there is now, in the order in which it was made, if `before` is what there was, in order.
+
+    Each layer knows the order of its own alone. What was moved keeps its turn; what is new comes last.
+    """
+    left = Counter(now)
+    places: list[Given | None] = []
+    for prompt in before:
+        there = left[prompt] > 0
+        places.append(prompt if there else None)
+        left[prompt] -= there
+    new = list(left.elements())  # in the order of `now`
+    gone = [place for place, prompt in enumerate(places) if prompt is None]
+    for kind in (Click, Scribble):
+        vacant = [place for place in gone if isinstance(before[place], kind)]
+        arrived = [prompt for prompt in new if isinstance(prompt, kind)]
+        if len(vacant) == len(arrived):  # moved
+            for place, prompt in zip(vacant, arrived, strict=True):
+                places[place] = prompt
+                new.remove(prompt)
+    return in_order((*(prompt for prompt in places if prompt is not None), *new))
 
 
 def put_away(layers: Iterable[Any]) -> list[Points]:

@@ -101,7 +101,7 @@ class Desk:
         self._rest.setInterval(RESTING)
         self._rest.timeout.connect(self._rested)
         canvas.edited, canvas.expected, canvas.moved = self._edited, self._expected, self._rest.start
-        canvas.changed, canvas.boxes_shown = changed, keys.bind
+        canvas.changed, canvas.shapes_shown = changed, keys.bind
 
     @property
     def clicks(self) -> ClickLayer | None:
@@ -193,8 +193,8 @@ class Desk:
         self._keys.release()
         self._keys.bind(self.clicks.layer)
         self._keys.bind(self.labels.layer)
-        if self.clicks.boxes.layer is not None:
-            self._keys.bind(self.clicks.boxes.layer)
+        if self.clicks.shapes.layer is not None:
+            self._keys.bind(self.clicks.shapes.layer)
 
     def _changed(self) -> None:
         self._notes.changed()
@@ -277,8 +277,8 @@ class Desk:
             session = annotator.session
             label = 0 if session.empty or session.covered else session.label
             # It is gone on with from its mask, in which boxes are, if they have been answered.
-            boxes = [box for box in clicks.boxes.read() if not label or box not in session.boxes]
-            self._canvas.leave_clicks(labels.layer, label, boxes)
+            given = [prompt for prompt in clicks.read() if not label or prompt not in session.boxes]
+            self._canvas.leave_clicks(labels.layer, label, given)
         else:
             self._canvas.put_clicks_away()
 
@@ -398,8 +398,8 @@ class Desk:
         if clicks is None or labels is None or self.outdated:
             return
         place(clicks.layer, clicks.source)
-        if clicks.boxes.layer is not None:
-            place(clicks.boxes.layer, clicks.source)
+        if clicks.shapes.layer is not None:
+            place(clicks.shapes.layer, clicks.source)
         if made_for(labels.layer, clicks.source.image):
             place(labels.layer, clicks.source)
 
@@ -420,7 +420,7 @@ class Desk:
         layers, told = self._viewer.layers, "nothing is encoded again."
         if self.clicks is None:
             return False
-        self._canvas.look_for_boxes()
+        self._canvas.look_for_shapes()
         if any(layer not in layers for layer in self.clicks.source.layers):
             self.end()
             self._canvas.put_clicks_away()

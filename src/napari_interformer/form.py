@@ -239,11 +239,16 @@ class Form(QWidget):
             "Draw a box [B]",
             "Then drag from corner to corner, tightly around an object: mostly a better start than a click. Clicks correct it.",
         )
+        self.line = _button(
+            "Draw a line [L]",
+            "Then drag through what belongs to the object (green), or does not (red): it corrects more than a click.",
+        )
         hint = QLabel("Right click: negative\n3: select and drag · Del: remove · 2: add")
         hint.setToolTip("The keys are napari's own of a Points layer; the mask follows the points.")
         hint.setEnabled(False)
         part.addWidget(self.sign)
         part.addWidget(self.box)
+        part.addWidget(self.line)
         part.addWidget(self.flip)
         part.addWidget(hint)
         return part
@@ -473,7 +478,7 @@ class Form(QWidget):
         for choice in (self.model, self.device):
             choice.setEnabled(not adapting)
         for button in (
-            *(self.box, self.flip, self.new, self.clear, self.edit),
+            *(self.box, self.line, self.flip, self.new, self.clear, self.edit),
             *(self.save_labels, self.save_prompts, self.load_prompts),
         ):
             button.setEnabled(annotator is not None)
@@ -494,7 +499,8 @@ def _told(annotator: Annotator | None, picking: bool, adapting: bool, image: boo
         return "Click on the object to go on with."
     session, count = annotator.session, len(annotator.session.clicks)
     boxes = {0: "", 1: "a box, "}.get(len(session.boxes), f"{len(session.boxes)} boxes, ")
-    text = f"Object {session.label}: {boxes}{count} click{'s' * (count != 1)}"
+    lines = {0: "", 1: ", a line"}.get(len(session.scribbles), f", {len(session.scribbles)} lines")
+    text = f"Object {session.label}: {boxes}{count} click{'s' * (count != 1)}{lines}"
     if len(session.planes) > 1:
         text += f", {len(session.planes)} planes"
     if session.covered:

@@ -121,6 +121,7 @@ class Panel(QScrollArea):
             (form.sign, self.toggle_sign),
             (form.flip, self.flip),
             (form.box, self.draw_box),
+            (form.line, self.draw_line),
             (form.undo, self.undo),
             (form.redo, self.redo),
             (form.new, self.new_object),
@@ -174,6 +175,7 @@ class Panel(QScrollArea):
         points = {
             **shared,
             "B": self.draw_box,
+            "L": self.draw_line,
             "F": self.flip,
             "M": self.new_object,
             "E": self.pick,
@@ -181,8 +183,8 @@ class Panel(QScrollArea):
             **undo,
         }
         labels = {**shared, f"{CTRL}-Z": self._undo_there, f"{CTRL}-Shift-Z": self._redo_there}
-        boxes = {"C": self.commit, "Shift-C": self.clear, **undo}  # B is napari's there
-        return Keys({Points: points, Labels: labels, Shapes: boxes}, self._safely)
+        shapes = {"C": self.commit, "Shift-C": self.clear, **undo}  # B and L are napari's there
+        return Keys({Points: points, Labels: labels, Shapes: shapes}, self._safely)
 
     def _safely(self, action: Callable[[], None], *_: Any) -> None:
         """Do what a button or key says; what cannot be done is told in one sentence."""
@@ -577,6 +579,11 @@ class Panel(QScrollArea):
         """Let the next drag draw a box around the object, with napari's own tool; have clicks again if it was about to."""
         self._now()
         self.canvas.draw_box()
+
+    def draw_line(self) -> None:
+        """Let the next drag draw a line through what belongs to the object, or does not; again, think better of it."""
+        self._now()
+        self.canvas.draw_line()
 
     def undo(self) -> None:
         """Take back the last change of the current object."""

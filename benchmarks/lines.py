@@ -1,0 +1,122 @@
+"""What is a line worth, beside a click? A simulated user corrects the larger error either way.
+
+    python benchmarks/lines.py filaments bacteria membranes
+    python benchmarks/lines.py --dsb2018 FOLDER        (images that the model in the package was trained on)
+
+A click lands at the deepest pixel of an error, as in the benchmark; a line goes through its deepest pixels, from end to end of
+its skeleton, but for a share that is left out at both ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy.ndimage import distance_transform_edt, label
+from skimage.graph import route_through_array
+from skimage.morphology import skeletonize
+
+import napari_interformer as ni
+from napari_interformer import datasets, samples
+from napari_interformer.prompts import Click, Scribble
+from napari_interformer.simulate import iou, next_click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from napari_interformer.prompts import Mark
+
+PROMPTS = 4
+LENGTH = 0.7  # of an error, that a line goes through
+EVERY = 6  # pixels between the points of a line
+WAYS = {  # the first prompt, and all others
+    "clicks": (False, False),
+    "a line, then clicks": (True, False),
+    "lines": (True, True),
+    "a click, then lines": (False, True),
+}
+
+
+def next_line(mask: NDArray[np.bool_], target: NDArray[np.bool_]) -> Scribble | None:
+    """Return a line through the deeper of the two error regions; None if there is none."""
+    click = next_click(mask, target)
+    if click is None:
+        return None
+    y, x, positive = click
+    parts, _ = label(target & ~mask if positive else mask & ~target, np.ones((3, 3)))
+    region = parts == parts[y, x]
+    ends = np.argwhere(skeletonize(region))
+    if len(ends) < 2:
+        return Scribble((), ((y, x),), positive)
+    first = ends[np.square(ends - ends.mean(0)).sum(1).argmax()]
+    last = ends[np.square(ends - first).sum(1).argmax()]
+    depths = distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+    route, _ = route_through_array(np.where(region, 1 / (depths + 0.1), 1e6), first, last)
+    left_out = int(len(route) * (1 - LENGTH) / 2)
+    route = route[left_out : len(route) - left_out]
+    return Scribble.along([*route[::EVERY], route[-1]], positive)
+
+
+def next_mark(mask: NDArray[np.bool_], target: NDArray[np.bool_], line: bool) -> Mark | None:
+    """Return what the user says next."""
+    if line:
+        return next_line(mask, target)
+    click = next_click(mask, target)
+    return None if click is None else Click.at(click[:2], click[2])
+
+
+def overlaps(session: ni.Session, target: NDArray[np.bool_], way: tuple[bool, bool]) -> list[float]:
+    """Return IoU after each prompt."""
+    found = []
+    for number in range(PROMPTS):
+        mark = next_mark(session.mask, target, way[number > 0])
+        if mark is not None:
+            session.set_prompts((*session.prompts, mark))
+        found.append(iou(session.mask, target))
+    session.clear()
+    return found
+
+
+def pictures(asked: argparse.Namespace) -> Iterator[tuple[str, NDArray[np.generic], NDArray[np.integer]]]:
+    """Yield what an image shows, the image and its labels."""
+    for family in asked.families:
+        for seed in range(asked.images):
+            yield family, *samples.synthetic(np.random.default_rng(1000 + seed), (320, 320), family)
+    if asked.dsb2018:
+        known, _ = datasets.split(list(datasets.load("dsb2018", asked.dsb2018)), fraction=0.2, seed=0)
+        for number in np.random.default_rng(0).permutation(len(known))[: asked.images]:
+            yield "dsb2018", known[number].image, known[number].labels
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("families", nargs="*", help="of synthetic images")
+    parser.add_argument("--dsb2018", help="folder of the data set")
+    parser.add_argument("--images", type=int, default=12, help="of each kind")
+    parser.add_argument("--objects", type=int, default=5, help="of each image, at most")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    model = ni.load_model()
+    found: dict[tuple[str, str], list[list[float]]] = {}
+    for kind, image, labels in pictures(asked):
+        session = ni.Session(ni.encode(image, model, device="cpu"), model)
+        areas = np.bincount(labels.ravel())
+        areas[0] = 0
+        for number in np.random.default_rng(0).permutation(np.flatnonzero(areas > 60))[: asked.objects]:
+            for way, lines in WAYS.items():
+                found.setdefault((kind, way), []).append(overlaps(session, labels == number, lines))
+    print(f"| images | way | objects | {' | '.join(f'IoU@{n + 1}' for n in range(PROMPTS))} |")
+    print("| --- " * (3 + PROMPTS) + "|")
+    for (kind, way), rows in found.items():
+        print(f"| {kind} | {way} | {len(rows)} | {' | '.join(f'{mean:.3f}' for mean in np.mean(rows, 0))} |")
+
+
+if __name__ == "__main__":
+    main()
