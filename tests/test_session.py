@@ -873,8 +873,8 @@ def test_lines_are_saved_and_replayed(tmp_path):
     [
         ([], "at least one position; got none"),
         (
-            [(5, 5), (5, 500)],
-            r"A scribble takes a position inside the image .* got \(5, 500\): draw on the image",
+            [(5, 300), (5, 500)],
+            r"A scribble takes a position inside the image .* got \(5, 300\): draw on the image",
         ),
         ([(5, 5), (5, "a")], "A scribble takes positions in pixels"),
         ([(0, 5, 5), (1, 5, 9)], "one plane"),
@@ -888,6 +888,13 @@ def test_a_line_that_is_none_changes_nothing(positions, told):
     with pytest.raises(ValueError, match=told):
         s.scribble(positions)
     assert len(s.prompts) == 1 and not s.scribbles
+
+
+def test_of_a_line_beyond_the_edge_the_part_within_counts():
+    s = session()
+    s.scribble([(30, 30), (30, -30), (34, -30), (34, 2)])
+    (scribble,) = s.scribbles
+    assert scribble.path == tuple((30, x) for x in range(30, -1, -1)) + tuple((34, x) for x in range(3))
 
 
 def test_what_was_erased_comes_back_where_a_line_crosses_it():

@@ -26,6 +26,7 @@ from napari_interformer.prompts import (
     Click,
     Mark,
     Mask,
+    Scribble,
     State,
     blank,
     cut,
@@ -247,7 +248,7 @@ class Decoding:
         return inside, fine[: inside.height, : inside.width]
 
     def _checked(self, prompt: Prompt) -> Prompt:
-        """Refuse what is no prompt for this image; return a box without what lies outside."""
+        """Refuse what is no prompt for this image; return a box or scribble without what lies outside."""
         if not isinstance(prompt, Mark | BoxPrompt | Mask):
             raise TypeError(
                 f"A session takes clicks, scribbles, boxes and masks; got {prompt!r}: make a click of a position with Click.at."
@@ -282,18 +283,23 @@ class Decoding:
             if isinstance(prompt, Click)
             else ("scribble", "Scribble.along", "draw")
         )
-        for y, x in prompt.path:
-            position = (*prompt.plane, y, x)
-            if not all(isinstance(n, int | np.integer) for n in position):
-                raise ValueError(f"A {name} takes whole numbers; got {position}: {make} rounds them.")
-            if not inside or not (0 <= y < size[0] and 0 <= x < size[1]):
+        for stop in prompt.path:
+            if not all(isinstance(n, int | np.integer) for n in (*prompt.plane, *stop)):
                 raise ValueError(
-                    f"A {name} takes a position inside the image of shape {tuple(self.features.shape)}; got "
-                    f"{position}: {do} on the image."
+                    f"A {name} takes whole numbers; got {(*prompt.plane, *stop)}: {make} rounds them."
                 )
+        there = tuple((y, x) for y, x in line(prompt.path) if 0 <= y < size[0] and 0 <= x < size[1])
+        if not inside or not there:
+            raise ValueError(
+                f"A {name} takes a position inside the image of shape {tuple(self.features.shape)}; got "
+                f"{(*prompt.plane, *prompt.path[0])}: {do} on the image."
+            )
+        if isinstance(prompt, Scribble) and not all(stop in there for stop in prompt.path):
+            prompt = replace(prompt, path=there)  # people draw beyond the edge
+        for y, x in prompt.path:
             if not self.features.valid(prompt.plane, y, x):
                 raise ValueError(
-                    f"A {name} takes a pixel with a value; the image is NaN at {position}: {do} elsewhere."
+                    f"A {name} takes a pixel with a value; the image is NaN at {(*prompt.plane, y, x)}: {do} elsewhere."
                 )
         return prompt
 

@@ -328,7 +328,7 @@ class Session:
         Raises
         ------
         ValueError
-            If the line leaves the image or its plane, or bends at a pixel without a value; nothing changes.
+            If the line lies outside the image, or on several planes, or bends at a pixel without a value; nothing changes.
         NotEncodedError
             If that part of the image is not encoded yet; nothing changes.
         """
