@@ -131,7 +131,7 @@ def canvas_with_boxes(path: Path) -> None:
             panel.commit()
         rows, columns = np.nonzero(truth == number)
         (top, left), (bottom, right) = (rows.min(), columns.min()), (rows.max(), columns.max())
-        layer = panel.clicks.boxes.make()
+        layer = panel.clicks.shapes.make()
         corners = [(top, left), (top, right), (bottom, right), (bottom, left)]
         layer.add_rectangles([corners])
         settle(lambda: not panel.annotator.busy)
