@@ -1043,6 +1043,7 @@ class School:
     def adapt(self, wait=True):
         self.window.form.adapt_model.click()
         if wait:
+            self.window.idle()  # it begins when nothing waits in line before it
             self.window.wait(lambda: self.window.panel._adapting is None)
             self.window.idle()
 
