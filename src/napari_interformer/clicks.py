@@ -7,7 +7,7 @@ left for whoever goes on.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,10 @@ import numpy as np
 from napari.layers import Points
 from napari.layers.base import ActionType
 
+from napari_interformer.annotator import merge
 from napari_interformer.drawings import ShapeLayer
 from napari_interformer.layers import GREEN, RED
-from napari_interformer.prompts import Click, Scribble, in_order
+from napari_interformer.prompts import BoxPrompt, Click, Mark, Scribble, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -307,22 +308,16 @@ def in_turn(before: Sequence[Given], now: Sequence[Given]) -> tuple[Given, ...]:
 
     Each layer knows the order of its own alone. What was moved keeps its turn; what is new comes last.
     """
-    left = Counter(now)
-    places: list[Given | None] = []
-    for prompt in before:
-        there = left[prompt] > 0
-        places.append(prompt if there else None)
-        left[prompt] -= there
-    new = list(left.elements())  # in the order of `now`
-    gone = [place for place, prompt in enumerate(places) if prompt is None]
-    for kind in (Click, Scribble):
-        vacant = [place for place in gone if isinstance(before[place], kind)]
-        arrived = [prompt for prompt in new if isinstance(prompt, kind)]
-        if len(vacant) == len(arrived):  # moved
-            for place, prompt in zip(vacant, arrived, strict=True):
-                places[place] = prompt
-                new.remove(prompt)
-    return in_order((*(prompt for prompt in places if prompt is not None), *new))
+    marks: tuple[Given, ...] = tuple(before)
+    for kind in (Scribble, Click):  # as they come in `now`
+        old, new = ([one for one in given if isinstance(one, kind)] for given in (marks, now))
+        if len(old) == len(new):
+            changed = iter(new)
+            marks = tuple(next(changed) if isinstance(one, kind) else one for one in marks)
+        else:
+            marks = merge(marks, old, new)
+    boxes = (one for one in now if isinstance(one, BoxPrompt))
+    return in_order((*boxes, *(one for one in marks if isinstance(one, Mark))))
 
 
 def put_away(layers: Iterable[Any]) -> list[Points]:

@@ -288,13 +288,15 @@ class Decoding:
                 raise ValueError(
                     f"A {name} takes whole numbers; got {(*prompt.plane, *stop)}: {make} rounds them."
                 )
-        there = tuple((y, x) for y, x in line(prompt.path) if 0 <= y < size[0] and 0 <= x < size[1])
+        there = _within(prompt.path, size)
+        if len(there) < len(prompt.path):
+            there = _within(line(prompt.path), size)
         if not inside or not there:
             raise ValueError(
                 f"A {name} takes a position inside the image of shape {tuple(self.features.shape)}; got "
                 f"{(*prompt.plane, *prompt.path[0])}: {do} on the image."
             )
-        if isinstance(prompt, Scribble) and not all(stop in there for stop in prompt.path):
+        if isinstance(prompt, Scribble) and there != prompt.path:
             prompt = replace(prompt, path=there)  # people draw beyond the edge
         for y, x in prompt.path:
             if not self.features.valid(prompt.plane, y, x):
@@ -447,9 +449,8 @@ class Decoding:
             for one in prompts
             if isinstance(one, Mark)
         ]
-        newest = marked[
-            -1
-        ]  # a scribble is told as clicks in a row, its middle among them: these the network has learnt
+        # A scribble is told as clicks in a row, its middle among them: these the network has learnt.
+        newest = marked[-1]
         for pixel in newest[len(newest) // 2 % SPACING :: SPACING]:
             reference = draw_click(reference, *pixel, config.inner_radius, config.outer_radius)
         roi = None
@@ -544,6 +545,11 @@ class Decoding:
         """Return a step without the padding of its mask."""
         box = step.box.intersect(Box.of(self.features.size))
         return step if box == step.box else replace(step, box=box, mask=step.mask[: box.height, : box.width])
+
+
+def _within(pixels: Iterable[tuple[int, int]], size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    """Return those rows and columns that lie inside a plane."""
+    return tuple((y, x) for y, x in pixels if 0 <= y < size[0] and 0 <= x < size[1])
 
 
 def _pixels(mark: Mark, level: int) -> list[tuple[int, int]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Shapes
+from napari.utils.colormaps.standardize_color import transform_color
 
 from napari_interformer.layers import GREEN, RED
 from napari_interformer.prompts import Box, BoxPrompt, Click, Scribble
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     Drawn = BoxPrompt | Scribble
 
 SHAPES = "InterFormer shapes"
-_RED = [int(RED[place : place + 2], 16) / 255 for place in (1, 3, 5)]
 LINES = ("path", "line")  # what napari calls them; of other shapes the extent counts
 _EDGE, _SMALLEST = 2, 4  # pixels of the screen: how wide edges are, and what is smaller was no drag
 
@@ -163,7 +163,7 @@ class ShapeLayer:
         if len(planes) > 1:
             return None
         if kind in LINES:
-            return Scribble.along(places, not np.allclose(colour[:3], _RED))
+            return Scribble.along(places, not np.allclose(colour[:3], transform_color(RED)[0, :3]))
         (top, left), (bottom, right) = places[:, -2:].min(0), places[:, -2:].max(0)
         box = Box(math.ceil(left), math.ceil(top), math.floor(right) + 1, math.floor(bottom) + 1)
         return None if box.empty else BoxPrompt(planes.pop(), box)
