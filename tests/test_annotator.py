@@ -22,6 +22,9 @@ class ByHand:
     def run(self, work, done, failed):
         self.jobs.append((work, done, failed))
 
+    def later(self, call):
+        self.run(lambda: None, lambda _: call(), None)
+
     def step(self):
         work, done, failed = self.jobs.pop(0)
         try:

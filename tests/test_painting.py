@@ -46,7 +46,8 @@ def test_an_object_that_shrinks_gives_back_what_lay_under_it():
     painting.paint((), BOX, FULL, label=3, overwrite=True)
     painting.paint((), Box(4, 2, 5, 3), np.ones((1, 1), bool), label=3, overwrite=True)
     assert (labels == 3).sum() == 1 and (labels == 9).sum() == 12
-    assert painting.put_back(3, lambda _: ()) == [((), BOX)]
+    painting.put_back((), 3, ())
+    assert painting.boxes == {(): BOX}
     np.testing.assert_array_equal(labels, before)
 
 
@@ -58,7 +59,7 @@ def test_only_what_changes_is_written():
     more = np.ones((4, 6), bool)
     painting.paint((1,), Box(4, 2, 10, 6), more, label=1, overwrite=False)
     assert labels.written == [(1, slice(2, 6), slice(4, 8)), (1, slice(2, 6), slice(8, 10))]
-    assert painting.planes == ((1,),)
+    assert list(painting.boxes) == [(1,)]
 
 
 def test_what_others_paint_meanwhile_is_theirs_and_what_they_erase_waits_for_a_click():
@@ -77,10 +78,10 @@ def test_what_others_paint_meanwhile_is_theirs_and_what_they_erase_waits_for_a_c
 def test_an_object_that_is_edited_is_replaced_by_what_comes_of_it():
     labels = labels_with_a_neighbour()
     before, painting = labels.copy(), Painting(labels)
-    painting.begin_with([Mask((), Box(7, 2, 10, 6), np.ones((4, 3), bool))], 9)
+    painting.begin_with(Mask((), Box(7, 2, 10, 6), np.ones((4, 3), bool)), 9)
     painting.paint((), BOX, FULL, label=9, overwrite=False)
     assert (labels == 9).sum() == 16 and not labels[2:6, 8:].any()
-    painting.put_back(9, lambda _: ())
+    painting.put_back((), 9, ())
     np.testing.assert_array_equal(labels, before)
 
 
@@ -93,7 +94,7 @@ def test_a_copy_knows_what_was_known_then():
     painting.paint((), BOX, FULL, label=1, overwrite=False, before=())
     labels[...] = there
     painting.restore(then)
-    painting.put_back(1, lambda _: ())
+    painting.put_back((), 1, ())
     assert not labels.any()
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+AT_ONCE = 0.02  # seconds of writing, between which the window does what else there is
+
 
 class ClickList(Protocol):
     """Where the clicks of the current object are seen and edited."""
@@ -45,6 +47,9 @@ class Worker(Protocol):
         self, work: Callable[[], Any], done: Callable[[Any], None], failed: Callable[[Exception], None]
     ) -> None:
         """Call `done` with what `work` returns, or `failed` with what it raises."""
+
+    def later(self, call: Callable[[], None]) -> None:
+        """Call something in the main thread, after what has come up there meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,7 @@ class Annotator:
         self._busy = False
         self._ahead: Ahead | None = None
         self._seen = clicks.read()  # what the layer showed when it was last looked at
+        self._since: dict[Given, int] = {}  # how many changes the session had when each of them began to wait
         self._taken = 0  # the highest label that no object may get, though the session knows nothing of it
         self._generation = 0  # results that were asked for in an earlier one are dropped
 
@@ -187,7 +193,7 @@ class Annotator:
         """Take back the last change: a click that still waits, or the session's last."""
 
         def then(_: None) -> None:
-            if self.waiting:
+            if self.waiting and self._since[self.waiting[-1]] >= self.session.changes:
                 self.waiting = self.waiting[:-1]
             else:
                 self.session.undo()
@@ -272,8 +278,7 @@ class Annotator:
     def painted(self, label: int, stroke: Stroke) -> None:
         """Hear that somebody painted with a label: no later object gets it, and `undo` takes the stroke back in its turn."""
         self.found(label)
-        self.session.painted(stroke)
-        self.act(lambda _: None)
+        self.act(lambda _: self.session.painted(stroke))
 
     def found(self, label: int) -> None:
         """Hear that there is a label, in something that is done in line: no later object gets it, nor a lower one."""
@@ -291,7 +296,8 @@ class Annotator:
         self.act(lambda _: None)  # look at it when nothing waits in line
 
     def close(self) -> None:
-        """Forget what waits in line; a result that is still to come is dropped."""
+        """Forget what waits in line; a result that is still to come is dropped. What is done is written to the end."""
+        self.session.backlog.work_off()
         self._generation += 1
         self._line.clear()
         self._busy = False
@@ -321,14 +327,31 @@ class Annotator:
             self._settle()
 
     def _do(self, then: Callable[[Any], Any], result: Any) -> None:
+        session, self._busy = self.session, True  # what is asked for meanwhile comes after it
         try:
-            then(result)
+            with session.backlog.waiting():
+                then(result)
         except Exception as error:
             self._refuse(error)
-        session = self.session
         # An object that can be brought back keeps its number.
         if not (session.prompts or session.can_redo) and session.label <= self._taken:
             session.label = self._taken + 1
+        self._write()
+
+    def _write(self) -> None:
+        """Write to the labels for as long as nobody notices, then the rest; what comes next in line waits for it."""
+        try:
+            self._busy = not self.session.backlog.work_off(AT_ONCE)
+        except Exception as error:  # what is left is tried again with the next change, and before the object is committed
+            self._busy = False
+            self._refuse(error)
+        if self._busy:
+            self._worker.later(partial(self._go_on, self._generation))
+
+    def _go_on(self, generation: int) -> None:
+        if generation == self._generation:
+            self._write()
+            self._next()
 
     def _adopt(self, answer: Answer) -> None:
         from napari_interformer.features import (
@@ -351,6 +374,7 @@ class Annotator:
         added = len(after) - len(before) if after[: len(before)] == before else 0
         for count in range(len(after) - max(added - 1, 0), len(after) + 1):
             self.session.adopt(answer.steps[:count])
+        self._since = {click: self._since.get(click, self.session.changes) for click in waiting}
 
     def _run(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
         generation, self._busy = self._generation, True

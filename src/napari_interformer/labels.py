@@ -7,6 +7,7 @@ reads boxes and writes only what changed. The functions say which layers will do
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from napari_interformer.image import read_only
 from napari_interformer.layers import PLACE, finest, place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from napari.layers import Image
     from numpy.typing import NDArray
@@ -29,6 +30,7 @@ _MADE_FOR = "napari-interformer image"  # in the metadata of a Labels layer: the
 _TEXTURE = 16384  # pixels; the longest side that graphics cards take
 _COPY = 4 * 10**9  # bytes; labels that can be copied into memory
 _AT_ONCE = 2**28  # bytes of them that are copied at a time
+_MANY = 2**19  # pixels; napari takes 0.1 s and keeps 16 MB to write so many one by one
 _ROOM = 1000  # labels; more objects than a person adds to a layer
 
 
@@ -175,37 +177,59 @@ class LayerLabels:
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         """Read plane indices and slices, as of an array."""
+        return np.asarray(finest(self.layer)[self._in_layer(key)])
+
+    def _in_layer(self, key: Any) -> tuple[Any, ...]:
+        """Return a key into this array as one into the layer's data."""
         parts = list(key) if isinstance(key, tuple) else [key]
         if parts == [...]:
             parts = []
         parts += [slice(None)] * (len(self.shape) - len(parts))
         if self.axis is not None:
             parts.insert(self.axis, 0)
-        return np.asarray(finest(self.layer)[tuple(parts)])
+        return tuple(parts)
 
     def __setitem__(self, key: Any, values: Any) -> None:
         """Write a box: plane indices, then two slices with bounds."""
         *plane, rows, columns = key
         before = self[key]
-        y, x = np.nonzero(before != values)
-        if y.size == 0:
-            return
-        indices = [*(np.full(y.size, i) for i in plane), y + rows.start, x + columns.start]
-        if self.axis is not None:
-            indices.insert(self.axis, np.zeros_like(y))
-        after = np.broadcast_to(values, before.shape)[y, x]
-        change = np.count_nonzero(after) - np.count_nonzero(before[y, x])  # now: `before` is a view
-        self._put(tuple(indices), after)
+        different = before != values
+        change = np.count_nonzero(np.broadcast_to(values, before.shape)) - np.count_nonzero(before)  # now: `before` is a view
+        if np.count_nonzero(different) > _MANY or self.layer.multiscale:
+            self._replace(key, values)
+        elif different.any():
+            y, x = np.nonzero(different)
+            indices = [*(np.full(y.size, i) for i in plane), y + rows.start, x + columns.start]
+            if self.axis is not None:
+                indices.insert(self.axis, np.zeros_like(y))
+            self._put(tuple(indices), np.broadcast_to(values, before.shape)[y, x])
         self._filled[tuple(plane)] += change
 
+    def _replace(self, key: Any, values: Any) -> None:
+        """Write all of a box, of which napari's own undo knows nothing."""
+        with self._writing():
+            finest(self.layer)[self._in_layer(key)] = values
+            if self.layer.editable:
+                # It would undo what came before, and keep 32 bytes a pixel: switched off and on, it forgets.
+                mode = self.layer.mode
+                self.layer.editable = False
+                self.layer.editable = True
+                self.layer.mode = mode
+            self.layer.refresh(thumbnail=False, highlight=False, extent=False)
+
     def _put(self, indices: tuple[NDArray[np.intp], ...], values: NDArray[Any] | int) -> None:
-        self.writing = True
-        try:
+        with self._writing():
             if self.layer.multiscale:
                 finest(self.layer)[indices] = values
                 self.layer.refresh(thumbnail=False, highlight=False, extent=False)
             else:
                 self.layer.data_setitem(indices, values)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        self.writing = True
+        try:
+            yield
         finally:
             self.writing = False
 

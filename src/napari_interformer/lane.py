@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from napari.utils import progress
-from qtpy.QtCore import QObject, Qt, Signal
+from qtpy.QtCore import QObject, Qt, QTimer, Signal
 from qtpy.QtWidgets import QApplication
 
 from napari_interformer.layers import finest
@@ -69,6 +69,10 @@ class Lane(QObject):
     ) -> None:
         """Call `work` in the thread, then `done` with what it returns or `failed` with what it raises here."""
         self._jobs.put((work, done, failed))
+
+    def later(self, call: Callable[[], None]) -> None:
+        """From the main thread: have `call` called there, after all that has come up meanwhile, such as mouse and drawing."""
+        QTimer.singleShot(0, call)
 
     def tell(self, call: Callable[[], None]) -> None:
         """From any thread: have `call` called in the main thread, after the event at hand."""

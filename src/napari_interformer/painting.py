@@ -6,7 +6,10 @@ remembered, so that it comes back when the object shrinks; what others paint mea
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+import time
+from collections import Counter, deque
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,7 +19,7 @@ from scipy.ndimage import label as number_parts
 from napari_interformer.prompts import Box, Mark, cut, line, paste
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -109,6 +112,44 @@ class _Patch:
     erased: tuple[_Erased, ...] = ()
 
 
+class Backlog:
+    """What is still to be written to a label image, in order.
+
+    It is written at once, but where somebody has more to do meanwhile: a window cannot wait for an object on a thousand planes.
+    """
+
+    def __init__(self) -> None:
+        self._writes: deque[Callable[[], None]] = deque()
+        self._patient = False
+
+    def add(self, write: Callable[[], None]) -> None:
+        """Put something at the end; unless within `waiting`, do it now with all before it, or give it up if that fails."""
+        self._writes.append(write)
+        if not self._patient:
+            try:
+                self.work_off()
+            except BaseException:
+                self._writes.clear()
+                raise
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Within it nothing is written; whoever uses it calls `work_off` in the end."""
+        self._patient = True
+        try:
+            yield
+        finally:
+            self._patient = False
+
+    def work_off(self, seconds: float = math.inf) -> bool:
+        """Write for some seconds, or to the end; return whether that is reached. What fails is tried again next time."""
+        end = time.monotonic() + seconds
+        while self._writes and time.monotonic() < end:
+            self._writes[0]()
+            self._writes.popleft()
+        return not self._writes
+
+
 class Painting:
     """What one object covers of a label image, plane by plane.
 
@@ -123,9 +164,9 @@ class Painting:
         self._patches: dict[Plane, _Patch] = {}
 
     @property
-    def planes(self) -> tuple[Plane, ...]:
+    def boxes(self) -> dict[Plane, Box]:
         """Where it has been painted so far."""
-        return tuple(self._patches)
+        return {plane: patch.box for plane, patch in self._patches.items()}
 
     def copy(self) -> Painting:
         """Return what is known now, for `restore`: the arrays are replaced later on, never written to."""
@@ -137,11 +178,10 @@ class Painting:
         """Know again what a copy knows; whoever calls sees to it that the labels are as they were then."""
         self._patches = {plane: replace(patch) for plane, patch in then._patches.items()}
 
-    def begin_with(self, masks: Iterable[Mask], label: int) -> None:
-        """Begin with what the label has on the planes of these masks: whatever comes of the object replaces that."""
-        for mask in masks:
-            patch = self._patch(mask.plane, mask.box, label, None)
-            patch.under = np.where(patch.under == label, 0, patch.under).astype(patch.under.dtype)
+    def begin_with(self, mask: Mask, label: int) -> None:
+        """Begin with what the label has on the plane of a mask: whatever comes of the object replaces that."""
+        patch = self._patch(mask.plane, mask.box, label, None)
+        patch.under = np.where(patch.under == label, 0, patch.under).astype(patch.under.dtype)
 
     def paint(
         self,
@@ -181,15 +221,10 @@ class Painting:
         painted = np.where(cut(mask, box, patch.box, False) & free, label, base)
         self._write(plane, patch, painted.astype(base.dtype))
 
-    def put_back(
-        self, label: int, before: Callable[[Plane], Sequence[Prompt] | None]
-    ) -> list[tuple[Plane, Box]]:
-        """Give all planes what they had at the start; return where. `before` is asked as `paint` is told."""
-        places = [(plane, patch.box) for plane, patch in self._patches.items()]
-        for plane, box in places:
-            patch = self._patch(plane, box, label, before(plane))
-            self._write(plane, patch, patch.start)
-        return places
+    def put_back(self, plane: Plane, label: int, before: Sequence[Prompt] | None) -> None:
+        """Give a plane what it had at the start; `before` as for `paint`."""
+        patch = self._patch(plane, Box(0, 0, 0, 0), label, before)
+        self._write(plane, patch, patch.start)
 
     def _patch(self, plane: Plane, box: Box, label: int, before: Sequence[Prompt] | None) -> _Patch:
         """Return what lies under the object on this plane, at least where `box` is."""

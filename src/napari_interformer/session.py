@@ -10,6 +10,7 @@ import itertools
 import math
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial, reduce
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +19,12 @@ import numpy as np
 
 from napari_interformer.decoding import Decoding, Steps, image_of
 from napari_interformer.image import plane_of, read_only
-from napari_interformer.painting import Painting, check_labels, highest_label
+from napari_interformer.painting import Backlog, Painting, check_labels, highest_label
 from napari_interformer.prompts import Box, BoxPrompt, Click, Mask, Scribble
 from napari_interformer.stories import Saved, Story
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -135,6 +136,7 @@ class Session:
         self._edited = False  # whether the current object began with what its label had
         self.stories: list[Story] = []  # of the committed objects, in order
         self._painting = Painting(target)
+        self.backlog = Backlog()  # what is still to be written to `labels`
         self.overwrite, self.live = overwrite, live
         self._steps: Steps = ()
         self._past: list[Steps | _Painted] = []
@@ -215,7 +217,8 @@ class Session:
 
     def latest(self, plane: Plane = ()) -> Step | None:
         """Return the current object's newest step on a plane, None where it has no prompt."""
-        return _last(self._steps, plane_of(plane, self.features.leading))
+        wanted = plane_of(plane, self.features.leading)
+        return next((step for step in reversed(self._steps) if step.prompt.plane == wanted), None)
 
     @property
     def empty(self) -> bool:
@@ -273,6 +276,11 @@ class Session:
     def can_undo(self) -> bool:
         """Whether `undo` would change anything."""
         return bool(self._past)
+
+    @property
+    def changes(self) -> int:
+        """How many changes of the current object `undo` can take back."""
+        return len(self._past)
 
     @property
     def can_redo(self) -> bool:
@@ -451,12 +459,15 @@ class Session:
             return []
         if steps:
             self._check_label(self.label)
-        self._past.append(self._steps)
+        before = self._steps
+        changed = self._show(steps)
+        self._past.append(before)
         self._future.clear()
-        return self._show(steps)
+        return changed
 
     def painted(self, stroke: Stroke) -> None:
         """Hear of a stroke that was just painted into `labels`: `undo` takes it back in its turn."""
+        self.backlog.work_off()
         self._past.append(_Painted(stroke, self._painting.copy()))
         self._future.clear()
 
@@ -464,33 +475,36 @@ class Session:
         """Take back the last change of prompts, or the last stroke, exactly; return whether there was one."""
         if not self._past:
             return False
-        last = self._past.pop()
+        last, before = self._past[-1], self._steps
         if isinstance(last, _Painted):
-            self._future.append(last)
+            self.backlog.work_off()
             last.stroke.take_back()
             # Or what it gave back to the object would count as painted by somebody.
             self._painting.restore(last.painting)
+            self._future.append(self._past.pop())
             return True
-        self._future.append(self._steps)
         self._show(last)
+        self._past.pop()
+        self._future.append(before)
         # What was painted between the two may have gone under the object: it is as it was after those strokes.
         strokes = itertools.takewhile(lambda change: isinstance(change, _Painted), reversed(self._past))
         for change in reversed(list(strokes)):
             assert isinstance(change, _Painted)
-            change.stroke.make()
+            self.backlog.add(change.stroke.make)
         return True
 
     def redo(self) -> bool:
         """Make the last change that was taken back again; return whether there was one."""
         if not self._future:
             return False
-        following = self._future.pop()
+        following, before = self._future[-1], self._steps
         if isinstance(following, _Painted):
-            self._past.append(following)
-            following.stroke.make()
+            self.backlog.add(following.stroke.make)
+            self._past.append(self._future.pop())
             return True
-        self._past.append(self._steps)
         self._show(following)
+        self._future.pop()
+        self._past.append(before)
         return True
 
     def propagate(
@@ -523,6 +537,7 @@ class Session:
         ValueError
             If no pixel is masked, or all that are belong to other objects, which are protected; nothing changes.
         """
+        self.backlog.work_off()
         if self.empty:
             raise ValueError(
                 "commit takes an object with at least one pixel; got an empty mask: click on the object first."
@@ -537,7 +552,8 @@ class Session:
     def _finish(self) -> int:
         """Paint the object if that is not done yet, keep its story, and start the next one."""
         if not self.live:
-            self._paint(self._steps, {*self._painting.planes, *self.planes})
+            now = _newest(self._steps)
+            self._paint(now, now, {*self._painting.boxes, *now})
         story = self._story()
         if not story.edited:  # the number was free: what had it before is gone
             self.stories = [other for other in self.stories if other.label != story.label]
@@ -553,9 +569,12 @@ class Session:
         if not (self._steps or self._edited or any(not isinstance(c, _Painted) for c in self._past)):
             self._future = []
             return []  # nothing has this number yet: the next object gets it
-        changed = self._painting.put_back(self.label, self._shown)
+        shown, changed = _newest(self._steps), self._painting.boxes
+        for plane in changed:
+            before = shown[plane].prompts if plane in shown else None
+            self.backlog.add(partial(self._painting.put_back, plane, self.label, before))
         self._forget()
-        return changed
+        return list(changed.items())
 
     def edit(self, label: int, plane: Plane | None = None) -> None:
         """Go on with an object of `labels` from its mask, on all planes or on one.
@@ -618,7 +637,9 @@ class Session:
     def _take(self, masks: Iterable[Prompt]) -> None:
         """Begin with what the label has on these planes: whatever comes of the object replaces that."""
         self._edited = True
-        self._painting.begin_with((mask for mask in masks if isinstance(mask, Mask)), self.label)
+        for mask in masks:
+            if isinstance(mask, Mask):
+                self.backlog.add(partial(self._painting.begin_with, mask, self.label))
 
     def _forget(self) -> None:
         self._steps, self._past, self._future, self._edited = (), [], [], False
@@ -731,43 +752,42 @@ class Session:
         """Make `steps` current; return where masks may have changed."""
         if not self._steps:
             self._size = self.object_size
+        was, now = _newest(self._steps), _newest(steps)
         changed: dict[Plane, Box] = {}
-        for side in (self._steps, steps):
-            other = steps if side is self._steps else self._steps
-            for plane in {step.prompt.plane for step in side}:
-                step = _last(side, plane)
-                if step is not None and step is not _last(other, plane):
-                    changed[plane] = changed.get(plane, Box(0, 0, 0, 0)).union(step.box)
+        for plane in (*was, *(plane for plane in now if plane not in was)):
+            before, after = was.get(plane), now.get(plane)
+            if before is not after:
+                changed[plane] = reduce(Box.union, (step.box for step in (before, after) if step is not None))
         if self.live:
-            self._paint(steps, changed.keys())
+            self._paint(was, now, changed)
         self._steps = steps
         return list(changed.items())
 
-    def _paint(self, steps: Steps, planes: Iterable[Plane]) -> None:
-        """Write the object as `steps` have it into the labels, on these planes."""
+    def _paint(
+        self, was: Mapping[Plane, Step], now: Mapping[Plane, Step], planes: Iterable[Plane]
+    ) -> None:
+        """Write the object into the labels on these planes: as `now` has it, in the place of what it `was`."""
         for plane in planes:
-            step = _last(steps, plane)
+            step = now.get(plane)
             # A plane of which it has no prompt any more is as it was before its first one.
             box, mask, prompts = (
                 (Box(0, 0, 0, 0), np.zeros((0, 0), bool), ())
                 if step is None
                 else (step.box, step.mask, step.prompts)
             )
-            self._painting.paint(
+            paint = partial(
+                self._painting.paint,
                 plane,
                 box,
                 mask,
                 label=self.label,
                 overwrite=self.overwrite,
                 prompts=prompts,
-                before=self._shown(plane),
+                before=was[plane].prompts if plane in was else None,
             )
-
-    def _shown(self, plane: Plane) -> tuple[Prompt, ...] | None:
-        """Return the prompts of the newest step on a plane; None where there is none."""
-        step = _last(self._steps, plane)
-        return None if step is None else step.prompts
+            self.backlog.add(paint)
 
 
-def _last(steps: Steps, plane: Plane) -> Step | None:
-    return next((step for step in reversed(steps) if step.prompt.plane == plane), None)
+def _newest(steps: Steps) -> dict[Plane, Step]:
+    """Return the newest step of each plane."""
+    return {step.prompt.plane: step for step in steps}
