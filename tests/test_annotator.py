@@ -7,7 +7,7 @@ import pytest
 
 import napari_interformer as ni
 from napari_interformer.annotator import Annotator, merge, sentence
-from napari_interformer.encoding import room_for
+from napari_interformer.encoding import encode_tiles, room_for
 from napari_interformer.image import Planes
 from napari_interformer.prompts import Click
 from window import BrightModel, squares
@@ -76,6 +76,12 @@ class Desk:
 
     def room(self):
         return room_for(Planes.of(self.image, contrast=(0, 255)), self.model)
+
+    def encode(self, plane):
+        planes = Planes.of(self.image, contrast=(0, 255))
+        for step in encode_tiles(planes, self.session.features, self.model, device="cpu", only=[(plane,)]):
+            self.annotator.encoded(step.plane)
+            self.worker.all()
 
     def _count(self):
         self.changes += 1
@@ -257,12 +263,7 @@ def test_clicks_wait_for_their_plane_while_it_is_encoded_and_go_when_nothing_wil
     desk.annotator.propagate(lambda *_: None, lambda: False)
     desk.worker.all()
     assert "plane 1 is still being encoded" in desk.told.pop() and desk.annotator.waiting
-    from napari_interformer.encoding import encode_tiles
-
-    planes = Planes.of(desk.image, contrast=(0, 255))
-    for step in encode_tiles(planes, desk.session.features, desk.model, device="cpu", only=[(1,)]):
-        desk.annotator.encoded(step.plane)
-        desk.worker.all()
+    desk.encode(1)
     assert not desk.annotator.waiting and desk.session.labels[1].sum() == 400
     desk.click(2, *centres[0])
     desk.worker.all()
@@ -302,6 +303,105 @@ def test_labels_that_somebody_painted_are_not_given_again():
     desk.annotator.commit()
     desk.worker.all()
     assert desk.at(0) == 6 and desk.session.label == 10
+
+
+def test_a_large_object_is_written_in_turns_and_what_comes_next_waits(monkeypatch):
+    monkeypatch.setattr(
+        "napari_interformer.annotator.AT_ONCE", 0
+    )  # one plane at a time would do; here, none at once
+    desk = Desk(np.stack([squares()[0]] * 3))
+    (y, x), told = desk.centres[0], []
+    desk.click(1, y, x)
+    desk.annotator.act(lambda _: told.append((desk.session.prompts, desk.session.labels.sum())))
+    desk.worker.step()
+    assert desk.session.prompts and not desk.session.labels.any() and desk.annotator.busy and not told
+    monkeypatch.setattr("napari_interformer.annotator.AT_ONCE", 1)
+    desk.worker.step()
+    assert desk.session.labels.sum() == 400 and not desk.annotator.busy
+    assert told == [(desk.session.prompts, 400)]
+
+
+@pytest.mark.parametrize("way", ["painted", "closed", "committed by a script"])
+def test_what_is_not_written_yet_is_when_it_has_to_be(way, monkeypatch):
+    monkeypatch.setattr("napari_interformer.annotator.AT_ONCE", 0)
+    desk = Desk()
+    desk.click(*desk.centres[0])
+    desk.worker.step()
+    assert desk.at(0) == 0
+    if way == "painted":
+        desk.session.painted(Stroke())
+    elif way == "closed":
+        desk.annotator.close()
+    else:
+        desk.session.commit()
+    assert desk.at(0) == 1
+    desk.worker.all()
+    assert not desk.annotator.busy
+
+
+def test_what_a_full_disk_did_not_take_is_written_before_the_object_is_committed():
+    desk = Desk()
+    paint, full = desk.session._painting.paint, True
+
+    def write(*args, **kwargs):
+        if full:
+            raise OSError("No space left on device")
+        paint(*args, **kwargs)
+
+    desk.session._painting.paint = write
+    desk.click(*desk.centres[0])
+    desk.worker.all()
+    assert desk.told == ["No space left on device"] and desk.at(0) == 0
+    desk.annotator.commit()
+    desk.worker.all()
+    assert desk.told == ["No space left on device"] * 3 and not desk.session.stories and desk.session.clicks
+    full = False
+    desk.annotator.commit()
+    desk.worker.all()
+    assert desk.session.stories and desk.at(0) == 1
+
+
+def test_undo_goes_by_the_order_of_changes_those_that_wait_for_a_plane_included():
+    desk = Desk(np.stack([squares()[0]] * 3), encoded=False)
+    desk.encode(0)
+    first, *others = desk.centres
+    desk.click(1, *first)
+    desk.click(0, *first)
+    desk.annotator.painted(1, Stroke())
+    desk.click(1, *others[0])
+    desk.worker.all()
+    left = []
+    for _ in range(4):
+        desk.annotator.undo()
+        desk.worker.all()
+        left.append((len(desk.annotator.waiting), desk.session.changes))
+    assert left == [(1, 2), (1, 1), (1, 0), (0, 0)] and not desk.annotator.can_undo
+
+
+def test_a_stroke_is_taken_back_after_what_was_asked_for_before_it():
+    desk, undone = Desk(), []
+
+    class Named(Stroke):
+        def __init__(self, name):
+            self.name = name
+
+        def take_back(self):
+            undone.append(self.name)
+
+    desk.annotator.painted(1, Named("first"))
+    desk.annotator.act(lambda _: None, lambda: None)  # something long
+    desk.annotator.undo()
+    desk.annotator.painted(1, Named("second"))
+    desk.worker.all()
+    assert undone == ["first"] and desk.session.changes == 1
+
+
+def test_clicks_that_wait_are_saved_too():
+    desk = Desk(np.stack([squares()[0]] * 2), encoded=False)
+    desk.click(1, *desk.centres[0])
+    desk.worker.all()
+    assert not desk.session.saved.current.prompts
+    assert desk.annotator.saved.current.prompts == desk.annotator.waiting == desk.paper.clicks
 
 
 def test_what_an_action_puts_in_line_is_done_one_after_the_other():

@@ -76,19 +76,44 @@ def test_labels_of_a_huge_plane_have_coarser_levels_that_change_with_it(monkeypa
 
 
 @pytest.mark.parametrize("visible", [True, False])
-def test_a_layer_that_is_nearly_full_is_made_wider_and_one_on_disk_is_left(visible, tmp_path):
+def test_a_layer_that_is_nearly_full_is_made_wider_and_one_on_disk_is_left(visible, tmp_path, monkeypatch):
     there = np.full((20, 20), 255, np.uint8)
     layer = Labels(there, visible=visible)
     labels = LayerLabels(layer)
-    labels.make_room(255)
+    labels.take(labels.wider(255))
     labels[slice(2, 4), slice(2, 4)] = np.full((2, 2), 256)
     assert labels.dtype == np.int32 and layer.visible == visible and labels.array is layer.data
     assert (np.asarray(layer.data) == 256).sum() == 4 and (np.asarray(layer.data) == 255).sum() == 396
     on_disk = tifffile.memmap(tmp_path / "labels.tif", shape=(20, 20), dtype=np.uint8)
     for data, highest in ((on_disk, 255), (there.astype(np.uint16), 255)):
-        labels = LayerLabels(Labels(data))
-        labels.make_room(highest)
-        assert labels.layer.data is data and labels.dtype == data.dtype
+        assert LayerLabels(Labels(data)).wider(highest) is None
+    monkeypatch.setattr("napari_interformer.labels._COPY", 20 * 20 * 4 - 1)
+    assert LayerLabels(Labels(there)).wider(255) is None
+
+
+@pytest.mark.parametrize("axis", [None, 1])
+def test_a_large_object_is_written_whole_and_nothing_before_it_is_undone_in_its_place(axis, monkeypatch):
+    monkeypatch.setattr("napari_interformer.labels._MANY", 50)
+    layer = Labels(np.zeros((3, 1, 20, 20) if axis else (3, 20, 20), np.int32))
+    labels = LayerLabels(layer, axis)
+    painted = []
+    layer.events.paint.connect(painted.append)
+    labels[1, slice(0, 5), slice(0, 10)] = np.full((5, 10), 2)
+    assert len(painted) == 1
+    layer.undo()
+    assert not layer.data.any()
+    labels[1, slice(0, 5), slice(0, 10)] = np.full((5, 10), 2)
+    layer.mode = "paint"
+    labels[1, slice(0, 17), slice(0, 4)] = np.full((17, 4), 3)
+    before = np.array(layer.data)
+    assert (
+        (before == 3).sum() == 68
+        and (before == 2).sum() == 30
+        and labels.annotated.tolist() == [False, True, False]
+    )
+    layer.undo()
+    np.testing.assert_array_equal(layer.data, before)
+    assert layer.mode == "paint" and layer.editable and not labels.writing
 
 
 @pytest.mark.parametrize(

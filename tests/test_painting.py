@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_interformer.painting import Painting, highest_label
+from napari_interformer.painting import Backlog, Painting, highest_label
 from napari_interformer.prompts import Box, Click, Mask
 
 BOX = Box(4, 2, 8, 6)  # 4x4
@@ -104,3 +104,36 @@ def test_the_highest_label_is_found_plane_by_plane():
     labels[2, 1, 3, 3] = 12
     labels[0] = -1
     assert highest_label(labels) == 12
+
+
+def test_what_is_to_be_written_waits_where_it_may_and_keeps_its_order():
+    backlog, written = Backlog(), []
+    backlog.add(lambda: written.append(1))
+    assert written == [1]
+    with backlog.waiting():
+        backlog.add(lambda: written.append(2))
+        backlog.add(lambda: written.append(3))
+    assert written == [1]
+    assert not backlog.work_off(0) and written == [1]
+    backlog.add(lambda: written.append(4))
+    assert written == [1, 2, 3, 4] and backlog.work_off(0)
+
+
+def test_what_cannot_be_written_is_tried_again_if_it_may_wait_and_given_up_if_not():
+    backlog, written, full = Backlog(), [], True
+
+    def write():
+        if full:
+            raise OSError("No space left")
+        written.append(1)
+
+    with pytest.raises(OSError, match="No space"):
+        backlog.add(write)
+    assert backlog.work_off()
+    with backlog.waiting():
+        backlog.add(write)
+        backlog.add(lambda: written.append(2))
+    with pytest.raises(OSError, match="No space"):
+        backlog.work_off()
+    full = False
+    assert backlog.work_off() and written == [1, 2]

@@ -443,6 +443,34 @@ def test_what_is_clicked_away_while_editing_is_gone_from_the_labels(live):
     np.testing.assert_array_equal(there, LABELS == 1)
 
 
+class Fragile(np.ndarray):
+    """Labels on a disk that may be full."""
+
+    full = False
+
+    def __setitem__(self, key, value):
+        if Fragile.full:
+            raise OSError("No space left on device")
+        super().__setitem__(key, value)
+
+
+@pytest.mark.parametrize("way", ["click", "undo", "redo"])
+def test_what_cannot_be_written_leaves_all_as_it_was(way, monkeypatch):
+    s = session(labels=np.zeros(IMAGE.shape, np.int32).view(Fragile), live=True)
+    for centre in CENTRES[:3]:
+        s.click(centre)
+    s.undo()
+    before = s.prompts, s.changes, s.can_redo
+    monkeypatch.setattr(Fragile, "full", True)
+    with pytest.raises(OSError, match="No space"):
+        {"click": lambda: s.click(CENTRES[4]), "undo": s.undo, "redo": s.redo}[way]()
+    assert (s.prompts, s.changes, s.can_redo) == before
+    monkeypatch.undo()
+    assert s.redo() and len(s.clicks) == 3
+    np.testing.assert_array_equal(np.asarray(s.labels) == 1, s.mask)
+    assert all(s.undo() for _ in range(3)) and not np.asarray(s.labels).any()
+
+
 @pytest.mark.parametrize("live", [False, True])
 def test_undo_and_redo_do_not_reach_behind_an_edit(live):
     s = session(live=live)

@@ -1721,6 +1721,35 @@ def test_labels_of_8_bit_are_gone_on_with_beyond_255(field):
     assert [area(layer.data, label) for label in (254, 255, 256)] == [1, 400, 400] and not window.told
 
 
+def test_what_is_painted_while_labels_are_looked_through_stays_if_they_are_made_wider(field, monkeypatch):
+    window, _ = field
+    there = np.zeros(window.labels.shape, np.uint8)
+    there[0, 0] = 254
+    layer = window.viewer.add_labels(there, name="opened")
+    goes, looked = threading.Event(), LayerLabels.survey
+
+    def survey(labels, *planes):
+        assert goes.wait(PATIENCE)
+        return looked(labels, *planes)
+
+    monkeypatch.setattr(LayerLabels, "survey", survey)
+    window.form.labels.choose(layer)
+    window.form.labels.activated.emit(window.form.labels.currentIndex())
+    layer.selected_label, layer.brush_size = 7, 1
+    wider, made = LayerLabels.wider, threading.Event()
+    monkeypatch.setattr(LayerLabels, "wider", lambda *args: (wider(*args), made.set())[0])
+    layer.paint((50, 60), 7)
+    goes.set()
+    assert made.wait(PATIENCE)
+    layer.paint((50, 61), 7)  # into the labels that have been copied already
+    window.idle()
+    assert layer.data.dtype == np.int32 and (layer.data == 7).sum() == 2 and layer.data[0, 0] == 254
+    for _ in range(2):
+        window.panel.undo()
+    window.idle()
+    assert not (layer.data == 7).any()
+
+
 def test_the_wheel_changes_nothing_that_it_passes(field):
     from qtpy.QtCore import QPointF
     from qtpy.QtGui import QWheelEvent

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from napari_interformer.painting import Stroke
     from napari_interformer.prompts import Given
     from napari_interformer.session import Session
+    from napari_interformer.stories import Saved
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +133,13 @@ class Annotator:
     def busy(self) -> bool:
         """Whether anything is being worked on or waits in line."""
         return self._busy or bool(self._line)
+
+    @property
+    def saved(self) -> Saved:
+        """Every object's prompts, as the session's, with those of the current object that still wait for their plane."""
+        saved = self.session.saved
+        prompts = in_order((*saved.current.prompts, *self.waiting))
+        return replace(saved, current=replace(saved.current, prompts=prompts)) if self.waiting else saved
 
     @property
     def can_undo(self) -> bool:
@@ -342,7 +350,9 @@ class Annotator:
         """Write to the labels for as long as nobody notices, then the rest; what comes next in line waits for it."""
         try:
             self._busy = not self.session.backlog.work_off(AT_ONCE)
-        except Exception as error:  # what is left is tried again with the next change, and before the object is committed
+        except (
+            Exception
+        ) as error:  # what is left is tried again with the next change, and before the object is committed
             self._busy = False
             self._refuse(error)
         if self._busy:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     import napari.viewer
     from napari.layers import Labels
+    from numpy.typing import NDArray
     from qtpy.QtCore import QObject
 
     from napari_interformer.canvas import Canvas
@@ -93,6 +94,7 @@ class Desk:
         self._tell_begun, self._tell_changed, self._tell_outdated = begun, changed, outdated
         self._model: InterFormer | None = None
         self._followed: list[tuple[Any, Callable[[Any], None]]] = []
+        self._meanwhile: list[Stroke] | None = None  # made while labels are looked through
         self._plane: tuple[int, ...] | None = None  # on screen when the Labels layer was drawn last
         # What a session knew of the objects in a Labels layer, for the next one there: the array, its image, their clicks.
         self._known: WeakKeyDictionary[Labels, tuple[Any, str, list[Story]]] = WeakKeyDictionary()
@@ -206,23 +208,30 @@ class Desk:
         If they cannot be written to where they are, they are copied on the way.
         """
         layer = labels.layer
+        meanwhile = self._meanwhile = []
 
-        def work() -> int | Exception:
+        def work() -> tuple[int, NDArray[Any] | None] | Exception:
             try:
                 if layer is not chosen:
                     labels.copy(chosen)
-                return labels.survey()
+                highest = labels.survey()
+                return highest, labels.wider(highest)
             except Exception as error:
                 return error
 
-        def then(found: int | Exception) -> None:
+        def then(found: tuple[int, NDArray[Any] | None] | Exception) -> None:
             if isinstance(found, Exception):
                 self.end()  # or an object could get the number of another
                 if layer is not chosen:
                     self._viewer.layers.remove(layer)
                 raise found
-            labels.make_room(found)
-            annotator.found(found)
+            highest, wider = found
+            if wider is not None:
+                labels.take(wider)
+                for stroke in meanwhile:
+                    stroke.make()
+            self._meanwhile = None
+            annotator.found(highest)
             if layer is not chosen:
                 layer.refresh()
                 chosen.visible = False
@@ -296,7 +305,7 @@ class Desk:
         for emitter, told in self._followed:
             emitter.disconnect(told)
         self._followed.clear()
-        self.labels = self.annotator = None
+        self.labels = self.annotator = self._meanwhile = None
 
     # ----------------------------------------------------------------------------------------- clicks
 
@@ -332,7 +341,10 @@ class Desk:
         annotator, labels = self.annotator, self.labels
         if labels is None or annotator is None or labels.writing:
             return
-        annotator.painted(int(labels.layer.selected_label), Stroke(labels, event.value))
+        stroke = Stroke(labels, event.value)
+        if self._meanwhile is not None:
+            self._meanwhile.append(stroke)
+        annotator.painted(int(labels.layer.selected_label), stroke)
         if plane := self.plane:
             self._survey([plane])
 

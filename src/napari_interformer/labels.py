@@ -194,7 +194,9 @@ class LayerLabels:
         *plane, rows, columns = key
         before = self[key]
         different = before != values
-        change = np.count_nonzero(np.broadcast_to(values, before.shape)) - np.count_nonzero(before)  # now: `before` is a view
+        change = np.count_nonzero(np.broadcast_to(values, before.shape)) - np.count_nonzero(
+            before
+        )  # now: `before` is a view
         if np.count_nonzero(different) > _MANY or self.layer.multiscale:
             self._replace(key, values)
         elif different.any():
@@ -243,20 +245,24 @@ class LayerLabels:
         else:
             self._filled += change.sum()
 
-    def make_room(self, highest: int) -> None:
-        """Let the layer hold many more labels than the highest there is, as int32: a saved file has the smallest type.
+    def wider(self, highest: int) -> NDArray[np.int32] | None:
+        """Return the labels as int32 if they could not hold many more than the highest there is: a file has the smallest type.
 
-        A layer on disk keeps its type, since what is written to it has to stay there.
+        None if they can, if that would be too much for memory, and on disk, since what is written there has to stay there. A
+        worker thread may ask, then `take`.
         """
-        layer = self.layer
         small = self.dtype.itemsize < 4 and np.iinfo(self.dtype).max - highest < _ROOM
-        if not small or layer.multiscale or type(self.array) is not np.ndarray:
-            return
-        self.array = self.array.astype(np.int32)
-        self.dtype = self.array.dtype
+        held = type(self.array) is np.ndarray and not self.layer.multiscale
+        fits = 4 * math.prod(self.array.shape) <= _COPY
+        return self.array.astype(np.int32) if small and held and fits else None
+
+    def take(self, array: NDArray[np.int32]) -> None:
+        """Hold these labels from now on, and show them."""
+        layer = self.layer
+        self.array, self.dtype = array, array.dtype
         # A hidden layer would go on believing in the type that it last drew, and write other numbers than it is given.
         visible, layer.visible = layer.visible, True
-        layer.data = self.array
+        layer.data = array
         layer.visible = visible
 
     @property

@@ -54,6 +54,7 @@ class Notes:
         self.timer.setInterval(NOTED)
         self.timer.timeout.connect(self._write)
         self._annotator: Annotator | None = None
+        self._noted = True  # whether the journal has what is so
         self._later, self._offered = later, offered
 
     def open(self, annotator: Annotator) -> None:
@@ -82,16 +83,20 @@ class Notes:
 
     def changed(self) -> None:
         """Hear that something changed."""
+        self._noted = False
         if not self.timer.isActive():
             self.timer.start()
 
+    def flush(self) -> None:
+        """Write at once what would be written within a second; it takes no window."""
+        if self._annotator is not None and self.journal is not None and not self._noted:
+            self._noted = True
+            self.journal.write(self._annotator.saved)
+
     def _write(self) -> None:
-        if self._annotator is None or self.journal is None:
-            return
-        saved = self._annotator.session.saved
-        self.journal.write(saved)
-        if saved.finished and self.offer is not None:  # their numbers are taken
-            self._withdraw()
+        self.flush()
+        if self._annotator is not None and self._annotator.session.stories and self.offer is not None:
+            self._withdraw()  # their numbers are taken
 
     def _withdraw(self) -> None:
         self.offer = None
@@ -113,9 +118,8 @@ class Notes:
 
     def close(self) -> None:
         """Write what is not written yet, and note no more of this session."""
-        if self.timer.isActive():
-            self.timer.stop()
-            self._write()
+        self.timer.stop()
+        self.flush()
         if self.journal is not None:
             self.journal.close()
         self.journal = self._annotator = None

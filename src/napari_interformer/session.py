@@ -763,9 +763,7 @@ class Session:
         self._steps = steps
         return list(changed.items())
 
-    def _paint(
-        self, was: Mapping[Plane, Step], now: Mapping[Plane, Step], planes: Iterable[Plane]
-    ) -> None:
+    def _paint(self, was: Mapping[Plane, Step], now: Mapping[Plane, Step], planes: Iterable[Plane]) -> None:
         """Write the object into the labels on these planes: as `now` has it, in the place of what it `was`."""
         for plane in planes:
             step = now.get(plane)

@@ -147,6 +147,8 @@ class Panel(QScrollArea):
             emitter.connect(told)
         self.destroyed.connect(self.encoder.close)
         self.destroyed.connect(self.decoder.close)
+        # A window that is closed by its frame tells its panels nothing else.
+        self.destroyed.connect(self.notes.flush)
         QApplication.instance().aboutToQuit.connect(self.release)
 
     def _of_viewer(self) -> list[tuple[Any, Callable[[Any], None]]]:
