@@ -79,7 +79,10 @@ class Journal:
         """Have this written in place of what was written before, unless it is the same; if several wait, the last one is."""
         if saved != self._newest and not self._over:
             self._newest = saved
-            self._thread.submit(self._write, saved)
+            try:
+                self._thread.submit(self._write, saved)
+            except RuntimeError:  # Python is ending, and begins nothing any more
+                self._write(saved)
 
     def _write(self, saved: Saved) -> None:
         if saved is not self._newest or self._over:
