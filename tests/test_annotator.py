@@ -9,7 +9,7 @@ import napari_interformer as ni
 from napari_interformer.annotator import Annotator, merge, sentence
 from napari_interformer.encoding import encode_tiles, room_for
 from napari_interformer.image import Planes
-from napari_interformer.prompts import Click
+from napari_interformer.prompts import Box, BoxPrompt, Click
 from window import BrightModel, squares
 
 
@@ -376,6 +376,40 @@ def test_undo_goes_by_the_order_of_changes_those_that_wait_for_a_plane_included(
         desk.worker.all()
         left.append((len(desk.annotator.waiting), desk.session.changes))
     assert left == [(1, 2), (1, 1), (1, 0), (0, 0)] and not desk.annotator.can_undo
+
+
+def test_what_waits_is_taken_back_in_the_order_in_which_it_came_and_brought_back():
+    desk = Desk(np.stack([squares()[0]] * 3), encoded=False)
+    first, second = (Click.at((1, *centre)) for centre in desk.centres[:2])
+    box = BoxPrompt((1,), Box(10, 10, 30, 30))
+    for given in (first, box, second):
+        desk.paper.clicks = (*desk.paper.clicks, given)
+        desk.annotator.edited()
+        desk.worker.all()
+    assert desk.annotator.waiting == (box, first, second)
+    seen = []
+    for action in (
+        desk.annotator.undo,
+        desk.annotator.undo,
+        desk.annotator.redo,
+        desk.annotator.undo,
+        desk.annotator.undo,
+    ):
+        action()
+        desk.worker.all()
+        seen.append(desk.paper.clicks)
+    assert seen == [(box, first), (first,), (box, first), (first,), ()]
+    for _ in range(4):
+        desk.annotator.redo()
+        desk.worker.all()
+    assert desk.annotator.waiting == (box, first, second) and not desk.annotator.can_redo
+    desk.annotator.undo()
+    desk.encode(1)
+    assert set(desk.session.given) == {box, first}
+    desk.annotator.clear()
+    desk.annotator.redo()
+    desk.worker.all()
+    assert not desk.paper.clicks and not desk.annotator.can_redo
 
 
 def test_a_stroke_is_taken_back_after_what_was_asked_for_before_it():

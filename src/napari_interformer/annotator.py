@@ -14,7 +14,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from napari_interformer.prompts import in_order
+from napari_interformer.prompts import Click, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -125,7 +125,9 @@ class Annotator:
         self._busy = False
         self._ahead: Ahead | None = None
         self._seen = clicks.read()  # what the layer showed when it was last looked at
-        self._since: dict[Given, int] = {}  # how many changes the session had when each of them began to wait
+        # As they came, with how many changes the session had then; and what was taken back since, None for one of these.
+        self._since: dict[Given, int] = {}
+        self._undone: list[tuple[Given, int] | None] = []
         self._taken = 0  # the highest label that no object may get, though the session knows nothing of it
         self._generation = 0  # results that were asked for in an earlier one are dropped
 
@@ -149,7 +151,7 @@ class Annotator:
     @property
     def can_redo(self) -> bool:
         """Whether `redo` may change anything."""
-        return self.session.can_redo or self.busy
+        return self.session.can_redo or bool(self._undone) or self.busy
 
     @property
     def can_commit(self) -> bool:
@@ -201,16 +203,28 @@ class Annotator:
         """Take back the last change: a click that still waits, or the session's last."""
 
         def then(_: None) -> None:
-            if self.waiting and self._since[self.waiting[-1]] >= self.session.changes:
-                self.waiting = self.waiting[:-1]
-            else:
-                self.session.undo()
+            last = next(reversed(self._since), None)
+            if last is not None and self._since[last] >= self.session.changes:
+                self._undone.append((last, self._since.pop(last)))
+                self.waiting = tuple(click for click in self.waiting if click != last)
+            elif self.session.undo():
+                self._undone.append(None)
 
         self.act(then)
 
     def redo(self) -> None:
         """Make the change again that was taken back."""
-        self.act(lambda _: self.session.redo())
+
+        def then(_: None) -> None:
+            again = self._undone.pop() if self._undone else None
+            if again is None:
+                self.session.redo()
+                return
+            click, self._since[click] = again[0], again[1]
+            self.waiting = in_order((*self.waiting, click))
+            self._line.append(Edit((), ()))  # its plane may be encoded by now
+
+        self.act(then)
 
     def commit(self) -> None:
         """Write the object and start the next one."""
@@ -218,6 +232,7 @@ class Annotator:
         def then(_: None) -> None:
             self._none_waits("commit")
             self.session.commit()
+            self._wait_for(())
 
         self.act(then)
 
@@ -234,7 +249,7 @@ class Annotator:
         """Drop the current object's clicks; an object being edited becomes what it was."""
 
         def then(_: None) -> None:
-            self.waiting = ()
+            self._wait_for(())
             self.session.clear()
 
         self.act(then)
@@ -274,19 +289,25 @@ class Annotator:
 
         def then(_: None) -> None:
             if self.waiting:
-                count, planes = len(self.waiting), _planes(self.waiting)
-                self.waiting = ()
+                count, kinds = len(self.waiting), {type(click) for click in self.waiting}
+                what = "click" if kinds == {Click} else "prompt"
                 self._tell(
-                    f"{count} click{'s were' if count > 1 else ' was'} taken back: {planes} is not encoded, and encoding "
-                    "was stopped; click there again to encode it."
+                    f"{count} {what}{'s were' if count > 1 else ' was'} taken back: {_planes(self.waiting)} not encoded, and "
+                    "encoding was stopped; click there again to encode it."
                 )
+                self._wait_for(())
 
         self.act(then)
 
     def painted(self, label: int, stroke: Stroke) -> None:
         """Hear that somebody painted with a label: no later object gets it, and `undo` takes the stroke back in its turn."""
         self.found(label)
-        self.act(lambda _: self.session.painted(stroke))
+
+        def then(_: None) -> None:
+            self.session.painted(stroke)
+            self._undone.clear()
+
+        self.act(then)
 
     def found(self, label: int) -> None:
         """Hear that there is a label, in something that is done in line: no later object gets it, nor a lower one."""
@@ -376,15 +397,24 @@ class Annotator:
             elif str(error) not in told:  # many points pasted on one bad plane: one sentence
                 told.append(str(error))
                 self._refuse(error)
-        self.waiting = tuple(waiting)
         if any(self.session.features.ready(click.plane) for click in waiting):
             self._line.append(Edit((), ()))  # the plane was finished while the click was being tried
         before, after = self.session.prompts, tuple(step.prompt for step in answer.steps)
+        if after != before or not self._since.keys() >= {*waiting}:
+            self._undone.clear()
+        self._wait_for(waiting)
         # Clicks that were answered together are still undone one by one.
         added = len(after) - len(before) if after[: len(before)] == before else 0
         for count in range(len(after) - max(added - 1, 0), len(after) + 1):
             self.session.adopt(answer.steps[:count])
-        self._since = {click: self._since.get(click, self.session.changes) for click in waiting}
+
+    def _wait_for(self, clicks: Sequence[Given]) -> None:
+        """Have these wait for their planes, from now on if they did not before; without any, what was taken back is gone."""
+        self.waiting = tuple(clicks)
+        came = {click: since for click, since in self._since.items() if click in clicks}
+        self._since = came | {click: self.session.changes for click in clicks if click not in came}
+        if not clicks and not self.session.prompts:
+            self._undone.clear()
 
     def _run(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
         generation, self._busy = self._generation, True
@@ -413,6 +443,7 @@ class Annotator:
 
     def _leave(self) -> None:
         """Commit the current object if there is anything of it, else drop it."""
+        self._undone.clear()
         if not self.session.empty:
             self.session.commit()
         elif self.session.prompts:
@@ -421,7 +452,7 @@ class Annotator:
     def _none_waits(self, name: str) -> None:
         if self.waiting:
             raise ValueError(
-                f"{name.capitalize()} takes an object whose clicks are all answered; {_planes(self.waiting)} is still being "
+                f"{name.capitalize()} takes an object whose clicks are all answered; {_planes(self.waiting)} still being "
                 "encoded: wait for it, or undo those clicks."
             )
 
@@ -493,9 +524,14 @@ def merge(current: Sequence[Given], before: Sequence[Given], after: Sequence[Giv
 
 
 def _planes(clicks: Iterable[Given]) -> str:
-    """Name the planes that clicks are on."""
-    named = sorted({", ".join(map(str, click.plane)) for click in clicks})
-    return f"plane {' and '.join(named)}" if named != [""] else "the image"
+    """Name the planes that clicks are on, and say that they are."""
+    planes = sorted({click.plane for click in clicks})
+    named = [", ".join(map(str, plane)) for plane in planes]
+    if planes == [()]:
+        return "the image is"
+    return (
+        f"plane {named[0]} is" if len(named) == 1 else f"planes {', '.join(named[:-1])} and {named[-1]} are"
+    )
 
 
 def sentence(error: Exception) -> str:
