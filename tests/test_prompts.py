@@ -255,3 +255,11 @@ def test_a_scribble_is_made_of_positions_of_any_kind():
     assert scribble == Scribble((2,), ((1, 4), (5, 4)), False)
     assert scribble.middle == Click((2,), 3, 4, False)
     assert in_order([Click((), 1, 1), Scribble((), ((2, 2),)), BoxPrompt((), Box(0, 0, 4, 4))])[0].box
+
+
+@pytest.mark.parametrize("positive", ["no", 0, None])
+def test_a_sign_is_true_or_false(positive):
+    for make in (lambda: Click.at((1, 2), positive), lambda: Scribble.along([(1, 2), (3, 4)], positive)):
+        with pytest.raises(ValueError, match="positive takes True"):
+            make()
+    assert Click.at((1, 2), np.True_).positive is True

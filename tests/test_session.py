@@ -390,6 +390,32 @@ def test_undo_and_redo_walk_through_clicks_and_strokes_in_their_order(changes, o
         assert not s.can_redo
 
 
+def test_undo_is_exact_where_overwriting_was_allowed_in_between():
+    there = np.where(LABELS == 2, 4, 0).astype(np.int32)
+    s = session(labels=there.copy(), live=True)
+    for centre in CENTRES[:2]:
+        s.click(centre)
+    before = s.labels.copy()
+    s.overwrite = True
+    s.click(CENTRES[1])
+    assert (s.labels[LABELS == 2] == s.label).all()
+    after = s.labels.copy()
+    s.overwrite = False
+    s.undo()
+    np.testing.assert_array_equal(s.labels, before)
+    s.redo()
+    np.testing.assert_array_equal(s.labels, after)
+
+
+def test_a_mask_that_is_handed_out_cannot_be_written_to():
+    s = session()
+    s.click(CENTRES[0])
+    with pytest.raises(ValueError, match="read-only"):
+        s.plane_mask()[1][:] = True
+    s.click(CENTRES[0])[:] = False  # a copy
+    np.testing.assert_array_equal(s.mask, LABELS == 1)
+
+
 def test_what_is_painted_with_the_objects_own_number_stays():
     s = session(live=True)
     s.click(CENTRES[0])

@@ -119,6 +119,9 @@ class Step:
     mask: BoolMask
     view: View
 
+    def __post_init__(self) -> None:
+        self.mask.flags.writeable = False  # whoever asks a session sees it, and `undo` brings it back
+
     @property
     def prompt(self) -> Prompt:
         """The newest."""

@@ -134,7 +134,7 @@ class Click:
         Raises
         ------
         ValueError
-            If it is no sequence of at least two finite numbers.
+            If it is no sequence of at least two finite numbers, or `positive` is neither True nor False.
         """
         try:
             *plane, y, x = (round(float(value)) for value in position)
@@ -142,7 +142,7 @@ class Click:
             raise ValueError(
                 f"A click takes a position in pixels such as (y, x), or (z, y, x) in a stack; got {position!r}."
             ) from None
-        return cls(tuple(plane), y, x, bool(positive))
+        return cls(tuple(plane), y, x, _sign(positive))
 
     @property
     def position(self) -> tuple[int, ...]:
@@ -173,7 +173,7 @@ class Scribble:
         Raises
         ------
         ValueError
-            If there is none, one is no position in pixels, or they are on different planes.
+            If there is none, one is no position in pixels, or they are on different planes; for `positive`, as a click.
         """
         try:
             stops = [Click.at(position) for position in positions]
@@ -188,7 +188,7 @@ class Scribble:
                 f"A scribble takes positions on one plane; got {stops[0].position} and others: draw one for each plane."
             )
         path = tuple(pixel for pixel, _ in itertools.groupby((stop.y, stop.x) for stop in stops))
-        return cls(stops[0].plane, path, bool(positive))
+        return cls(stops[0].plane, path, _sign(positive))
 
     @property
     def middle(self) -> Click:
@@ -270,6 +270,14 @@ def in_order(prompts: Iterable[P]) -> tuple[P, ...]:
         p for p in prompts if isinstance(p, Mask) or (isinstance(p, BoxPrompt) and newest[p.plane] is p)
     ]
     return (*starts, *(prompt for prompt in prompts if isinstance(prompt, Mark)))
+
+
+def _sign(positive: Any) -> bool:
+    if not isinstance(positive, bool | np.bool_):
+        raise ValueError(
+            f"positive takes True, for what belongs to the object, or False, for what does not; got {positive!r}."
+        )
+    return bool(positive)
 
 
 def line(path: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -40,6 +40,14 @@ Replay = tuple[tuple[Story, Steps], ...]
 
 
 @dataclass(frozen=True, eq=False)
+class _Shown:
+    """The current object at a time, and whether it might overwrite others when it was painted."""
+
+    steps: Steps
+    overwrite: bool
+
+
+@dataclass(frozen=True, eq=False)
 class _Painted:
     """A stroke in the order of changes, and what was known of the label image when it was made."""
 
@@ -139,8 +147,9 @@ class Session:
         self.backlog = Backlog()  # what is still to be written to `labels`
         self.overwrite, self.live = overwrite, live
         self._steps: Steps = ()
-        self._past: list[Steps | _Painted] = []
-        self._future: list[Steps | _Painted] = []
+        self._overwrote = overwrite  # see `_Shown`
+        self._past: list[_Shown | _Painted] = []
+        self._future: list[_Shown | _Painted] = []
         # What `volume.carry` found between two planes with clicks, or beyond the outermost.
         self.gaps: dict[tuple[Plane | None, Plane | None], Gap] = {}
         self._highest = highest_label(target) if highest is None else highest
@@ -459,8 +468,8 @@ class Session:
             return []
         if steps:
             self._check_label(self.label)
-        before = self._steps
-        changed = self._show(steps)
+        before = self._shown
+        changed = self._show(_Shown(steps, self.overwrite))
         self._past.append(before)
         self._future.clear()
         return changed
@@ -475,7 +484,7 @@ class Session:
         """Take back the last change of prompts, or the last stroke, exactly; return whether there was one."""
         if not self._past:
             return False
-        last, before = self._past[-1], self._steps
+        last, before = self._past[-1], self._shown
         if isinstance(last, _Painted):
             self.backlog.work_off()
             last.stroke.take_back()
@@ -497,7 +506,7 @@ class Session:
         """Make the last change that was taken back again; return whether there was one."""
         if not self._future:
             return False
-        following, before = self._future[-1], self._steps
+        following, before = self._future[-1], self._shown
         if isinstance(following, _Painted):
             self.backlog.add(following.stroke.make)
             self._past.append(self._future.pop())
@@ -553,7 +562,7 @@ class Session:
         """Paint the object if that is not done yet, keep its story, and start the next one."""
         if not self.live:
             now = _newest(self._steps)
-            self._paint(now, now, {*self._painting.boxes, *now})
+            self._paint(now, now, {*self._painting.boxes, *now}, overwrite=self.overwrite)
         story = self._story()
         if not story.edited:  # the number was free: what had it before is gone
             self.stories = [other for other in self.stories if other.label != story.label]
@@ -625,7 +634,7 @@ class Session:
         self._take(step.prompt for step in steps)
         # The start, not a change: undo does not go behind it.
         self._past, self._future = [], []
-        self._show(steps)
+        self._show(_Shown(steps, self.overwrite))
 
     def _check_no_current(self, name: str) -> None:
         if self._steps or self._edited:
@@ -715,7 +724,7 @@ class Session:
             if latest:
                 self._begin(current)
                 self.adopt(latest)
-                self._past = [latest[:n] for n in range(len(self.masks), len(latest))]
+                self._past = [_Shown(latest[:n], self.overwrite) for n in range(len(self.masks), len(latest))]
         finally:
             self.object_size, self.overwrite = usual
 
@@ -748,22 +757,33 @@ class Session:
 
     # ------------------------------------------------------------------------------------ painting
 
-    def _show(self, steps: Steps) -> list[tuple[Plane, Box]]:
-        """Make `steps` current; return where masks may have changed."""
+    @property
+    def _shown(self) -> _Shown:
+        return _Shown(self._steps, self._overwrote)
+
+    def _show(self, shown: _Shown) -> list[tuple[Plane, Box]]:
+        """Make these steps current; return where masks may have changed."""
         if not self._steps:
             self._size = self.object_size
-        was, now = _newest(self._steps), _newest(steps)
+        was, now = _newest(self._steps), _newest(shown.steps)
         changed: dict[Plane, Box] = {}
         for plane in (*was, *(plane for plane in now if plane not in was)):
             before, after = was.get(plane), now.get(plane)
             if before is not after:
                 changed[plane] = reduce(Box.union, (step.box for step in (before, after) if step is not None))
         if self.live:
-            self._paint(was, now, changed)
-        self._steps = steps
+            self._paint(was, now, changed, overwrite=shown.overwrite)
+        self._steps, self._overwrote = shown.steps, shown.overwrite
         return list(changed.items())
 
-    def _paint(self, was: Mapping[Plane, Step], now: Mapping[Plane, Step], planes: Iterable[Plane]) -> None:
+    def _paint(
+        self,
+        was: Mapping[Plane, Step],
+        now: Mapping[Plane, Step],
+        planes: Iterable[Plane],
+        *,
+        overwrite: bool,
+    ) -> None:
         """Write the object into the labels on these planes: as `now` has it, in the place of what it `was`."""
         for plane in planes:
             step = now.get(plane)
@@ -779,7 +799,7 @@ class Session:
                 box,
                 mask,
                 label=self.label,
-                overwrite=self.overwrite,
+                overwrite=overwrite,
                 prompts=prompts,
                 before=was[plane].prompts if plane in was else None,
             )
