@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 import subprocess
 import sys
 
@@ -404,6 +405,26 @@ def test_labels_that_cannot_be_written_leave_the_old_file(tmp_path, monkeypatch)
         write_labels(path, np.zeros((8, 8), np.uint8))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.tif"]
+
+
+def test_labels_in_ome_zarr_that_cannot_be_put_in_place_leave_the_old_ones(tmp_path, monkeypatch):
+    path = write_labels(tmp_path / "a.zarr", np.ones((8, 8), np.uint8))
+    replace = os.replace
+
+    def refused(source, target):
+        if target == path:  # as where a virus scanner still has one of the new files open
+            raise PermissionError(errno.EACCES, "Permission denied")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(OSError, match=r"a\.zarr could not be written .*that you may write to"):
+        write_labels(path, np.zeros((8, 8), np.uint8))
+    assert (Planes.of(path).data[...] == 1).all()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
+    monkeypatch.undo()
+    write_labels(path, np.zeros((8, 8), np.uint8))
+    assert (Planes.of(path).data[...] == 0).all()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
 
 
 @pytest.mark.parametrize("name", ["labels.png", "labels"])
