@@ -192,6 +192,44 @@ def test_a_cut_tiff_is_refused_not_taken_for_a_shorter_stack(tmp_path, stack, wr
         assert "\n" not in str(raised.value) and str(raised.value).endswith(".")
 
 
+def _write_set(folder, stack, options):
+    """Write a stack as a set of two OME-TIFFs, all planes but the last in the first, and return their paths."""
+    paths = [folder / "0.ome.tif", folder / "1.ome.tif"]
+    files = [(0, z) for z in range(len(stack) - 1)] + [(1, 0)]
+    places = "".join(
+        f'<TiffData FirstZ="{z}" FirstC="0" FirstT="0" IFD="{page}" PlaneCount="1">'
+        f'<UUID FileName="{paths[file].name}">urn:uuid:{file}</UUID></TiffData>'
+        for z, (file, page) in enumerate(files)
+    )
+    depth, height, width = stack.shape
+    for file, path in enumerate(paths):
+        told = (
+            f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:{file}"><Image ID="Image:0">'
+            f'<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" SizeX="{width}" SizeY="{height}" SizeZ="{depth}" '
+            f'SizeC="1" SizeT="1"><Channel ID="Channel:0:0" SamplesPerPixel="1"/>{places}</Pixels></Image></OME>'
+        )
+        with tifffile.TiffWriter(path) as tiff:
+            for plane in stack[-1:] if file else stack[:-1]:
+                tiff.write(plane, description=told, metadata=None, contiguous=False, **options)
+                told = None
+    return paths
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}])
+def test_each_file_of_an_ome_tiff_in_several_opens_all_of_it_and_is_refused_where_it_is_cut(
+    tmp_path, stack, options
+):
+    paths = _write_set(tmp_path, stack, options)
+    for path in paths:  # the last one is the shorter
+        np.testing.assert_array_equal(read_image(path).data[...], stack)
+    for path in paths:
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-100])
+        with pytest.raises(OSError, match="is cut short"):
+            read_image(path)
+        path.write_bytes(whole)
+
+
 def test_a_cut_tail_is_refused_or_costs_no_pixel(tmp_path, stack):
     path = tmp_path / "a.tif"
     for options in WRITERS.values():

@@ -115,7 +115,9 @@ def _is_cut(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, size: int)
     if series.dataoffset is not None:
         end = series.dataoffset + series.nbytes
     else:
-        spans = ((p.dataoffsets, p.databytecounts) for p in series.pages if p is not None)
+        # An OME-TIFF may be one of several that make an image: the others' pages lie in the others.
+        own = (p for p in series.pages if p is not None and p.parent is tiff)
+        spans = ((p.dataoffsets, p.databytecounts) for p in own)
         end = max(
             (o + n for offsets, counts in spans for o, n in zip(offsets, counts, strict=True)), default=0
         )
