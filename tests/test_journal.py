@@ -1,8 +1,10 @@
 """What was clicked is found again by another run, and by nobody whom it does not concern."""
 
+import errno
 import os
 import time
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,6 +111,30 @@ def test_files_go_when_they_are_old_or_superseded(another_run, folder):
     one.write(saved(story(1)))
     one.close()
     one._thread.shutdown(wait=True)
+    assert list(folder.glob("*.json")) == [one.path]
+
+
+def test_an_old_file_that_cannot_be_deleted_yet_ends_nothing(another_run, folder, monkeypatch):
+    taken, told = note(saved(story(1))), []
+    another_run()
+    unlink = Path.unlink
+
+    def refused(path, **options):
+        if path == taken:  # as where another program has it open
+            raise PermissionError(errno.EACCES, "Permission denied")
+        unlink(path, **options)
+
+    one = Journal(IMAGE, told.append)
+    one.supersede(taken)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refused)
+        one.write(saved(story(1)))
+        one._thread.submit(int).result()
+    assert taken.exists()
+    one.write(saved(story(1), story(2)))
+    one.close()
+    one._thread.shutdown(wait=True)
+    assert not told and len(Saved.read(one.path).finished) == 2
     assert list(folder.glob("*.json")) == [one.path]
 
 

@@ -88,13 +88,21 @@ class Journal:
             if saved.finished or saved.current.prompts:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 saved.write(self.path)
-                while self._superseded:
-                    self._superseded.pop().unlink(missing_ok=True)
+                self._delete_superseded()
             else:
                 self.path.unlink(missing_ok=True)
         except OSError as error:
             self._over = True
             self._failed(error)
+
+    def _delete_superseded(self) -> None:
+        for path in tuple(self._superseded):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:  # somebody has it open; it is tried again, and what is clicked is noted all the same
+                log.info("journal %s is not deleted yet: %s", path.name, error)
+            else:
+                self._superseded.remove(path)
 
     def supersede(self, path: Path) -> None:
         """Delete another file once this one is written: its objects are this session's now."""
