@@ -495,6 +495,18 @@ def test_features_behind_a_url_are_written_and_read():
         Features.open("memory://features/y.zarr")
 
 
+def test_who_makes_a_store_behind_a_url_second_deletes_nothing(monkeypatch):
+    url, pixels = "memory://features/race.zarr", image(dtype=np.float32)
+    first = fill(made(url, pixels=pixels), [(0,)])
+    monkeypatch.setattr(room, "is_there", lambda _: False)  # the second looked before the first had made it
+    second = made(url, pixels=pixels)
+    assert second.ready_planes().tolist() == [True, False, False]
+    assert fill(first, [(1,), (2,)]).finish()
+    again = made(url, pixels=pixels)
+    assert again.ready_planes().all() and zarr.open_group(url, mode="r").attrs["complete"]
+    again.window((2,), Box(0, 0, 160, 128))
+
+
 def test_features_are_read_from_within_an_archive(tmp_path):
     writer = fill(made(tmp_path / "x.zarr"), [(0,)])
     archive = shutil.make_archive(str(tmp_path / "kept"), "zip", tmp_path, "x.zarr")
