@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tifffile
 import zarr
 
 from napari_interformer import features as room
@@ -407,6 +408,27 @@ def test_features_of_another_image_or_model_are_refused_when_opened(tmp_path, mo
     ]:
         with pytest.raises(ValueError, match=f"of another {named}; give another store, or delete this one"):
             Features.open(tmp_path / "x.zarr", mode=mode, **options)
+
+
+def test_the_image_of_a_store_is_given_as_anything_that_is_an_image(tmp_path):
+    made(tmp_path / "x.zarr")
+    tifffile.imwrite(tmp_path / "x.tif", image(), photometric="minisblack")
+    for same in (image(), tmp_path / "x.tif", Planes.of(image(), contrast=(0, 9))):
+        Features.open(tmp_path / "x.zarr", image=same)
+    with pytest.raises(ValueError, match="of another image"):
+        Features.open(tmp_path / "x.zarr", image=image(seed=1))
+    with pytest.raises(TypeError, match=r"got .*object"):
+        Features.open(tmp_path / "x.zarr", image=object())
+
+
+def test_a_store_has_a_name(tmp_path, monkeypatch):
+    (tmp_path / "else").touch()
+    monkeypatch.chdir(tmp_path)
+    for call in (made, Features.open):
+        with pytest.raises(ValueError, match="takes a path or a URL; got an empty one: name it"):
+            call("")
+        with pytest.raises(ValueError, match=r"^\. is not a store of features"):
+            call(".")
 
 
 # ----------------------------------------------------------------------------------------------- elsewhere
