@@ -100,6 +100,8 @@ class Lane(QObject):
                 self._calls.popleft()()
         finally:
             self._calling = False
+            if self._calls and not self._closed.is_set():  # one raised, and others were told meanwhile
+                self._told.emit()
 
     def share(self, part: Callable[[int], int]) -> None:
         """From the thread: let torch use this many of its cores here, once and for all.
