@@ -346,18 +346,13 @@ class Features:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all maps before compression."""
+        """Bytes of all maps before compression; 7.5 for each pixel with the model in the package."""
         return math.prod(self.leading) * sum(2 * _cells_of(tile, self.origin) for tile in self.tiles)
 
     @property
     def in_memory(self) -> int:
         """Bytes that they take in memory once they are complete; of stored ones, the tiles that were read last."""
         return self.nbytes if self._store is None else min(self.nbytes, _CACHE_BYTES)
-
-    @property
-    def bytes_per_megapixel(self) -> float:
-        """Bytes of the maps of a million pixels before compression; 7.5 million with the model in the package."""
-        return 2e6 * sum(c / s**2 for c, s in zip(self.origin.channels, self.origin.strides, strict=True))
 
     def ready(self, plane: Plane = (), box: Box | None = None) -> bool:
         """Whether a plane, or all tiles that a box of it touches, are encoded."""
