@@ -60,10 +60,44 @@ def test_an_adapted_model_is_saved_and_loaded_like_any_other(cells, encoded, sma
     assert all(torch.equal(a, b) for a, b in zip(adapted.parameters(), again.parameters(), strict=True))
 
 
-def test_several_images_and_stacks_with_planes_missing(cells, encoded, small_model):
+def test_several_images_and_stacks_with_planes_missing(cells, encoded, small_model, monkeypatch):
     stack, labels = synthetic_stack(np.random.default_rng(1), (3, 64, 64), "nuclei")
     some = ni.encode(stack, small_model, planes=[(1,)])
+    seen, window = [], ni.Features.window
+    monkeypatch.setattr(
+        ni.Features, "window", lambda one, plane, box: seen.append((one, plane)) or window(one, plane, box)
+    )
     ni.adapt(small_model, [encoded, some], [cells[1], labels], config=QUICK)
+    assert {(encoded, ()), (some, (1,))} == set(seen)
+    assert len(seen) == QUICK.objects
+
+
+@pytest.mark.parametrize(
+    ("counts", "most", "shares"),
+    [
+        ([1000], 800, [800]),
+        ([30], 800, [30]),
+        ([500, 500], 800, [400, 400]),
+        ([1000, 3], 800, [797, 3]),
+        ([500, 500, 500], 800, [266, 267, 267]),
+        ([5, 0, 2, 9], 12, [5, 0, 2, 5]),
+        ([4, 4, 4], 2, [0, 1, 1]),
+    ],
+)
+def test_images_share_the_objects_and_what_one_lacks_the_others_give(counts, most, shares):
+    assert adapting._shares(counts, most) == shares
+
+
+def test_no_more_objects_are_learnt_from_than_were_asked_for(cells, encoded, small_model, monkeypatch):
+    taught, batches = [], adapting._batches
+    monkeypatch.setattr(
+        adapting, "_batches", lambda lessons, *rest: taught.append(len(lessons)) or batches(lessons, *rest)
+    )
+    few = np.where(cells[1] == 1, 1, 0)
+    for labels in ([few, cells[1]], [cells[1], cells[1], cells[1]]):
+        objects = 5 if labels[0] is few else 2
+        ni.adapt(small_model, [encoded] * len(labels), labels, config=replace(QUICK, objects=objects))
+    assert taught == [5, 2]
 
 
 def test_objects_are_seen_at_the_magnification_of_a_session(cells, small_model):
@@ -105,6 +139,22 @@ def test_cancelling_leaves_the_model_as_it_was(cells, encoded, small_model):
     with pytest.raises(InterruptedError, match="as it was"):
         ni.adapt(small_model, encoded, cells[1], config=QUICK, cancelled=lambda: True)
     assert all(torch.equal(value, small_model.state_dict()[name]) for name, value in before.items())
+
+
+def test_cancelling_is_heard_while_objects_are_looked_for(small_model):
+    stack, labels = synthetic_stack(np.random.default_rng(1), (3, 64, 64), "nuclei")
+    features, read = ni.encode(stack, small_model), []
+
+    class Slow:
+        shape, dtype = labels.shape, labels.dtype
+
+        def __getitem__(self, key):
+            read.append(key)
+            return labels[key]
+
+    with pytest.raises(InterruptedError, match="as it was"):
+        ni.adapt(small_model, features, Slow(), config=QUICK, cancelled=lambda: len(read) > 0)
+    assert read == [(0,)]
 
 
 WRONG = {

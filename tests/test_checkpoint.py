@@ -222,3 +222,8 @@ def test_what_is_no_model_is_not_saved(small_model, tmp_path):
     with pytest.raises(TypeError, match="in this order; got str for the model"):
         save_model(str(tmp_path / "m.safetensors"), small_model)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_is_not_saved_nowhere(small_model):
+    with pytest.raises(TypeError, match=r"takes the path of a \.safetensors file; got None: say where"):
+        save_model(small_model, None)

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tifffile
 import zarr
 
 from napari_interformer import features as room
@@ -390,7 +391,6 @@ def test_finished_features_need_no_look_at_each_plane(tmp_path, monkeypatch):
 def test_the_size_of_features_is_told(tmp_path, default_model):
     assert Origin.of(Planes.of(image()), default_model, core=0, halo=0).channels == default_model.channels
     features = made(pixels=np.zeros((992, 1056), np.uint8), model=default_model, core=0)
-    assert features.bytes_per_megapixel == 7.5e6 <= 8e6
     assert features.nbytes == pytest.approx(7.5 * 992 * 1056)
 
 
@@ -407,6 +407,27 @@ def test_features_of_another_image_or_model_are_refused_when_opened(tmp_path, mo
     ]:
         with pytest.raises(ValueError, match=f"of another {named}; give another store, or delete this one"):
             Features.open(tmp_path / "x.zarr", mode=mode, **options)
+
+
+def test_the_image_of_a_store_is_given_as_anything_that_is_an_image(tmp_path):
+    made(tmp_path / "x.zarr")
+    tifffile.imwrite(tmp_path / "x.tif", image(), photometric="minisblack")
+    for same in (image(), tmp_path / "x.tif", Planes.of(image(), contrast=(0, 9))):
+        Features.open(tmp_path / "x.zarr", image=same)
+    with pytest.raises(ValueError, match="of another image"):
+        Features.open(tmp_path / "x.zarr", image=image(seed=1))
+    with pytest.raises(TypeError, match=r"got .*object"):
+        Features.open(tmp_path / "x.zarr", image=object())
+
+
+def test_a_store_has_a_name(tmp_path, monkeypatch):
+    (tmp_path / "else").touch()
+    monkeypatch.chdir(tmp_path)
+    for call in (made, Features.open):
+        with pytest.raises(ValueError, match="takes a path or a URL; got an empty one: name it"):
+            call("")
+        with pytest.raises(ValueError, match=r"^\. is not a store of features"):
+            call(".")
 
 
 # ----------------------------------------------------------------------------------------------- elsewhere
@@ -493,6 +514,18 @@ def test_features_behind_a_url_are_written_and_read():
         made(url, pixels=image(seed=1), contrast=writer.contrast)
     with pytest.raises(FileNotFoundError, match="encode first"):
         Features.open("memory://features/y.zarr")
+
+
+def test_who_makes_a_store_behind_a_url_second_deletes_nothing(monkeypatch):
+    url, pixels = "memory://features/race.zarr", image(dtype=np.float32)
+    first = fill(made(url, pixels=pixels), [(0,)])
+    monkeypatch.setattr(room, "is_there", lambda _: False)  # the second looked before the first had made it
+    second = made(url, pixels=pixels)
+    assert second.ready_planes().tolist() == [True, False, False]
+    assert fill(first, [(1,), (2,)]).finish()
+    again = made(url, pixels=pixels)
+    assert again.ready_planes().all() and zarr.open_group(url, mode="r").attrs["complete"]
+    again.window((2,), Box(0, 0, 160, 128))
 
 
 def test_features_are_read_from_within_an_archive(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 import subprocess
 import sys
 
@@ -189,6 +190,44 @@ def test_a_cut_tiff_is_refused_not_taken_for_a_shorter_stack(tmp_path, stack, wr
         with pytest.raises(OSError, match=r"^a\.tif (is|cannot)") as raised:
             Planes.of(path)
         assert "\n" not in str(raised.value) and str(raised.value).endswith(".")
+
+
+def _write_set(folder, stack, options):
+    """Write a stack as a set of two OME-TIFFs, all planes but the last in the first, and return their paths."""
+    paths = [folder / "0.ome.tif", folder / "1.ome.tif"]
+    files = [(0, z) for z in range(len(stack) - 1)] + [(1, 0)]
+    places = "".join(
+        f'<TiffData FirstZ="{z}" FirstC="0" FirstT="0" IFD="{page}" PlaneCount="1">'
+        f'<UUID FileName="{paths[file].name}">urn:uuid:{file}</UUID></TiffData>'
+        for z, (file, page) in enumerate(files)
+    )
+    depth, height, width = stack.shape
+    for file, path in enumerate(paths):
+        told = (
+            f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:{file}"><Image ID="Image:0">'
+            f'<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" SizeX="{width}" SizeY="{height}" SizeZ="{depth}" '
+            f'SizeC="1" SizeT="1"><Channel ID="Channel:0:0" SamplesPerPixel="1"/>{places}</Pixels></Image></OME>'
+        )
+        with tifffile.TiffWriter(path) as tiff:
+            for plane in stack[-1:] if file else stack[:-1]:
+                tiff.write(plane, description=told, metadata=None, contiguous=False, **options)
+                told = None
+    return paths
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}])
+def test_each_file_of_an_ome_tiff_in_several_opens_all_of_it_and_is_refused_where_it_is_cut(
+    tmp_path, stack, options
+):
+    paths = _write_set(tmp_path, stack, options)
+    for path in paths:  # the last one is the shorter
+        np.testing.assert_array_equal(read_image(path).data[...], stack)
+    for path in paths:
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-100])
+        with pytest.raises(OSError, match="is cut short"):
+            read_image(path)
+        path.write_bytes(whole)
 
 
 def test_a_cut_tail_is_refused_or_costs_no_pixel(tmp_path, stack):
@@ -404,6 +443,26 @@ def test_labels_that_cannot_be_written_leave_the_old_file(tmp_path, monkeypatch)
         write_labels(path, np.zeros((8, 8), np.uint8))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.tif"]
+
+
+def test_labels_in_ome_zarr_that_cannot_be_put_in_place_leave_the_old_ones(tmp_path, monkeypatch):
+    path = write_labels(tmp_path / "a.zarr", np.ones((8, 8), np.uint8))
+    replace = os.replace
+
+    def refused(source, target):
+        if target == path:  # as where a virus scanner still has one of the new files open
+            raise PermissionError(errno.EACCES, "Permission denied")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(OSError, match=r"a\.zarr could not be written .*that you may write to"):
+        write_labels(path, np.zeros((8, 8), np.uint8))
+    assert (Planes.of(path).data[...] == 1).all()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
+    monkeypatch.undo()
+    write_labels(path, np.zeros((8, 8), np.uint8))
+    assert (Planes.of(path).data[...] == 0).all()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
 
 
 @pytest.mark.parametrize("name", ["labels.png", "labels"])

@@ -1,15 +1,20 @@
 """What was clicked is found again by another run, and by nobody whom it does not concern."""
 
+import errno
 import os
 import time
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from conftest import BlobModel, blobs
 from napari_interformer import journal
+from napari_interformer.encoding import encode
 from napari_interformer.journal import Journal, Offer, offer
 from napari_interformer.prompts import Box, Click, Mask
+from napari_interformer.session import Session
 from napari_interformer.stories import Saved, Story
 
 IMAGE = "sha256:one"
@@ -68,19 +73,85 @@ def test_the_newest_is_offered(another_run):
 @pytest.mark.parametrize(
     ("content", "highest", "offered"),
     [
-        (saved(story(1), story(2)), 0, True),
-        (saved(story(1), story(2)), 2, False),  # the labels were saved, and opened again
-        (saved(story(5), story(6)), 4, True),  # they were saved before
-        (saved(story(5), story(6)), 5, False),
-        (saved(story(3, edited=True)), 3, False),
-        (saved(story(3, edited=True), story(4)), 3, True),
-        (saved(current=story(1)), 0, True),
+        (saved(story(1), story(2)), 0, 2),
+        (saved(story(1), story(2)), 2, 0),  # the labels were saved, and opened again
+        (saved(story(5), story(6)), 4, 2),  # they were saved before
+        (saved(story(5), story(6)), 5, 1),  # and in between
+        (saved(story(1), story(2), current=story(3)), 2, 1),
+        (saved(story(1), story(2), current=story(2, edited=True)), 2, 0),
+        (saved(story(1), story(2), current=story(2, edited=True)), 1, 1),
+        (saved(story(1), current=story(2)), 2, 0),  # the window shows the current object in the labels
+        (saved(story(3, edited=True)), 3, 0),
+        (saved(story(3, edited=True), story(4)), 3, 2),
+        (saved(story(1), story(1, edited=True), story(2), story(3)), 2, 1),  # edited before they were saved
+        (saved(story(1), story(2), story(1, edited=True), story(3)), 2, 2),  # before or after
+        (saved(story(1), story(2), story(3), story(1, edited=True)), 2, 2),  # after
+        (saved(story(1), story(2), story(2, edited=True)), 1, 1),
+        (saved(current=story(1)), 0, 1),
     ],
 )
 def test_what_the_labels_hold_already_is_not_offered(content, highest, offered, another_run):
     note(content)
     another_run()
-    assert (offer(IMAGE, highest) is not None) == offered
+    found = offer(IMAGE, highest)
+    assert (0 if found is None else found.objects) == offered
+
+
+@pytest.fixture
+def again():
+    """Return a function that makes a session on six bright squares."""
+    model, (image, _) = BlobModel(), blobs()
+    features = encode(image, model, contrast=(0, 255), device="cpu")
+
+    def session(labels=None):
+        return Session(features, model, labels)
+
+    return session
+
+
+def test_what_labels_that_were_saved_in_between_do_not_hold_is_restored(another_run, folder, again):
+    before = again()
+    for centre in ((32, 32), (32, 96)):
+        before.click(centre)
+        before.commit()
+    saved_labels, image = before.labels.copy(), before.features.image_fingerprint
+    before.edit(1)
+    before.click((112, 32))
+    before.commit()
+    edited_labels = before.labels.copy()
+    before.click((32, 160))
+    before.commit()
+    before.click((112, 96))
+    path = note(before.saved, image=image)
+    another_run()
+    for labels in (saved_labels, edited_labels):
+        after = again(labels.copy())
+        found = offer(image, after.highest)
+        assert found.objects == 3  # 1, whose edit the labels may hold, and 3 and 4
+        after.load_prompts(found.path)
+        np.testing.assert_array_equal(after.labels, before.labels)
+        np.testing.assert_array_equal(after.mask, before.mask)
+        assert after.label == before.label == 4
+    one = Journal(image, [].append)
+    one.supersede(found.path)
+    one.write(after.saved)
+    one.close()
+    one._thread.shutdown(wait=True)
+    assert sorted(folder.glob("*.json")) == sorted([path, one.path])  # the first has objects 1 and 2
+    assert offer(image, 0).path == path
+
+
+def test_only_the_last_file_of_an_image_is_offered_in_part(another_run):
+    old = note(saved(story(1), story(2), story(3)))
+    os.utime(old, (time.time() - 60,) * 2)
+    new = note(saved(story(1), story(2)))  # somebody began anew
+    another_run()
+    assert offer(IMAGE, 2) is None and offer(IMAGE, 0).path == new
+    new.unlink()
+    assert offer(IMAGE, 2).objects == 1 and offer(IMAGE, 0).path == old
+    assert Saved.read(offer(IMAGE, 1).path).finished == (story(2), story(3))
+    note(saved(story(1), story(2)))  # this run did
+    assert offer(IMAGE, 2) is None
 
 
 def test_another_image_is_not_offered_it(another_run):
@@ -109,6 +180,30 @@ def test_files_go_when_they_are_old_or_superseded(another_run, folder):
     one.write(saved(story(1)))
     one.close()
     one._thread.shutdown(wait=True)
+    assert list(folder.glob("*.json")) == [one.path]
+
+
+def test_an_old_file_that_cannot_be_deleted_yet_ends_nothing(another_run, folder, monkeypatch):
+    taken, told = note(saved(story(1))), []
+    another_run()
+    unlink = Path.unlink
+
+    def refused(path, **options):
+        if path == taken:  # as where another program has it open
+            raise PermissionError(errno.EACCES, "Permission denied")
+        unlink(path, **options)
+
+    one = Journal(IMAGE, told.append)
+    one.supersede(taken)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refused)
+        one.write(saved(story(1)))
+        one._thread.submit(int).result()
+    assert taken.exists()
+    one.write(saved(story(1), story(2)))
+    one.close()
+    one._thread.shutdown(wait=True)
+    assert not told and len(Saved.read(one.path).finished) == 2
     assert list(folder.glob("*.json")) == [one.path]
 
 

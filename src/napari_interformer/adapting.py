@@ -60,7 +60,8 @@ class AdaptConfig(ClickConfig):
     minutes : float
         Stop after this long even if steps are left (the learning rate follows whichever comes first); 0 for no limit.
     objects : int
-        Most objects that are learnt from, drawn at random; their features are held in memory.
+        Most objects that are learnt from, drawn at random, as many of each image where there are enough; their features are
+        held in memory.
     windows_per_step : int
         Objects per step, at the smallest decoding window.
     lr, weight_decay : float
@@ -125,7 +126,7 @@ def adapt(
     config : AdaptConfig, optional
         Defaults if None.
     progress, cancelled : callable, optional
-        Told after each step; asked before each, and before each object is looked at, whether to stop.
+        Told after each step; asked before each, and before each plane and object is looked at, whether to stop.
 
     Returns
     -------
@@ -150,10 +151,12 @@ def adapt(
         if cancelled is not None and cancelled():
             raise InterruptedError("Adapting was cancelled; the model is as it was.")
 
+    found = [_found(one, truth, go_on) for one, truth, _ in pairs]
+    shares = _shares([len(objects) for objects in found], config.objects)
     lessons = [
         lesson
-        for pair in pairs
-        for lesson in _lessons(model, *pair, config.objects // len(pairs), rng, go_on)
+        for pair, objects, share in zip(pairs, found, shares, strict=True)
+        for lesson in _lessons(model, *pair, objects, share, rng, go_on)
     ]
     if not lessons:
         raise ValueError(
@@ -262,22 +265,38 @@ def _pairs(
     return pairs
 
 
+def _found(features: Features, labels: LabelImage, go_on: Callable[[], None]) -> list[tuple[Plane, int, Box]]:
+    """Return the objects on an image's encoded planes: where, their numbers and boxes."""
+    found: list[tuple[Plane, int, Box]] = []
+    for plane in np.ndindex(*features.leading):
+        go_on()
+        if features.ready(plane):
+            found += [(plane, label, box) for label, box in _objects(np.asarray(labels[plane or ...]))]
+    return found
+
+
+def _shares(counts: Sequence[int], most: int) -> list[int]:
+    """Share out `most` objects among images that have so many: evenly, and what one lacks goes to those that have more."""
+    shares = [0] * len(counts)
+    for number, i in enumerate(sorted(range(len(counts)), key=counts.__getitem__)):
+        shares[i] = min(counts[i], most // (len(counts) - number))
+        most -= shares[i]
+    return shares
+
+
 def _lessons(
     model: InterFormer,
     features: Features,
     labels: LabelImage,
     image: Planes | None,
+    found: Sequence[tuple[Plane, int, Box]],
     most: int,
     rng: np.random.Generator,
     go_on: Callable[[], None],
 ) -> list[Lesson]:
-    """Return objects of an image in their windows, at most so many, drawn at random."""
-    found: list[tuple[Plane, int, Box]] = []
-    for plane in np.ndindex(*features.leading):
-        if features.ready(plane):
-            found += [(plane, label, box) for label, box in _objects(np.asarray(labels[plane or ...]))]
+    """Return objects of an image in their windows, at most so many of those found, drawn at random."""
     lessons = []
-    for number in rng.permutation(len(found))[: max(1, most)]:
+    for number in rng.permutation(len(found))[:most]:
         go_on()
         plane, label, box = found[number]
         mask = np.asarray(labels[(*plane, *box.slices)]) == label

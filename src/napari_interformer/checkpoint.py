@@ -180,13 +180,17 @@ def save_model(
     Raises
     ------
     TypeError
-        If it is no model.
+        If it is no model, or the path is none.
     OSError
         If it cannot be written; the file that was there before is untouched.
     """
     if not isinstance(model, InterFormer):
         raise TypeError(
             f"save_model takes a model and a path, in this order; got {type(model).__name__} for the model."
+        )
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(
+            f"save_model takes the path of a .safetensors file; got {path!r}: say where to keep the model."
         )
     path = Path(path)
     tensors = {

@@ -242,8 +242,8 @@ def segment(
 
     import napari_interformer as ni
     from napari_interformer.features import NotEncodedError
-    from napari_interformer.files import LABEL_FILES
-    from napari_interformer.image import Planes, write_labels
+    from napari_interformer.files import LABEL_FILES, write_labels
+    from napari_interformer.image import Planes
 
     check_output(output, LABEL_FILES, image)
     if overlay is not None:
@@ -561,7 +561,8 @@ def headless_demo(folder: Path, objects: int = 12, clicks: int = 3) -> None:
     import numpy as np
 
     import napari_interformer as ni
-    from napari_interformer.image import Planes, write_labels
+    from napari_interformer.files import write_labels
+    from napari_interformer.image import Planes
     from napari_interformer.picture import write_picture
     from napari_interformer.samples import cells
     from napari_interformer.simulate import iou, next_click

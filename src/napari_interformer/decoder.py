@@ -49,16 +49,6 @@ class Prepared:
             self.finest[:count], tuple((key[:count], value[:count]) for key, value in self.memory)
         )
 
-    def repeat(self, times: int) -> Prepared:
-        """Return the same for `times` objects of each image, image by image."""
-        return Prepared(
-            self.finest.repeat_interleave(times, 0),
-            tuple(
-                (key.repeat_interleave(times, 0), value.repeat_interleave(times, 0))
-                for key, value in self.memory
-            ),
-        )
-
 
 def pooled_length(length: int, ratio: int, train_length: int) -> int:
     """Return to how many cells an axis of `length` is pooled (round half to even, as in the reference)."""

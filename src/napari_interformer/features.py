@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from napari_interformer.files import brief, unwritable
-from napari_interformer.image import plane_of
+from napari_interformer.image import Planes, plane_of
 from napari_interformer.prompts import DIVISOR, Box
 from napari_interformer.store import Shape, Store, is_there, located, make_store, name_of, open_group
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_interformer.image import Plane, Planes
+    from napari_interformer.image import Plane
 
 FORMAT = 2
 _CACHE_BYTES = 256 * 2**20  # tiles of stored features that are kept decompressed
@@ -223,7 +223,7 @@ class Features:
         store: str | Path,
         *,
         mode: Literal["r", "r+"] = "r",
-        image: Planes | None = None,
+        image: Any = None,
         model: Encoder | None = None,
     ) -> Features:
         """Open stored features; another process may still be writing them.
@@ -237,7 +237,7 @@ class Features:
         mode : "r" or "r+"
             For reading, or to go on encoding.
         image, model : Planes, InterFormer, optional
-            What the features must be of.
+            What the features must be of; for the image, what `Planes.of` takes will do.
 
         Raises
         ------
@@ -245,6 +245,8 @@ class Features:
             If there is no store.
         ValueError
             If it holds something else, features of another image or model, or was written by another version.
+        TypeError, OSError
+            If the image is none, as for `Planes.of`.
         """
         if mode not in ("r", "r+"):
             raise ValueError(f"mode takes r or r+; got {mode!r}: encode makes new stores.")
@@ -287,7 +289,7 @@ class Features:
         found._check(
             replace(
                 origin,
-                image=origin.image if image is None else image.fingerprint,
+                image=origin.image if image is None else Planes.of(image).fingerprint,
                 model=origin.model if model is None else model.fingerprint,
             )
         )
@@ -344,18 +346,13 @@ class Features:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all maps before compression."""
+        """Bytes of all maps before compression; 7.5 for each pixel with the model in the package."""
         return math.prod(self.leading) * sum(2 * _cells_of(tile, self.origin) for tile in self.tiles)
 
     @property
     def in_memory(self) -> int:
         """Bytes that they take in memory once they are complete; of stored ones, the tiles that were read last."""
         return self.nbytes if self._store is None else min(self.nbytes, _CACHE_BYTES)
-
-    @property
-    def bytes_per_megapixel(self) -> float:
-        """Bytes of the maps of a million pixels before compression; 7.5 million with the model in the package."""
-        return 2e6 * sum(c / s**2 for c, s in zip(self.origin.channels, self.origin.strides, strict=True))
 
     def ready(self, plane: Plane = (), box: Box | None = None) -> bool:
         """Whether a plane, or all tiles that a box of it touches, are encoded."""
@@ -429,6 +426,8 @@ class Features:
 
         Raises
         ------
+        ValueError
+            If there is no such plane, or the box is none such.
         NotEncodedError
             If a tile that it needs is not encoded.
         OSError

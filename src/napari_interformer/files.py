@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 import weakref
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -115,7 +115,9 @@ def _is_cut(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, size: int)
     if series.dataoffset is not None:
         end = series.dataoffset + series.nbytes
     else:
-        spans = ((p.dataoffsets, p.databytecounts) for p in series.pages if p is not None)
+        # An OME-TIFF may be one of several that make an image: the others' pages lie in the others.
+        own = (p for p in series.pages if p is not None and p.parent is tiff)
+        spans = ((p.dataoffsets, p.databytecounts) for p in own)
         end = max(
             (o + n for offsets, counts in spans for o, n in zip(offsets, counts, strict=True)), default=0
         )
@@ -289,8 +291,6 @@ def write_labels(
     try:
         with replacing(path, "labels.ome.tif") as whole:
             write(whole, found)
-            if path.is_dir():
-                os.rename(path, whole.with_name("before"))
     except OSError as error:
         raise unwritable(path, error) from error
     return path
@@ -411,12 +411,25 @@ def _ome_axes(axes: str | None, ndim: int) -> str:
 def replacing(path: Path, name: str | None = None) -> Iterator[Path]:
     """Yield where to write, in a folder of its own beside `path`; what lies there in the end takes the place of `path`.
 
-    Its name is `name`, for writers that look at it, or else that of `path`.
+    Its name is `name`, for writers that look at it, or else that of `path`. A folder takes the place of a file or a folder,
+    a file only that of a file. If anything fails, `path` is as it was.
     """
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
         whole = Path(folder) / (name or path.name)
         yield whole
-        os.replace(whole, path)
+        if not (whole.is_dir() and path.is_dir()):
+            os.replace(whole, path)
+            return
+        # No system replaces a folder that is not empty. The old one waits outside, or it would be deleted with `folder`.
+        before = path.with_name(f"{Path(folder).name}-before")
+        os.rename(path, before)
+        try:
+            os.replace(whole, path)
+        except BaseException:
+            os.rename(before, path)
+            raise
+        with suppress(OSError):  # what was to be saved is; at worst the old folder stays beside it
+            os.rename(before, whole)
 
 
 def write_whole(path: Path, content: bytes) -> Path:

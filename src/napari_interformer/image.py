@@ -276,10 +276,6 @@ class Planes:
             out[..., 1:] = out[..., :1]
         return out
 
-    def valid(self, plane: Plane, y: int, x: int) -> bool:
-        """Whether the image has a value at a pixel: False on NaN."""
-        return self.dtype.kind != "f" or not np.isnan(self.raw(plane, Box(x, y, x + 1, y + 1))).any()
-
     @property
     def fingerprint(self) -> str:
         """Hash of shape, type and a sample of the chosen channels' pixels.
@@ -495,4 +491,4 @@ def _looks_coloured(shape: tuple[int, ...]) -> bool:
     return len(shape) > 2 and shape[-1] in (3, 4) and min(shape[-3:-1]) > 4
 
 
-__all__ = ["Contrast", "Limits", "Plane", "Planes", "percentiles", "read_image", "stretch", "write_labels"]
+__all__ = ["Contrast", "Limits", "Plane", "Planes", "percentiles", "stretch", "write_labels"]

@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,9 +23,12 @@ from napari_interformer.stories import Saved
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from napari_interformer.stories import Story
+
 log = logging.getLogger(__name__)
 
 DAYS = 30  # for which a file is kept
+_PART = "-above-"  # in the name of a file with those objects of another that labels do not hold
 _RUN = secrets.token_hex(4)  # of this process, whose own work need not be offered to it
 
 
@@ -91,13 +94,23 @@ class Journal:
             if saved.finished or saved.current.prompts:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 saved.write(self.path)
-                while self._superseded:
-                    self._superseded.pop().unlink(missing_ok=True)
+                self._delete_superseded()
             else:
                 self.path.unlink(missing_ok=True)
         except OSError as error:
             self._over = True
             self._failed(error)
+
+    def _delete_superseded(self) -> None:
+        for path in tuple(self._superseded):
+            try:
+                path.unlink(missing_ok=True)
+            except (
+                OSError
+            ) as error:  # somebody has it open; it is tried again, and what is clicked is noted all the same
+                log.info("journal %s is not deleted yet: %s", path.name, error)
+            else:
+                self._superseded.remove(path)
 
     def supersede(self, path: Path) -> None:
         """Delete another file once this one is written: its objects are this session's now."""
@@ -109,32 +122,78 @@ class Journal:
 
 
 def offer(image: str, highest: int) -> Offer | None:
-    """Return the newest objects of another run on an image, if labels up to `highest` do not hold them already.
+    """Return the newest objects of another run on an image that labels up to `highest` do not hold.
+
+    Labels may hold some of a file's objects, since they were saved in between: then the others are offered, in a file of
+    their own. Only of the last file of an image, though: those before it counted in their own way.
 
     Files that are too old are deleted on the way. What cannot be read is passed over.
     """
     found: Offer | None = None
-    for path in folder().glob("*.json"):
+    last = True
+    for path in _newest_first():
+        if not path.name.startswith(_start_of_name(image)) or _PART in path.name:
+            continue
+        if _RUN in path.name:
+            last = False
+            continue
         try:
-            changed = path.stat().st_mtime
-            if changed < time.time() - DAYS * 86400:
-                path.unlink()
-            elif path.name.startswith(_start_of_name(image)) and _RUN not in path.name:
-                when = datetime.fromtimestamp(changed)
-                if found is None or when > found.when:
-                    found = _offered(path, when, image, highest) or found
+            saved = Saved.read(path)
+            if saved.image == image:
+                found = found or _offered(path, saved, highest, last)
+                last = False
         except (OSError, ValueError) as error:
             log.info("journal %s is passed over: %s", path.name, error)
     return found
 
 
-def _offered(path: Path, when: datetime, image: str, highest: int) -> Offer | None:
-    saved = Saved.read(path)
-    stories = [*saved.finished, *([saved.current] if saved.current.prompts else [])]
-    new = {story.label for story in stories if not story.edited}
-    if saved.image != image or not new or min(new) <= highest:
+def _newest_first() -> list[Path]:
+    """Return the files that are not too old, and delete the others."""
+    found = []
+    for path in folder().glob("*.json"):
+        try:
+            changed = path.stat().st_mtime
+            if changed < time.time() - DAYS * 86400:
+                path.unlink()
+            else:
+                found.append((changed, path))
+        except OSError as error:
+            log.info("journal %s is passed over: %s", path.name, error)
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def _offered(path: Path, saved: Saved, highest: int, last: bool) -> Offer | None:
+    missing = _missing(saved, highest)
+    stories = [story for story in (*missing.finished, missing.current) if story.prompts]
+    if not any(story.label > highest and not story.edited for story in stories):
         return None
+    when = datetime.fromtimestamp(path.stat().st_mtime)
+    if missing != saved:
+        if not last:
+            return None
+        path = missing.write(path.with_name(f"{path.stem}{_PART}{highest}.json"))
     return Offer(path, len({story.label for story in stories}), when)
+
+
+def _missing(saved: Saved, highest: int) -> Saved:
+    """Leave out what labels up to `highest` hold.
+
+    Numbers grow, so the labels were saved after the object with the highest was made: they hold what was done before. Of
+    edits after that nobody knows; they are kept, and change nothing where the labels hold them already.
+    """
+
+    def is_new(story: Story) -> bool:
+        return story.label > highest
+
+    held = [i for i, story in enumerate(saved.finished) if not (story.edited or is_new(story))]
+    later = held[-1] + 1 if held else 0
+    finished = tuple(
+        story for i, story in enumerate(saved.finished) if is_new(story) or (story.edited and i >= later)
+    )
+    current = saved.current
+    if not (current.edited or is_new(current)):
+        current = replace(current, prompts=())
+    return replace(saved, finished=finished, current=current)
 
 
 def _start_of_name(image: str) -> str:

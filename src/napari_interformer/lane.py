@@ -50,7 +50,11 @@ class Lane(QObject):
 
     def __init__(self, name: str, *, patient: bool = False) -> None:
         # The application owns it: were the thread the last to let go of it, Qt would delete it there.
-        super().__init__(QApplication.instance())
+        application = QApplication.instance()
+        super().__init__(application)
+        for lane in [] if application is None else application.findChildren(Lane):
+            if lane is not self:
+                lane._go_if_over()
         self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._calls: deque[Callable[[], None]] = deque()
@@ -104,6 +108,8 @@ class Lane(QObject):
                 self._calls.popleft()()
         finally:
             self._calling = False
+            if self._calls and not self._closed.is_set():  # one raised, and others were told meanwhile
+                self._told.emit()
 
     def share(self, part: Callable[[int], int]) -> None:
         """From the thread: let torch use this many of its cores here, once and for all.
@@ -138,6 +144,12 @@ class Lane(QObject):
     def _end(self) -> None:
         self.close()
         self._thread.join(60)
+
+    def _go_if_over(self) -> None:
+        """Let go of what is closed and whose thread has ended; only the main thread asks, so that Qt deletes it there."""
+        if self._closed.is_set() and not self._thread.is_alive():
+            atexit.unregister(self._end)
+            self.deleteLater()
 
     def close(self, _: Any = None) -> None:
         """Do nothing more after the job at hand, report no more, and hold on to nothing of those who asked."""

@@ -6,8 +6,9 @@ them as one shard in ``maps``, after which the single chunks are removed. So a p
 the end. A shard alone would not do: zarr writes one as a whole, so that a tile would have to wait for its neighbours, a
 kill would lose them all, and two processes would overwrite each other's halves.
 
-There is no list of what is done: a file that is there is done, since files appear whole or not at all. Nothing is ever
-read, changed and written back, so that no mark can be lost between processes. The fill value is NaN, which no tile holds.
+There is no list of what is done: a file that is there is done, since files appear whole or not at all. No tile, and no mark
+of one, is ever read, changed and written back, so that none can be lost between processes; only that all are there is noted
+in the group's attributes in the end, where it may be noted twice. The fill value is NaN, which no tile holds.
 Each tile has a checksum, so that a damaged one is refused and not taken for features.
 """
 
@@ -32,6 +33,7 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.sync import sync
+from zarr.errors import ContainsArrayError
 
 from napari_interformer.files import brief
 
@@ -253,8 +255,16 @@ class Store:
 
 
 def located(store: str | os.PathLike[str]) -> Path | str:
-    """Return a path, or the URL of something that is not a file of this machine."""
+    """Return a path, or the URL of something that is not a file of this machine.
+
+    Raises
+    ------
+    ValueError
+        If it is empty.
+    """
     text = os.fspath(store)
+    if not text:
+        raise ValueError("A store of features takes a path or a URL; got an empty one: name it.")
     if "://" not in text:
         return Path(text)
     parts = urlparse(text)
@@ -263,7 +273,7 @@ def located(store: str | os.PathLike[str]) -> Path | str:
 
 def name_of(location: Path | str) -> str:
     """Return what errors call a store."""
-    return location.name if isinstance(location, Path) else location
+    return location.name or str(location) if isinstance(location, Path) else location  # "." has no name
 
 
 def is_there(location: Path | str) -> bool:
@@ -293,10 +303,15 @@ def open_group(location: Path | str, mode: Literal["r", "r+"]) -> zarr.Group:
 
 
 def make_store(location: Path | str, shape: Shape, attributes: dict[str, Any]) -> None:
-    """Write a store without tiles, at once or not at all; harmless if another process is faster."""
+    """Write a store without tiles; if another process is faster, its store and its tiles stay.
+
+    On a path it is there at once or not at all. Behind a URL it comes piece by piece, what it was made from last.
+    """
     if isinstance(location, str):
         _make_arrays(zarr.open_group(location, mode="a", zarr_format=3), shape)
-        zarr.open_group(location, mode="r+").attrs.update(attributes)
+        group = zarr.open_group(location, mode="r+")
+        if not set(attributes) <= set(group.attrs):
+            group.attrs.update(attributes)
         return
     location.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=location.parent, prefix=".making-") as folder:
@@ -314,32 +329,33 @@ def make_store(location: Path | str, shape: Shape, attributes: dict[str, Any]) -
 
 
 def _make_arrays(group: zarr.Group, shape: Shape) -> None:
+    """Make the arrays that are not there yet; those of a faster process stay, with what is in them."""
     groups = -(-shape.tiles // shape.together)
     for name, columns, shard in (
         ("tiles", shape.tiles, None),
         ("maps", groups * shape.together, shape.together),
     ):
-        group.create_array(
-            name,
-            shape=(shape.planes, columns * shape.cells),
-            dtype=np.float16,
-            chunks=(1, shape.cells),
-            shards=None if shard is None else (1, shard * shape.cells),
-            # Bytes of equal weight side by side: 1.6 instead of 1.3 times smaller, and faster.
-            compressors=[BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=2), *_CHECKSUM],
-            fill_value=np.nan,
-            overwrite=True,
-        )
+        with suppress(ContainsArrayError):
+            group.create_array(
+                name,
+                shape=(shape.planes, columns * shape.cells),
+                dtype=np.float16,
+                chunks=(1, shape.cells),
+                shards=None if shard is None else (1, shard * shape.cells),
+                # Bytes of equal weight side by side: 1.6 instead of 1.3 times smaller, and faster.
+                compressors=[BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=2), *_CHECKSUM],
+                fill_value=np.nan,
+            )
     if shape.size is not None:
-        group.create_array(
-            "missing",
-            shape=(shape.planes, *shape.size),
-            dtype=bool,
-            chunks=(1, *(min(c, n) for c, n in zip(shape.core, shape.size, strict=True))),
-            compressors=[BloscCodec(cname="zstd", clevel=1, typesize=1), *_CHECKSUM],
-            fill_value=False,
-            overwrite=True,
-        )
+        with suppress(ContainsArrayError):
+            group.create_array(
+                "missing",
+                shape=(shape.planes, *shape.size),
+                dtype=bool,
+                chunks=(1, *(min(c, n) for c, n in zip(shape.core, shape.size, strict=True))),
+                compressors=[BloscCodec(cname="zstd", clevel=1, typesize=1), *_CHECKSUM],
+                fill_value=False,
+            )
 
 
 # --------------------------------------------------------------------------------------------------- locks

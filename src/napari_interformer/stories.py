@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_interformer.files import write_whole
+from napari_interformer.files import brief, write_whole
 from napari_interformer.prompts import Box, BoxPrompt, Click, Mask, Scribble
 
 if TYPE_CHECKING:
@@ -85,11 +85,24 @@ class Saved:
         ------
         ValueError
             If the file is something else, damaged, or of a later version.
+        FileNotFoundError
+            If there is no such file.
         OSError
             If it cannot be read.
         """
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "is not there"
+            raise FileNotFoundError(
+                f"Saved clicks are a file of Save clicks or save_prompts; got {str(path)!r}, which {what}: check it."
+            )
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_bytes()
+        except OSError as error:
+            raise OSError(
+                f"{path.name} could not be read ({error.strerror or brief(error)}); check the disk, and your right to."
+            ) from error
+        try:
+            content = json.loads(text.decode())
             if content["format"] == FORMAT:
                 finished = tuple(map(_from_json, content["objects"]))
                 return cls(

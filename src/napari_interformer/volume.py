@@ -304,7 +304,7 @@ def neighbour(session: Session, front: _Front, other: _Front | None) -> Mask | R
     plane, size = front.ahead, Box.of(session.features.size)
     prior = straight = Mask(plane, front.mask.box, front.mask.mask)
     if other is not None:
-        prior, straight = _between(front.mask, other.mask, plane, LATE, 1)
+        prior, straight = between(front.mask, other.mask, plane, LATE, 1)
     part, depths = depth(prior.mask)
     deepest = float(depths.max())
     y, x = divmod(int(depths.argmax()), depths.shape[1])
@@ -354,16 +354,12 @@ def _cut_at_waist(front: _Front) -> None:
         del front.trail[narrowest:]
 
 
-def between(first: Mask, second: Mask, plane: Plane, late: float = 1) -> Mask:
-    """Return the shape between those of two planes (Raya and Udupa, 1990: signed distances to the outlines, blended).
+def between(first: Mask, second: Mask, plane: Plane, *lates: float) -> list[Mask]:
+    """Return shapes between those of two planes (Raya and Udupa, 1990: signed distances to the outlines, blended).
 
-    With `late` above 1 it stays like the first for longer.
+    One for each of some values of `late`: above 1 it stays like the first for longer. The distances, which take the time, are
+    measured once.
     """
-    return _between(first, second, plane, late)[0]
-
-
-def _between(first: Mask, second: Mask, plane: Plane, *lates: float) -> list[Mask]:
-    """Return such a shape for each of some values of `late`; the distances, which take the time, are measured once."""
     here, there, z = first.plane[-1], second.plane[-1], plane[-1]
     box = first.box.union(second.box)
     near, far = (_signed(cut(one.mask, one.box, box, False)) for one in (first, second))
