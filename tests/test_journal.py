@@ -44,17 +44,15 @@ def note(*versions, image=IMAGE, told=None):
     return one.path
 
 
-@pytest.fixture
-def another_run(monkeypatch):
-    """Make what was noted before somebody else's."""
-    return lambda: monkeypatch.setattr(journal, "_RUN", "later")
-
-
-def test_another_run_is_offered_what_was_noted_last(another_run):
+def test_what_was_noted_last_is_offered_once_its_session_is_over():
     mask = Mask((), Box(0, 0, 3, 2), np.array([[1, 0, 1], [0, 1, 0]], bool))
-    path = note(saved(story(1)), saved(story(1), story(2, prompts=(mask,)), current=story(3)))
-    assert offer(IMAGE, 0) is None  # its own run has it on screen
-    another_run()
+    one = Journal(IMAGE, [].append)
+    for version in (saved(story(1)), saved(story(1), story(2, prompts=(mask,)), current=story(3))):
+        one.write(version)
+    one._thread.submit(int).result()
+    path = one.path
+    assert path.exists() and offer(IMAGE, 0) is None  # a panel has it on screen
+    one.close()
     found = offer(IMAGE, 0)
     assert (found.path, found.objects) == (path, 3)
     assert abs((datetime.now() - found.when).total_seconds()) < 60
@@ -63,10 +61,9 @@ def test_another_run_is_offered_what_was_noted_last(another_run):
     np.testing.assert_array_equal(again.finished[1].prompts[0].mask, mask.mask)
 
 
-def test_the_newest_is_offered(another_run):
+def test_the_newest_is_offered():
     old, new = note(saved(story(1))), note(saved(story(1), story(2)))
     os.utime(old, (time.time() - 60,) * 2)
-    another_run()
     assert offer(IMAGE, 0).path == new
 
 
@@ -90,9 +87,8 @@ def test_the_newest_is_offered(another_run):
         (saved(current=story(1)), 0, 1),
     ],
 )
-def test_what_the_labels_hold_already_is_not_offered(content, highest, offered, another_run):
+def test_what_the_labels_hold_already_is_not_offered(content, highest, offered):
     note(content)
-    another_run()
     found = offer(IMAGE, highest)
     assert (0 if found is None else found.objects) == offered
 
@@ -109,7 +105,7 @@ def again():
     return session
 
 
-def test_what_labels_that_were_saved_in_between_do_not_hold_is_restored(another_run, folder, again):
+def test_what_labels_that_were_saved_in_between_do_not_hold_is_restored(folder, again):
     before = again()
     for centre in ((32, 32), (32, 96)):
         before.click(centre)
@@ -123,7 +119,6 @@ def test_what_labels_that_were_saved_in_between_do_not_hold_is_restored(another_
     before.commit()
     before.click((112, 96))
     path = note(before.saved, image=image)
-    another_run()
     for labels in (saved_labels, edited_labels):
         after = again(labels.copy())
         found = offer(image, after.highest)
@@ -138,14 +133,13 @@ def test_what_labels_that_were_saved_in_between_do_not_hold_is_restored(another_
     one.close()
     one._thread.shutdown(wait=True)
     assert sorted(folder.glob("*.json")) == sorted([path, one.path])  # the first has objects 1 and 2
-    assert offer(image, 0).path == path
+    assert len(Saved.read(path).finished) == len(before.saved.finished)
 
 
-def test_only_the_last_file_of_an_image_is_offered_in_part(another_run):
+def test_only_the_last_file_of_an_image_is_offered_in_part():
     old = note(saved(story(1), story(2), story(3)))
     os.utime(old, (time.time() - 60,) * 2)
     new = note(saved(story(1), story(2)))  # somebody began anew
-    another_run()
     assert offer(IMAGE, 2) is None and offer(IMAGE, 0).path == new
     new.unlink()
     assert offer(IMAGE, 2).objects == 1 and offer(IMAGE, 0).path == old
@@ -154,10 +148,9 @@ def test_only_the_last_file_of_an_image_is_offered_in_part(another_run):
     assert offer(IMAGE, 2) is None
 
 
-def test_another_image_is_not_offered_it(another_run):
+def test_another_image_is_not_offered_it():
     path = note(saved(story(1)))
     os.rename(note(saved(story(1), image="sha256:two")), path)  # even if the short hash were the same
-    another_run()
     assert offer(IMAGE, 0) is None and offer("sha256:two", 0) is None
 
 
@@ -168,10 +161,9 @@ def test_nothing_is_kept_of_a_session_without_objects(folder):
     assert not list(folder.glob("*"))
 
 
-def test_files_go_when_they_are_old_or_superseded(another_run, folder):
+def test_files_go_when_they_are_old_or_superseded(folder):
     old, taken = note(saved(story(1))), note(saved(story(1)))
     os.utime(old, (time.time() - 31 * 86400,) * 2)
-    another_run()
     assert offer(IMAGE, 0).path == taken
     assert not old.exists()
     one = Journal(IMAGE, [].append)
@@ -183,9 +175,8 @@ def test_files_go_when_they_are_old_or_superseded(another_run, folder):
     assert list(folder.glob("*.json")) == [one.path]
 
 
-def test_an_old_file_that_cannot_be_deleted_yet_ends_nothing(another_run, folder, monkeypatch):
+def test_an_old_file_that_cannot_be_deleted_yet_ends_nothing(folder, monkeypatch):
     taken, told = note(saved(story(1))), []
-    another_run()
     unlink = Path.unlink
 
     def refused(path, **options):
@@ -207,10 +198,9 @@ def test_an_old_file_that_cannot_be_deleted_yet_ends_nothing(another_run, folder
     assert list(folder.glob("*.json")) == [one.path]
 
 
-def test_a_damaged_file_is_passed_over(another_run):
+def test_a_damaged_file_is_passed_over():
     good, bad = note(saved(story(1))), note(saved(story(1), story(2)))
     bad.write_bytes(bad.read_bytes()[:-20])
-    another_run()
     assert offer(IMAGE, 0).path == good
 
 

@@ -1541,7 +1541,6 @@ def after_a_crash(window, monkeypatch, labels=None):
     assert panel.notes.timer.isActive()
     panel.notes.timer.timeout.emit()
     panel.notes.journal._thread.shutdown(wait=True)
-    monkeypatch.setattr(journal, "_RUN", "later")
     window.viewer.window.remove_dock_widget("all")
     image = window.viewer.layers[0].data
     window.viewer.layers.clear()
@@ -1748,6 +1747,30 @@ def test_what_is_painted_while_labels_are_looked_through_stays_if_they_are_made_
         window.panel.undo()
     window.idle()
     assert not (layer.data == 7).any()
+
+
+def test_the_brush_paints_the_object_at_hand_and_what_somebody_chooses(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    layer = window.viewer.layers[LABELS]
+    assert layer.selected_label == 1  # the one that was just finished may be touched up
+    window.click_and_wait(centres[1])
+    assert layer.selected_label == 2
+    layer.brush_size = 5
+    y, x = centres[1]
+    layer.paint((y, x + 13), layer.selected_label)
+    window.idle()
+    assert area(window.labels, 2) > 400 and area(window.labels, 1) == 400
+    layer.selected_label = 1
+    window.click_and_wait((y, x + 5))
+    assert layer.selected_label == 1
+    window.key_and_wait("E")
+    window.click_and_wait(centres[0])
+    assert layer.selected_label == 1
+    window.key_and_wait("C")
+    window.click_and_wait(centres[2])
+    assert layer.selected_label == 3
 
 
 def test_the_wheel_changes_nothing_that_it_passes(field):

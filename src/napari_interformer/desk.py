@@ -94,6 +94,7 @@ class Desk:
         self._tell_begun, self._tell_changed, self._tell_outdated = begun, changed, outdated
         self._model: InterFormer | None = None
         self._followed: list[tuple[Any, Callable[[Any], None]]] = []
+        self._brush = 0  # the object that napari's brush was given last
         self._meanwhile: list[Stroke] | None = None  # made while labels are looked through
         self._plane: tuple[int, ...] | None = None  # on screen when the Labels layer was drawn last
         # What a session knew of the objects in a Labels layer, for the next one there: the array, its image, their clicks.
@@ -173,7 +174,7 @@ class Desk:
             self._follow(one.events.data, self.pixels_replaced)
         self._place()
         annotator = Annotator(session, clicks, self._lane, tell=show_warning, changed=self._changed)
-        self.annotator, self._model = annotator, model
+        self.annotator, self._model, self._brush = annotator, model, 0
         self._notes.open(annotator)
         self._bind()
         self._plane = self.plane
@@ -199,8 +200,17 @@ class Desk:
             self._keys.bind(self.clicks.shapes.layer)
 
     def _changed(self) -> None:
+        self._give_brush()
         self._notes.changed()
         self._tell_changed()
+
+    def _give_brush(self) -> None:
+        """Have napari's brush paint the object at hand, once for each; whoever chooses another label then paints that one."""
+        annotator, labels = self.annotator, self.labels
+        if annotator is not None and labels is not None and annotator.session.prompts:
+            label = annotator.session.label
+            if label != self._brush:
+                self._brush = labels.layer.selected_label = label
 
     def _look_through(self, annotator: Annotator, labels: LayerLabels, chosen: Labels) -> None:
         """See which labels there are, in the decoding thread: a large stack takes long, and clicks wait for their number.

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 DAYS = 30  # for which a file is kept
 _PART = "-above-"  # in the name of a file with those objects of another that labels do not hold
-_RUN = secrets.token_hex(4)  # of this process, whose own work need not be offered to it
+_OPEN: set[Path] = set()  # those being written here, which need not be offered
 
 
 def folder() -> Path:
@@ -39,7 +39,7 @@ def folder() -> Path:
 
 @dataclass(frozen=True)
 class Offer:
-    """Objects that were clicked on an image in another run, and are not in its labels.
+    """Objects that were clicked on an image in another session, and are not in its labels.
 
     Attributes
     ----------
@@ -71,7 +71,8 @@ class Journal:
     """
 
     def __init__(self, image: str, failed: Callable[[OSError], None]) -> None:
-        self.path = folder() / f"{_start_of_name(image)}-{_RUN}-{secrets.token_hex(4)}.json"
+        self.path = folder() / f"{_start_of_name(image)}-{secrets.token_hex(8)}.json"
+        _OPEN.add(self.path)
         self._failed = failed
         self._thread = ThreadPoolExecutor(1, "interformer-journal")
         self._newest: Saved | None = None  # of what was to be written
@@ -117,12 +118,13 @@ class Journal:
         self._superseded.append(path)
 
     def close(self) -> None:
-        """Write what waits, and no more."""
+        """Write what waits, and no more; a later session may be offered it, such as where layers were removed by mistake."""
+        _OPEN.discard(self.path)
         self._thread.shutdown(wait=False)
 
 
 def offer(image: str, highest: int) -> Offer | None:
-    """Return the newest objects of another run on an image that labels up to `highest` do not hold.
+    """Return the newest objects of another session on an image that labels up to `highest` do not hold.
 
     Labels may hold some of a file's objects, since they were saved in between: then the others are offered, in a file of
     their own. Only of the last file of an image, though: those before it counted in their own way.
@@ -134,7 +136,7 @@ def offer(image: str, highest: int) -> Offer | None:
     for path in _newest_first():
         if not path.name.startswith(_start_of_name(image)) or _PART in path.name:
             continue
-        if _RUN in path.name:
+        if path in _OPEN:
             last = False
             continue
         try:

@@ -1,4 +1,4 @@
-"""The journal of the session in the window: written soon after each change, and restored from where another run ended.
+"""The journal of the session in the window: written soon after each change, and restored from where another session ended.
 
 Enters: an annotator, and word of each change. Leaves: a file (see `journal`), an offer to restore another one's objects, and
 that done. Knows of no layer.
@@ -67,7 +67,7 @@ class Notes:
         self.journal = Journal(annotator.session.features.image_fingerprint, failed)
 
     def look(self) -> None:
-        """Look for what another run noted of this image, once everything before is done: labels have to be looked through."""
+        """Look for what another session noted of this image, once all before is done: labels have to be looked through."""
         annotator = self._annotator
         assert annotator is not None
         session = annotator.session
@@ -103,7 +103,7 @@ class Notes:
         self._offered(None)
 
     def restore(self) -> None:
-        """Replay what another run noted of this image."""
+        """Replay what another session noted of this image."""
         annotator, offer, journal = self._annotator, self.offer, self.journal
         if annotator is None or offer is None or journal is None:
             return
