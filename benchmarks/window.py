@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 ARRIVED, RESTED = 0.03, 0.3  # seconds from the last move to the press: people aim, and then press
-PARTS = ("open", "plane", "encode", "stack", "huge")
+PARTS = ("open", "plane", "encode", "stack", "huge", "carry")
 
 
 class Bench:
@@ -284,23 +284,63 @@ def on_a_huge_plane(bench: Bench, count: int) -> dict[str, Any]:
     return {name: told(values) for name, values in times.items()}
 
 
+def an_object_on_many_planes(bench: Bench, _: int) -> dict[str, Any]:
+    """Measure pauses of the event loop while an object of 200 pixels across is written to 100 planes, and taken back.
+
+    Its masks are made up, since the network is not what is measured.
+    """
+    from napari_interformer.decoding import Step, View
+    from napari_interformer.prompts import Box, Mask
+
+    disk = np.add.outer(*2 * [np.arange(-100, 100) ** 2]) < 100**2
+    box = Box(156, 156, 356, 356)
+    view = View(0, Box(0, 0, 0, 0), np.zeros((0, 0), np.uint8), np.zeros((0, 0), bool))
+    steps = tuple(Step((Mask((z,), box, disk),), box, disk, view) for z in range(100))
+    bench.open(np.zeros((100, 512, 512), np.uint8))
+    bench.panel.cancel()
+    bench.encoded()
+    annotator = bench.panel.annotator
+    found: dict[str, Any] = {}
+    for name, act in {
+        "carried": lambda: annotator.act(lambda _: annotator.session.adopt(steps)),
+        "undo": annotator.undo,
+        "redo": annotator.redo,
+        "commit": annotator.commit,
+        "edit": lambda: annotator.edit(1),
+        "clear": annotator.clear,
+    }.items():
+
+        def work(act: Callable[[], None] = act) -> None:
+            act()
+            bench.settle()
+
+        began = time.perf_counter()
+        found[f"longest pause, {name}"] = pauses(bench, work)
+        found[f"until written, {name}"] = round(1e3 * (time.perf_counter() - began), 1)
+    return found
+
+
+def pauses(bench: Bench, work: Callable[[], None]) -> float:
+    """Return the event loop's longest pause while something is done, in milliseconds."""
+    ticks: list[float] = []
+    timer = bench.QTimer()
+    timer.setTimerType(bench.Qt.TimerType.PreciseTimer)
+    timer.setInterval(1)
+    timer.timeout.connect(lambda: ticks.append(time.perf_counter()))
+    timer.start()
+    bench.rest(0.01)  # or a pause at once would not lie between two ticks
+    work()
+    bench.rest(0.01)
+    timer.stop()
+    return round(1e3 * float(np.diff(ticks).max()), 1)
+
+
 def while_encoding(bench: Bench, count: int) -> dict[str, Any]:
     """Measure pauses of the event loop, and clicks, while a stack of 24 planes is encoded and when it is idle."""
     from napari_interformer.samples import cells
 
     image, truth = cells()
     places = centres(truth, count)
-
-    def pauses(work: Callable[[], None]) -> float:
-        ticks: list[float] = []
-        timer = bench.QTimer()
-        timer.setTimerType(bench.Qt.TimerType.PreciseTimer)
-        timer.setInterval(1)
-        timer.timeout.connect(lambda: ticks.append(time.perf_counter()))
-        timer.start()
-        work()
-        timer.stop()
-        return round(1e3 * float(np.diff(ticks).max()), 1)
 
     def clicks(rest: float) -> list[float]:
         times = []
@@ -316,18 +356,20 @@ def while_encoding(bench: Bench, count: int) -> dict[str, Any]:
     bench.until(lambda: bench.panel.features.ready((plane,)))
     bench.settle()
     found: dict[str, Any] = {}
-    found["longest pause, encoding"] = pauses(lambda: bench.rest(4))
+    found["longest pause, encoding"] = pauses(bench, lambda: bench.rest(4))
     during: list[float] = []
     rested: list[float] = []
-    found["longest pause, encoding and clicks"] = pauses(lambda: during.extend(clicks(ARRIVED)))
-    found["longest pause, encoding and clicks, mouse rested"] = pauses(lambda: rested.extend(clicks(RESTED)))
+    found["longest pause, encoding and clicks"] = pauses(bench, lambda: during.extend(clicks(ARRIVED)))
+    found["longest pause, encoding and clicks, mouse rested"] = pauses(
+        bench, lambda: rested.extend(clicks(RESTED))
+    )
     if bench.panel._job is None:
         raise RuntimeError("the encode ended too early; take fewer clicks")
     bench.panel.cancel()
     bench.encoded()
     idle: list[float] = []
-    found["longest pause, idle and clicks"] = pauses(lambda: idle.extend(clicks(ARRIVED)))
-    found["longest pause, idle"] = pauses(lambda: bench.rest(2))
+    found["longest pause, idle and clicks"] = pauses(bench, lambda: idle.extend(clicks(ARRIVED)))
+    found["longest pause, idle"] = pauses(bench, lambda: bench.rest(2))
     clicked = {"click, encoding": during, "click, encoding, mouse rested": rested, "click, idle": idle}
     return {**found, **{name: told(times) for name, times in clicked.items()}}
 
@@ -346,6 +388,7 @@ def main() -> None:
         "encode": while_encoding,
         "stack": in_a_stack,
         "huge": on_a_huge_plane,
+        "carry": an_object_on_many_planes,
     }.items():
         if name in options.parts:
             found[name] = part(bench, options.objects)

@@ -227,3 +227,8 @@ def test_what_is_no_model_is_not_saved(small_model, tmp_path):
 def test_a_model_is_not_saved_nowhere(small_model):
     with pytest.raises(TypeError, match=r"takes the path of a \.safetensors file; got None: say where"):
         save_model(small_model, None)
+
+
+def test_what_is_neither_a_name_nor_a_path_is_no_model():
+    with pytest.raises(TypeError, match="got int"):
+        load_model(5)

@@ -507,3 +507,14 @@ for write in (
     assert tifffile.imread(tmp_path / "a.tif").sum() == 64
     assert {p.name for p in tmp_path.iterdir()} == {"a.tif", "clicks.json", "m.safetensors"}
     assert {(tmp_path / name).read_bytes() for name in ("clicks.json", "m.safetensors")} == {b"before"}
+
+
+@pytest.mark.parametrize(
+    ("names", "told"), [(["raw", "b"], "with b and raw in it"), ([], "with no array in it")]
+)
+def test_of_a_zarr_group_that_is_no_image_the_arrays_are_named(names, told, tmp_path):
+    group = zarr.open_group(tmp_path / "group.zarr", mode="w")
+    for name in names:
+        group.create_array(name, shape=(8, 8), dtype=np.uint8)
+    with pytest.raises(OSError, match=f"{told}.; give the path of an array"):
+        read_image(tmp_path / "group.zarr")

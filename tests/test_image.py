@@ -376,3 +376,12 @@ def test_pixels_that_fail_to_load_are_named(stack):
     planes = Planes.of(lazy, contrast=(0, 1))
     with pytest.raises(OSError, match=r"Plane \(2,\) of the image could not be read \(disk on fire\)"):
         planes.read((2,))
+
+
+def test_a_tensor_is_an_image_if_numpy_knows_its_numbers():
+    import torch
+
+    planes = Planes.of(torch.arange(64.0).reshape(8, 8))
+    assert planes.dtype == np.float32 and planes.raw()[7, 7] == 63
+    with pytest.raises(TypeError, match="got Tensor"):
+        Planes.of(torch.zeros(8, 8, dtype=torch.bfloat16))

@@ -102,9 +102,15 @@ def load_model(source: str | Path | None = None, device: str | torch.device = "c
     ------
     FileNotFoundError
         If there is no such file or name.
+    TypeError
+        If `source` is neither text nor a path.
     ValueError
         If the file is not a checkpoint, is cut short, holds code or misses tensors.
     """
+    if source is not None and not isinstance(source, str | os.PathLike):
+        raise TypeError(
+            f"load_model takes a model's name or a path; got {type(source).__name__}: None is the default model."
+        )
     target = resolve_device(device)
     names = models()
     path = Path(names.get(str(source or DEFAULT), source or DEFAULT))

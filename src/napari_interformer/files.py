@@ -203,7 +203,11 @@ def _read_zarr(path: Path) -> ImageFile:
         ):  # a collection; the first image of it
             node = zarr.open_group(path / "0", mode="r")
             attributes = dict(node.attrs)
-        image = attributes.get("ome", attributes)["multiscales"][0]
+        about = attributes.get("ome", attributes)
+        if "multiscales" not in about:
+            names = sorted(node.array_keys())
+            raise ValueError(f"a group, with {' and '.join(names) or 'no array'} in it")
+        image = about["multiscales"][0]
         level = image["datasets"][0]
         data: Any = node[level["path"]]
         axes = [a if isinstance(a, dict) else {"name": a} for a in image.get("axes", [])]

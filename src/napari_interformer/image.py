@@ -379,7 +379,12 @@ def _finest(image: Any) -> Any:
             )
         return image[0]
     if hasattr(image, "shape") and hasattr(image, "dtype"):
-        return image
+        try:
+            np.dtype(image.dtype)
+        except TypeError:  # a tensor's, say; it becomes an array below
+            pass
+        else:
+            return image
     if (
         isinstance(image, Sequence)
         and len(image)
@@ -391,7 +396,7 @@ def _finest(image: Any) -> Any:
         )
     try:
         array = np.asarray(image)
-    except ValueError:  # lists of unequal length
+    except (ValueError, TypeError):  # lists of unequal length, tensors on a GPU
         array = np.asarray(None)
     if array.dtype.kind in "OUS":
         raise TypeError(
