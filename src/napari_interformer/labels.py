@@ -18,11 +18,12 @@ from napari_interformer.image import read_only
 from napari_interformer.layers import PLACE, finest, place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from napari.layers import Image
     from numpy.typing import NDArray
 
+    from napari_interformer.image import Plane
     from napari_interformer.layers import Source
 
 LABELS = "InterFormer labels"
@@ -154,6 +155,8 @@ class LayerLabels:
         New or somebody's work of years; nothing is erased.
     axis : int or None
         An axis of length 1 to leave out: where the image has its channels.
+    shown : callable, optional
+        Tells which plane is on screen; None if that may be all of them.
 
     Raises
     ------
@@ -161,14 +164,16 @@ class LayerLabels:
         If the layer cannot be written to.
     """
 
-    def __init__(self, layer: Labels, axis: int | None = None) -> None:
+    def __init__(
+        self, layer: Labels, axis: int | None = None, shown: Callable[[], Plane | None] = lambda: None
+    ) -> None:
         data = finest(layer)
         if not writable(layer):
             raise ValueError(
                 f"Labels are written to a layer in memory or in zarr; {layer.name} is multiscale, lazy or read-only: choose "
                 "a new layer."
             )
-        self.layer, self.array = layer, data
+        self.layer, self.array, self._shown = layer, data, shown
         self.axis = axis if axis and len(data.shape) > axis and data.shape[axis] == 1 else None
         self.shape = tuple(int(n) for i, n in enumerate(data.shape) if i != self.axis)
         self.dtype: np.dtype[Any] = np.dtype(data.dtype)
@@ -193,39 +198,37 @@ class LayerLabels:
         """Write a box: plane indices, then two slices with bounds."""
         *plane, rows, columns = key
         before = self[key]
+        values = np.broadcast_to(values, before.shape)
         different = before != values
-        change = np.count_nonzero(np.broadcast_to(values, before.shape)) - np.count_nonzero(
-            before
-        )  # now: `before` is a view
-        if np.count_nonzero(different) > _MANY or self.layer.multiscale:
-            self._replace(key, values)
+        change = np.count_nonzero(values) - np.count_nonzero(before)  # now: `before` is a view
+        if self.layer.multiscale or np.count_nonzero(different) > _MANY:
+            self._put_whole(key, values)
         elif different.any():
             y, x = np.nonzero(different)
             indices = [*(np.full(y.size, i) for i in plane), y + rows.start, x + columns.start]
             if self.axis is not None:
                 indices.insert(self.axis, np.zeros_like(y))
-            self._put(tuple(indices), np.broadcast_to(values, before.shape)[y, x])
+            # What nobody sees need not be drawn: it takes napari longer than writing.
+            self._put(tuple(indices), values[y, x], drawn=self._shown() in (None, tuple(plane)))
         self._filled[tuple(plane)] += change
 
-    def _replace(self, key: Any, values: Any) -> None:
+    def _put(
+        self, indices: tuple[NDArray[np.intp], ...], values: NDArray[Any] | int, *, drawn: bool = True
+    ) -> None:
+        with self._writing():
+            self.layer.data_setitem(indices, values, refresh=drawn)
+
+    def _put_whole(self, key: Any, values: NDArray[Any]) -> None:
         """Write all of a box, of which napari's own undo knows nothing."""
         with self._writing():
             finest(self.layer)[self._in_layer(key)] = values
             if self.layer.editable:
-                # It would undo what came before, and keep 32 bytes a pixel: switched off and on, it forgets.
+                # It would undo what came before, in the place of this: switched off and on, it forgets.
                 mode = self.layer.mode
                 self.layer.editable = False
                 self.layer.editable = True
                 self.layer.mode = mode
             self.layer.refresh(thumbnail=False, highlight=False, extent=False)
-
-    def _put(self, indices: tuple[NDArray[np.intp], ...], values: NDArray[Any] | int) -> None:
-        with self._writing():
-            if self.layer.multiscale:
-                finest(self.layer)[indices] = values
-                self.layer.refresh(thumbnail=False, highlight=False, extent=False)
-            else:
-                self.layer.data_setitem(indices, values)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
