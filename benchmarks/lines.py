@@ -2,6 +2,7 @@
 
     python benchmarks/lines.py filaments bacteria membranes
     python benchmarks/lines.py --dsb2018 FOLDER        (images that the model in the package was trained on)
+    python benchmarks/lines.py --dsb2018 FOLDER --split validation        (images that it was not)
 
 A click lands at the deepest pixel of an error, as in the benchmark; a line goes through its deepest pixels, from end to end of
 its skeleton, but for a share that is left out at both ends.
@@ -87,9 +88,10 @@ def pictures(asked: argparse.Namespace) -> Iterator[tuple[str, NDArray[np.generi
         for seed in range(asked.images):
             yield family, *samples.synthetic(np.random.default_rng(1000 + seed), (320, 320), family)
     if asked.dsb2018:
-        known, _ = datasets.split(list(datasets.load("dsb2018", asked.dsb2018)), fraction=0.2, seed=0)
-        for number in np.random.default_rng(0).permutation(len(known))[: asked.images]:
-            yield "dsb2018", known[number].image, known[number].labels
+        known, unseen = datasets.split(list(datasets.load("dsb2018", asked.dsb2018)), fraction=0.2, seed=0)
+        chosen = known if asked.split == "training" else unseen
+        for number in np.random.default_rng(0).permutation(len(chosen))[: asked.images]:
+            yield f"dsb2018, {asked.split}", chosen[number].image, chosen[number].labels
 
 
 def main() -> None:
@@ -99,6 +101,7 @@ def main() -> None:
     )
     parser.add_argument("families", nargs="*", help="of synthetic images")
     parser.add_argument("--dsb2018", help="folder of the data set")
+    parser.add_argument("--split", choices=("training", "validation"), default="training")
     parser.add_argument("--images", type=int, default=12, help="of each kind")
     parser.add_argument("--objects", type=int, default=5, help="of each image, at most")
     asked = parser.parse_args()

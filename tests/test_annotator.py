@@ -307,7 +307,7 @@ def test_labels_that_somebody_painted_are_not_given_again():
 
 def test_a_large_object_is_written_in_turns_and_what_comes_next_waits(monkeypatch):
     monkeypatch.setattr(
-        "napari_interformer.annotator.AT_ONCE", 0
+        "napari_interformer.annotator.TURN", 0
     )  # one plane at a time would do; here, none at once
     desk = Desk(np.stack([squares()[0]] * 3))
     (y, x), told = desk.centres[0], []
@@ -315,7 +315,7 @@ def test_a_large_object_is_written_in_turns_and_what_comes_next_waits(monkeypatc
     desk.annotator.act(lambda _: told.append((desk.session.prompts, desk.session.labels.sum())))
     desk.worker.step()
     assert desk.session.prompts and not desk.session.labels.any() and desk.annotator.busy and not told
-    monkeypatch.setattr("napari_interformer.annotator.AT_ONCE", 1)
+    monkeypatch.setattr("napari_interformer.annotator.TURN", 1)
     desk.worker.step()
     assert desk.session.labels.sum() == 400 and not desk.annotator.busy
     assert told == [(desk.session.prompts, 400)]
@@ -323,7 +323,7 @@ def test_a_large_object_is_written_in_turns_and_what_comes_next_waits(monkeypatc
 
 @pytest.mark.parametrize("way", ["painted", "closed", "committed by a script"])
 def test_what_is_not_written_yet_is_when_it_has_to_be(way, monkeypatch):
-    monkeypatch.setattr("napari_interformer.annotator.AT_ONCE", 0)
+    monkeypatch.setattr("napari_interformer.annotator.TURN", 0)
     desk = Desk()
     desk.click(*desk.centres[0])
     desk.worker.step()

@@ -407,6 +407,14 @@ def test_undo_is_exact_where_overwriting_was_allowed_in_between():
     np.testing.assert_array_equal(s.labels, after)
 
 
+def test_a_session_says_what_there_is_in_it():
+    s = session()
+    s.click(CENTRES[0])
+    s.commit()
+    s.scribble([CENTRES[1], (34, 98)])
+    assert repr(s).endswith("1 objects committed, object 2 with 0 boxes, 0 clicks, 1 scribbles)")
+
+
 def test_a_mask_that_is_handed_out_cannot_be_written_to():
     s = session()
     s.click(CENTRES[0])

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 0.02  # seconds of writing, between which the window does what else there is
+TURN = 0.02  # seconds of writing, after which the window does what else there is
 
 
 class ClickList(Protocol):
@@ -370,7 +370,7 @@ class Annotator:
     def _write(self) -> None:
         """Write to the labels for as long as nobody notices, then the rest; what comes next in line waits for it."""
         try:
-            self._busy = not self.session.backlog.work_off(AT_ONCE)
+            self._busy = not self.session.backlog.work_off(TURN)
         except (
             Exception
         ) as error:  # what is left is tried again with the next change, and before the object is committed

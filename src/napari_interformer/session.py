@@ -73,6 +73,8 @@ class Finished:
 class Session:
     """Annotate one image or stack, object by object.
 
+    What changes a session is one thread's; `compute` and what is called like it may run in another meanwhile.
+
     Parameters
     ----------
     features : Features
@@ -93,8 +95,27 @@ class Session:
     highest : int, optional
         The highest label in `labels`, where that is known; all of them are read if None.
 
+    Attributes
+    ----------
+    features : Features
+        As given.
+    label : int
+        The number of the current object; it can be set while the object has no prompts.
+    overwrite, live, object_size
+        As given; they can be set at any time, `object_size` for the next object.
+    stories : list of Story
+        What became of the objects committed so far, in order (see `objects`).
+    decoding : Decoding
+        What turns prompts to masks.
+    backlog : Backlog
+        What is still to be written to `labels`: nothing, but within its `waiting`.
+    gaps : dict
+        What `propagate` found between planes with clicks.
+
     Raises
     ------
+    TypeError
+        If `features` are no features, or `labels` no array.
     ValueError
         If the model is not the one that made the features, `labels` has another shape or no integer dtype, or a size is
         given without the image.
@@ -204,7 +225,10 @@ class Session:
 
     def __repr__(self) -> str:
         features = self.features
-        current = f"object {self.label} with {len(self.boxes)} boxes and {len(self.clicks)} clicks"
+        given = {"boxes": self.boxes, "clicks": self.clicks, "scribbles": self.scribbles}
+        current = f"object {self.label} with " + ", ".join(
+            f"{len(some)} {name}" for name, some in given.items()
+        )
         return f"Session({features.origin.axes} {features.shape}, {len(self.objects)} objects committed, {current})"
 
     @property
@@ -383,16 +407,16 @@ class Session:
         return mask
 
     def remove(self, index: int) -> None:
-        """Take back click number `index` (of `clicks`); the others are replayed."""
+        """Take back click number `index` (of `clicks`, from 0 on); the others are replayed. IndexError if there is none."""
         given, place = list(self.given), self._place(index)
         self._set_given(given[:place] + given[place + 1 :])
 
     def move(self, index: int, position: Sequence[int]) -> None:
-        """Put click number `index` elsewhere; the others are replayed."""
+        """Put click number `index` elsewhere; the others are replayed. Errors as for `remove` and `click`."""
         self._change(index, lambda click: Click.at(position, click.positive))
 
     def flip(self, index: int) -> None:
-        """Turn click number `index` from positive to negative or back; the others are replayed."""
+        """Turn click number `index` from positive to negative or back; the others are replayed. Errors as for `remove`."""
         self._change(index, lambda click: replace(click, positive=not click.positive))
 
     def _change(self, index: int, change: Callable[[Click], Click]) -> None:
