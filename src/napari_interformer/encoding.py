@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from napari_interformer.features import Features, Origin
+from napari_interformer.features import Features, Origin, cut_maps
 from napari_interformer.image import Plane, Planes, plane_of
 from napari_interformer.model import resolve_device
 from napari_interformer.prompts import DIVISOR, Box
@@ -355,7 +355,8 @@ def _make(
         ) from error
     for (tile, box), levels in zip(boxes.items(), maps, strict=True):
         core = features.tiles[tile]
-        features.write(plane, tile, _core(levels, core, box, features), _missing(planes, plane, core))
+        maps = cut_maps(levels, features.origin.strides, core, box)
+        features.write(plane, tile, maps, _missing(planes, plane, core))
     return list(boxes)
 
 
@@ -385,17 +386,6 @@ def _encode(
     """Encode boxes of one size: for each, four maps (C_i, h / s_i, w / s_i)."""
     maps = model.encode_pixels(np.stack([planes.read(plane, box) for box in boxes]), before_layer)
     return [[level[i] for level in maps] for i in range(len(boxes))]
-
-
-def _core(
-    levels: Sequence[NDArray[np.float32]], core: Box, box: Box, features: Features
-) -> list[NDArray[np.float32]]:
-    """Cut the core out of the maps of a box."""
-    cut = []
-    for level, stride in zip(levels, features.origin.strides, strict=True):
-        top, left = (core.top - box.top) // stride, (core.left - box.left) // stride
-        cut.append(level[:, top : top + core.height // stride, left : left + core.width // stride])
-    return cut
 
 
 def _missing(planes: Planes, plane: Plane, core: Box) -> NDArray[np.bool_] | None:

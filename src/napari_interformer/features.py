@@ -634,6 +634,14 @@ def _shapes(box: Box, origin: Origin) -> list[tuple[int, int, int]]:
     ]
 
 
+def cut_maps(
+    maps: Sequence[NDArray[np.float32]], strides: Sequence[int], box: Box, whole: Box
+) -> list[NDArray[np.float32]]:
+    """Return a box's part of the maps (C_i, h / s_i, w / s_i) of a larger one; both in multiples of the strides."""
+    inner = box.shift(-whole.top, -whole.left)
+    return [level[:, *_cells(inner, stride)] for level, stride in zip(maps, strides, strict=True)]
+
+
 def _cells(box: Box, stride: int) -> tuple[slice, slice]:
     return slice(box.top // stride, box.bottom // stride), slice(box.left // stride, box.right // stride)
 

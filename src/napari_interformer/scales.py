@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from napari_interformer.features import cut_maps
 from napari_interformer.prompts import Box
 
 if TYPE_CHECKING:
@@ -89,11 +90,7 @@ def maps_at(
     """
     wide = box.grown(HALO, HALO).intersect(Box.of(size_at(planes.size, level)))
     maps = model.encode_pixels(magnified(planes, plane, level, wide)[None])
-    cut = []
-    for whole, stride in zip(maps, model.strides, strict=True):
-        top, left = (box.top - wide.top) // stride, (box.left - wide.left) // stride
-        cut.append(whole[0][:, top : top + box.height // stride, left : left + box.width // stride])
-    return cut
+    return cut_maps([level[0] for level in maps], model.strides, box, wide)
 
 
 def magnified(planes: Planes, plane: tuple[int, ...], level: int, box: Box) -> NDArray[np.float32]:
