@@ -355,8 +355,8 @@ def _make(
         ) from error
     for (tile, box), levels in zip(boxes.items(), maps, strict=True):
         core = features.tiles[tile]
-        maps = cut_maps(levels, features.origin.strides, core, box)
-        features.write(plane, tile, maps, _missing(planes, plane, core))
+        own = cut_maps(levels, features.origin.strides, core, box)
+        features.write(plane, tile, own, _missing(planes, plane, core))
     return list(boxes)
 
 
