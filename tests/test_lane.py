@@ -38,6 +38,15 @@ def test_a_report_arrives_though_the_one_before_it_raises(lane, qapp, qtbot):
     assert [str(value) for _, value, _ in raised] == ["the first"]
 
 
+def test_what_is_for_later_comes_after_what_has_come_up(lane, qapp, qtbot):
+    order = []
+    lane.later(lambda: order.append("later"))
+    lane.tell(lambda: order.append("told"))
+    assert not order
+    qtbot.waitUntil(lambda: len(order) == 2, timeout=2000)
+    assert order == ["told", "later"]
+
+
 def test_closed_lanes_go_once_their_threads_have_ended(qapp):
     begun, go_on, results = threading.Event(), threading.Event(), []
     over, at_work = Lane("over"), Lane("at work")
