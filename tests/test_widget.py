@@ -1491,13 +1491,17 @@ def test_labels_and_clicks_are_saved_and_clicks_replayed(field, tmp_path, monkey
     assert len(window.points.data) == 1
 
 
-def test_an_ending_is_added_and_replaces_nothing_unasked(field, tmp_path, monkeypatch):
+@pytest.mark.parametrize("typed", ["mine", "mine.v2"])
+def test_an_ending_is_added_and_replaces_nothing_unasked(field, tmp_path, monkeypatch, typed):
     from qtpy.QtWidgets import QFileDialog
 
     window, centres = field
     window.click_and_wait(centres[0])
-    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "mine"), ""))
-    for button, name in ((window.form.save_prompts, "mine.json"), (window.form.save_labels, "mine.ome.tif")):
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / typed), ""))
+    for button, name in (
+        (window.form.save_prompts, f"{typed}.json"),
+        (window.form.save_labels, f"{typed}.ome.tif"),
+    ):
         button.click()
         window.idle()
         assert name in window.told[-1]

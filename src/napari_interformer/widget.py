@@ -21,6 +21,7 @@ from napari_interformer.annotator import sentence
 from napari_interformer.canvas import Canvas
 from napari_interformer.desk import Desk
 from napari_interformer.encodes import Encodes
+from napari_interformer.files import LABEL_FILES
 from napari_interformer.form import DEFAULT_MODEL, Form
 from napari_interformer.image import write_labels
 from napari_interformer.keys import CTRL, Keys
@@ -33,7 +34,7 @@ from napari_interformer.shelf import Shelf, features_for
 from napari_interformer.strip import StackState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import napari.viewer
     from qtpy.QtCore import QObject
@@ -681,7 +682,7 @@ class Panel(QScrollArea):
             self, "Save labels", "labels.ome.tif", "OME-TIFF (*.tif *.tiff);;OME-Zarr (*.zarr)"
         )
         if path:
-            self.write_labels(annotator, self.labels, _with_ending(path, ".ome.tif"))
+            self.write_labels(annotator, self.labels, _with_ending(path, ".ome.tif", LABEL_FILES))
 
     def write_labels(self, annotator: Annotator, labels: LayerLabels, path: Path) -> None:
         """Write labels in the decoding thread, once everything before is done."""
@@ -702,7 +703,7 @@ class Panel(QScrollArea):
         annotator = self._now()
         path, _ = QFileDialog.getSaveFileName(self, "Save clicks", "clicks.json", "Clicks (*.json)")
         if path:
-            file = _with_ending(path, ".json")
+            file = _with_ending(path, ".json", (".json",))
             annotator.act(
                 lambda saved: show_info(f"Clicks are saved as {saved.name}."),
                 lambda: annotator.session.save_prompts(file),
@@ -880,9 +881,12 @@ def _loaded(name: str, device: str) -> InterFormer:
     return load_model(name, device=decoding_device(device))
 
 
-def _with_ending(path: str, ending: str) -> Path:
-    """Add the ending that not every system's dialog adds; it has not asked then whether a file is to be replaced."""
-    if Path(path).suffix:
+def _with_ending(path: str, ending: str, known: Sequence[str]) -> Path:
+    """Add the ending that not every system's dialog adds, or not to a name with a dot.
+
+    The dialog has not asked then whether a file is to be replaced.
+    """
+    if Path(path).suffix.lower() in known:
         return Path(path)
     named = Path(f"{path}{ending}")
     if named.exists():
