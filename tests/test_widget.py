@@ -1491,6 +1491,32 @@ def test_labels_and_clicks_are_saved_and_clicks_replayed(field, tmp_path, monkey
     assert len(window.points.data) == 1
 
 
+@pytest.mark.parametrize("answered", [True, False])
+def test_clicks_are_not_loaded_into_an_object_that_is_open(field, tmp_path, monkeypatch, answered):
+    from qtpy.QtWidgets import QFileDialog
+
+    window, centres = field
+    asked = []
+
+    def choose(*_):
+        asked.append(True)
+        return str(tmp_path / "clicks.json"), ""
+
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", choose)
+    if not answered:
+        window.model.gate.clear()
+    window.click(centres[0])
+    if answered:
+        window.idle()
+    window.form.load_prompts.click()
+    window.model.gate.set()
+    window.idle()
+    assert window.told == [
+        "Load clicks takes a panel without an open object; object 1 is not finished: commit or clear it first."
+    ]
+    assert len(asked) == (not answered) and area(window.labels) == 400
+
+
 @pytest.mark.parametrize("typed", ["mine", "mine.v2"])
 def test_an_ending_is_added_and_replaces_nothing_unasked(field, tmp_path, monkeypatch, typed):
     from qtpy.QtWidgets import QFileDialog

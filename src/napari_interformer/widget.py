@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from napari_interformer.labels import LayerLabels
     from napari_interformer.layers import Source
     from napari_interformer.model import InterFormer
+    from napari_interformer.session import Replay
     from napari_interformer.train import Progress as Learnt
 
 
@@ -712,10 +713,16 @@ class Panel(QScrollArea):
     def load_prompts(self) -> None:
         """Replay saved clicks."""
         annotator = self._now()
+        _check_none_open(annotator)
         path, _ = QFileDialog.getOpenFileName(self, "Load clicks", "", "Clicks (*.json)")
         if path:
             session = annotator.session
-            annotator.act(session.adopt_saved, lambda: session.compute_saved(path))
+
+            def work() -> Replay:
+                _check_none_open(annotator)  # a click may have been in line
+                return session.compute_saved(path)
+
+            annotator.act(session.adopt_saved, work)
 
     def restore(self) -> None:
         """Replay what another run noted of this image."""
@@ -879,6 +886,15 @@ def _loaded(name: str, device: str) -> InterFormer:
     from napari_interformer.model import decoding_device
 
     return load_model(name, device=decoding_device(device))
+
+
+def _check_none_open(annotator: Annotator) -> None:
+    """Refuse saved clicks while there is an object that they would get mixed up with."""
+    if annotator.session.prompts or annotator.waiting:
+        raise ValueError(
+            f"Load clicks takes a panel without an open object; object {annotator.session.label} is not finished: commit or "
+            "clear it first."
+        )
 
 
 def _with_ending(path: str, ending: str, known: Sequence[str]) -> Path:
