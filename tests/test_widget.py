@@ -1406,6 +1406,31 @@ def test_nothing_is_cut_off_when_rows_are_added(window):
     assert window.panel.minimumWidth() > window.form.minimumSizeHint().width()
 
 
+@pytest.mark.parametrize("name", ["20261127_HeLa_H2B-mCherry_LifeAct-GFP_63x_pos003_MAX.ome.tif", "W" * 80])
+def test_no_name_makes_the_panel_wider(window, name):
+    image, _ = squares()
+    first = window.open(image, name="a")
+    second = window.viewer.add_image(image, name="b")
+    window.form.add_model("model.safetensors")
+
+    def width():
+        widths = []
+        for layer in (first, second):  # of the second one, it says where clicks go
+            window.choose(layer)
+            window.rest()
+            widths.append((window.panel.width(), window.panel.minimumWidth()))
+        return widths
+
+    before = width()
+    assert "Clicks go to a until" in window.form.object.text()
+    first.name = second.name = name
+    window.panel.labels.layer.name = f"{name} labels"
+    window.form.add_model(f"/models/{name}.safetensors")
+    assert width() == before
+    text = window.form.object.text()
+    assert name not in text and name[:4] in text and name[-4:] in text
+
+
 def test_closing_gives_keys_back_and_keeps_labels(field):
     window, centres = field
     window.click_and_wait(centres[0])

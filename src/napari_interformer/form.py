@@ -43,6 +43,7 @@ _CONTRAST = {
 }
 _DEVICES = ("auto", "cpu", "cuda", "mps")
 DEFAULT_MODEL = "default"
+_LETTERS = 6  # that a chooser shows at least
 
 
 class LayerChoice(QComboBox):
@@ -51,8 +52,6 @@ class LayerChoice(QComboBox):
     def __init__(self, nothing: str | None = None) -> None:
         super().__init__()
         self._nothing = nothing
-        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.setMinimumContentsLength(8)
         self._layers: list[Any] = []
         self.fill([])
 
@@ -164,6 +163,8 @@ class Form(QWidget):
         self.contrast.addItems(list(_CONTRAST))
         rows.addRow("Layer", self.image)
         self._also = _row(self.green, self.blue)
+        for choice in (self.green, self.blue):
+            choice.setMinimumWidth(60)  # as there are two in a row
         rows.addRow("With", self._also)
         rows.addRow("Channel axis", self.channel_axis)
         rows.addRow("Channels", self.channels)
@@ -257,6 +258,7 @@ class Form(QWidget):
         part = QVBoxLayout()
         self.object = QLabel("")
         self.object.setWordWrap(True)
+        self.object.setMinimumWidth(1)  # no word may widen the panel
         self.labels = _hint(
             LayerChoice("new layer"),
             "The Labels layer that objects are written to. One that exists is gone on with: nothing in it is erased.",
@@ -345,6 +347,10 @@ class Form(QWidget):
     def model_name(self) -> str:
         """Return the name or path of the model chosen."""
         return str(self.model.currentData() or DEFAULT_MODEL)
+
+    def shortened(self, name: str) -> str:
+        """Return a name without its middle, if it is too long for a line of what the panel says."""
+        return _elided(self.object, name, max(2 * self.object.width() // 3, 100))
 
     def store_path(self) -> str | None:
         """Return where features are to be kept; None for memory."""
@@ -515,6 +521,11 @@ def _told(annotator: Annotator | None, picking: bool, adapting: bool, image: boo
     return text
 
 
+def _elided(widget: QWidget, text: str, width: int) -> str:
+    """Return a text without its middle, if it is wider than some pixels in a widget's letters."""
+    return str(widget.fontMetrics().elidedText(text, Qt.TextElideMode.ElideMiddle, width))
+
+
 def _duration(seconds: float) -> str:
     if not isfinite(seconds):
         return "some time"
@@ -532,6 +543,9 @@ def _hint(control: Any, tip: str) -> Any:
     control.setToolTip(tip)
     if isinstance(control, QComboBox):
         control.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        # No name may widen the panel.
+        control.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        control.setMinimumContentsLength(_LETTERS)
     if isinstance(control, QComboBox | QSpinBox):
         control.installEventFilter(_Still(control))
         # Nor must the wheel take the focus from the canvas.

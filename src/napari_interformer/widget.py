@@ -798,7 +798,7 @@ class Panel(QScrollArea):
         """Say what a person should know before the next click."""
         if self.annotator is None or self.clicks is None or self._job is not None:
             return ""
-        name = self.clicks.source.image.name
+        name = self.form.shortened(self.clicks.source.image.name)
         if self._elsewhere:
             return f"Clicks go to {name} until you press Encode."
         if self.viewer.dims.ndisplay == 3 and not self.canvas.picking:
