@@ -281,6 +281,8 @@ class Panel(QScrollArea):
         self._wanted()
 
     def _ended(self, job: Job, error: Exception | None) -> None:
+        if error is not None:
+            self.form.show_setup()
         self._show_ready()
         if self.annotator is not None:
             if error is not None or job.cancelled.is_set():
@@ -764,6 +766,7 @@ class Panel(QScrollArea):
         if self.desk.look_for_layers():
             self.cancel_adapting()
             self.features = None
+            self.form.show_setup()
             self._image_shown()
 
     def _pixels_given(self, event: Any) -> None:
