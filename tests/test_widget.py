@@ -1406,6 +1406,109 @@ def test_nothing_is_cut_off_when_rows_are_added(window):
     assert window.panel.minimumWidth() > window.form.minimumSizeHint().width()
 
 
+def test_what_matters_is_seen_on_a_small_screen_once_the_image_is_encoded(window):
+    image, centres = squares()
+    window.wait(lambda: window.form.model.count() > 0)
+    before = window.viewer.window.geometry()[2:]
+
+    def seen(*controls):
+        view = window.panel.viewport()
+        inside = (
+            view.rect().contains(one.rect().translated(one.mapTo(view, window.QPoint()))) for one in controls
+        )
+        return all(one.isVisible() for one in controls) and all(inside)
+
+    try:
+        window.viewer.window.resize(1000, 768)
+        window.rest(0.2)
+        window.open(image, name="cells")
+        window.click_and_wait(centres[0])
+        form = window.form
+        most = form.object, form.commit, form.new, form.undo, form.redo, form.clear
+        assert window.panel.verticalScrollBar().maximum() == 0
+        assert seen(form.setup.header, form.encode, *most, form.overwrite, form.propagate, form.load_prompts)
+        window.viewer.window.resize(1000, 600)
+        window.rest(0.2)
+        assert seen(form.setup.header, form.encode, form.sign, *most)
+    finally:
+        window.viewer.window.resize(*before)
+
+
+def test_the_setup_is_folded_when_clicks_can_begin_and_opened_by_its_header(window):
+    image, _ = squares()
+    form, setup = window.form, window.form.setup
+    width = window.panel.minimumWidth()
+    assert setup.open and form.image.isVisible() and "Setup" in setup.header.text()
+    window.model.steps = threading.Semaphore(0)
+    stack = window.viewer.add_image(np.stack([image] * 3), name="this & that")
+    window.encode(wait=False)
+    window.wait(lambda: window.panel.annotator is not None)
+    assert setup.open  # nothing can be clicked on
+    window.model.steps.release(len(window.panel.features.tiles))
+    window.wait(lambda: not setup.open)
+    assert not form.image.isVisible() and form.encode.isVisible() and form.planes.isVisible()
+    assert "this && that, default" in setup.header.text() and "this & that" in setup.header.toolTip()
+    assert window.panel.minimumWidth() == width
+    setup.header.setFocus()
+    window.QTest.keyClick(setup.header, window.Qt.Key.Key_Space)
+    assert setup.open and form.image.isVisible() and "that" not in setup.header.text()
+    window.model.steps.release(PLENTY)
+    window.wait(lambda: window.panel._job is None)
+    assert setup.open  # as a person wanted it
+    form.store.setFocus()
+    window.encode()
+    assert not setup.open and not form.store.hasFocus()
+    stack.name = "W" * 80
+    window.rest()
+    words = setup.header.text()
+    assert "…" in words and words.endswith(", default")
+    assert setup.header.fontMetrics().horizontalAdvance(words) < setup.header.width()
+
+
+def test_the_setup_opens_where_it_is_needed_and_works_when_folded(field, monkeypatch):
+    window, _ = field
+    form = window.form
+    assert not form.setup.open
+    monkeypatch.setattr("qtpy.QtWidgets.QFileDialog.getExistingDirectory", lambda *_: "/nowhere/at/all.zarr")
+    form.browse.click()
+    second = window.viewer.add_image(squares()[0] + 1, name="second")
+    window.choose(second)
+    assert "Clicks go to" in form.object.text() and "second" in form.setup.header.text()
+    window.encode()
+    assert form.setup.open and window.told  # there is no such folder
+    form.store.setText("")
+    window.encode()
+    assert not form.setup.open and window.panel.clicks.source.image is second
+    window.viewer.layers.remove(second)
+    window.rest()
+    assert form.setup.open and window.panel.annotator is None
+
+
+@pytest.mark.parametrize("name", ["20261127_HeLa_H2B-mCherry_LifeAct-GFP_63x_pos003_MAX.ome.tif", "W" * 80])
+def test_no_name_makes_the_panel_wider(window, name):
+    image, _ = squares()
+    first = window.open(image, name="a")
+    second = window.viewer.add_image(image, name="b")
+    window.form.add_model("model.safetensors")
+
+    def width():
+        widths = []
+        for layer in (first, second):  # of the second one, it says where clicks go
+            window.choose(layer)
+            window.rest()
+            widths.append((window.panel.width(), window.panel.minimumWidth()))
+        return widths
+
+    before = width()
+    assert "Clicks go to a until" in window.form.object.text()
+    first.name = second.name = name
+    window.panel.labels.layer.name = f"{name} labels"
+    window.form.add_model(f"/models/{name}.safetensors")
+    assert width() == before
+    text = window.form.object.text()
+    assert name not in text and name[:4] in text and name[-4:] in text
+
+
 def test_closing_gives_keys_back_and_keeps_labels(field):
     window, centres = field
     window.click_and_wait(centres[0])
@@ -1491,13 +1594,43 @@ def test_labels_and_clicks_are_saved_and_clicks_replayed(field, tmp_path, monkey
     assert len(window.points.data) == 1
 
 
-def test_an_ending_is_added_and_replaces_nothing_unasked(field, tmp_path, monkeypatch):
+@pytest.mark.parametrize("answered", [True, False])
+def test_clicks_are_not_loaded_into_an_object_that_is_open(field, tmp_path, monkeypatch, answered):
+    from qtpy.QtWidgets import QFileDialog
+
+    window, centres = field
+    asked = []
+
+    def choose(*_):
+        asked.append(True)
+        return str(tmp_path / "clicks.json"), ""
+
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", choose)
+    if not answered:
+        window.model.gate.clear()
+    window.click(centres[0])
+    if answered:
+        window.idle()
+    window.form.load_prompts.click()
+    window.model.gate.set()
+    window.idle()
+    assert window.told == [
+        "Load clicks takes a panel without an open object; object 1 is not finished: commit or clear it first."
+    ]
+    assert len(asked) == (not answered) and area(window.labels) == 400
+
+
+@pytest.mark.parametrize("typed", ["mine", "mine.v2"])
+def test_an_ending_is_added_and_replaces_nothing_unasked(field, tmp_path, monkeypatch, typed):
     from qtpy.QtWidgets import QFileDialog
 
     window, centres = field
     window.click_and_wait(centres[0])
-    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "mine"), ""))
-    for button, name in ((window.form.save_prompts, "mine.json"), (window.form.save_labels, "mine.ome.tif")):
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / typed), ""))
+    for button, name in (
+        (window.form.save_prompts, f"{typed}.json"),
+        (window.form.save_labels, f"{typed}.ome.tif"),
+    ):
         button.click()
         window.idle()
         assert name in window.told[-1]

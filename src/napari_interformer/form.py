@@ -6,7 +6,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtCore import QEvent, QObject, QSize, Qt
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -31,6 +31,9 @@ from napari_interformer.strip import PlaneStrip
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qtpy.QtGui import QResizeEvent
+    from qtpy.QtWidgets import QLayout
+
     from napari_interformer.annotator import Annotator
     from napari_interformer.encoding import Progress
     from napari_interformer.features import Features
@@ -43,6 +46,7 @@ _CONTRAST = {
 }
 _DEVICES = ("auto", "cpu", "cuda", "mps")
 DEFAULT_MODEL = "default"
+_LETTERS = 6  # that a chooser shows at least
 
 
 class LayerChoice(QComboBox):
@@ -51,8 +55,6 @@ class LayerChoice(QComboBox):
     def __init__(self, nothing: str | None = None) -> None:
         super().__init__()
         self._nothing = nothing
-        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.setMinimumContentsLength(8)
         self._layers: list[Any] = []
         self.fill([])
 
@@ -107,6 +109,65 @@ class _Still(QObject):
         return bool(super().eventFilter(watched, event))
 
 
+class Fold(QWidget):
+    """A part of the panel under a button that folds it away, and says then in a line what is chosen in it."""
+
+    def __init__(self, title: str, part: QLayout) -> None:
+        super().__init__()
+        self._title, self._chosen = title, ("", "")
+        self.body = QWidget()
+        self.body.setLayout(part)
+        self.header = _button("", "")
+        self.header.setStyleSheet("text-align: left; padding-left: 8px;")
+        self.header.setMinimumWidth(1)  # its text is cut to its width
+        self.header.clicked.connect(lambda: self.show_open(not self.open))
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(0)
+        column.addWidget(self.header)
+        column.addWidget(self.body)
+        self.show_open(True)
+
+    @property
+    def open(self) -> bool:
+        """Whether the part is to be seen."""
+        return not self.body.isHidden()
+
+    def show_open(self, on: bool) -> None:
+        """Open the part, or fold it away."""
+        inside = self.body.focusWidget()
+        if not on and inside is not None and inside.hasFocus():
+            self.header.setFocus()  # or Qt would look for another place, such as a button that nobody chose
+        self.body.setVisible(on)
+        self._write()
+
+    def show_chosen(self, first: str, second: str) -> None:
+        """Say what is chosen."""
+        self._chosen = first, second
+        self._write()
+
+    def _write(self) -> None:
+        room = self.header.width() - 16
+        if self.open:
+            text = f"▾ {self._title}"
+        else:
+            first, second = self._chosen
+            start, end = f"▸ {self._title}: ", f", {_elided(self.header, second, room // 3)}"
+            room -= self.header.fontMetrics().horizontalAdvance(f"{start}{end}")
+            text = f"{start}{_elided(self.header, first, room)}{end}"
+        self.header.setText(text.replace("&", "&&"))  # which would underline a letter
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Say as much as there is room for."""
+        super().resizeEvent(event)
+        self._write()
+
+    def minimumSizeHint(self) -> QSize:
+        """Return a size that has the same width, open or folded."""
+        size = super().minimumSizeHint()
+        return QSize(max(size.width(), self.body.minimumSizeHint().width()), size.height())
+
+
 class Form(QWidget):
     """All controls of the panel, from the image down to the stack."""
 
@@ -116,11 +177,12 @@ class Form(QWidget):
         # What is chosen of the channels of which image. By unique_id: layers that are gone must not live on here.
         self._adapted: Any = None
         self._chosen: dict[Any, tuple[int | None, str, list[Any]]] = {}
+        self._folds = False  # as soon as there is something to click on
         column = QVBoxLayout(self)
-        column.setContentsMargins(6, 6, 6, 6)
+        column.setContentsMargins(6, 4, 6, 4)
+        column.setSpacing(5)
+        column.addWidget(self._setup())
         for title, part in (
-            ("Image", self._image()),
-            ("Model", self._model()),
             ("Encode", self._encode()),
             ("Clicks", self._clicks()),
             ("Object", self._object()),
@@ -129,7 +191,7 @@ class Form(QWidget):
         ):
             box = QGroupBox(title)
             box.setLayout(part)
-            part.setContentsMargins(8, 8, 8, 8)
+            _tighten(part)
             column.addWidget(box)
         column.addStretch(1)
         self.show_sign(True)
@@ -137,8 +199,21 @@ class Form(QWidget):
 
     # ------------------------------------------------------------------------------------------ parts
 
-    def _image(self) -> QFormLayout:
+    def _setup(self) -> Fold:
         rows = QFormLayout()
+        _tighten(rows)
+        rows.setContentsMargins(10, 6, 10, 0)  # in line with the other parts, which have a frame
+        self._image(rows)
+        self._model(rows)
+        self._store(rows)
+        self.setup = Fold("Setup", rows)
+        self.image.currentTextChanged.connect(self._show_chosen)
+        self.model.currentTextChanged.connect(self._show_chosen)
+        self.setup.header.clicked.connect(self._stay)
+        self._show_chosen()
+        return self.setup
+
+    def _image(self, rows: QFormLayout) -> None:
         self.image = _hint(
             LayerChoice(), "The image layer to annotate; of a multiscale one, the finest level."
         )
@@ -164,16 +239,16 @@ class Form(QWidget):
         self.contrast.addItems(list(_CONTRAST))
         rows.addRow("Layer", self.image)
         self._also = _row(self.green, self.blue)
+        for choice in (self.green, self.blue):
+            choice.setMinimumWidth(60)  # as there are two in a row
         rows.addRow("With", self._also)
         rows.addRow("Channel axis", self.channel_axis)
         rows.addRow("Channels", self.channels)
         rows.addRow("Contrast", self.contrast)
         self._image_rows = rows
         self.channel_axis.currentIndexChanged.connect(self._axis_chosen)
-        return rows
 
-    def _model(self) -> QFormLayout:
-        rows = QFormLayout()
+    def _model(self, rows: QFormLayout) -> None:
         self.model = _hint(
             QComboBox(),
             "The model in the package, one of your own, or a file (.safetensors, or .pth of the reference).",
@@ -196,10 +271,8 @@ class Form(QWidget):
         rows.addRow("Model", self.model)
         rows.addRow("Device", self.device)
         rows.addRow(self._adapting)
-        return rows
 
-    def _encode(self) -> QVBoxLayout:
-        part = QVBoxLayout()
+    def _store(self, rows: QFormLayout) -> None:
         self.store = _hint(
             QLineEdit(),
             "Leave empty to keep features in memory. A folder ending in .zarr keeps them on disk; one that was encoded "
@@ -208,6 +281,10 @@ class Form(QWidget):
         self.store.setPlaceholderText("keep features in memory")
         self.browse = _button("…", "Choose a folder for the features.")
         self.browse.setFixedWidth(28)
+        rows.addRow(_row(self.store, self.browse))
+
+    def _encode(self) -> QVBoxLayout:
+        part = QVBoxLayout()
         self.encode = _button(
             "Encode",
             "Prepare the image for clicks, the plane on screen first. Click as soon as a plane is ready.",
@@ -216,7 +293,6 @@ class Form(QWidget):
             "Cancel", "Stop after the tile at hand; what is done is kept, and Encode goes on from there."
         )
         self.bar = _bar("Planes that are ready for clicks.")
-        part.addWidget(_row(self.store, self.browse))
         part.addWidget(_row(self.encode, self.cancel))
         self.planes = PlaneStrip()
         part.addWidget(self.bar)
@@ -246,10 +322,7 @@ class Form(QWidget):
         hint = QLabel("Right click: negative\n3: select and drag · Del: remove · 2: add")
         hint.setToolTip("The keys are napari's own of a Points layer; the mask follows the points.")
         hint.setEnabled(False)
-        part.addWidget(self.sign)
-        part.addWidget(self.box)
-        part.addWidget(self.line)
-        part.addWidget(self.flip)
+        part.addLayout(_grid((self.sign, self.flip), (self.box, self.line)))
         part.addWidget(hint)
         return part
 
@@ -257,6 +330,7 @@ class Form(QWidget):
         part = QVBoxLayout()
         self.object = QLabel("")
         self.object.setWordWrap(True)
+        self.object.setMinimumWidth(1)  # no word may widen the panel
         self.labels = _hint(
             LayerChoice("new layer"),
             "The Labels layer that objects are written to. One that exists is gone on with: nothing in it is erased.",
@@ -286,11 +360,12 @@ class Form(QWidget):
             "if you do not say, the first answer tells.",
         )
         rows = QFormLayout()
+        rows.setVerticalSpacing(4)
         rows.addRow("Labels", self.labels)
         rows.addRow("Size", self.size)
-        part.addLayout(rows)
         part.addWidget(self.object)
         part.addLayout(_grid((self.commit, self.new), (self.undo, self.redo), (self.clear, self.edit)))
+        part.addLayout(rows)
         part.addWidget(self.overwrite)
         return part
 
@@ -345,6 +420,10 @@ class Form(QWidget):
     def model_name(self) -> str:
         """Return the name or path of the model chosen."""
         return str(self.model.currentData() or DEFAULT_MODEL)
+
+    def shortened(self, name: str) -> str:
+        """Return a name without its middle, if it is too long for a line of what the panel says."""
+        return _elided(self.object, name, max(2 * self.object.width() // 3, 100))
 
     def store_path(self) -> str | None:
         """Return where features are to be kept; None for memory."""
@@ -415,8 +494,25 @@ class Form(QWidget):
 
     # ---------------------------------------------------------------------------------------- showing
 
+    def _show_chosen(self, _: str = "") -> None:
+        image, model = self.image.currentText() or "no image", self.model.currentText()
+        self.setup.show_chosen(image, model)
+        self.setup.header.setToolTip(
+            f"Image: {image}\nModel: {model}\nPress to open or fold what can be chosen before Encode, and Adapt to my images. "
+            "It folds by itself once there is something to click on."
+        )
+
+    def _stay(self) -> None:
+        self._folds = False  # what a person has opened stays open
+
+    def show_setup(self) -> None:
+        """Show what can be chosen, as there is nothing to click on or the choice was not good."""
+        self._folds = False
+        self.setup.show_open(True)
+
     def show_loading(self) -> None:
         """Show that an encode has begun."""
+        self._folds = True
         self.bar.setRange(0, 0)
         self.bar.setFormat("Loading the model")
 
@@ -429,6 +525,9 @@ class Form(QWidget):
             return
         ready = features.ready_planes()
         total, count = max(int(ready.size), 1), int(ready.sum())
+        if self._folds and count:
+            self._folds = False
+            self.setup.show_open(False)
         tiles = len(features.tiles)
         self.bar.setRange(0, total * tiles)
         self.bar.setValue(count * tiles if step is None else step.done)
@@ -469,11 +568,14 @@ class Form(QWidget):
 
         `before` says what is to be known before the next click; empty if nothing is.
         """
+        self._folds = self._folds and encoding
         self.encode.setEnabled(not encoding and not adapting and self.image.layer() is not None)
         self.cancel.setEnabled(encoding)
         self.adapt_model.setEnabled(
             annotator is not None and annotator.can_adapt and not encoding and not carrying
         )
+        if adapting and not self._adapting.currentIndex():
+            self.show_setup()  # how far it is stands there
         self._adapting.setCurrentIndex(int(adapting))
         for choice in (self.model, self.device):
             choice.setEnabled(not adapting)
@@ -515,6 +617,11 @@ def _told(annotator: Annotator | None, picking: bool, adapting: bool, image: boo
     return text
 
 
+def _elided(widget: QWidget, text: str, width: int) -> str:
+    """Return a text without its middle, if it is wider than some pixels in a widget's letters."""
+    return str(widget.fontMetrics().elidedText(text, Qt.TextElideMode.ElideMiddle, width))
+
+
 def _duration(seconds: float) -> str:
     if not isfinite(seconds):
         return "some time"
@@ -532,6 +639,9 @@ def _hint(control: Any, tip: str) -> Any:
     control.setToolTip(tip)
     if isinstance(control, QComboBox):
         control.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        # No name may widen the panel.
+        control.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        control.setMinimumContentsLength(_LETTERS)
     if isinstance(control, QComboBox | QSpinBox):
         control.installEventFilter(_Still(control))
         # Nor must the wheel take the focus from the canvas.
@@ -555,6 +665,12 @@ def _bar(tip: str) -> QProgressBar:
     return bar
 
 
+def _tighten(part: QLayout) -> None:
+    """Leave as little between rows as looks well: on a small screen the panel is to be seen as a whole."""
+    part.setContentsMargins(8, 4, 8, 6)
+    part.setSpacing(4)
+
+
 def _row(*parts: QWidget) -> QWidget:
     row = QWidget()
     line = QHBoxLayout(row)
@@ -566,6 +682,7 @@ def _row(*parts: QWidget) -> QWidget:
 
 def _grid(*rows: tuple[QWidget, ...]) -> QGridLayout:
     grid = QGridLayout()
+    grid.setSpacing(4)
     for y, row in enumerate(rows):
         for x, part in enumerate(row):
             grid.addWidget(part, y, x, 1, 2 // len(row))

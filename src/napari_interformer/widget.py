@@ -21,6 +21,7 @@ from napari_interformer.annotator import sentence
 from napari_interformer.canvas import Canvas
 from napari_interformer.desk import Desk
 from napari_interformer.encodes import Encodes
+from napari_interformer.files import LABEL_FILES
 from napari_interformer.form import DEFAULT_MODEL, Form
 from napari_interformer.image import write_labels
 from napari_interformer.keys import CTRL, Keys
@@ -33,7 +34,7 @@ from napari_interformer.shelf import Shelf, features_for
 from napari_interformer.strip import StackState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import napari.viewer
     from qtpy.QtCore import QObject
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from napari_interformer.labels import LayerLabels
     from napari_interformer.layers import Source
     from napari_interformer.model import InterFormer
+    from napari_interformer.session import Replay
     from napari_interformer.train import Progress as Learnt
 
 
@@ -279,6 +281,8 @@ class Panel(QScrollArea):
         self._wanted()
 
     def _ended(self, job: Job, error: Exception | None) -> None:
+        if error is not None:
+            self.form.show_setup()
         self._show_ready()
         if self.annotator is not None:
             if error is not None or job.cancelled.is_set():
@@ -681,7 +685,7 @@ class Panel(QScrollArea):
             self, "Save labels", "labels.ome.tif", "OME-TIFF (*.tif *.tiff);;OME-Zarr (*.zarr)"
         )
         if path:
-            self.write_labels(annotator, self.labels, _with_ending(path, ".ome.tif"))
+            self.write_labels(annotator, self.labels, _with_ending(path, ".ome.tif", LABEL_FILES))
 
     def write_labels(self, annotator: Annotator, labels: LayerLabels, path: Path) -> None:
         """Write labels in the decoding thread, once everything before is done."""
@@ -702,7 +706,7 @@ class Panel(QScrollArea):
         annotator = self._now()
         path, _ = QFileDialog.getSaveFileName(self, "Save clicks", "clicks.json", "Clicks (*.json)")
         if path:
-            file = _with_ending(path, ".json")
+            file = _with_ending(path, ".json", (".json",))
             annotator.act(
                 lambda saved: show_info(f"Clicks are saved as {saved.name}."),
                 lambda: annotator.session.save_prompts(file),
@@ -711,10 +715,16 @@ class Panel(QScrollArea):
     def load_prompts(self) -> None:
         """Replay saved clicks."""
         annotator = self._now()
+        _check_none_open(annotator)
         path, _ = QFileDialog.getOpenFileName(self, "Load clicks", "", "Clicks (*.json)")
         if path:
             session = annotator.session
-            annotator.act(session.adopt_saved, lambda: session.compute_saved(path))
+
+            def work() -> Replay:
+                _check_none_open(annotator)  # a click may have been in line
+                return session.compute_saved(path)
+
+            annotator.act(session.adopt_saved, work)
 
     def restore(self) -> None:
         """Replay what another run noted of this image."""
@@ -756,6 +766,7 @@ class Panel(QScrollArea):
         if self.desk.look_for_layers():
             self.cancel_adapting()
             self.features = None
+            self.form.show_setup()
             self._image_shown()
 
     def _pixels_given(self, event: Any) -> None:
@@ -790,7 +801,7 @@ class Panel(QScrollArea):
         """Say what a person should know before the next click."""
         if self.annotator is None or self.clicks is None or self._job is not None:
             return ""
-        name = self.clicks.source.image.name
+        name = self.form.shortened(self.clicks.source.image.name)
         if self._elsewhere:
             return f"Clicks go to {name} until you press Encode."
         if self.viewer.dims.ndisplay == 3 and not self.canvas.picking:
@@ -880,9 +891,21 @@ def _loaded(name: str, device: str) -> InterFormer:
     return load_model(name, device=decoding_device(device))
 
 
-def _with_ending(path: str, ending: str) -> Path:
-    """Add the ending that not every system's dialog adds; it has not asked then whether a file is to be replaced."""
-    if Path(path).suffix:
+def _check_none_open(annotator: Annotator) -> None:
+    """Refuse saved clicks while there is an object that they would get mixed up with."""
+    if annotator.session.prompts or annotator.waiting:
+        raise ValueError(
+            f"Load clicks takes a panel without an open object; object {annotator.session.label} is not finished: commit or "
+            "clear it first."
+        )
+
+
+def _with_ending(path: str, ending: str, known: Sequence[str]) -> Path:
+    """Add the ending that not every system's dialog adds, or not to a name with a dot.
+
+    The dialog has not asked then whether a file is to be replaced.
+    """
+    if Path(path).suffix.lower() in known:
         return Path(path)
     named = Path(f"{path}{ending}")
     if named.exists():
