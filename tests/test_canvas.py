@@ -7,10 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from napari.utils.colormaps.standardize_color import transform_color
 
 from napari_interformer import canvas as module
 from napari_interformer.canvas import Canvas
-from napari_interformer.layers import Source
+from napari_interformer.clicks import CLICKS
+from napari_interformer.drawings import SHAPES
+from napari_interformer.layers import GREEN, RED, Source
 
 
 @pytest.fixture
@@ -78,3 +81,48 @@ def test_the_sign_outlives_the_click_layer_which_is_missed_once(scene):
     assert canvas.there and new is not old and not new.positive
     viewer.layers.remove(new.layer)
     assert canvas.newly_gone()
+
+
+def test_a_tool_is_taken_in_place_of_another_and_put_down_if_asked_for_again(scene):
+    viewer, canvas, _, _ = scene
+
+    def on():
+        return viewer.layers.selection.active.name, str(viewer.layers.selection.active.mode)
+
+    line, box, clicks = (SHAPES, "add_path"), (SHAPES, "add_rectangle"), (CLICKS, "add")
+    for ask, then in (
+        (canvas.draw_line, line),
+        (canvas.draw_box, box),
+        (canvas.draw_line, line),
+        (canvas.draw_line, clicks),
+        (canvas.draw_box, box),
+        (canvas.draw_box, clicks),
+    ):
+        ask()
+        assert on() == then
+    for tool in ("select", "pan_zoom"):  # of napari's
+        shapes = viewer.layers[SHAPES]
+        viewer.layers.selection.active, shapes.mode = shapes, tool
+        canvas.draw_line()
+        assert on() == line
+        canvas.activate()
+
+
+def test_the_click_layer_is_shown_when_it_is_asked_for(scene):
+    _, canvas, labels, _ = scene
+    for ask in (canvas.activate, lambda: canvas.pick(labels, pytest.fail)):
+        canvas.clicks.layer.visible = False
+        ask()
+        assert canvas.clicks.layer.visible
+    canvas.stop_picking()
+    assert canvas.clicks.layer.mode == "add"
+
+
+def test_the_pen_is_of_the_sign_that_is_chosen(scene):
+    viewer, canvas, _, _ = scene
+    canvas.positive = False
+    canvas.draw_line()
+    for positive in (False, True, False):
+        canvas.positive = positive
+        pen = transform_color(viewer.layers[SHAPES].current_edge_color)[0]
+        np.testing.assert_allclose(pen, transform_color(GREEN if positive else RED)[0], atol=0.01)

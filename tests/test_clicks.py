@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from napari.layers import Image
@@ -129,3 +131,32 @@ def test_lines_and_clicks_are_read_in_the_order_in_which_they_were_written():
     assert clicks.read() == given
     clicks.write(given[:1])
     assert not layer.nshapes and clicks.read() == given[:1]
+
+
+@pytest.mark.parametrize("mode", ["add", "pan_zoom"])
+def test_a_click_on_a_layer_that_is_hidden_shows_it_and_counts_and_a_drag_does_neither(mode):
+    clicks = ClickLayer(Source((Image(np.zeros((99, 99), np.uint8)),)))
+    clicks.layer.mode = mode
+
+    event = SimpleNamespace(button=1)
+
+    def drag(*places, button=1):
+        kinds = ("mouse_press", *["mouse_move"] * (len(places) - 2), "mouse_release")
+        going_on = []
+        event.button = button
+        for kind, place in zip(kinds, places, strict=True):
+            event.type, event.position, event.pos = kind, place, place
+            if kind == "mouse_press":
+                going_on = [callback(clicks.layer, event) for callback in clicks.layer.mouse_drag_callbacks]
+            for one in going_on:
+                if one is not None:
+                    next(one, None)
+
+    for button in (1, 2):
+        clicks.layer.visible = False
+        drag((10, 10), (20, 20), (30, 30), button=button)
+        assert not clicks.layer.visible
+        drag((10, 10), (10, 12), (10, 12), button=button)
+        assert clicks.layer.visible and clicks.layer.mode == mode
+    made = (Click((), 10, 12), Click((), 10, 12, False))
+    assert clicks.read() == (made if mode == "add" else ())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from napari.layers import Labels, Points
+from napari.layers import Labels, Points, Shapes
 
 from napari_interformer.keys import Keys
 
@@ -44,3 +44,30 @@ def test_an_action_is_left_to_whoever_does_it():
     Keys({Points: {"C": act}}, asked.append).bind(layer)
     pressed(layer, "C")
     assert asked == [act]
+
+
+def test_a_key_that_is_for_a_tool_is_napari_s_while_another_is_on():
+    done, shapes = [], Shapes()
+    shapes.bind_key("T", lambda _: done.append("before"))
+    tools = {"add_path": {"T": lambda: done.append("sign")}, "add_line": {"U": lambda: done.append("line")}}
+    keys = Keys({Shapes: {"C": lambda: done.append("commit")}}, lambda action: action(), {Shapes: tools})
+    shapes.mode = "add_path"
+    keys.bind(shapes)
+    pressed(shapes, "T")
+    for tool, key in (
+        ("select", "T"),
+        ("add_line", "U"),
+        ("add_line", "T"),
+        ("add_path", "T"),
+        ("add_path", "C"),
+    ):
+        shapes.mode = tool
+        pressed(shapes, key)
+    assert {str(key) for key in shapes.keymap} == {"C", "T"}
+    keys.release()
+    pressed(shapes, "T")
+    for tool in ("select", "add_line", "add_path"):
+        shapes.mode = tool
+        assert [str(key) for key in shapes.keymap] == ["T"]
+    pressed(shapes, "T")
+    assert done == ["sign", "before", "line", "before", "sign", "commit", "before", "before"]

@@ -22,7 +22,7 @@ from napari_interformer.encoding import CPU_BATCH
 from napari_interformer.files import read_image
 from napari_interformer.labels import LABELS, LayerLabels
 from napari_interformer.layers import GREEN, RED
-from napari_interformer.prompts import Box, BoxPrompt, Click
+from napari_interformer.prompts import Box, BoxPrompt, Click, Scribble
 from napari_interformer.samples import cells_sample, nuclei_sample
 from napari_interformer.store import Store
 from napari_interformer.widget import Panel
@@ -492,6 +492,121 @@ def test_l_and_a_drag_draw_a_line_through_what_belongs_and_a_red_one_through_wha
     window.panel.activate()
     window.key_and_wait("C")
     assert not shapes.data and not window.told
+
+
+def test_a_line_is_drawn_by_clicks_on_its_ends_and_has_the_sign_that_is_shown(field):
+    window, ((y, x), (_, other), *_) = field
+    session = window.panel.annotator.session
+
+    def clicks_again():
+        window.wait(lambda: window.viewer.layers.selection.active is window.points)
+        window.idle()
+
+    def lines():
+        return [(line.path[0], line.positive) for line in session.scribbles]
+
+    window.key("L")
+    window.click((y, x))
+    window.rest()
+    window.click((y, x + 4))
+    clicks_again()
+    assert session.scribbles == (Scribble((), ((y, x), (y, x + 4))),) and area(window.labels) == 400
+    window.key("L")
+    window.key("T")  # napari's own, but while the line is drawn
+    assert "Negative" in window.form.sign.text()
+    window.drag((y + 3, x - 8), (y + 3, x + 8))
+    clicks_again()
+    window.key("L")
+    window.form.sign.click()
+    window.drag((y, other - 8), (y, other + 8))
+    clicks_again()
+    window.key("L")
+    window.drag((y + 6, other - 8), (y + 6, other + 8), "Right")
+    clicks_again()
+    drawn = [((y, x), True), ((y + 3, x - 8), False), ((y, other - 8), True), ((y + 6, other - 8), False)]
+    assert lines() == drawn and "Positive" in window.form.sign.text()
+    shapes = window.viewer.layers[SHAPES]
+    window.viewer.layers.selection.active, shapes.mode, shapes.selected_data = shapes, "select", {1}
+    shapes.current_edge_color = GREEN
+    window.idle()
+    assert lines()[1] == (drawn[1][0], True)
+    window.key("T")
+    assert shapes.mode == "add_path" and "Positive" in window.form.sign.text()
+    window.key_and_wait("Ctrl+Z")
+    assert lines() == drawn and not window.told
+
+
+def test_a_second_box_takes_the_place_of_the_first_and_undo_brings_that_back(field):
+    window, centres = field
+
+    def shown():
+        (box,) = window.viewer.layers[SHAPES].data
+        return tuple(box.mean(0).round())
+
+    for centre in centres[:2]:
+        window.key("B")
+        window.drag(*box_around(centre))
+        window.wait(lambda: window.viewer.layers.selection.active is window.points)
+        window.idle()
+    window.rest()
+    assert window.panel.annotator.session.boxes == (drawn(centres[1]),)
+    np.testing.assert_allclose(shown(), centres[1], atol=1)
+    window.key_and_wait("Ctrl+Z")
+    assert window.panel.annotator.session.boxes == (drawn(centres[0]),)
+    np.testing.assert_allclose(shown(), centres[0], atol=1)
+
+
+@pytest.mark.parametrize("tool", ["B", "L"])
+def test_esc_ends_a_drawing_of_which_nothing_stays(field, tool):
+    window, centres = field
+    window.key(tool)
+    shapes = window.viewer.layers[SHAPES]
+    start, end = map(window.pixel, box_around(centres[0]))
+    window.QTest.mouseMove(window.canvas, start)
+    window.app.processEvents()
+    window.QTest.mousePress(window.canvas, window.Qt.MouseButton.LeftButton, pos=start)
+    for share in (0.3, 0.6, 1.0):
+        window.QTest.mouseMove(window.canvas, start + (end - start) * share)
+        window.app.processEvents()
+    assert shapes.nshapes == 1
+    window.key("Escape")
+    window.wait(lambda: window.viewer.layers.selection.active is window.points)
+    window.QTest.mouseMove(window.canvas, start)
+    window.app.processEvents()
+    window.QTest.mouseRelease(window.canvas, window.Qt.MouseButton.LeftButton, pos=start)
+    window.idle()
+    assert not shapes.nshapes and not window.panel.annotator.session.given
+    window.key("L")
+    window.drag((centres[1][0], centres[1][1] - 8), (centres[1][0], centres[1][1] + 8))
+    window.wait(lambda: window.viewer.layers.selection.active is window.points)
+    window.idle()
+    assert area(window.labels) == 400 and shapes.nshapes == 1 and not window.told
+
+
+@pytest.mark.parametrize("tool", ["B", "L"])
+def test_after_a_look_in_three_dimensions_clicks_are_had_in_place_of_a_tool(field, tool):
+    window, centres = field
+    window.key(tool)
+    for ndisplay in (3, 2):
+        window.viewer.dims.ndisplay = ndisplay
+        window.rest()
+    window.click_and_wait(centres[0])
+    assert area(window.labels) == 400 and not window.told
+
+
+def test_a_click_on_the_hidden_click_layer_shows_it_and_counts(field):
+    window, centres = field
+    window.points.visible = False
+    window.click_and_wait(centres[0])
+    assert window.points.visible and area(window.labels) == 400
+    window.click_and_wait(centres[1])
+    assert area(window.labels) == 800
+    window.points.visible = False
+    window.key("L")
+    window.drag((centres[2][0], centres[2][1] - 8), (centres[2][0], centres[2][1] + 8))
+    window.wait(lambda: window.viewer.layers.selection.active is window.points)
+    window.idle()
+    assert window.points.visible and window.points.mode == "add" and area(window.labels) == 1200
 
 
 def test_a_box_is_moved_and_deleted_with_napari_s_own_tools(field):

@@ -110,15 +110,19 @@ class Hands:
         self.QTest.mouseMove(self.canvas, pixel)
         self.QTest.mouseClick(self.canvas, getattr(self.Qt.MouseButton, f"{button}Button"), pos=pixel)
 
-    def drag(self, start: tuple[float, ...], end: tuple[float, ...]) -> None:
-        first, last = self.pixel(start), self.pixel(end)
+    def drag(self, start: tuple[float, ...], end: tuple[float, ...], button: str = "Left") -> None:
+        first, last, pressed = (
+            self.pixel(start),
+            self.pixel(end),
+            getattr(self.Qt.MouseButton, f"{button}Button"),
+        )
         self.QTest.mouseMove(self.canvas, first)
         self.app.processEvents()
-        self.QTest.mousePress(self.canvas, self.Qt.MouseButton.LeftButton, pos=first)
+        self.QTest.mousePress(self.canvas, pressed, pos=first)
         for share in (0.3, 0.6, 1.0):
             self.QTest.mouseMove(self.canvas, first + (last - first) * share)
             self.app.processEvents()
-        self.QTest.mouseRelease(self.canvas, self.Qt.MouseButton.LeftButton, pos=last)
+        self.QTest.mouseRelease(self.canvas, pressed, pos=last)
 
     def key(self, name: str) -> None:
         """Press a key such as T, Delete or Ctrl+Shift+Z."""

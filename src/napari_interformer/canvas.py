@@ -13,7 +13,6 @@ from napari.utils.notifications import show_warning
 from qtpy.QtCore import QTimer
 
 from napari_interformer.clicks import ClickLayer, put_away
-from napari_interformer.layers import GREEN, RED
 from napari_interformer.screen import Screen
 
 if TYPE_CHECKING:
@@ -152,6 +151,7 @@ class Canvas:
     def activate(self) -> None:
         """Make the click layer the one that the mouse and the keys go to, ready to add points."""
         if self.clicks is not None and self.there:
+            self.clicks.layer.visible = True  # or napari would pan
             self._viewer.layers.selection.active = self.clicks.layer
             self._take_clicks()
 
@@ -168,6 +168,13 @@ class Canvas:
 
         def follow() -> None:  # once napari is done with its own
             if self.clicks is not None and not self.picking:
+                drawn_on = self.clicks.shapes.layer
+                if (
+                    drawn_on is not None
+                    and drawn_on is self._viewer.layers.selection.active
+                    and not self.screen.flat
+                ):
+                    self.activate()  # napari took the tool away
                 self._take_clicks()
                 self.changed()
 
@@ -181,7 +188,7 @@ class Canvas:
         ValueError
             If no plane of Y and X is shown.
         """
-        self._draw("add_rectangle", GREEN, "Boxes")
+        self._draw("add_rectangle", "Boxes")
 
     def draw_line(self) -> None:
         """Let the next drag draw a line through what belongs to the object, or does not, as the next click would say.
@@ -191,22 +198,22 @@ class Canvas:
         ValueError
             As for `draw_box`.
         """
-        self._draw("add_path", GREEN if self.positive else RED, "Lines")
+        self._draw("add_path", "Lines")
 
-    def _draw(self, mode: str, colour: str, name: str) -> None:
+    def _draw(self, mode: str, name: str) -> None:
         assert self.clicks is not None
-        active = self._viewer.layers.selection.active
-        if active is not None and active is self.clicks.shapes.layer:
+        shapes, selection = self.clicks.shapes, self._viewer.layers.selection
+        if shapes.layer is not None and selection.active is shapes.layer and str(shapes.layer.mode) == mode:
             self.activate()
             return
         if not self.screen.upright:
             raise ValueError(f"{name} are drawn on a plane of Y and X: switch napari to the 2-D view of it.")
-        layer = self.clicks.shapes.make()
+        shapes.stop()
+        layer = shapes.make()
         layer.visible = True  # or napari would pan
-        self._viewer.layers.selection.active = layer
+        selection.active = layer
         layer.mode = mode
-        layer.selected_data = set()  # or they would be coloured, too
-        layer.current_edge_color = colour
+        shapes.ink()
 
     @property
     def picking(self) -> bool:
@@ -260,7 +267,9 @@ class Canvas:
             )
 
     def layer_chosen(self, event: Any) -> None:
-        """Give up waiting for the click that picks an object, since it would go to another layer."""
+        """Give up what the mouse was about to do, since it goes to another layer: choose an object, or end a drawing."""
+        if self.clicks is not None and event.value is not self.clicks.shapes.layer:
+            self.clicks.shapes.stop()
         if self.picking and self.clicks is not None and event.value is not self.clicks.layer:
             self.stop_picking()
             self.changed()

@@ -21,7 +21,7 @@ from napari_interformer.layers import GREEN, RED
 from napari_interformer.prompts import BoxPrompt, Click, Mark, Scribble, in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
     from napari.layers import Labels
     from numpy.typing import NDArray
@@ -33,6 +33,7 @@ CLICKS = "InterFormer clicks"
 _POSITIVE = "positive"  # the feature column that says what a point means
 _LEFT = "napari-interformer object"  # in the metadata of a click layer that was left: the Labels layer, and the object
 _PUT_AWAY = "napari-interformer put away"  # in the metadata of a click layer that nobody uses
+_NO_DRAG = 5  # pixels of the screen that the mouse may move in a click, as in napari
 _ON_SCREEN = (9, 14)  # pixels; zoomed in or out, points stay visible and never hide small objects
 
 
@@ -75,6 +76,7 @@ class ClickLayer:
         self._right = False  # whether the right button was pressed there, for a negative point
         self._positive = True
         self.layer.mouse_drag_callbacks.append(self._pressed)
+        self.layer.mouse_drag_callbacks.append(self._pressed_unseen)
         self.layer.mouse_move_callbacks.append(self._moved)
         self.layer.events.data.connect(self._on_data)
         self.layer.events.features.connect(self._flipped)
@@ -99,6 +101,7 @@ class ClickLayer:
         """Stop listening to the layer."""
         self._told.clear()
         self.layer.mouse_drag_callbacks.remove(self._pressed)
+        self.layer.mouse_drag_callbacks.remove(self._pressed_unseen)
         self.layer.mouse_move_callbacks.remove(self._moved)
         self.layer.events.data.disconnect(self._on_data)
         self.layer.events.features.disconnect(self._flipped)
@@ -149,6 +152,20 @@ class ClickLayer:
         if layer.mode == "add" and event.button in (1, 2):
             self._mouse = event.position
             self.expected(self.possible)
+
+    def _pressed_unseen(self, layer: Points, event: Any) -> Generator[None, None, None]:
+        """Show the layer if it is hidden, for which napari takes no clicks, and have the click; a drag moves the camera."""
+        if layer.visible or event.button not in (1, 2):
+            return
+        start, right = np.array(event.pos), event.button == 2
+        yield
+        while event.type == "mouse_move":
+            yield
+        if np.linalg.norm(np.array(event.pos) - start) < _NO_DRAG:
+            layer.visible = True  # with what the mouse was for before it was hidden
+            if layer.mode == "add":
+                self._right = right
+                layer.add(layer.world_to_data(event.position))
 
     def _moved(self, layer: Points, event: Any) -> None:
         self._right = False
@@ -204,7 +221,7 @@ class ClickLayer:
 
     @positive.setter
     def positive(self, value: bool) -> None:
-        self._positive = bool(value)
+        self._positive = self.shapes.positive = bool(value)
         self._keep_sign()
 
     def _keep_sign(self, _: Any = None) -> None:

@@ -6,6 +6,8 @@ Enters: what each key does, for each kind of layer. Leaves: napari's key binding
 from __future__ import annotations
 
 import sys
+from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,23 +25,47 @@ class Keys:
         For each class of layer what its keys do: {Points: {"C": commit, ...}, ...}.
     do : callable
         Called with the action when its key is pressed.
+    with_tool : dict
+        For each class of layer what keys do besides while a tool of napari's (a mode of the layer) is on: {Shapes: {"add_path":
+        {"T": sign}}, ...}. Otherwise they are napari's own.
     """
 
     def __init__(
         self,
         actions: Mapping[type[Any], Mapping[str, Callable[[], None]]],
         do: Callable[[Callable[[], None]], None],
+        with_tool: Mapping[type[Any], Mapping[str, Mapping[str, Callable[[], None]]]] = MappingProxyType({}),
     ) -> None:
-        self._actions, self._do = actions, do
+        self._actions, self._do, self._with_tool = actions, do, with_tool
         self._bound: list[tuple[Any, str, Any]] = []
+        self._for_now: list[tuple[Any, str, Any]] = []  # as long as a tool is on
+        self._followed: list[tuple[Any, Callable[[Any], None]]] = []
 
     def bind(self, layer: Any) -> None:
         """Bind the keys of a layer's class on it."""
         for kind, keys in self._actions.items():
             if isinstance(layer, kind):
-                for key, action in keys.items():
-                    before = layer.bind_key(key, self._on_key(action), overwrite=True)
-                    self._bound.append((layer, key, before))
+                self._bind(layer, keys, self._bound)
+        for kind, tools in self._with_tool.items():
+            if isinstance(layer, kind):
+                follow = partial(self._follow, layer, tools)
+                layer.events.mode.connect(follow)
+                self._followed.append((layer, follow))
+                follow()
+
+    def _bind(
+        self, layer: Any, keys: Mapping[str, Callable[[], None]], bound: list[tuple[Any, str, Any]]
+    ) -> None:
+        for key, action in keys.items():
+            before = layer.bind_key(key, self._on_key(action), overwrite=True)
+            bound.append((layer, key, before))
+
+    def _follow(
+        self, layer: Any, tools: Mapping[str, Mapping[str, Callable[[], None]]], _: Any = None
+    ) -> None:
+        """Bind what the tool that is on now asks for, in place of what the one before did."""
+        _give_back(self._for_now)
+        self._bind(layer, tools.get(str(layer.mode), {}), self._for_now)
 
     def _on_key(self, action: Callable[[], None]) -> Callable[[Any], None]:
         def pressed(_: Any) -> None:
@@ -49,6 +75,14 @@ class Keys:
 
     def release(self) -> None:
         """Give all keys back to what they did before."""
-        for layer, key, before in self._bound:
-            layer.bind_key(key, before, overwrite=True)
-        self._bound.clear()
+        for layer, follow in self._followed:
+            layer.events.mode.disconnect(follow)
+        self._followed.clear()
+        _give_back(self._for_now)
+        _give_back(self._bound)
+
+
+def _give_back(bound: list[tuple[Any, str, Any]]) -> None:
+    for layer, key, before in bound:
+        layer.bind_key(key, before, overwrite=True)
+    bound.clear()

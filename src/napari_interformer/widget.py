@@ -188,7 +188,8 @@ class Panel(QScrollArea):
         }
         labels = {**shared, f"{CTRL}-Z": self._undo_there, f"{CTRL}-Shift-Z": self._redo_there}
         shapes = {"C": self.commit, "Shift-C": self.clear, **undo}  # B and L are napari's there
-        return Keys({Points: points, Labels: labels, Shapes: shapes}, self._safely)
+        line = {Shapes: {"add_path": {"T": self.toggle_sign}}}
+        return Keys({Points: points, Labels: labels, Shapes: shapes}, self._safely, line)
 
     def _safely(self, action: Callable[[], None], *_: Any) -> None:
         """Do what a button or key says; what cannot be done is told in one sentence."""
