@@ -142,7 +142,7 @@ class ShapeLayer:
     def _let_go(self, layer: Shapes) -> None:
         self._hand, self._ends, self._over = "free", None, False
         # napari would go on with the drag when the button is pressed next; it offers no public way to end one.
-        for drag in layer._mouse_drag_gen.values():
+        for drag in getattr(layer, "_mouse_drag_gen", {}).values():
             if not drag.gi_running:
                 drag.close()
 
