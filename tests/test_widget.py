@@ -319,6 +319,7 @@ def test_edit_is_given_up_when_its_layers_go(field, layer):
     window.viewer.layers.remove(layer)
     window.wait(lambda: not window.form.edit.isChecked())
     window.encode()
+    window.idle()
     told = len(window.told)
     window.click_and_wait(centres[1])  # a click like any other
     assert window.told[told:] == [] and len(window.points.data) == 1
@@ -1789,6 +1790,7 @@ def after_a_crash(window, monkeypatch, labels=None):
     assert panel.notes.timer.isActive()
     panel.notes.timer.timeout.emit()
     panel.notes.journal._thread.shutdown(wait=True)
+    monkeypatch.setattr(journal, "_OWN", set())
     window.viewer.window.remove_dock_widget("all")
     image = window.viewer.layers[0].data
     window.viewer.layers.clear()
@@ -1801,6 +1803,21 @@ def after_a_crash(window, monkeypatch, labels=None):
         window.form.labels.choose(window.viewer.add_labels(labels))
     window.encode()
     window.idle()
+
+
+def test_what_went_with_a_layer_that_was_removed_is_restored(field):
+    window, centres = field
+    for centre in centres[:2]:
+        window.click_and_wait(centre)
+        window.key_and_wait("C")
+    window.viewer.layers.remove(LABELS)
+    written = window.panel.notes.journal
+    window.encode()
+    window.idle()
+    assert written is not window.panel.notes.journal and "Not in these labels: 2 objects" in window.told[-1]
+    window.form.restore.click()
+    window.idle()
+    assert [area(window.labels, label) for label in (1, 2)] == [400, 400]
 
 
 def test_what_was_clicked_before_a_crash_is_restored(field, monkeypatch):

@@ -281,9 +281,12 @@ class Desk:
         if annotator is not None and annotator.session.model is not model:
             annotator.act(lambda _: annotator.session.change_model(model))
 
-    def end(self) -> None:
-        """Stop writing to the labels, which stay as they are; the click layer stays too, empty, and takes no keys."""
-        self._let_go()
+    def end(self, *, lost: bool = False) -> None:
+        """Stop writing to the labels, which stay as they are; the click layer stays too, empty, and takes no keys.
+
+        `lost` if that is because the image or the labels were removed.
+        """
+        self._let_go(lost=lost)
         if self.clicks is not None:
             self.clicks.write(())
         self._tell_changed()
@@ -301,12 +304,12 @@ class Desk:
         else:
             self._canvas.put_clicks_away()
 
-    def _let_go(self) -> None:
+    def _let_go(self, *, lost: bool = False) -> None:
         """Have no session, and nothing of it on its layers."""
         self._canvas.stop_picking()
         self._keys.release()
         self._rest.stop()
-        self._notes.close()
+        self._notes.close(lost=lost)
         if self.annotator is not None and self.labels is not None:
             self.annotator.close()
             session = self.annotator.session
@@ -444,13 +447,13 @@ class Desk:
             return False
         self._canvas.look_for_shapes()
         if any(layer not in layers for layer in self.clicks.source.layers):
-            self.end()
+            self.end(lost=True)
             self._canvas.put_clicks_away()
             self.outdated = False
             return True
         if self.labels is not None and self.labels.layer not in layers:
             # The click layer is kept: napari 0.9 crashes at the next new layer if both go in this order.
-            self.end()
+            self.end(lost=True)
             show_info(f"The Labels layer was removed; Encode starts with another one, {told}")
         elif self.annotator is not None and self._canvas.newly_gone():
             self._tell_changed()

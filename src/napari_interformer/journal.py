@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 DAYS = 30  # for which a file is kept
 _PART = "-above-"  # in the name of a file with those objects of another that labels do not hold
-_OPEN: set[Path] = set()  # those being written here, which need not be offered
+_OWN: set[Path] = set()  # written by this process, of objects that are on its screen
 
 
 def folder() -> Path:
@@ -72,7 +72,7 @@ class Journal:
 
     def __init__(self, image: str, failed: Callable[[OSError], None]) -> None:
         self.path = folder() / f"{_start_of_name(image)}-{secrets.token_hex(8)}.json"
-        _OPEN.add(self.path)
+        _OWN.add(self.path)
         self._failed = failed
         self._thread = ThreadPoolExecutor(1, "interformer-journal")
         self._newest: Saved | None = None  # of what was to be written
@@ -117,9 +117,10 @@ class Journal:
         """Delete another file once this one is written: its objects are this session's now."""
         self._superseded.append(path)
 
-    def close(self) -> None:
-        """Write what waits, and no more; a later session may be offered it, such as where layers were removed by mistake."""
-        _OPEN.discard(self.path)
+    def close(self, *, lost: bool = False) -> None:
+        """Write what waits, and no more; if its objects are lost, since somebody removed the layer, they are offered again."""
+        if lost:
+            _OWN.discard(self.path)
         self._thread.shutdown(wait=False)
 
 
@@ -136,7 +137,7 @@ def offer(image: str, highest: int) -> Offer | None:
     for path in _newest_first():
         if not path.name.startswith(_start_of_name(image)) or _PART in path.name:
             continue
-        if path in _OPEN:
+        if path in _OWN:
             last = False
             continue
         try:

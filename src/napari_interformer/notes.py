@@ -116,11 +116,11 @@ class Notes:
 
         annotator.act(then, lambda: session.compute_saved(offer.path))
 
-    def close(self) -> None:
-        """Write what is not written yet, and note no more of this session."""
+    def close(self, *, lost: bool = False) -> None:
+        """Write what is not written yet, and note no more of this session; whether its layer is gone, see `Journal.close`."""
         self.timer.stop()
         self.flush()
         if self.journal is not None:
-            self.journal.close()
+            self.journal.close(lost=lost)
         self.journal = self._annotator = None
         self._withdraw()
