@@ -207,7 +207,10 @@ class Canvas:
             self.activate()
             return
         if not self.screen.upright:
-            raise ValueError(f"{name} are drawn on a plane of Y and X: switch napari to the 2-D view of it.")
+            remedy = "roll its axes back" if self.screen.flat else "switch napari to the 2-D view of it"
+            raise ValueError(
+                f"{name} are drawn on a plane of Y and X; napari shows something else: {remedy}."
+            )
         shapes.stop()
         layer = shapes.make()
         layer.visible = True  # or napari would pan

@@ -608,9 +608,12 @@ def _told(annotator: Annotator | None, picking: bool, adapting: bool, image: boo
     if session.covered:
         text += "; all its pixels are other objects'"
     if annotator.waiting:
+        planes = {click.plane for click in annotator.waiting}
         where = ", ".join(map(str, annotator.waiting[0].plane))
-        wait = f"{len(annotator.waiting)} more wait{'s' * (len(annotator.waiting) == 1)}"
-        text += f"; {wait} until {f'plane {where}' if where else 'the image'} is encoded"
+        what = "their planes are" if len(planes) > 1 else f"plane {where} is" if where else "the image is"
+        text += (
+            f"; {len(annotator.waiting)} more wait{'s' * (len(annotator.waiting) == 1)} until {what} encoded"
+        )
         text += ", once the model has learnt" * adapting
     elif annotator.busy:
         text += " …"
