@@ -321,6 +321,19 @@ def test_a_large_object_is_written_in_turns_and_what_comes_next_waits(monkeypatc
     assert told == [(desk.session.prompts, 400)]
 
 
+def test_a_full_disk_does_not_keep_anybody_from_closing():
+    desk = Desk()
+    desk.click(*desk.centres[0])
+
+    def write(*_, **__):
+        raise OSError("No space left on device")
+
+    desk.session._painting.paint = write
+    desk.worker.all()
+    desk.annotator.close()
+    assert desk.told == ["No space left on device"] * 2 and not desk.annotator.busy
+
+
 @pytest.mark.parametrize("way", ["painted", "closed", "committed by a script"])
 def test_what_is_not_written_yet_is_when_it_has_to_be(way, monkeypatch):
     monkeypatch.setattr("napari_interformer.annotator.TURN", 0)

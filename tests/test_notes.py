@@ -7,6 +7,7 @@ from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QMainWindow
 
 from napari_interformer import checkpoint, journal
+from napari_interformer.image import Planes
 from napari_interformer.stories import Saved
 from napari_interformer.widget import Panel
 from window import PATIENCE, BrightModel, squares
@@ -32,3 +33,5 @@ def test_what_was_clicked_a_moment_before_the_window_is_gone_is_noted(monkeypatc
     qapp.sendPostedEvents(None, QEvent.Type.DeferredDelete)
     written._thread.shutdown(wait=True)
     assert len(Saved.read(written.path).current.prompts) == 1
+    found = journal.offer(Planes.of(image).fingerprint, 0)  # to another window of the same notebook
+    assert found is not None and found.path == written.path

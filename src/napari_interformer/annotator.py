@@ -220,7 +220,8 @@ class Annotator:
             if again is None:
                 self.session.redo()
                 return
-            click, self._since[click] = again[0], again[1]
+            click, since = again
+            self._since[click] = since
             self.waiting = in_order((*self.waiting, click))
             self._line.append(Edit((), ()))  # its plane may be encoded by now
 
@@ -326,10 +327,13 @@ class Annotator:
 
     def close(self) -> None:
         """Forget what waits in line; a result that is still to come is dropped. What is done is written to the end."""
-        self.session.backlog.work_off()
         self._generation += 1
         self._line.clear()
         self._busy = False
+        try:
+            self.session.backlog.work_off()
+        except Exception as error:
+            self._refuse(error)
 
     # --------------------------------------------------------------------------------------- the line
 
@@ -371,9 +375,8 @@ class Annotator:
         """Write to the labels for as long as nobody notices, then the rest; what comes next in line waits for it."""
         try:
             self._busy = not self.session.backlog.work_off(TURN)
-        except (
-            Exception
-        ) as error:  # what is left is tried again with the next change, and before the object is committed
+        except Exception as error:
+            # What is left is tried again with the next change, and before the object is committed.
             self._busy = False
             self._refuse(error)
         if self._busy:

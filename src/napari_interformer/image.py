@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from napari_interformer.files import ImageFile, brief, read_image, write_labels
+from napari_interformer.files import ImageFile, brief, read_image
 from napari_interformer.prompts import Box
 
 if TYPE_CHECKING:
@@ -496,4 +496,4 @@ def _looks_coloured(shape: tuple[int, ...]) -> bool:
     return len(shape) > 2 and shape[-1] in (3, 4) and min(shape[-3:-1]) > 4
 
 
-__all__ = ["Contrast", "Limits", "Plane", "Planes", "percentiles", "stretch", "write_labels"]
+__all__ = ["Contrast", "Limits", "Plane", "Planes", "percentiles", "stretch"]

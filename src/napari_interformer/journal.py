@@ -106,9 +106,8 @@ class Journal:
         for path in tuple(self._superseded):
             try:
                 path.unlink(missing_ok=True)
-            except (
-                OSError
-            ) as error:  # somebody has it open; it is tried again, and what is clicked is noted all the same
+            except OSError as error:
+                # Somebody has it open; it is tried again, and what is clicked is noted all the same.
                 log.info("journal %s is not deleted yet: %s", path.name, error)
             else:
                 self._superseded.remove(path)

@@ -93,6 +93,12 @@ class Notes:
             self._noted = True
             self.journal.write(self._annotator.saved)
 
+    def gone(self) -> None:
+        """Hear that the window is gone, and the objects with it, though nobody closed the panel."""
+        self.flush()
+        if self.journal is not None:
+            self.journal.close(lost=True)
+
     def _write(self) -> None:
         self.flush()
         if self._annotator is not None and self._annotator.session.stories and self.offer is not None:

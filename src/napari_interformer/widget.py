@@ -21,9 +21,8 @@ from napari_interformer.annotator import sentence
 from napari_interformer.canvas import Canvas
 from napari_interformer.desk import Desk
 from napari_interformer.encodes import Encodes
-from napari_interformer.files import LABEL_FILES
+from napari_interformer.files import LABEL_FILES, write_labels
 from napari_interformer.form import DEFAULT_MODEL, Form
-from napari_interformer.image import write_labels
 from napari_interformer.keys import CTRL, Keys
 from napari_interformer.labels import labels_of, made_for, new_labels
 from napari_interformer.lane import Job, Lane
@@ -150,7 +149,7 @@ class Panel(QScrollArea):
         self.destroyed.connect(self.encoder.close)
         self.destroyed.connect(self.decoder.close)
         # A window that is closed by its frame tells its panels nothing else.
-        self.destroyed.connect(self.notes.flush)
+        self.destroyed.connect(self.notes.gone)
         QApplication.instance().aboutToQuit.connect(self.release)
 
     def _of_viewer(self) -> list[tuple[Any, Callable[[Any], None]]]:
