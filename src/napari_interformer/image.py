@@ -494,6 +494,3 @@ def _channel_axis(
 
 def _looks_coloured(shape: tuple[int, ...]) -> bool:
     return len(shape) > 2 and shape[-1] in (3, 4) and min(shape[-3:-1]) > 4
-
-
-__all__ = ["Contrast", "Limits", "Plane", "Planes", "percentiles", "stretch"]
