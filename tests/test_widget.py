@@ -2018,10 +2018,11 @@ def test_the_brush_paints_the_object_at_hand_and_what_somebody_chooses(field):
     window, centres = field
     window.click_and_wait(centres[0])
     window.key_and_wait("C")
+    window.rest()
     layer = window.viewer.layers[LABELS]
     assert layer.selected_label == 1  # the one that was just finished may be touched up
     window.click_and_wait(centres[1])
-    assert layer.selected_label == 2
+    window.wait(lambda: layer.selected_label == 2)
     layer.brush_size = 5
     y, x = centres[1]
     layer.paint((y, x + 13), layer.selected_label)
@@ -2029,13 +2030,15 @@ def test_the_brush_paints_the_object_at_hand_and_what_somebody_chooses(field):
     assert area(window.labels, 2) > 400 and area(window.labels, 1) == 400
     layer.selected_label = 1
     window.click_and_wait((y, x + 5))
+    window.rest()
     assert layer.selected_label == 1
     window.key_and_wait("E")
     window.click_and_wait(centres[0])
+    window.rest()
     assert layer.selected_label == 1
     window.key_and_wait("C")
     window.click_and_wait(centres[2])
-    assert layer.selected_label == 3
+    window.wait(lambda: layer.selected_label == 3)
 
 
 def test_the_wheel_changes_nothing_that_it_passes(field):

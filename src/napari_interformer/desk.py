@@ -200,7 +200,7 @@ class Desk:
             self._keys.bind(self.clicks.shapes.layer)
 
     def _changed(self) -> None:
-        self._give_brush()
+        self._lane.later(self._give_brush)  # once the mask is seen: napari draws its controls anew for it
         self._notes.changed()
         self._tell_changed()
 
