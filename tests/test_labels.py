@@ -102,6 +102,20 @@ def test_what_is_not_on_screen_is_written_and_not_drawn(shown, drawn):
     assert [int(part.sum()) for part in layer.data] == [4, 8, 12] and labels.annotated.all()
 
 
+@pytest.mark.parametrize(("shown", "drawn"), [((0,), 1), (None, 3)])
+def test_what_is_written_whole_is_drawn_where_it_is_on_screen_and_only_if_it_changes(
+    shown, drawn, monkeypatch
+):
+    monkeypatch.setattr("napari_interformer.labels._MANY", 3)
+    layer, draws = Labels(np.zeros((3, 20, 20), np.int32)), []
+    layer.events.set_data.connect(draws.append)
+    labels = LayerLabels(layer, shown=lambda: shown)
+    for plane in (1, 0, 2, 0):
+        labels[plane, slice(2, 4), slice(2, 4)] = np.full((2, 2), plane + 1)
+    assert len(draws) == drawn
+    assert [int(part.sum()) for part in layer.data] == [4, 8, 12] and labels.annotated.all()
+
+
 @pytest.mark.parametrize("axis", [None, 1])
 def test_a_large_object_is_written_whole_and_nothing_before_it_is_undone_in_its_place(axis, monkeypatch):
     monkeypatch.setattr("napari_interformer.labels._MANY", 50)

@@ -200,16 +200,20 @@ class LayerLabels:
         before = self[key]
         values = np.broadcast_to(values, before.shape)
         different = before != values
+        count = np.count_nonzero(different)
+        if not count:
+            return
         change = np.count_nonzero(values) - np.count_nonzero(before)  # now: `before` is a view
-        if self.layer.multiscale or np.count_nonzero(different) > _MANY:
-            self._put_whole(key, values)
-        elif different.any():
+        # What nobody sees need not be drawn: it takes napari longer than writing.
+        drawn = self._shown() in (None, tuple(plane))
+        if self.layer.multiscale or count > _MANY:
+            self._put_whole(key, values, drawn=drawn)
+        else:
             y, x = np.nonzero(different)
             indices = [*(np.full(y.size, i) for i in plane), y + rows.start, x + columns.start]
             if self.axis is not None:
                 indices.insert(self.axis, np.zeros_like(y))
-            # What nobody sees need not be drawn: it takes napari longer than writing.
-            self._put(tuple(indices), values[y, x], drawn=self._shown() in (None, tuple(plane)))
+            self._put(tuple(indices), values[y, x], drawn=drawn)
         self._filled[tuple(plane)] += change
 
     def _put(
@@ -218,7 +222,7 @@ class LayerLabels:
         with self._writing():
             self.layer.data_setitem(indices, values, refresh=drawn)
 
-    def _put_whole(self, key: Any, values: NDArray[Any]) -> None:
+    def _put_whole(self, key: Any, values: NDArray[Any], *, drawn: bool) -> None:
         """Write all of a box, of which napari's own undo knows nothing."""
         with self._writing():
             finest(self.layer)[self._in_layer(key)] = values
@@ -228,7 +232,8 @@ class LayerLabels:
                 self.layer.editable = False
                 self.layer.editable = True
                 self.layer.mode = mode
-            self.layer.refresh(thumbnail=False, highlight=False, extent=False)
+            if drawn:
+                self.layer.refresh(thumbnail=False, highlight=False, extent=False)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

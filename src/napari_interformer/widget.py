@@ -727,7 +727,7 @@ class Panel(QScrollArea):
             annotator.act(session.adopt_saved, work)
 
     def restore(self) -> None:
-        """Replay what another run noted of this image."""
+        """Replay what another session noted of this image."""
         self._now()
         self.notes.restore()
 
