@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from napari_interformer.decoding import Steps
     from napari_interformer.image import Plane
     from napari_interformer.painting import Stroke
-    from napari_interformer.prompts import Given
+    from napari_interformer.prompts import Box, Given
     from napari_interformer.session import Session
     from napari_interformer.stories import Saved
 
@@ -169,6 +169,11 @@ class Annotator:
         return self.highest > 0 and bool(self.session.features.ready_planes().any())
 
     @property
+    def can_find_similar(self) -> bool:
+        """Whether there may be an object to go by."""
+        return self.highest > 0 or self.can_commit
+
+    @property
     def _current(self) -> tuple[Given, ...]:
         """The current object's clicks, those that wait to be worked off included."""
         return in_order((*self.session.given, *self.waiting))
@@ -278,6 +283,26 @@ class Annotator:
             return carry(self.session, progress=progress, cancelled=cancelled)
 
         self.act(self.session.adopt, work)
+
+    def find_similar(
+        self,
+        plane: Plane,
+        box: Box,
+        told: Callable[[int], None],
+        progress: Callable[[int, int], None],
+        cancelled: Callable[[], bool],
+    ) -> None:
+        """Finish the current object, and find what looks like the finished ones, in the worker; `told` how many there are."""
+        session = self.session
+
+        def then(_: None) -> None:
+            self._none_waits("find similar")
+            self._leave()
+            # Next in line, as the object that was just finished is one to go by.
+            work = partial(session.compute_similar, plane, box, progress=progress, cancelled=cancelled)
+            self._line.appendleft(Action(lambda similar: told(len(session.adopt_similar(similar))), work))
+
+        self.act(then)
 
     def encoded(self, plane: Plane) -> None:
         """Hear that something of a plane was encoded."""

@@ -199,6 +199,11 @@ def encode(
     "--propagate", is_flag=True, help="Carry each object through the neighbouring planes of the stack."
 )
 @click.option(
+    "--similar",
+    is_flag=True,
+    help="Then find what looks like these objects on the planes that were clicked on.",
+)
+@click.option(
     "--features",
     metavar="PATH|URL",
     help="Where `encode` left the features; what clicks miss there is added, and a store that is not there is made. "
@@ -219,6 +224,7 @@ def segment(
     output: Path,
     overlay: Path | None,
     propagate: bool,
+    similar: bool,
     features: str | None,
     object_size: float | None,
     model: str | None,
@@ -233,6 +239,7 @@ def segment(
     napari-interformer segment cells.tif --click 120,88 --click 140,95,- -o labels.tif
     napari-interformer segment cells.tif --box 100,60,141,97 -o labels.tif
     napari-interformer segment stack.tif --object "3,120,88 3,140,95,-" --object 5,40,200 -o labels.tif
+    napari-interformer segment cells.tif --object 120,88 --object 30,210 --similar -o labels.tif
     """  # noqa: D301 - click's mark for lines that are not to be wrapped
     first: list[Given] = [*boxes, *clicks]
     everything = [*([first] if first else []), *objects]
@@ -244,6 +251,7 @@ def segment(
     from napari_interformer.features import NotEncodedError
     from napari_interformer.files import LABEL_FILES, write_labels
     from napari_interformer.image import Planes
+    from napari_interformer.prompts import Box
 
     check_output(output, LABEL_FILES, image)
     if overlay is not None:
@@ -291,6 +299,10 @@ def segment(
             with bar("propagating", "plane") as line:
                 session.propagate(progress=lambda done, total: show(line, done, total))
         commit()
+    if similar:
+        for plane in clicked_on(session):
+            encode_shown(planes, encoded, network, device, [(plane, Box.of(planes.size))])
+            find_similar(session, plane, propagate)
     write_labels(output, np.asarray(session.labels), axes=planes.axes, scale=planes.scale, unit=planes.unit)
     report(session, without)
     click.echo(f"labels: {output}")
@@ -608,6 +620,29 @@ def headless_demo(folder: Path, objects: int = 12, clicks: int = 3) -> None:
 
 
 # ------------------------------------------------------------------------------------------ what is printed
+
+
+def clicked_on(session: Session) -> list[Plane]:
+    """Return the planes on which a person said something of an object that is finished."""
+    from napari_interformer.prompts import Mask
+
+    prompts = (prompt for story in session.stories for prompt in story.prompts)
+    return sorted({prompt.plane for prompt in prompts if not isinstance(prompt, Mask)})
+
+
+def find_similar(session: Session, plane: Plane, propagate: bool) -> None:
+    """Find what looks like the finished objects of a plane, carry it through the stack if asked for, and say how much it is."""
+    with bar("finding", "place") as line:
+        found = session.find_similar(plane, progress=lambda done, total: show(line, done, total))
+    if propagate and found:
+        with bar("propagating", "object") as line:
+            for number, label in enumerate(found, 1):
+                session.edit(label, plane)
+                session.propagate()
+                session.commit()
+                show(line, number, len(found))
+    where = f" on plane {', '.join(map(str, plane))}" if plane else ""
+    click.echo(f"{count(len(found), 'similar object')} found{where}")
 
 
 def report(session: Session, without: dict[int, str]) -> None:

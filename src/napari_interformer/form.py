@@ -186,7 +186,7 @@ class Form(QWidget):
             ("Encode", self._encode()),
             ("Clicks", self._clicks()),
             ("Object", self._object()),
-            ("Stack", self._stack()),
+            ("Many at once", self._many()),
             ("Files", self._files()),
         ):
             box = QGroupBox(title)
@@ -369,14 +369,21 @@ class Form(QWidget):
         part.addWidget(self.overwrite)
         return part
 
-    def _stack(self) -> QHBoxLayout:
-        part = QHBoxLayout()
+    def _many(self) -> QVBoxLayout:
+        part = QVBoxLayout()
+        self.similar = _button(
+            "Find similar [G]",
+            "Find what looks like the finished objects in the part of the image that you see, and finish it too. Undo takes it "
+            "back; press again to go by what was found as well.",
+        )
         self.propagate = _button(
             "Propagate [Shift+S]", "Carry the object from the planes you clicked on through its neighbours."
         )
-        self.stop = _button("Stop", "Stop carrying; the planes reached by then are kept.")
-        part.addWidget(self.propagate, 2)
-        part.addWidget(self.stop, 1)
+        self.stop = _button("Stop", "Stop finding or carrying; what was reached by then is kept.")
+        self._carrying = QStackedWidget()  # the buttons, or how to stop what they began
+        self._carrying.addWidget(_row(self.similar, self.propagate))
+        self._carrying.addWidget(self.stop)
+        part.addWidget(self._carrying)
         return part
 
     def _files(self) -> QGridLayout:
@@ -587,8 +594,9 @@ class Form(QWidget):
         self.undo.setEnabled(annotator is not None and annotator.can_undo)
         self.redo.setEnabled(annotator is not None and annotator.can_redo)
         self.commit.setEnabled(annotator is not None and annotator.can_commit)
-        self.propagate.setEnabled(stack and not carrying)
-        self.stop.setEnabled(carrying)
+        self.similar.setEnabled(annotator is not None and annotator.can_find_similar)
+        self.propagate.setEnabled(stack)
+        self._carrying.setCurrentIndex(int(carrying))
         self.edit.setChecked(picking)
         told = _told(annotator, picking, adapting, self.image.layer() is not None)
         self.object.setText(f"{before} {told}".strip())

@@ -102,7 +102,7 @@ def magnified(planes: Planes, plane: tuple[int, ...], level: int, box: Box) -> N
         for first in range(0, box.height, rows):
             last = min(first + rows, box.height)
             strip = Box(box.left, box.top + first, box.right, box.top + last)
-            out[first:last] = _shrunk(planes.read(plane, _covered(strip, many, planes.size)), many)
+            out[first:last] = shrunk(planes.read(plane, _covered(strip, many, planes.size)), many)
         return out
     many = 1 << level
     seen = Box(
@@ -122,8 +122,8 @@ def _covered(box: Box, many: int, size: tuple[int, int]) -> Box:
     return Box(*(n * many for n in box)).intersect(Box.of(size))
 
 
-def _shrunk(pixels: NDArray[np.float32], many: int) -> NDArray[np.float32]:
-    """Return means of blocks of `many` x `many` pixels; those at the end may be partial."""
+def shrunk(pixels: NDArray[np.float32], many: int) -> NDArray[np.float32]:
+    """Return means (y, x, C) of blocks of `many` x `many` pixels (Y, X, C); those at the end may be partial."""
     for axis in (0, 1):
         starts = np.arange(0, pixels.shape[axis], many)
         counts = np.minimum(many, pixels.shape[axis] - starts).astype(np.float32)

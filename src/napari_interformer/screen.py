@@ -1,12 +1,15 @@
 """What of the image is on the screen: napari's sliders and camera, as pixels and planes of a source. No Qt, no napari.
 
-Enters: napari's viewer, of which nothing is kept. Leaves: the pixel in the middle of the screen, the plane that is shown.
+Enters: napari's viewer, of which nothing is kept. Leaves: the pixel in the middle of the screen, the plane that is shown, and
+how much of it.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+
+from napari_interformer.prompts import Box
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,6 +67,11 @@ class Screen:
         if looked is None or len(looked.plane) != len(leading):
             return None
         return looked.plane if all(0 <= i < n for i, n in zip(looked.plane, leading, strict=True)) else None
+
+    def seen(self, layer: Any, source: Source) -> Box:
+        """Return the pixels of the image that are on screen, maybe some beyond it; `layer` lies where the image does."""
+        first, last = (source.click(layer.data_to_world(corner)) for corner in layer.corner_pixels)
+        return Box(first.x, first.y, last.x + 1, last.y + 1)
 
     def go_to(self, source: Source, plane: Sequence[int]) -> None:
         """Show a plane of the image."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from napari_interformer.image import Plane, Planes
     from napari_interformer.painting import LabelArray, Stroke
     from napari_interformer.prompts import BoolMask, Given, Prompt
+    from napari_interformer.similar import Similar
     from napari_interformer.volume import Ended, Gap
 
 
@@ -53,6 +54,15 @@ class _Painted:
 
     stroke: Stroke
     painting: Painting
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """Objects that were found and finished together, each with what it covers, and the numbers until then."""
+
+    objects: tuple[tuple[Story, Step, Painting], ...]
+    label: int
+    highest: int
 
 
 class Finished:
@@ -169,8 +179,8 @@ class Session:
         self.overwrite, self.live = overwrite, live
         self._steps: Steps = ()
         self._overwrote = overwrite  # see `_Shown`
-        self._past: list[_Shown | _Painted] = []
-        self._future: list[_Shown | _Painted] = []
+        self._past: list[_Shown | _Painted | _Found] = []
+        self._future: list[_Shown | _Painted | _Found] = []
         # What `volume.carry` found between two planes with clicks, or beyond the outermost.
         self.gaps: dict[tuple[Plane | None, Plane | None], Gap] = {}
         self._highest = highest_label(target) if highest is None else highest
@@ -516,6 +526,10 @@ class Session:
             self._painting.restore(last.painting)
             self._future.append(self._past.pop())
             return True
+        if isinstance(last, _Found):
+            self._unfinish(last)
+            self._future.append(self._past.pop())
+            return True
         self._show(last)
         self._past.pop()
         self._future.append(before)
@@ -533,6 +547,10 @@ class Session:
         following, before = self._future[-1], self._shown
         if isinstance(following, _Painted):
             self.backlog.add(following.stroke.make)
+            self._past.append(self._future.pop())
+            return True
+        if isinstance(following, _Found):
+            self._finish_all(following)
             self._past.append(self._future.pop())
             return True
         self._show(following)
@@ -556,6 +574,103 @@ class Session:
         return self.adopt(carry(self, progress=progress, cancelled=cancelled, ended=ended))
 
     # ------------------------------------------------------------------------------------ objects
+
+    def find_similar(
+        self,
+        plane: Plane = (),
+        box: Box | None = None,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> list[int]:
+        """Find what looks like the finished objects of a plane, and finish it: each with one click, as an object of its own.
+
+        One step for `undo`, until the next commit. Other objects are protected in any case.
+
+        Parameters
+        ----------
+        plane : tuple of int
+            Leading indices.
+        box : Box, optional
+            What is looked through, in pixels of the image; the whole plane if None.
+        progress, cancelled : callable, optional
+            Told (places tried, places); asked before each, and what was found by then is kept.
+
+        Returns
+        -------
+        list of int
+            The new labels.
+
+        Raises
+        ------
+        ValueError
+            If there is a current object, or no finished one in the box; nothing changes.
+        NotEncodedError
+            If the finished objects lie where nothing is encoded yet.
+        """
+        return self.adopt_similar(self.compute_similar(plane, box, progress=progress, cancelled=cancelled))
+
+    def compute_similar(
+        self,
+        plane: Plane = (),
+        box: Box | None = None,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Similar:
+        """Find what looks like the finished objects without changing anything; for `adopt_similar`."""
+        from napari_interformer.similar import search  # it builds on sessions
+
+        self._check_no_current("find_similar")
+        whole = Box.of(self.features.size)
+        box = whole if box is None else box.intersect(whole)
+        return search(
+            self, plane_of(plane, self.features.leading), box, progress=progress, cancelled=cancelled
+        )
+
+    def adopt_similar(self, similar: Similar) -> list[int]:
+        """Finish what `compute_similar` returned; errors as for `find_similar`."""
+        self._check_no_current("find_similar")
+        if not similar.steps:
+            return []
+        first = max(
+            self.label, self._highest + 1
+        )  # what follows a number that somebody chose may not be free
+        self._check_label(first + len(similar.steps) - 1)
+        objects = tuple(
+            (Story(label, step.prompts, similar.size, False, False), step, Painting(self.labels))
+            for label, step in enumerate(similar.steps, first)
+        )
+        found = _Found(objects, self.label, self._highest)
+        self._finish_all(found)
+        self._past.append(found)
+        self._future.clear()
+        return [story.label for story, _, _ in objects]
+
+    def _finish_all(self, found: _Found) -> None:
+        """Paint objects that were found, and keep their stories."""
+        for story, step, painting in found.objects:
+            paint = partial(
+                painting.paint,
+                step.prompt.plane,
+                step.box,
+                step.mask,
+                label=story.label,
+                overwrite=False,
+                prompts=step.prompts,
+            )
+            self.backlog.add(paint)
+        self.stories += [story for story, _, _ in found.objects]
+        self._highest = found.objects[-1][0].label
+        self.label = self._highest + 1
+
+    def _unfinish(self, found: _Found) -> None:
+        """Take objects that were found out of the labels again, as if they had not been found."""
+        for story, step, painting in reversed(found.objects):
+            self.backlog.add(partial(painting.put_back, step.prompt.plane, story.label, step.prompts))
+        gone = {id(story) for story, _, _ in found.objects}
+        self.stories = [story for story in self.stories if id(story) not in gone]
+        self._highest, self.label = found.highest, found.label
 
     def commit(self) -> int:
         """Write the object into `labels` and start the next one.
@@ -599,7 +714,7 @@ class Session:
 
     def clear(self) -> list[tuple[Plane, Box]]:
         """Drop the current object's prompts and start anew; an object being edited is put back as it was."""
-        if not (self._steps or self._edited or any(not isinstance(c, _Painted) for c in self._past)):
+        if not (self._steps or self._edited or any(isinstance(change, _Shown) for change in self._past)):
             self._future = []
             return []  # nothing has this number yet: the next object gets it
         shown, changed = _newest(self._steps), self._painting.boxes

@@ -14,8 +14,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, gaussian_filter
+from scipy.ndimage import distance_transform_edt
 
+from napari_interformer.looks import NEAR, Look, pixels_of, values_of
 from napari_interformer.prompts import Box, BoxPrompt, Click, Mark, Mask, cut, line
 from napari_interformer.simulate import depth, iou
 
@@ -47,8 +48,6 @@ LEAST_SHARE = 0.15  # of the area where it was clicked
 LATE = 2.0
 # An object that shrinks below this share and then grows by this factor is two objects.
 WAIST, REGROWN = 0.7, 1.3
-SMOOTHED = (0.7, 1.5, 3.0)  # sigma, in pixels, of the copies of the image that say how an object looks
-LOOKED_AT = 2  # the finest maps say it too
 
 
 class Reason(StrEnum):
@@ -86,20 +85,6 @@ class Gap:
     masks: tuple[Mask, ...]
     ends: tuple[Ended, ...]
     settled: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Look:
-    """What tells an object from its surroundings: a direction in feature space, and where the two lie along it."""
-
-    weights: NDArray[np.float64]
-    surroundings: float
-    object: float
-
-    def likeness(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return for values (C, Y, X) how they look (Y, X): 1 like the object, 0 like its surroundings."""
-        along = np.tensordot(self.weights, values, 1)
-        return np.asarray((along - self.surroundings) / (self.object - self.surroundings))
 
 
 @dataclass(eq=False)
@@ -252,7 +237,8 @@ def _front(session: Session, plane: Plane, direction: int) -> _Front | None:
     if step is None or not mask.any():
         return None
     source = _tight(plane, box, mask)
-    look = look_at(session, source)
+    reach = max(NEAR, float(depth(source.mask)[1].max()))
+    look = Look.between(*pixels_of(session, source, reach))
     return _Front(source, direction, step.view.level, look, areas=[int(mask.sum())])
 
 
@@ -381,48 +367,3 @@ def _signed(mask: BoolMask) -> NDArray[np.float64]:
 def _tight(plane: Plane, box: Box, mask: BoolMask) -> Mask:
     tight = Box.around(mask)
     return Mask(plane, tight.shift(box.top, box.left), mask[tight.slices])
-
-
-def look_at(session: Session, source: Mask) -> Look | None:
-    """Return how an object looks beside what is around it (a linear discriminant); None if nothing tells them apart."""
-    deepest = float(depth(source.mask)[1].max())
-    reach = round(max(6.0, deepest))
-    box = source.box
-    room = box.grown(reach, reach)
-    room = room.intersect(Box.of(session.features.size))
-    mask = cut(source.mask, box, room, False)
-    away = distance_transform_edt(~mask)
-    ours = distance_transform_edt(mask) > min(1, deepest / 2)
-    theirs = (away > 1.5) & (away <= reach)
-    if not theirs.any():
-        return None
-    values = values_of(session, source.plane, room).astype(np.float64)
-    groups = [values[:, ours], values[:, theirs]]
-    means = [group.mean(axis=1) for group in groups]
-    spread = np.concatenate([g - m[:, None] for g, m in zip(groups, means, strict=True)], axis=1)
-    scatter = spread @ spread.T / spread.shape[1]
-    # There are few pixels for so many numbers: the variances count for more than what correlates.
-    scatter += np.diag(0.1 * np.diag(scatter) + 1e-6 * (1 + np.trace(scatter)))
-    weights = np.linalg.solve(scatter, means[0] - means[1])
-    surroundings, of_object = float(weights @ means[1]), float(weights @ means[0])
-    return Look(weights, surroundings, of_object) if of_object > surroundings else None
-
-
-def values_of(session: Session, plane: Plane, box: Box) -> NDArray[np.float32]:
-    """Return what says how pixels look: the finest maps, and the image where it is known. (C, Y, X), of `box`."""
-    window = box.snapped
-    inner = box.shift(-window.top, -window.left).slices
-    maps = session.features.window(plane, window)[:LOOKED_AT]
-    values = [
-        fine.repeat(stride, 1).repeat(stride, 2)[:, *inner]
-        for fine, stride in zip(maps, session.model.strides, strict=False)
-    ]
-    if session.image is not None:
-        margin = round(3 * max(SMOOTHED))
-        wide = box.grown(margin, margin).intersect(Box.of(session.features.size))
-        pixels = session.image.read(plane, wide)
-        inner = box.shift(-wide.top, -wide.left).slices
-        values += [
-            gaussian_filter(pixels, (sigma, sigma, 0)).transpose(2, 0, 1)[:, *inner] for sigma in SMOOTHED
-        ]
-    return np.concatenate(values)

@@ -129,6 +129,7 @@ class Panel(QScrollArea):
             (form.commit, self.commit),
             (form.clear, self.clear),
             (form.edit, self.pick),
+            (form.similar, self.find_similar),
             (form.propagate, self.propagate),
             (form.stop, self.stop),
             (form.save_labels, self.save_labels),
@@ -174,7 +175,12 @@ class Panel(QScrollArea):
     def _keys(self) -> Keys:
         """Say what keys do on our own layers."""
         undo = {f"{CTRL}-Z": self.undo, f"{CTRL}-Shift-Z": self.redo}
-        shared = {"T": self.toggle_sign, "C": self.commit, "Shift-C": self.clear}
+        shared = {
+            "T": self.toggle_sign,
+            "C": self.commit,
+            "Shift-C": self.clear,
+            "G": self.find_similar,
+        }
         points = {
             **shared,
             "B": self.draw_box,
@@ -640,32 +646,51 @@ class Panel(QScrollArea):
         assert self.labels is not None
         self.canvas.pick(self.labels.layer, annotator.edit)
 
-    # --------------------------------------------------------------------------------------- stack
+    # --------------------------------------------------------------------------------- many at once
+
+    def find_similar(self) -> None:
+        """Find what looks like the finished objects in the part of the image on screen, in the decoding thread."""
+        if self._carrying is not None:
+            return  # the key is there though the button is not
+        annotator, plane = self._now(), self.desk.plane
+        assert self.clicks is not None
+        if plane is None or not self.screen.upright:
+            raise ValueError(
+                "Find similar looks through what you see of a plane; show one in the 2-D view first."
+            )
+        box = self.screen.seen(self.clicks.layer, self.clicks.source)
+        told = self._begin_carrying("InterFormer finds", "Finding: {} of {} places")
+        annotator.find_similar(plane, box, _tell_found, *told)
+        self._refresh()
 
     def propagate(self) -> None:
         """Carry the current object through the stack, in the decoding thread."""
         if self._carrying is not None:
-            return  # the key is there though the button is not
+            return
         annotator = self._now()
+        annotator.propagate(*self._begin_carrying("InterFormer propagates", "Propagating: {} planes"))
+        self._refresh()
+
+    def _begin_carrying(self, name: str, text: str) -> tuple[Callable[[int, int], None], Callable[[], bool]]:
+        """Return what long work in the decoding thread tells of its progress to, and asks whether to stop."""
         assert self.clicks is not None
         job = self._carrying = Job(self.clicks.source)
 
         def told(done: int, most: int) -> None:
-            self.decoder.tell(partial(self._carried, job, done, most))
+            self.decoder.tell(partial(self._carried, job, name, text, done, most))
 
-        annotator.propagate(told, partial(job.unwanted, self.decoder))
-        self._refresh()
+        return told, partial(job.unwanted, self.decoder)
 
     def stop(self) -> None:
-        """Stop carrying; the planes reached by then are kept."""
+        """Stop finding or carrying; what was reached by then is kept."""
         if self._carrying is not None:
             self._carrying.cancelled.set()
 
-    def _carried(self, job: Job, done: int, most: int) -> None:
+    def _carried(self, job: Job, name: str, text: str, done: int, most: int) -> None:
         if job is self._carrying:
-            self.form.object.setText(f"Propagating: {done} planes")
+            self.form.object.setText(text.format(done, most))
             # Last: Qt handles events meanwhile, after which there may be something else to say.
-            job.show(done, most, "InterFormer propagates")
+            job.show(done, most, name)
 
     # --------------------------------------------------------------------------------------- files
 
@@ -881,6 +906,16 @@ def warm_up(model: InterFormer) -> None:
     prepared = model.prepare_maps([np.zeros((c, side // s, side // s), np.float32) for c, s in sides])
     reference = draw_click(blank((side, side)), side // 2, side // 2, True, model.config.inner_radius)
     model.decode_logits(prepared, reference)
+
+
+def _tell_found(count: int) -> None:
+    if count:
+        show_info(
+            f"{count} similar object{'s were' if count > 1 else ' was'} found and finished; Undo takes "
+            f"{'them' if count > 1 else 'it'} back."
+        )
+    else:
+        show_info("No other object in view looks like the finished ones; click on one that you miss.")
 
 
 def _loaded(name: str, device: str) -> InterFormer:

@@ -1,0 +1,138 @@
+"""How many objects of an image does *find similar* find, once a person has clicked on a few? It is measured here.
+
+    python benchmarks/similar.py --dsb2018 FOLDER                      (images that the model in the package was trained on)
+    python benchmarks/similar.py --dsb2018 FOLDER --split validation   (images that it was not)
+
+A simulated user clicks on one or three objects drawn at random, as the benchmark does, until each has an IoU of 0.8 or four
+clicks, and commits them. What is found then is compared with the other objects: recall is the share of them that is found with
+an IoU of 0.5 (or 0.7), precision the share of what is found that is one of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+import napari_interformer as ni
+from napari_interformer import datasets
+from napari_interformer.simulate import iou, next_click
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+LEAST = 6  # objects in an image, or there is little to find
+SMALLEST = 20  # pixels of an object that is clicked on
+GOOD, MOST_CLICKS = 0.8, 4
+
+
+@dataclass
+class Count:
+    """What was found in some images."""
+
+    images: int = 0
+    others: int = 0
+    found: int = 0
+    overlaps: list[float] = field(default_factory=list)  # of the other objects that were found
+    wrong: int = 0
+    seconds: list[float] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, parts: Sequence[Count]) -> Count:
+        """Return what was found in all images of some counts."""
+        whole = cls()
+        for part in parts:
+            for one in fields(cls):
+                setattr(whole, one.name, getattr(whole, one.name) + getattr(part, one.name))
+        return whole
+
+    def add(self, session: ni.Session, truth: NDArray[np.integer], given: NDArray[np.integer]) -> None:
+        """Find, compare, and take it back."""
+        areas = np.bincount(truth.ravel())
+        began = time.perf_counter()
+        labels = session.find_similar()
+        self.seconds.append(time.perf_counter() - began)
+        best: dict[int, float] = {}
+        for label in labels:
+            mask = np.asarray(session.labels) == label
+            shared = np.bincount(truth[mask], minlength=len(areas))
+            shared[0] = 0
+            other = int(shared.argmax())
+            overlap = float(shared[other]) / (np.count_nonzero(mask) + areas[other] - shared[other])
+            best[other] = max(best.get(other, 0.0), float(overlap))
+            self.wrong += int(overlap < 0.5)
+        self.images += 1
+        self.others += np.count_nonzero(areas[1:]) - len(given)
+        self.found += len(labels)
+        self.overlaps += [overlap for other, overlap in best.items() if overlap >= 0.5 and other not in given]
+        session.undo()
+
+    def row(self) -> str:
+        """Return the figures between the bars of a table."""
+        overlaps = np.array(self.overlaps)
+        recall = len(overlaps) / self.others, np.count_nonzero(overlaps >= 0.7) / self.others
+        return (
+            f"{self.images} | {self.others} | {recall[0]:.2f} | {recall[1]:.2f} | {1 - self.wrong / max(self.found, 1):.2f} | "
+            f"{overlaps.mean() if overlaps.size else 0:.2f} | {np.median(self.seconds):.1f}"
+        )
+
+
+def click(session: ni.Session, target: NDArray[np.bool_]) -> None:
+    """Click on an object until it is good, and commit it."""
+    for _ in range(MOST_CLICKS):
+        found = next_click(session.mask, target)
+        if found is None or iou(session.mask, target) >= GOOD:
+            break
+        session.click(found[:2], found[2])
+    session.commit()
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dsb2018", required=True, help="folder of the data set")
+    parser.add_argument("--split", choices=("training", "validation"), default="training")
+    parser.add_argument("--images", type=int, default=5, help="of each kind, at most")
+    parser.add_argument("--given", type=int, nargs="+", default=(1, 3), help="objects that are clicked on")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    model = ni.load_model()
+    known, unseen = datasets.split(list(datasets.load("dsb2018", asked.dsb2018)), fraction=0.2, seed=0)
+    kinds = defaultdict(list)
+    for sample in known if asked.split == "training" else unseen:
+        if np.unique(sample.labels).size > LEAST:
+            kinds[sample.kind].append(sample)
+    counts: dict[tuple[str, int], Count] = defaultdict(Count)
+    for kind in sorted(kinds):
+        rng = np.random.default_rng(asked.seed)
+        for number in rng.permutation(len(kinds[kind]))[: asked.images]:
+            image, truth = kinds[kind][number].image, kinds[kind][number].labels
+            features = ni.encode(image, model, device="cpu")
+            order = rng.permutation(np.flatnonzero(np.bincount(truth.ravel())[1:] > SMALLEST) + 1)
+            for few in asked.given:
+                session = ni.Session(features, model)
+                for label in order[:few]:
+                    click(session, truth == label)
+                counts[kind, few].add(session, truth, order[:few])
+    print(
+        "| images | clicked on | images | others | recall at 0.5 | at 0.7 | precision | IoU of those found | s |"
+    )
+    print("| --- " * 9 + "|")
+    for few in asked.given:
+        counts["all", few] = Count.of([count for (_, n), count in counts.items() if n == few])
+    for (kind, few), count in sorted(counts.items()):
+        print(f"| {kind} | {few} | {count.row()} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""Finding what looks like the objects that are finished: one click each, made by the program instead of a person.
+
+Enters: a session with finished objects on a plane. Leaves: for each object that is found the step of one click. Where pixels
+look like those of the finished objects, as far inside as those reach, the network is asked; an answer is an object if it is as
+large as they are, looks like them, and is none that is there already.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.ndimage import distance_transform_edt, find_objects, gaussian_filter
+from scipy.ndimage import label as number_parts
+from skimage.feature import peak_local_max
+
+from napari_interformer.looks import NEAR, Look, pixels_of, values_of
+from napari_interformer.prompts import Box, Click, Mask
+from napari_interformer.scales import shrunk
+from napari_interformer.simulate import depth
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_interformer.decoding import Step
+    from napari_interformer.image import Plane
+    from napari_interformer.prompts import BoolMask
+    from napari_interformer.session import Session
+
+# All chosen on training images of dsb2018; benchmarks/similar.py measures on others. Depths and areas are those of the finished
+# objects.
+EXAMPLES = 100  # finished objects that are looked at, at most
+LIKE = 0.5  # 1 looks like the objects, 0 like what is around them
+BLURRED = 0.25  # of the median depth: sigma of what is looked for
+APART = 0.8  # of the median depth: between two places that are tried
+DEEP = 0.35  # of the median depth: how far inside such a place lies
+SMALLEST, LARGEST = 0.25, 4.0  # of the least and the greatest area
+STEADY = 0.15  # share of a mask beyond doubt (see `decoding.View`)
+TAKEN = 0.4  # an object of which a greater share is another's is that one
+WORKED = 8.0  # pixels of depth for which finding places needs no more: larger objects are looked for in a smaller image
+MOST = 2**24  # pixels that are looked through at a time
+BLOCK = 512  # pixels a side that are looked at in one go
+
+
+@dataclass(frozen=True, eq=False)
+class Similar:
+    """What was found: a step of one click for each object, best first, and how large they were said to be, in pixels."""
+
+    steps: tuple[Step, ...]
+    size: float
+
+
+def search(
+    session: Session,
+    plane: Plane,
+    box: Box,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Similar:
+    """Look for objects like those that are finished, without changing anything; a worker thread may call it.
+
+    Parameters
+    ----------
+    session : Session
+        Without a current object.
+    plane : tuple of int
+        Leading indices.
+    box : Box
+        What is looked through, in pixels of the image; the finished objects in it tell what is looked for.
+    progress : callable, optional
+        Told (places tried, places).
+    cancelled : callable, optional
+        Asked before each; what was found by then is returned.
+
+    Returns
+    -------
+    Similar
+        For `Session.adopt_similar`.
+
+    Raises
+    ------
+    ValueError
+        If there is no finished object to go by, nothing tells them from their surroundings, or the box is empty or too large.
+    NotEncodedError
+        If an object to go by lies where nothing is encoded yet.
+    """
+    if box.empty:
+        raise ValueError(
+            "Find similar looks through a part of the image; got one outside of it: move the image into view."
+        )
+    examples = finished(session, plane, box)
+    deep = float(np.median([depth(one.mask)[1].max() for one in examples]))
+    size = float(np.median([max(one.box.width, one.box.height) for one in examples]))
+    coarse = max(1, int(deep / WORKED))
+    if box.width * box.height > MOST * coarse**2:
+        raise ValueError(
+            f"Find similar looks through at most {MOST * coarse**2 / 1e6:.0f} megapixels at a time for objects of that size; "
+            f"got {box.width * box.height / 1e6:.0f}: zoom in."
+        )
+    taken = np.zeros(session.features.size, bool)
+    taken[box.slices] = np.asarray(session.labels[(*plane, *box.slices)]) > 0
+    look = _look(session, examples, max(NEAR, 2 * deep), taken)
+    like = likeness(session, look, plane, box, coarse)
+    places = _places(like, taken[box.slices][::coarse, ::coarse], deep / coarse)
+    areas = [int(one.mask.sum()) for one in examples]
+    smallest, largest = SMALLEST * min(areas), LARGEST * max(areas)
+    found = []
+    for count, (y, x) in enumerate(places * coarse + coarse // 2):
+        if cancelled is not None and cancelled():
+            break
+        if progress is not None:
+            progress(count, len(places))
+        try:
+            (step,) = session.decoding.steps((Click(plane, int(box.top + y), int(box.left + x)),), size)
+        except (ValueError, LookupError):  # no value there, or not encoded
+            continue
+        steady = step.view.steadiness
+        if smallest <= np.count_nonzero(step.mask) <= largest and steady >= STEADY:
+            alike = _likeness_of(step, like, box, coarse)
+            if alike >= LIKE:
+                found.append((steady * min(1.0, alike), step))
+    found.sort(key=lambda pair: -pair[0])
+    return Similar(_apart([step for _, step in found], taken), size)
+
+
+def finished(session: Session, plane: Plane, box: Box) -> list[Mask]:
+    """Return the finished objects in a box of a plane, those that are cut off by its edge only if there are no others.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    labels = np.asarray(session.labels[(*plane, *box.slices)])
+    numbers, ranks = np.unique(labels, return_inverse=True)
+    ranks = ranks.reshape(labels.shape) + int(numbers[0] > 0)  # 0 is what has no label
+    objects = [
+        Mask(plane, Box(x.start, y.start, x.stop, y.stop).shift(box.top, box.left), ranks[y, x] == rank)
+        for rank, (y, x) in enumerate(find_objects(ranks), 1)
+    ]
+    if not objects:
+        raise ValueError(
+            "Find similar takes finished objects to go by; there is none here: click on one and commit it first."
+        )
+    inner = box.grown(-1, -1)
+    whole = [one for one in objects if inner.holds(one.box)] or objects
+    return whole[:: -(-len(whole) // EXAMPLES)]
+
+
+def _look(session: Session, examples: Sequence[Mask], reach: float, taken: BoolMask) -> Look:
+    """Return how the examples look; of what is around them, what looks like them may be others, and does not count."""
+    pairs = [pixels_of(session, one, reach, taken) for one in examples]
+    ours, theirs = (np.concatenate(values, axis=1) for values in zip(*pairs, strict=True))
+    look = Look.between(ours, theirs)
+    for _ in range(2):
+        if look is None:
+            break
+        theirs = theirs[:, look.likeness(theirs) < LIKE]
+        look = Look.between(ours, theirs) or look
+    if look is None:
+        raise ValueError(
+            "Find similar takes objects that look other than what is around them; nothing tells these apart: correct them, "
+            "or click on the others yourself."
+        )
+    return look
+
+
+def likeness(session: Session, look: Look, plane: Plane, box: Box, coarse: int) -> NDArray[np.float32]:
+    """Return how much pixels look like an object, means of squares of `coarse` x `coarse`; 0 where nothing is encoded."""
+    height, width = -(-box.height // coarse), -(-box.width // coarse)
+    out = np.zeros((height, width), np.float32)
+    step = max(1, BLOCK // coarse)
+    for top in range(0, height, step):
+        for left in range(0, width, step):
+            part = Box(left, top, min(left + step, width), min(top + step, height))
+            pixels = Box(*(n * coarse for n in part)).shift(box.top, box.left).intersect(box)
+            if session.features.ready(plane, pixels):
+                like = look.likeness(values_of(session, plane, pixels)).astype(np.float32)
+                out[part.slices] = shrunk(like[:, :, None], coarse)[:, :, 0]
+    return out
+
+
+def _places(like: NDArray[np.float32], taken: BoolMask, deep: float) -> NDArray[np.intp]:
+    """Return rows and columns (N, 2) that lie deep inside of what looks like an object."""
+    sigma = BLURRED * deep
+    looks = (gaussian_filter(like, sigma) > LIKE) & ~taken
+    depths = distance_transform_edt(np.pad(looks, 1))[1:-1, 1:-1]
+    parts, _ = number_parts(looks)
+    places = peak_local_max(
+        gaussian_filter(depths, sigma),
+        min_distance=max(1, int(APART * deep)),
+        labels=parts,
+        exclude_border=False,
+    )
+    return np.asarray(places[depths[tuple(places.T)] >= DEEP * deep])
+
+
+def _likeness_of(step: Step, like: NDArray[np.float32], box: Box, coarse: int) -> float:
+    """Return how much a mask looks like an object, where that is known; `like` is of `box`."""
+    rows, columns = np.nonzero(step.mask)
+    y, x = (rows + step.box.top - box.top) // coarse, (columns + step.box.left - box.left) // coarse
+    inside = (y >= 0) & (y < like.shape[0]) & (x >= 0) & (x < like.shape[1])
+    return float(np.median(like[y[inside], x[inside]]))
+
+
+def _apart(steps: Sequence[Step], taken: BoolMask) -> tuple[Step, ...]:
+    """Return the answers that are objects of their own; what belongs to one, better ones first, is taken."""
+    apart = []
+    for step in steps:
+        (click,), covered = step.prompts, taken[step.box.slices]
+        assert isinstance(click, Click)
+        shared = np.count_nonzero(covered & step.mask)
+        if not taken[click.y, click.x] and shared <= TAKEN * np.count_nonzero(step.mask):
+            covered |= step.mask
+            apart.append(step)
+    return tuple(apart)
