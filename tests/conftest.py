@@ -110,7 +110,7 @@ class BlobModel:
         bright = np.kron(np.asarray(maps[0][0]) > 100, np.ones((4, 4), bool))
         blobs, _ = label(bright)
         wanted = set(blobs[reference == 4]) - set(blobs[reference == 0]) - {0}
-        return np.where(np.isin(blobs, list(wanted)), 1.0, -1.0).astype(np.float32)
+        return np.where(np.isin(blobs, list(wanted)), 4.0, -4.0).astype(np.float32)
 
 
 @pytest.fixture

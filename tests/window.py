@@ -59,7 +59,7 @@ class BrightModel:
         chosen = np.unique(regions[reference >= State.POSSIBLE_FOREGROUND])
         mask = np.isin(regions, chosen[chosen > 0])
         mask &= ~ndimage.binary_dilation(reference == State.BACKGROUND, iterations=4)
-        return np.where(mask, 1, -1).astype(np.float32)
+        return np.where(mask, 4, -4).astype(np.float32)
 
 
 def squares(shape: tuple[int, int] = (96, 160)) -> tuple[np.ndarray, list[tuple[int, int]]]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from napari_interformer.prompts import Box
 
 if TYPE_CHECKING:
@@ -68,10 +70,16 @@ class Screen:
             return None
         return looked.plane if all(0 <= i < n for i, n in zip(looked.plane, leading, strict=True)) else None
 
-    def seen(self, layer: Any, source: Source) -> Box:
-        """Return the pixels of the image that are on screen, maybe some beyond it; `layer` lies where the image does."""
-        first, last = (source.click(layer.data_to_world(corner)) for corner in layer.corner_pixels)
-        return Box(first.x, first.y, last.x + 1, last.y + 1)
+    def seen(self, source: Source) -> Box:
+        """Return the box of the image's pixels that are on screen."""
+        layer = source.image
+        corners = np.array([layer.corner_pixels[0], layer.corner_pixels[1] + 1])
+        if layer.multiscale:  # they are of the level that is shown
+            corners = corners * layer.downsample_factors[layer.data_level]
+        if source.axis is not None:
+            corners = np.delete(corners, source.axis, axis=1)
+        (top, left), (bottom, right) = corners[:, -2:].round().astype(int).tolist()
+        return Box(left, top, right, bottom)
 
     def go_to(self, source: Source, plane: Sequence[int]) -> None:
         """Show a plane of the image."""

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 # objects.
 EXAMPLES = 100  # finished objects that are looked at, at most
 LIKE = 0.5  # 1 looks like the objects, 0 like what is around them
-BLURRED = 0.25  # of the median depth: sigma of what is looked for
-APART = 0.8  # of the median depth: between two places that are tried
+BLURRED = 0.2  # of the median depth: sigma of what is looked for
+APART = 0.6  # of the median depth: between two places that are tried
 DEEP = 0.35  # of the median depth: how far inside such a place lies
 SMALLEST, LARGEST = 0.25, 4.0  # of the least and the greatest area
 STEADY = 0.15  # share of a mask beyond doubt (see `decoding.View`)
@@ -109,13 +109,14 @@ def search(
     areas = [int(one.mask.sum()) for one in examples]
     smallest, largest = SMALLEST * min(areas), LARGEST * max(areas)
     found = []
-    for count, (y, x) in enumerate(places * coarse + coarse // 2):
+    places = places * coarse + coarse // 2 + (box.top, box.left)
+    for count, (y, x) in enumerate(places):
         if cancelled is not None and cancelled():
             break
         if progress is not None:
             progress(count, len(places))
         try:
-            (step,) = session.decoding.steps((Click(plane, int(box.top + y), int(box.left + x)),), size)
+            (step,) = session.decoding.steps((Click(plane, int(y), int(x)),), size)
         except (ValueError, LookupError):  # no value there, or not encoded
             continue
         steady = step.view.steadiness

@@ -658,7 +658,7 @@ class Panel(QScrollArea):
             raise ValueError(
                 "Find similar looks through what you see of a plane; show one in the 2-D view first."
             )
-        box = self.screen.seen(self.clicks.layer, self.clicks.source)
+        box = self.screen.seen(self.clicks.source)
         told = self._begin_carrying("InterFormer finds", "Finding: {} of {} places")
         annotator.find_similar(plane, box, _tell_found, *told)
         self._refresh()

@@ -1,0 +1,195 @@
+"""Finding what looks like the objects that are finished, with a model whose answers are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from conftest import BlobModel, blobs
+from napari_interformer.encoding import encode, room_for
+from napari_interformer.features import NotEncodedError
+from napari_interformer.image import Planes
+from napari_interformer.looks import Look
+from napari_interformer.prompts import Box, Click
+from napari_interformer.session import Session
+from napari_interformer.similar import MOST, finished
+
+IMAGE, LABELS = blobs()
+MODEL = BlobModel()
+FEATURES = encode(IMAGE, MODEL, contrast=(0, 255), device="cpu")
+WHOLE = Box.of(LABELS.shape)
+
+
+def after_one_click(features=FEATURES, **options) -> Session:
+    """Return a session with the first square finished."""
+    session = Session(features, MODEL, **options)
+    session.click((32, 32) if not features.leading else (0, 32, 32))
+    session.commit()
+    return session
+
+
+def squares_found(labels, like=LABELS):
+    """Return the numbers of the squares that labels have as they are."""
+    return [
+        number
+        for number in np.unique(like[like > 0]).tolist()
+        if len(found := np.unique(labels[like == number])) == 1
+        and found[0]
+        and np.array_equal(labels == found[0], like == number)
+    ]
+
+
+def test_all_that_looks_like_a_finished_object_is_found_and_each_gets_a_number_of_its_own():
+    session = after_one_click()
+    assert session.find_similar() == [2, 3, 4, 5, 6]
+    assert squares_found(session.labels) == [1, 2, 3, 4, 5, 6]
+    assert session.label == 7 and not session.prompts
+    assert session.find_similar() == []  # there is nothing left
+
+
+def test_what_was_found_is_an_object_like_any_other_that_one_click_made(tmp_path):
+    session = after_one_click()
+    session.find_similar()
+    assert all(isinstance(prompt, Click) for prompts in session.objects.values() for prompt in prompts)
+    again = Session(FEATURES, MODEL)
+    again.load_prompts(session.save_prompts(tmp_path / "clicks.json"))
+    np.testing.assert_array_equal(again.labels, session.labels)
+    session.edit(3)
+    assert session.mask.sum() == 1024 and session.commit() == 3
+
+
+def test_finding_is_one_step_for_undo_and_redo():
+    session = after_one_click()
+    before, stories = np.array(session.labels), list(session.stories)
+    session.find_similar()
+    found = np.array(session.labels)
+    session.click((4, 4))
+    assert session.undo()  # the click
+    np.testing.assert_array_equal(session.labels, found)
+    assert session.undo()
+    np.testing.assert_array_equal(session.labels, before)
+    assert session.stories == stories and session.label == 2 and not session.can_undo
+    assert session.redo()
+    np.testing.assert_array_equal(session.labels, found)
+    assert session.label == 7 and len(session.stories) == 6
+    session.click((4, 4))
+    session.commit()
+    assert not session.can_undo and squares_found(session.labels) == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_somebody_paints_over_a_found_object_stays_when_finding_is_undone():
+    session = after_one_click()
+    session.find_similar()
+    session.labels[100:104, 20:24] = 50
+    session.undo()
+    assert (session.labels[100:104, 20:24] == 50).all()
+    assert set(np.unique(session.labels)) == {0, 1, 50}
+
+
+def test_other_objects_are_protected_even_if_the_current_one_may_overwrite_them():
+    labels = np.zeros(LABELS.shape, np.int32)
+    labels[16:48, 80:96] = 9  # half of the second square
+    session = Session(FEATURES, MODEL, labels, overwrite=True)
+    session.click((32, 32))
+    session.commit()
+    session.find_similar()
+    assert (session.labels[16:48, 80:96] == 9).all()
+    assert session.overwrite
+
+
+def test_only_the_box_is_looked_through_and_what_lies_in_it_tells_what_is_looked_for():
+    session = after_one_click()
+    session.find_similar(box=Box(0, 0, 120, 80))
+    assert squares_found(session.labels) == [1, 2]
+    with pytest.raises(ValueError, match="there is none here"):
+        session.find_similar(box=Box(120, 80, 192, 160))
+    with pytest.raises(ValueError, match="outside of it"):
+        session.find_similar(box=Box(300, 0, 400, 80))
+
+
+def test_what_is_much_larger_or_smaller_or_looks_otherwise_is_left():
+    image = IMAGE.copy()
+    image[96:128, 16:48] = 0
+    image[104:110, 24:30] = 200  # much smaller
+    image[16:48, 144:176] = 90  # seen by the model as background
+    session = after_one_click(encode(image, MODEL, contrast=(0, 255), device="cpu"))
+    session.find_similar()
+    assert squares_found(session.labels) == [1, 2, 5, 6]
+
+
+def test_objects_of_other_planes_do_not_count():
+    stack = np.stack([IMAGE, np.roll(IMAGE, 0, 0)])
+    session = after_one_click(encode(stack, MODEL, contrast=(0, 255), device="cpu"))
+    assert len(session.find_similar((0,))) == 5
+    assert squares_found(session.labels[0]) == [1, 2, 3, 4, 5, 6] and not session.labels[1].any()
+    with pytest.raises(ValueError, match="there is none here"):
+        session.find_similar((1,))
+
+
+def test_stopping_keeps_what_was_found_by_then():
+    session, told = after_one_click(), []
+    found = session.find_similar(
+        progress=lambda done, most: told.append((done, most)), cancelled=lambda: len(told) == 2
+    )
+    assert told == [(0, 5), (1, 5)] and len(found) == 2
+    assert len(squares_found(session.labels)) == 3
+
+
+def test_a_session_with_an_open_object_or_without_a_finished_one_is_refused_and_stays_as_it_is():
+    session = Session(FEATURES, MODEL)
+    with pytest.raises(ValueError, match="there is none here"):
+        session.find_similar()
+    session.click((32, 32))
+    with pytest.raises(ValueError, match="commit or clear it"):
+        session.find_similar()
+    assert session.mask.any() and not session.labels.any()
+
+
+def test_objects_that_look_like_their_surroundings_are_refused():
+    labels = np.zeros(LABELS.shape, np.int32)
+    labels[60:70, 60:70] = 1  # nothing but background
+    with pytest.raises(ValueError, match="look other than"):
+        Session(FEATURES, MODEL, labels).find_similar()
+
+
+def test_what_is_not_encoded_is_not_looked_through():
+    features = room_for(Planes.of(IMAGE, contrast=(0, 255)), MODEL)
+    labels = np.where(LABELS == 1, 1, 0).astype(np.int32)
+    with pytest.raises(NotEncodedError):
+        Session(features, MODEL, labels).find_similar()
+
+
+def test_labels_too_narrow_for_what_is_found_are_left_as_they_are():
+    labels = np.zeros(LABELS.shape, np.uint8)
+    labels[LABELS == 1] = 253
+    session = Session(FEATURES, MODEL, labels)
+    with pytest.raises(ValueError, match="wider dtype"):
+        session.find_similar()
+    assert set(np.unique(labels)) == {0, 253} and not session.can_undo
+
+
+def test_a_box_that_is_too_large_says_how_large_it_may_be():
+    side = int(MOST**0.5) + 33
+    features = room_for(Planes.of(np.broadcast_to(np.uint8(0), (side, side)), contrast=(0, 255)), MODEL)
+    labels = np.zeros((side, side), np.uint8)
+    labels[10:14, 10:14] = 1
+    with pytest.raises(ValueError, match="zoom in"):
+        Session(features, MODEL, labels).find_similar()
+
+
+def test_objects_that_the_box_cuts_off_count_only_if_there_are_no_others():
+    session = Session(FEATURES, MODEL, LABELS.copy())
+    assert len(finished(session, (), WHOLE)) == 6
+    assert [one.box for one in finished(session, (), Box(0, 0, 100, 60))] == [Box(16, 16, 48, 48)]
+    (cut,) = finished(session, (), Box(0, 0, 30, 60))
+    assert cut.box == Box(16, 16, 30, 48) and cut.mask.all()
+
+
+def test_a_look_tells_two_kinds_of_pixels_apart(rng):
+    ours, theirs = rng.normal((1, 5), 1, (500, 2)).T, rng.normal((0, 0), 1, (500, 2)).T
+    look = Look.between(ours.astype(np.float32), theirs.astype(np.float32))
+    means = [look.likeness(values).mean() for values in (ours, theirs)]
+    assert means == pytest.approx([1, 0], abs=1e-6)
+    assert np.mean(look.likeness(ours) > 0.5) > 0.98
+    assert Look.between(ours[:, :0], theirs) is None
+    assert Look.between(ours, ours) is None
