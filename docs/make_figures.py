@@ -40,6 +40,7 @@ def main() -> None:
         journal.folder = lambda: Path(scratch)  # or the window would offer what was clicked before
         window_with_cells(IMAGES / "napari.png")
         canvas_with_boxes(IMAGES / "boxes.png")
+        canvas_with_similar(IMAGES / "similar.png")
         window_with_stack(IMAGES / "stack.png")
     families(IMAGES / "families.png")
     overlay(IMAGES / "overlay.png")
@@ -140,6 +141,37 @@ def canvas_with_boxes(path: Path) -> None:
     camera.zoom = 3
     settle(lambda: True, at_least=1.5)
     save(viewer.screenshot(canvas_only=True, flash=False), path)
+    viewer.close()
+    settle(lambda: True)
+
+
+def canvas_with_similar(path: Path) -> None:
+    """Finish three nuclei, and find what looks like them in view; before and after, side by side."""
+    _, truth = cells()
+    viewer, panel = open_panel("cells")
+    camera = getattr(viewer, "scene", viewer).camera
+    camera.center, camera.zoom = (0, 250, 250), 2
+    numbers = [int(n) for n in np.unique(truth[200:300, 200:300]) if n and (truth == n).sum() > 300][:3]
+    for number in numbers:
+        target = truth == number
+        for _ in range(3):
+            step = next_click(panel.annotator.session.mask, target)
+            if step is None or iou(panel.annotator.session.mask, target) > 0.85:
+                break
+            click(panel, step[:2], step[2])
+        panel.commit()
+        settle(lambda: not panel.annotator.busy)
+    pictures = []
+    for _ in range(2):
+        settle(lambda: True, at_least=1.5)
+        picture = viewer.screenshot(canvas_only=True, flash=False)
+        side = min(picture.shape[:2])
+        top, left = ((length - side) // 2 for length in picture.shape[:2])
+        pictures.append(picture[top : top + side, left : left + side])
+        panel.find_similar()
+        settle(lambda: not panel.annotator.busy, at_least=1)
+    gap = np.full((side, 6, 4), 255, np.uint8)
+    save(np.hstack([pictures[0], gap, pictures[1]]), path)
     viewer.close()
     settle(lambda: True)
 

@@ -488,6 +488,22 @@ def test_propagation_is_one_step_and_what_is_asked_meanwhile_waits():
     assert desk.session.label == 2
 
 
+def test_similar_objects_are_found_after_the_one_at_hand_is_finished_and_what_is_asked_meanwhile_waits():
+    desk, told = Desk(), []
+    assert not desk.annotator.can_find_similar
+    desk.click(*desk.centres[0])
+    box = Box.of(desk.image.shape)
+    desk.annotator.find_similar((), box, told.append, lambda *_: None, lambda: False)
+    desk.click(2, 2)  # on the ground: an object of one pixel
+    desk.worker.all()
+    assert told == [7] and sorted(map(desk.at, range(8))) == list(range(1, 9))
+    assert desk.session.label == 9 and desk.session.clicks == (Click.at((2, 2)),)
+    for _ in range(2):
+        desk.annotator.undo()
+        desk.worker.all()
+    assert [desk.at(n) for n in range(8)] == [1, 0, 0, 0, 0, 0, 0, 0] and desk.session.label == 2
+
+
 @pytest.mark.parametrize("edit", ["removed", "moved"])
 def test_what_was_carried_goes_with_the_click_it_came_from(edit):
     field, centres = squares()

@@ -104,6 +104,31 @@ def test_segment_takes_several_objects_and_negative_clicks(tmp_path: Path) -> No
     assert not got[[0, 1, 2, 4, 5]].any(), "other planes were not asked for"
 
 
+@pytest.mark.parametrize("propagate", [False, True])
+def test_segment_finds_similar_objects_and_carries_them_if_asked_to(
+    propagate: bool,
+    blob_model,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import napari_interformer as ni
+    from conftest import blobs
+
+    monkeypatch.setattr(ni, "load_model", lambda *_, **__: blob_model)
+    image, truth = blobs()
+    stack = np.stack([image] * 4)
+    tifffile.imwrite(tmp_path / "stack.tif", stack, photometric="minisblack", metadata={"axes": "ZYX"})
+    flags = ["--propagate"] if propagate else []
+    command = ("segment", tmp_path / "stack.tif", "--object", "1,32,32", "--similar", *flags)
+    assert run(*command, "-o", tmp_path / "labels.tif") == 0
+    got = tifffile.imread(tmp_path / "labels.tif")
+    assert "5 similar objects found on plane 1" in capsys.readouterr().out
+    np.testing.assert_array_equal(got[1] > 0, truth > 0)
+    assert sorted(np.unique(got)) == list(range(7))
+    np.testing.assert_array_equal(got[0], got[1] if propagate else 0 * got[1])
+
+
 @pytest.mark.parametrize(("typed", "core"), [("192", 128), ("whole", 0)])
 def test_encode_takes_a_tile_as_typed(typed: str, core: int, tmp_path: Path) -> None:
     from napari_interformer import Features

@@ -7,7 +7,7 @@ import pytest
 from napari.components import ViewerModel
 
 from napari_interformer.layers import Source
-from napari_interformer.prompts import Click
+from napari_interformer.prompts import Box, Click
 from napari_interformer.screen import Screen
 
 
@@ -44,3 +44,14 @@ def test_planes_that_are_not_of_y_and_x_are_told_from_those_that_are(stack):
     viewer.dims.order = (0, 1, 2)
     viewer.dims.ndisplay = 3
     assert not screen.flat and not screen.upright
+
+
+@pytest.mark.parametrize("multiscale", [False, True])
+def test_what_is_seen_is_a_box_of_the_finest_level(multiscale):
+    viewer, labels = ViewerModel(), np.zeros((3, 400, 600), np.int32)
+    levels = [labels, labels[:, ::2, ::2]] if multiscale else labels
+    layer = viewer.add_labels(levels, multiscale=multiscale, scale=(1, 2, 3))
+    layer._update_draw(1, np.array([[200, 300], [399, 599]]), (100, 100))  # as napari's canvas does
+    seen = Screen(viewer).seen(layer)
+    assert seen.holds(Box(100, 100, 200, 200))
+    assert multiscale or seen == Box(100, 100, 201, 201)

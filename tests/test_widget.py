@@ -1929,6 +1929,76 @@ def test_channels_are_those_of_the_image_for_which_they_were_chosen(window):
     assert form.source().layers == (second,)
 
 
+def test_one_click_and_g_find_all_that_looks_alike_and_undo_takes_it_back(field):
+    window, centres = field
+    assert not window.form.similar.isEnabled()
+    window.click_and_wait(centres[0])
+    window.key_and_wait("G")
+    assert sorted(window.labels[centre] for centre in centres) == list(range(1, 9))
+    assert all(area(window.labels, label) == 400 for label in range(1, 9))
+    assert len(window.points.data) == 0 and window.form.object.text().startswith("Object 9: 0 clicks")
+    assert "7 similar objects were found" in window.told[-1]
+    window.key_and_wait("G")
+    assert "No other object" in window.told[-1] and window.labels.max() == 8
+    window.key_and_wait("Ctrl+Z")
+    assert set(np.unique(window.labels)) == {0, 1}
+    window.key_and_wait("Ctrl+Shift+Z")
+    assert window.labels.max() == 8
+    window.click_and_wait(centres[0])  # it is an object like any other
+    assert window.panel.annotator.session.label == 9
+
+
+@pytest.mark.parametrize("multiscale", [False, True])
+def test_similar_objects_are_looked_for_where_a_person_looks(window, multiscale):
+    image, centres = squares((192, 320))
+    layers = [image, image[::2, ::2]] if multiscale else image
+    layer = window.open(layers, multiscale=multiscale, scale=(2, 2), translate=(7, 9))
+    window.click_and_wait(layer.data_to_world(centres[0]))
+    camera = window.panel.screen.camera
+    camera.zoom *= 2
+    camera.center = (0, *layer.data_to_world((60, 90)))
+    window.rest(0.3)
+    window.key_and_wait("G")
+    labels = window.panel.labels
+    found = [centre for centre in centres if labels[centre]]
+    seen = window.panel.screen.seen(labels.layer)
+    inside = [c for c in centres if seen.holds(Box(c[1], c[0], c[1] + 1, c[0] + 1))]
+    assert found == inside and 4 < len(found) < len(centres)
+
+
+def test_finding_can_be_stopped_and_clicks_meanwhile_come_after_it(field, monkeypatch):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    decode, steps = window.model.decode_logits, threading.Semaphore(2)
+
+    def held(*args):
+        assert steps.acquire(timeout=PATIENCE)
+        return decode(*args)
+
+    monkeypatch.setattr(window.model, "decode_logits", held)
+    window.form.similar.click()
+    window.wait(lambda: "Finding" in window.form.object.text())
+    assert window.form.stop.isVisible() and not window.form.similar.isVisible()
+    window.click(centres[7])
+    window.form.stop.click()
+    steps.release(PLENTY)
+    window.idle()
+    session = window.panel.annotator.session
+    assert 1 < len(session.stories) < 8 and [click.position for click in session.clicks] == [centres[7]]
+    assert window.form.similar.isVisible()
+
+
+def test_finding_needs_a_finished_object_and_a_plane(field):
+    window, centres = field
+    window.key_and_wait("G")
+    assert "click on one and commit it first" in window.told[-1]
+    window.click_and_wait(centres[0])
+    window.viewer.dims.ndisplay = 3
+    window.form.similar.click()
+    window.idle()
+    assert "2-D view" in window.told[-1] and window.panel.annotator.session.clicks
+
+
 def test_removing_the_labels_stops_propagating(window, monkeypatch):
     image, centres = squares((64, 64))
     window.open(np.stack([image] * 12))
@@ -1953,7 +2023,7 @@ def test_removing_the_labels_stops_propagating(window, monkeypatch):
     window.panel.decoder.run(lambda: None, ended.append, ended.append)
     window.wait(lambda: ended)
     assert window.model.decoded - before < 5
-    assert window.form.object.text().startswith("Press Encode") and not window.form.stop.isEnabled()
+    assert window.form.object.text().startswith("Press Encode") and not window.form.stop.isVisible()
 
 
 def test_edit_waits_for_a_click_only_while_it_can_come(field):

@@ -70,14 +70,12 @@ class Screen:
             return None
         return looked.plane if all(0 <= i < n for i, n in zip(looked.plane, leading, strict=True)) else None
 
-    def seen(self, source: Source) -> Box:
-        """Return the box of the image's pixels that are on screen."""
-        layer = source.image
+    def seen(self, layer: Any) -> Box:
+        """Return the box of an image's pixels that are on screen, told by its labels; of multiscale ones it may be larger."""
+        # Not told by the image: napari has that of a multiscale one larger, and it may have an axis of channels.
         corners = np.array([layer.corner_pixels[0], layer.corner_pixels[1] + 1])
         if layer.multiscale:  # they are of the level that is shown
             corners = corners * layer.downsample_factors[layer.data_level]
-        if source.axis is not None:
-            corners = np.delete(corners, source.axis, axis=1)
         (top, left), (bottom, right) = corners[:, -2:].round().astype(int).tolist()
         return Box(left, top, right, bottom)
 

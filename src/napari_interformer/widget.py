@@ -653,12 +653,12 @@ class Panel(QScrollArea):
         if self._carrying is not None:
             return  # the key is there though the button is not
         annotator, plane = self._now(), self.desk.plane
-        assert self.clicks is not None
+        assert self.labels is not None
         if plane is None or not self.screen.upright:
             raise ValueError(
                 "Find similar looks through what you see of a plane; show one in the 2-D view first."
             )
-        box = self.screen.seen(self.clicks.source)
+        box = self.screen.seen(self.labels.layer)
         told = self._begin_carrying("InterFormer finds", "Finding: {} of {} places")
         annotator.find_similar(plane, box, _tell_found, *told)
         self._refresh()
