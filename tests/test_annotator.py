@@ -488,6 +488,26 @@ def test_propagation_is_one_step_and_what_is_asked_meanwhile_waits():
     assert desk.session.label == 2
 
 
+def test_an_object_is_deleted_after_the_one_at_hand_is_finished_even_if_it_is_that_one():
+    desk = Desk()
+    desk.click(*desk.centres[0])
+    desk.annotator.commit()
+    desk.click(*desk.centres[1])
+    desk.annotator.delete(1)
+    desk.worker.all()
+    assert (desk.at(0), desk.at(1), desk.session.label) == (0, 2, 3)
+    desk.annotator.undo()
+    desk.worker.all()
+    assert (desk.at(0), desk.at(1)) == (1, 2)
+    desk.click(*desk.centres[2])
+    desk.annotator.delete(3)
+    desk.worker.all()
+    assert desk.at(2) == 0 and not desk.session.prompts and not desk.told
+    desk.annotator.delete(9)
+    desk.worker.all()
+    assert "delete takes a label" in desk.told[0] and (desk.at(0), desk.at(1)) == (1, 2)
+
+
 def test_similar_objects_are_found_after_the_one_at_hand_is_finished_and_what_is_asked_meanwhile_waits():
     desk, told = Desk(), []
     assert not desk.annotator.can_find_similar

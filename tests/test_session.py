@@ -967,3 +967,62 @@ def test_what_was_erased_comes_back_where_a_line_crosses_it():
     assert not s.labels[36:48].any()
     s.scribble([(30, 30), (40, 30)])
     np.testing.assert_array_equal(s.labels == 1, LABELS == 1)
+
+
+def two_finished() -> Session:
+    """Return a session with two objects, one of which was edited later."""
+    s = session()
+    for centre in CENTRES[:2]:
+        s.click(centre)
+        s.commit()
+    s.edit(1)
+    s.click(CENTRES[2])
+    s.commit()
+    return s
+
+
+def test_an_object_that_is_deleted_leaves_no_pixel_and_no_prompt_and_comes_back_by_undo():
+    s = two_finished()
+    before, objects = np.array(s.labels), s.objects
+    s.delete(1)
+    assert set(np.unique(s.labels)) == {0, 2} and list(s.objects) == [2] and s.label == 3
+    assert s.undo()
+    np.testing.assert_array_equal(s.labels, before)
+    assert s.objects == objects and not s.can_undo
+    assert s.redo()
+    assert set(np.unique(s.labels)) == {0, 2} and list(s.objects) == [2]
+    s.click(CENTRES[0])  # where it was is free again
+    assert s.commit() == 3 and (s.labels == 3).sum() == 1024
+
+
+def test_what_is_painted_where_an_object_was_deleted_stays_when_it_comes_back():
+    s = two_finished()
+    s.delete(2)
+    s.labels[20:24, 84:88] = 7
+    s.undo()
+    assert (s.labels[20:24, 84:88] == 7).all() and (s.labels == 2).sum() == 1024 - 16
+
+
+def test_an_object_is_deleted_on_all_planes():
+    labels = np.zeros((5, 32, 32), np.uint8)
+    labels[1:4, 4:9, 4:9] = 3
+    labels[2, 9:12, 4:9] = 4
+    features = encode(np.zeros((5, 32, 32), np.uint8), MODEL, contrast=(0, 255), device="cpu")
+    s = Session(features, MODEL, labels)
+    s.delete(3)
+    assert set(np.unique(labels)) == {0, 4} and (labels == 4).sum() == 15
+    s.undo()
+    assert (labels == 3).sum() == 75
+
+
+def test_only_finished_objects_that_are_there_are_deleted():
+    s = two_finished()
+    before = np.array(s.labels)
+    for wrong in (3, 0, -1, "a", 1.5):
+        with pytest.raises(ValueError, match="delete takes a label that is in the label image"):
+            s.delete(wrong)
+    s.click(CENTRES[4])
+    with pytest.raises(ValueError, match="commit or clear it"):
+        s.delete(1)
+    np.testing.assert_array_equal(s.labels, before)
+    assert len(s.clicks) == 1

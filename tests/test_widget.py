@@ -1948,6 +1948,32 @@ def test_one_click_and_g_find_all_that_looks_alike_and_undo_takes_it_back(field)
     assert window.panel.annotator.session.label == 9
 
 
+def test_x_and_a_click_delete_an_object_and_undo_brings_it_back(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("G")
+    window.key("X")
+    assert window.form.delete.isChecked() and not window.form.edit.isChecked()
+    assert "to delete" in window.form.object.text()
+    window.key("E")  # rather edit one
+    assert window.form.edit.isChecked() and not window.form.delete.isChecked()
+    window.key("X")
+    window.click_and_wait(centres[3])
+    window.idle()
+    assert window.labels[centres[3]] == 0 and len(np.unique(window.labels)) == 8
+    assert window.points.mode == "add" and not window.form.delete.isChecked()
+    window.key_and_wait("Ctrl+Z")
+    assert window.labels[centres[3]] > 0
+    window.key("X")
+    window.click_and_wait((2, 2))
+    assert "press X and click on one" in window.told[-1]
+    window.key("X")
+    window.key("X")
+    assert not window.form.delete.isChecked()
+    window.click_and_wait(centres[3])
+    assert len(window.points.data) == 1 and window.labels.max() == 8
+
+
 @pytest.mark.parametrize("multiscale", [False, True])
 def test_similar_objects_are_looked_for_where_a_person_looks(window, multiscale):
     image, centres = squares((192, 320))

@@ -273,6 +273,18 @@ class Annotator:
 
         self.act(then)
 
+    def delete(self, label: int) -> None:
+        """Take an object out of the labels; the current one is committed first if there is anything of it."""
+        session = self.session
+
+        def then(_: None) -> None:
+            self._none_waits("delete")
+            self._leave()
+            look = Action(partial(session.adopt_delete, label), partial(session.compute_delete, label))
+            self._line.appendleft(look)
+
+        self.act(then)
+
     def propagate(self, progress: Callable[[int, int], None], cancelled: Callable[[], bool]) -> None:
         """Carry the object through the stack in the worker; `progress` and `cancelled` are called there."""
 

@@ -58,7 +58,7 @@ class Canvas:
         self._positive = True
         self._known_gone = False
         # The layer of whose objects the next click chooses one, and who is told which; None if it does not.
-        self._pick: tuple[Labels, Callable[[int], None]] | None = None
+        self._pick: tuple[Labels, Callable[[int], None], str, str] | None = None
 
     # --------------------------------------------------------------------------------- the click layer
 
@@ -219,12 +219,23 @@ class Canvas:
         shapes.ink()
 
     @property
-    def picking(self) -> bool:
-        """Whether the next click chooses an object."""
-        return self._pick is not None
+    def picking(self) -> str:
+        """What the next click chooses an object for, as `pick` was told; empty if it makes a click."""
+        return "" if self._pick is None else self._pick[2]
 
-    def pick(self, labels: Labels, chosen: Callable[[int], None]) -> None:
+    def pick(self, labels: Labels, chosen: Callable[[int], None], what: str, key: str) -> None:
         """Let the next click choose an object of a Labels layer, and call `chosen`; a second time, think better of it.
+
+        Parameters
+        ----------
+        labels : Labels
+            Whose objects they are.
+        chosen : callable
+            Told the label.
+        what : str
+            A word for what it is done for, such as "Edit".
+        key : str
+            Which begins it.
 
         Raises
         ------
@@ -233,26 +244,28 @@ class Canvas:
         """
         if self.clicks is None or not self.there:
             raise ValueError(
-                "Edit takes a click on the click layer, which was removed: press Encode to bring it back."
+                f"{what} takes a click on the click layer, which was removed: press Encode to bring it back."
             )
-        if self.picking:
+        before = self.picking
+        if before:
             self.stop_picking()
             self.changed()
-            return
+            if before == what:
+                return
         if not labels.visible:
             raise ValueError(
-                f"Edit takes an object that is seen; {labels.name} is hidden: show it (the eye in the list of layers), "
-                "then press E."
+                f"{what} takes an object that is seen; {labels.name} is hidden: show it (the eye in the list of layers), "
+                f"then press {key}."
             )
         self.activate()
         self.clicks.layer.mode = "pan_zoom"
         self.clicks.layer.mouse_drag_callbacks.append(self._picked)
-        self._pick = labels, chosen
+        self._pick = labels, chosen, what, key
         self.changed()
 
     def _picked(self, _: Any, event: Any) -> None:
         assert self._pick is not None
-        labels, chosen = self._pick
+        labels, chosen, what, key = self._pick
         self.stop_picking()
         self.changed()
         value = labels.get_value(
@@ -266,7 +279,7 @@ class Canvas:
             chosen(int(value))
         else:
             show_warning(
-                "Edit takes an object of the Labels layer; there is none here: press E and click on one."
+                f"{what} takes an object of the Labels layer; there is none here: press {key} and click on one."
             )
 
     def layer_chosen(self, event: Any) -> None:

@@ -46,6 +46,7 @@ _CONTRAST = {
 }
 _DEVICES = ("auto", "cpu", "cuda", "mps")
 DEFAULT_MODEL = "default"
+EDIT, DELETE = "Edit", "Delete"  # what an object is chosen for
 _LETTERS = 6  # that a chooser shows at least
 
 
@@ -349,7 +350,12 @@ class Form(QWidget):
         self.edit = _button(
             "Edit object [E]", "Then click on an object in the picture to go on with it from its mask."
         )
-        self.edit.setCheckable(True)
+        self.delete = _button(
+            "Delete [X]",
+            "Then click on an object in the picture to take it out of the Labels layer. Undo brings it back.",
+        )
+        for button in (self.edit, self.delete):
+            button.setCheckable(True)
         self.overwrite = _hint(
             QCheckBox("Overwrite other objects"),
             "Let the object take pixels of others; by default they are protected.",
@@ -366,7 +372,7 @@ class Form(QWidget):
         part.addWidget(self.object)
         part.addLayout(_grid((self.commit, self.new), (self.undo, self.redo), (self.clear, self.edit)))
         part.addLayout(rows)
-        part.addWidget(self.overwrite)
+        part.addWidget(_row(self.overwrite, self.delete))
         return part
 
     def _many(self) -> QVBoxLayout:
@@ -567,7 +573,7 @@ class Form(QWidget):
         encoding: bool,
         adapting: bool,
         carrying: bool,
-        picking: bool,
+        picking: str,
         stack: bool,
         before: str,
     ) -> None:
@@ -587,7 +593,7 @@ class Form(QWidget):
         for choice in (self.model, self.device):
             choice.setEnabled(not adapting)
         for button in (
-            *(self.box, self.line, self.flip, self.new, self.clear, self.edit),
+            *(self.box, self.line, self.flip, self.new, self.clear, self.edit, self.delete),
             *(self.save_labels, self.save_prompts, self.load_prompts),
         ):
             button.setEnabled(annotator is not None)
@@ -597,16 +603,17 @@ class Form(QWidget):
         self.similar.setEnabled(annotator is not None and annotator.can_find_similar)
         self.propagate.setEnabled(stack)
         self._carrying.setCurrentIndex(int(carrying))
-        self.edit.setChecked(picking)
+        self.edit.setChecked(picking == EDIT)
+        self.delete.setChecked(picking == DELETE)
         told = _told(annotator, picking, adapting, self.image.layer() is not None)
         self.object.setText(f"{before} {told}".strip())
 
 
-def _told(annotator: Annotator | None, picking: bool, adapting: bool, image: bool) -> str:
+def _told(annotator: Annotator | None, picking: str, adapting: bool, image: bool) -> str:
     if annotator is None:
         return "Press Encode, then click on an object." if image else "Open an image first."
     if picking:
-        return "Click on the object to go on with."
+        return f"Click on the object to {'go on with' if picking == EDIT else 'delete'}."
     session, count = annotator.session, len(annotator.session.clicks)
     boxes = {0: "", 1: "a box, "}.get(len(session.boxes), f"{len(session.boxes)} boxes, ")
     lines = {0: "", 1: ", a line"}.get(len(session.scribbles), f", {len(session.scribbles)} lines")

@@ -65,6 +65,19 @@ class _Found:
     highest: int
 
 
+@dataclass(frozen=True, eq=False)
+class _Deleted:
+    """An object that was taken out of the labels, what it covered, and the stories until then."""
+
+    label: int
+    planes: tuple[Plane, ...]
+    painting: Painting
+    stories: list[Story]
+
+
+_Change = _Shown | _Painted | _Found | _Deleted
+
+
 class Finished:
     """The label image of a session without the object that is being worked on, to read from; always as it is now."""
 
@@ -179,8 +192,8 @@ class Session:
         self.overwrite, self.live = overwrite, live
         self._steps: Steps = ()
         self._overwrote = overwrite  # see `_Shown`
-        self._past: list[_Shown | _Painted | _Found] = []
-        self._future: list[_Shown | _Painted | _Found] = []
+        self._past: list[_Change] = []
+        self._future: list[_Change] = []
         # What `volume.carry` found between two planes with clicks, or beyond the outermost.
         self.gaps: dict[tuple[Plane | None, Plane | None], Gap] = {}
         self._highest = highest_label(target) if highest is None else highest
@@ -526,8 +539,8 @@ class Session:
             self._painting.restore(last.painting)
             self._future.append(self._past.pop())
             return True
-        if isinstance(last, _Found):
-            self._unfinish(last)
+        if isinstance(last, _Found | _Deleted):
+            self._unfinish(last) if isinstance(last, _Found) else self._bring_back(last)
             self._future.append(self._past.pop())
             return True
         self._show(last)
@@ -549,8 +562,8 @@ class Session:
             self.backlog.add(following.stroke.make)
             self._past.append(self._future.pop())
             return True
-        if isinstance(following, _Found):
-            self._finish_all(following)
+        if isinstance(following, _Found | _Deleted):
+            self._finish_all(following) if isinstance(following, _Found) else self._take_out(following)
             self._past.append(self._future.pop())
             return True
         self._show(following)
@@ -747,6 +760,10 @@ class Session:
         It reads all of them, or one plane.
         """
         self._check_no_current("edit")
+        return self.compute(self._masks_of(label, "edit", plane))
+
+    def _masks_of(self, label: int, name: str, plane: Plane | None = None) -> list[Mask]:
+        """Return what an object has on each plane, or on one; ValueError, in the name of whoever asks, if it has nothing."""
         leading = self.features.leading
         planes = list(np.ndindex(*leading)) if plane is None else [plane_of(plane, leading)]
         try:
@@ -762,9 +779,9 @@ class Session:
                 masks.append(Mask(index, box, here[box.slices]))
         if not masks:
             raise ValueError(
-                f"edit takes a label that is in the label image; got {label!r}, which has no pixel there."
+                f"{name} takes a label that is in the label image; got {label!r}, which has no pixel there."
             )
-        return self.compute(masks)
+        return masks
 
     def adopt_edit(self, label: int, steps: Steps) -> None:
         """Go on with what `compute_edit` returned; errors as for `edit`."""
@@ -774,6 +791,48 @@ class Session:
         # The start, not a change: undo does not go behind it.
         self._past, self._future = [], []
         self._show(_Shown(steps, self.overwrite))
+
+    def delete(self, label: int) -> None:
+        """Take an object out of `labels`, on all planes; one step for `undo`, until the next commit.
+
+        Raises
+        ------
+        ValueError
+            If there is no such object, or the current one is neither committed nor cleared.
+        """
+        self.adopt_delete(label, self.compute_delete(label))
+
+    def compute_delete(self, label: int) -> list[Mask]:
+        """Look for an object in `labels`, all of which it reads, without changing anything; for `adopt_delete`."""
+        self._check_no_current("delete")
+        return self._masks_of(label, "delete")
+
+    def adopt_delete(self, label: int, masks: Iterable[Mask]) -> None:
+        """Take out what `compute_delete` returned; errors as for `delete`."""
+        self._check_no_current("delete")
+        masks = tuple(masks)
+        planes = tuple(mask.plane for mask in masks)
+        deleted = _Deleted(int(label), planes, Painting(self.labels), self.stories)
+        for mask in masks:
+            self.backlog.add(partial(deleted.painting.begin_with, mask, deleted.label))
+        self._take_out(deleted)
+        self._past.append(deleted)
+        self._future.clear()
+
+    def _take_out(self, deleted: _Deleted) -> None:
+        """Let the object cover nothing, and drop its stories."""
+        nothing = Box(0, 0, 0, 0), np.zeros((0, 0), bool)
+        for plane in deleted.planes:
+            self.backlog.add(
+                partial(deleted.painting.paint, plane, *nothing, label=deleted.label, overwrite=False)
+            )
+        self.stories = [story for story in deleted.stories if story.label != deleted.label]
+
+    def _bring_back(self, deleted: _Deleted) -> None:
+        """Give each plane what the object had there."""
+        for plane in deleted.planes:
+            self.backlog.add(partial(deleted.painting.put_back, plane, deleted.label, None))
+        self.stories = deleted.stories
 
     def _check_no_current(self, name: str) -> None:
         if self._steps or self._edited:

@@ -22,7 +22,7 @@ from napari_interformer.canvas import Canvas
 from napari_interformer.desk import Desk
 from napari_interformer.encodes import Encodes
 from napari_interformer.files import LABEL_FILES, write_labels
-from napari_interformer.form import DEFAULT_MODEL, Form
+from napari_interformer.form import DEFAULT_MODEL, DELETE, EDIT, Form
 from napari_interformer.keys import CTRL, Keys
 from napari_interformer.labels import labels_of, made_for, new_labels
 from napari_interformer.lane import Job, Lane
@@ -129,6 +129,7 @@ class Panel(QScrollArea):
             (form.commit, self.commit),
             (form.clear, self.clear),
             (form.edit, self.pick),
+            (form.delete, self.pick_to_delete),
             (form.similar, self.find_similar),
             (form.propagate, self.propagate),
             (form.stop, self.stop),
@@ -188,6 +189,7 @@ class Panel(QScrollArea):
             "F": self.flip,
             "M": self.new_object,
             "E": self.pick,
+            "X": self.pick_to_delete,
             "Shift-S": self.propagate,
             **undo,
         }
@@ -644,7 +646,13 @@ class Panel(QScrollArea):
         """Let the next click on the canvas choose the object to go on with; a second time, think better of it."""
         annotator = self._now()
         assert self.labels is not None
-        self.canvas.pick(self.labels.layer, annotator.edit)
+        self.canvas.pick(self.labels.layer, annotator.edit, EDIT, "E")
+
+    def pick_to_delete(self) -> None:
+        """Let the next click on the canvas choose an object to take out of the labels; a second time, think better of it."""
+        annotator = self._now()
+        assert self.labels is not None
+        self.canvas.pick(self.labels.layer, annotator.delete, DELETE, "X")
 
     # --------------------------------------------------------------------------------- many at once
 
