@@ -407,6 +407,8 @@ def test_features_of_another_image_or_model_are_refused_when_opened(tmp_path, mo
     ]:
         with pytest.raises(ValueError, match=f"of another {named}; give another store, or delete this one"):
             Features.open(tmp_path / "x.zarr", mode=mode, **options)
+    with pytest.raises(TypeError, match="model takes what load_model returns; got str"):
+        Features.open(tmp_path / "x.zarr", mode=mode, model="default")
 
 
 def test_the_image_of_a_store_is_given_as_anything_that_is_an_image(tmp_path):

@@ -518,3 +518,12 @@ def test_of_a_zarr_group_that_is_no_image_the_arrays_are_named(names, told, tmp_
         group.create_array(name, shape=(8, 8), dtype=np.uint8)
     with pytest.raises(OSError, match=f"{told}.; give the path of an array"):
         read_image(tmp_path / "group.zarr")
+
+
+def test_of_several_images_in_an_ome_tiff_the_first_is_taken_and_that_is_told(tmp_path, stack, caplog):
+    path = tmp_path / "positions.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as tiff:
+        for position in (stack, stack[:2]):
+            tiff.write(position, photometric="minisblack", metadata={"axes": "ZYX"})
+    np.testing.assert_array_equal(np.asarray(read_image(path).data[:]), stack)
+    assert "positions.ome.tif holds 2 images; the first is taken, ZYX (5, 48, 70)" in caplog.text

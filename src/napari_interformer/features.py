@@ -246,8 +246,12 @@ class Features:
         ValueError
             If it holds something else, features of another image or model, or was written by another version.
         TypeError, OSError
-            If the image is none, as for `Planes.of`.
+            If the model is none, or the image, as for `Planes.of`.
         """
+        if model is not None and not hasattr(model, "fingerprint"):
+            raise TypeError(
+                f"model takes what load_model returns; got {type(model).__name__}: load it first."
+            )
         if mode not in ("r", "r+"):
             raise ValueError(f"mode takes r or r+; got {mode!r}: encode makes new stores.")
         location = located(store)

@@ -85,6 +85,13 @@ def _read_tiff(path: Path) -> ImageFile:
         raise _damaged(path, error) from error
     try:
         series = tiff.series[0]
+        if (
+            tiff.is_ome and len(tiff.series) > 1
+        ):  # of other kinds, the others are thumbnails, labels and the like
+            log.warning(
+                "%s holds %d images; the first is taken, %s %s: save the others as files of their own.",
+                *(path.name, len(tiff.series), series.axes, series.shape),
+            )
         if _is_cut(tiff, series, path.stat().st_size):
             raise OSError(f"{path.name} is cut short ({path.stat().st_size} bytes); copy it again.")
         if 0 in series.shape or not series.shape:
