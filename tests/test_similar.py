@@ -86,6 +86,20 @@ def test_what_somebody_paints_over_a_found_object_stays_when_finding_is_undone()
     assert set(np.unique(session.labels)) == {0, 1, 50}
 
 
+def test_what_was_deleted_is_not_found_again_until_that_is_undone():
+    session = after_one_click()
+    session.find_similar()
+    wrong = int(session.labels[112, 96])
+    session.delete(wrong)
+    assert session.find_similar() == []
+    session.undo()
+    assert not session.rejected and session.labels[112, 96] == wrong
+    session.redo()
+    session.click((112, 96))  # a person may
+    session.commit()
+    assert squares_found(session.labels) == [1, 2, 3, 4, 5, 6]
+
+
 def test_other_objects_are_protected_even_if_the_current_one_may_overwrite_them():
     labels = np.zeros(LABELS.shape, np.int32)
     labels[16:48, 80:96] = 9  # half of the second square

@@ -70,7 +70,7 @@ class _Deleted:
     """An object that was taken out of the labels, what it covered, and the stories until then."""
 
     label: int
-    planes: tuple[Plane, ...]
+    masks: tuple[Mask, ...]
     painting: Painting
     stories: list[Story]
 
@@ -128,6 +128,8 @@ class Session:
         As given; they can be set at any time, `object_size` for the next object.
     stories : list of Story
         What became of the objects committed so far, in order (see `objects`).
+    rejected : tuple of Mask
+        What was deleted so far, which `find_similar` does not find again.
     decoding : Decoding
         What turns prompts to masks.
     backlog : Backlog
@@ -187,6 +189,7 @@ class Session:
         self._size = object_size  # of the current object: a new size is for the next one
         self._edited = False  # whether the current object began with what its label had
         self.stories: list[Story] = []  # of the committed objects, in order
+        self.rejected: tuple[Mask, ...] = ()
         self._painting = Painting(target)
         self.backlog = Backlog()  # what is still to be written to `labels`
         self.overwrite, self.live = overwrite, live
@@ -598,7 +601,8 @@ class Session:
     ) -> list[int]:
         """Find what looks like the finished objects of a plane, and finish it: each with one click, as an object of its own.
 
-        One step for `undo`, until the next commit. Other objects are protected in any case.
+        One step for `undo`, until the next commit. Other objects are protected in any case, and what was deleted is not found
+        again.
 
         Parameters
         ----------
@@ -810,10 +814,8 @@ class Session:
     def adopt_delete(self, label: int, masks: Iterable[Mask]) -> None:
         """Take out what `compute_delete` returned; errors as for `delete`."""
         self._check_no_current("delete")
-        masks = tuple(masks)
-        planes = tuple(mask.plane for mask in masks)
-        deleted = _Deleted(int(label), planes, Painting(self.labels), self.stories)
-        for mask in masks:
+        deleted = _Deleted(int(label), tuple(masks), Painting(self.labels), self.stories)
+        for mask in deleted.masks:
             self.backlog.add(partial(deleted.painting.begin_with, mask, deleted.label))
         self._take_out(deleted)
         self._past.append(deleted)
@@ -822,16 +824,18 @@ class Session:
     def _take_out(self, deleted: _Deleted) -> None:
         """Let the object cover nothing, and drop its stories."""
         nothing = Box(0, 0, 0, 0), np.zeros((0, 0), bool)
-        for plane in deleted.planes:
+        for mask in deleted.masks:
             self.backlog.add(
-                partial(deleted.painting.paint, plane, *nothing, label=deleted.label, overwrite=False)
+                partial(deleted.painting.paint, mask.plane, *nothing, label=deleted.label, overwrite=False)
             )
+        self.rejected = (*self.rejected, *deleted.masks)
         self.stories = [story for story in deleted.stories if story.label != deleted.label]
 
     def _bring_back(self, deleted: _Deleted) -> None:
         """Give each plane what the object had there."""
-        for plane in deleted.planes:
-            self.backlog.add(partial(deleted.painting.put_back, plane, deleted.label, None))
+        for mask in deleted.masks:
+            self.backlog.add(partial(deleted.painting.put_back, mask.plane, deleted.label, None))
+        self.rejected = self.rejected[: len(self.rejected) - len(deleted.masks)]
         self.stories = deleted.stories
 
     def _check_no_current(self, name: str) -> None:

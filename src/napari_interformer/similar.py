@@ -103,6 +103,9 @@ def search(
         )
     taken = np.zeros(session.features.size, bool)
     taken[box.slices] = np.asarray(session.labels[(*plane, *box.slices)]) > 0
+    for one in session.rejected:
+        if one.plane == plane:
+            taken[one.box.slices] |= one.mask
     look = _look(session, examples, max(NEAR, 2 * deep), taken)
     like = likeness(session, look, plane, box, coarse)
     places = _places(like, taken[box.slices][::coarse, ::coarse], deep / coarse)
