@@ -535,25 +535,26 @@ class Session:
         if not self._past:
             return False
         last, before = self._past[-1], self._shown
-        if isinstance(last, _Painted):
-            self.backlog.work_off()
-            last.stroke.take_back()
-            # Or what it gave back to the object would count as painted by somebody.
-            self._painting.restore(last.painting)
-            self._future.append(self._past.pop())
-            return True
-        if isinstance(last, _Found | _Deleted):
-            self._unfinish(last) if isinstance(last, _Found) else self._bring_back(last)
-            self._future.append(self._past.pop())
-            return True
-        self._show(last)
+        match last:
+            case _Shown():
+                self._show(last)
+            case _Painted():
+                self.backlog.work_off()
+                last.stroke.take_back()
+                # Or what it gave back to the object would count as painted by somebody.
+                self._painting.restore(last.painting)
+            case _Found():
+                self._unfinish(last)
+            case _Deleted():
+                self._bring_back(last)
         self._past.pop()
-        self._future.append(before)
-        # What was painted between the two may have gone under the object: it is as it was after those strokes.
-        strokes = itertools.takewhile(lambda change: isinstance(change, _Painted), reversed(self._past))
-        for change in reversed(list(strokes)):
-            assert isinstance(change, _Painted)
-            self.backlog.add(change.stroke.make)
+        self._future.append(before if isinstance(last, _Shown) else last)
+        if isinstance(last, _Shown):
+            # What was painted between the two may have gone under the object: it is as it was after those strokes.
+            strokes = itertools.takewhile(lambda change: isinstance(change, _Painted), reversed(self._past))
+            for change in reversed(list(strokes)):
+                assert isinstance(change, _Painted)
+                self.backlog.add(change.stroke.make)
         return True
 
     def redo(self) -> bool:
@@ -561,17 +562,17 @@ class Session:
         if not self._future:
             return False
         following, before = self._future[-1], self._shown
-        if isinstance(following, _Painted):
-            self.backlog.add(following.stroke.make)
-            self._past.append(self._future.pop())
-            return True
-        if isinstance(following, _Found | _Deleted):
-            self._finish_all(following) if isinstance(following, _Found) else self._take_out(following)
-            self._past.append(self._future.pop())
-            return True
-        self._show(following)
+        match following:
+            case _Shown():
+                self._show(following)
+            case _Painted():
+                self.backlog.add(following.stroke.make)
+            case _Found():
+                self._finish_all(following)
+            case _Deleted():
+                self._take_out(following)
         self._future.pop()
-        self._past.append(before)
+        self._past.append(before if isinstance(following, _Shown) else following)
         return True
 
     def propagate(
@@ -650,9 +651,8 @@ class Session:
         self._check_no_current("find_similar")
         if not similar.steps:
             return []
-        first = max(
-            self.label, self._highest + 1
-        )  # what follows a number that somebody chose may not be free
+        # What follows a number that somebody chose may not be free.
+        first = max(self.label, self._highest + 1)
         self._check_label(first + len(similar.steps) - 1)
         objects = tuple(
             (Story(label, step.prompts, similar.size, False, False), step, Painting(self.labels))
@@ -677,7 +677,7 @@ class Session:
                 prompts=step.prompts,
             )
             self.backlog.add(paint)
-        self.stories += [story for story, _, _ in found.objects]
+        self.stories = [*self.stories, *(story for story, _, _ in found.objects)]
         self._highest = found.objects[-1][0].label
         self.label = self._highest + 1
 

@@ -41,7 +41,7 @@ SMALLEST, LARGEST = 0.25, 4.0  # of the least and the greatest area
 STEADY = 0.15  # share of a mask beyond doubt (see `decoding.View`)
 TAKEN = 0.4  # an object of which a greater share is another's is that one
 WORKED = 8.0  # pixels of depth for which finding places needs no more: larger objects are looked for in a smaller image
-MOST = 2**24  # pixels that are looked through at a time
+MOST = 2**24  # pixels that are looked through at a time: half a gigabyte for a while
 BLOCK = 512  # pixels a side that are looked at in one go
 
 
@@ -92,17 +92,18 @@ def search(
         raise ValueError(
             "Find similar looks through a part of the image; got one outside of it: move the image into view."
         )
+    if box.width * box.height > MOST:
+        raise ValueError(
+            f"Find similar looks through at most {MOST / 1e6:.0f} megapixels at a time; got "
+            f"{box.width * box.height / 1e6:.0f}: zoom in, or give a smaller box."
+        )
     examples = finished(session, plane, box)
     deep = float(np.median([depth(one.mask)[1].max() for one in examples]))
     size = float(np.median([max(one.box.width, one.box.height) for one in examples]))
     coarse = max(1, int(deep / WORKED))
-    if box.width * box.height > MOST * coarse**2:
-        raise ValueError(
-            f"Find similar looks through at most {MOST * coarse**2 / 1e6:.0f} megapixels at a time for objects of that size; "
-            f"got {box.width * box.height / 1e6:.0f}: zoom in."
-        )
-    taken = np.zeros(session.features.size, bool)
-    taken[box.slices] = np.asarray(session.labels[(*plane, *box.slices)]) > 0
+    taken = np.zeros(session.features.size, bool)  # which takes memory only where it is touched
+    room = box.grown(2 * round(size), 2 * round(size)).intersect(Box.of(taken.shape))
+    taken[room.slices] = np.asarray(session.labels[(*plane, *room.slices)]) > 0
     for one in session.rejected:
         if one.plane == plane:
             taken[one.box.slices] |= one.mask
