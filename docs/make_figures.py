@@ -94,18 +94,23 @@ def click(panel: Any, position: tuple[int, ...], positive: bool) -> None:
     settle(lambda: not panel.annotator.busy)
 
 
+def click_on_object(panel: Any, target: np.ndarray) -> None:
+    """Click on an object of a plane until its mask is good, at most three times."""
+    session = panel.annotator.session
+    for _ in range(3):
+        step = next_click(session.mask, target)
+        if step is None or iou(session.mask, target) > 0.85:
+            break
+        click(panel, step[:2], step[2])
+
+
 def window_with_cells(path: Path) -> None:
     """Segment a good part of the 2-D sample, and leave one object with a positive and a negative click."""
     _, truth = cells()
     viewer, panel = open_panel("cells")
     numbers = [int(n) for n in np.unique(truth[130:400, 100:420]) if n]
     for number in numbers[:40]:
-        target = truth == number
-        for _ in range(3):
-            step = next_click(panel.annotator.session.mask, target)
-            if step is None or iou(panel.annotator.session.mask, target) > 0.85:
-                break
-            click(panel, step[:2], step[2])
+        click_on_object(panel, truth == number)
         if panel.annotator.session.mask.any():
             panel.commit()
         else:
@@ -153,12 +158,7 @@ def canvas_with_similar(path: Path) -> None:
     camera.center, camera.zoom = (0, 250, 250), 2
     numbers = [int(n) for n in np.unique(truth[200:300, 200:300]) if n and (truth == n).sum() > 300][:3]
     for number in numbers:
-        target = truth == number
-        for _ in range(3):
-            step = next_click(panel.annotator.session.mask, target)
-            if step is None or iou(panel.annotator.session.mask, target) > 0.85:
-                break
-            click(panel, step[:2], step[2])
+        click_on_object(panel, truth == number)
         panel.commit()
         settle(lambda: not panel.annotator.busy)
     pictures = []
