@@ -16,6 +16,9 @@ from napari_interformer.drawings import SHAPES
 from napari_interformer.layers import GREEN, RED, Source
 
 
+EDIT = "Edit", "E"  # what an object is chosen for, and the key
+
+
 @pytest.fixture
 def scene(monkeypatch):
     """Return a viewer with a canvas that takes clicks on an image, labels with object 3, and what was told."""
@@ -41,31 +44,43 @@ def click(canvas, position):
 def test_a_click_chooses_an_object_once(scene):
     _, canvas, labels, told = scene
     chosen = []
-    canvas.pick(labels, chosen.append)
+    canvas.pick(labels, chosen.append, *EDIT)
     assert canvas.picking and canvas.clicks.layer.mode == "pan_zoom"
     for _ in range(2):
         click(canvas, (5, 5))
-    assert chosen == [3] and canvas.clicks.layer.mode == "add" and told == [True, False]
+    assert chosen == [3] and canvas.clicks.layer.mode == "add" and told == ["Edit", ""]
 
 
 def test_where_there_is_no_object_a_sentence_says_so(scene):
     _, canvas, labels, told = scene
-    canvas.pick(labels, pytest.fail)
+    canvas.pick(labels, pytest.fail, *EDIT)
     click(canvas, (30, 30))
     assert "there is none here" in told[-1] and not canvas.picking
+
+
+def test_choosing_for_something_else_takes_its_place(scene):
+    _, canvas, labels, told = scene
+    chosen = []
+    canvas.pick(labels, pytest.fail, *EDIT)
+    canvas.pick(labels, chosen.append, "Delete", "X")
+    click(canvas, (30, 30))
+    assert told[-1].startswith("Delete takes an object") and "press X" in told[-1]
+    canvas.pick(labels, chosen.append, "Delete", "X")
+    click(canvas, (5, 5))
+    assert chosen == [3] and canvas.clicks.layer.mode == "add"
 
 
 def test_choosing_is_given_up_when_asked_again_or_another_layer_is_chosen(scene):
     viewer, canvas, labels, told = scene
     viewer.layers.selection.events.active.connect(canvas.layer_chosen)
     for give_up in (
-        lambda: canvas.pick(labels, pytest.fail),
+        lambda: canvas.pick(labels, pytest.fail, *EDIT),
         lambda: setattr(viewer.layers.selection, "active", labels),
     ):
-        canvas.pick(labels, pytest.fail)
+        canvas.pick(labels, pytest.fail, *EDIT)
         give_up()
         click(canvas, (5, 5))
-    assert not canvas.picking and told == [True, False] * 2
+    assert not canvas.picking and told == ["Edit", ""] * 2
 
 
 def test_the_sign_outlives_the_click_layer_which_is_missed_once(scene):
@@ -76,7 +91,7 @@ def test_the_sign_outlives_the_click_layer_which_is_missed_once(scene):
     viewer.layers.remove(old.layer)
     assert not canvas.there and canvas.newly_gone() and not canvas.newly_gone()
     with pytest.raises(ValueError, match="was removed"):
-        canvas.pick(labels, pytest.fail)
+        canvas.pick(labels, pytest.fail, *EDIT)
     new = canvas.renew_clicks()
     assert canvas.there and new is not old and not new.positive
     viewer.layers.remove(new.layer)
@@ -110,7 +125,7 @@ def test_a_tool_is_taken_in_place_of_another_and_put_down_if_asked_for_again(sce
 
 def test_the_click_layer_is_shown_when_it_is_asked_for(scene):
     _, canvas, labels, _ = scene
-    for ask in (canvas.activate, lambda: canvas.pick(labels, pytest.fail)):
+    for ask in (canvas.activate, lambda: canvas.pick(labels, pytest.fail, *EDIT)):
         canvas.clicks.layer.visible = False
         ask()
         assert canvas.clicks.layer.visible
