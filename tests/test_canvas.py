@@ -15,7 +15,6 @@ from napari_interformer.clicks import CLICKS
 from napari_interformer.drawings import SHAPES
 from napari_interformer.layers import GREEN, RED, Source
 
-
 EDIT = "Edit", "E"  # what an object is chosen for, and the key
 
 

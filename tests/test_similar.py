@@ -149,6 +149,11 @@ def test_stopping_keeps_what_was_found_by_then():
     assert len(squares_found(session.labels)) == 3
 
 
+def test_stopping_before_anything_is_tried_finds_nothing():
+    session = after_one_click()
+    assert session.find_similar(progress=pytest.fail, cancelled=lambda: True) == [] and not session.can_undo
+
+
 def test_a_session_with_an_open_object_or_without_a_finished_one_is_refused_and_stays_as_it_is():
     session = Session(FEATURES, MODEL)
     with pytest.raises(ValueError, match="there is none here"):

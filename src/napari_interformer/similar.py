@@ -108,7 +108,7 @@ def search(
         if one.plane == plane:
             taken[one.box.slices] |= one.mask
     look = _look(session, examples, max(NEAR, 2 * deep), taken)
-    like = likeness(session, look, plane, box, coarse)
+    like = likeness(session, look, plane, box, coarse, cancelled)
     places = _places(like, taken[box.slices][::coarse, ::coarse], deep / coarse)
     areas = [int(one.mask.sum()) for one in examples]
     smallest, largest = SMALLEST * min(areas), LARGEST * max(areas)
@@ -174,13 +174,25 @@ def _look(session: Session, examples: Sequence[Mask], reach: float, taken: BoolM
     return look
 
 
-def likeness(session: Session, look: Look, plane: Plane, box: Box, coarse: int) -> NDArray[np.float32]:
-    """Return how much pixels look like an object, means of squares of `coarse` x `coarse`; 0 where nothing is encoded."""
+def likeness(
+    session: Session,
+    look: Look,
+    plane: Plane,
+    box: Box,
+    coarse: int,
+    cancelled: Callable[[], bool] | None = None,
+) -> NDArray[np.float32]:
+    """Return how much pixels look like an object, means of squares of `coarse` x `coarse`.
+
+    It is 0 where nothing is encoded, and where nobody has looked yet when it is cancelled.
+    """
     height, width = -(-box.height // coarse), -(-box.width // coarse)
     out = np.zeros((height, width), np.float32)
     step = max(1, BLOCK // coarse)
     for top in range(0, height, step):
         for left in range(0, width, step):
+            if cancelled is not None and cancelled():
+                return out
             part = Box(left, top, min(left + step, width), min(top + step, height))
             pixels = Box(*(n * coarse for n in part)).shift(box.top, box.left).intersect(box)
             if session.features.ready(plane, pixels):
