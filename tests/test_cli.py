@@ -129,6 +129,19 @@ def test_segment_finds_similar_objects_and_carries_them_if_asked_to(
     np.testing.assert_array_equal(got[0], got[1] if propagate else 0 * got[1])
 
 
+def test_segment_writes_what_was_clicked_on_though_nothing_similar_can_be_looked_for(
+    blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import napari_interformer as ni
+
+    monkeypatch.setattr(ni, "load_model", lambda *_, **__: blob_model)
+    tifffile.imwrite(tmp_path / "dark.tif", np.zeros((64, 64), np.uint8))  # one like the other
+    command = ("segment", tmp_path / "dark.tif", "--click", "20,20", "--similar")
+    assert run(*command, "-o", tmp_path / "labels.tif") == 1
+    assert "takes objects that look other than" in capsys.readouterr().err
+    assert tifffile.imread(tmp_path / "labels.tif")[20, 20] == 1
+
+
 @pytest.mark.parametrize(("typed", "core"), [("192", 128), ("whole", 0)])
 def test_encode_takes_a_tile_as_typed(typed: str, core: int, tmp_path: Path) -> None:
     from napari_interformer import Features

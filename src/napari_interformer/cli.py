@@ -299,10 +299,13 @@ def segment(
             with bar("propagating", "plane") as line:
                 session.propagate(progress=lambda done, total: show(line, done, total))
         commit()
-    if similar:
-        for plane in clicked_on(session):
-            encode_shown(planes, encoded, network, device, [(plane, Box.of(planes.size))])
+    wrong: ValueError | None = None
+    for plane in clicked_on(session) if similar else ():
+        encode_shown(planes, encoded, network, device, [(plane, Box.of(planes.size))])
+        try:
             find_similar(session, plane, propagate)
+        except ValueError as error:
+            wrong = error  # told once what was clicked on is written
     write_labels(output, np.asarray(session.labels), axes=planes.axes, scale=planes.scale, unit=planes.unit)
     report(session, without)
     click.echo(f"labels: {output}")
@@ -311,6 +314,8 @@ def segment(
 
         write_picture(overlay, planes, session, everything[0][0].plane if everything else busiest(session))
         click.echo(f"picture: {overlay}")
+    if wrong is not None:
+        raise wrong
 
 
 def _train_config() -> type:
