@@ -65,11 +65,11 @@ class Count:
             shared = np.bincount(truth[mask], minlength=len(areas))
             shared[0] = 0
             other = int(shared.argmax())
-            overlap = float(shared[other]) / (np.count_nonzero(mask) + areas[other] - shared[other])
-            best[other] = max(best.get(other, 0.0), float(overlap))
-            self.wrong += int(overlap < 0.5)
+            overlap = float(shared[other] / (np.count_nonzero(mask) + areas[other] - shared[other]))
+            best[other] = max(best.get(other, 0.0), overlap)
+            self.wrong += overlap < 0.5
         self.images += 1
-        self.others += np.count_nonzero(areas[1:]) - len(given)
+        self.others += int(np.count_nonzero(areas[1:])) - len(given)
         self.found += len(labels)
         self.overlaps += [overlap for other, overlap in best.items() if overlap >= 0.5 and other not in given]
         session.undo()

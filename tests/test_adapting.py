@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -116,22 +115,6 @@ def test_objects_are_seen_at_the_magnification_of_a_session(cells, small_model):
     assert not asked
     ni.adapt(model, features, cells[1], images=Planes.of(cells[0]), config=replace(QUICK, steps=1))
     assert asked
-
-
-@pytest.mark.parametrize("dtype", ["uint64", ">i8"])
-def test_large_numbers_cost_no_more_than_small_ones_and_negative_ones_are_no_objects(dtype):
-    labels = np.zeros((40, 50), dtype)
-    labels[2:9, 4:12], labels[20:30, 7:9] = np.iinfo(dtype).max, 7
-    if dtype != "uint64":
-        labels[30:40] = -1
-    tracemalloc.start()
-    found = dict(adapting._objects(labels))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert found == {7: (7, 20, 9, 30), np.iinfo(dtype).max: (4, 2, 12, 9)}
-    assert peak < 1e6
-    labels[2:9, 4:12] = 3  # as in most label images, where nothing is sorted
-    assert dict(adapting._objects(labels)) == {7: (7, 20, 9, 30), 3: (4, 2, 12, 9)}
 
 
 def test_cancelling_leaves_the_model_as_it_was(cells, encoded, small_model):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from napari_interformer.painting import Backlog, Painting, highest_label
+from napari_interformer.painting import Backlog, Painting, highest_label, objects_on
 from napari_interformer.prompts import Box, Click, Mask
 
 BOX = Box(4, 2, 8, 6)  # 4x4
@@ -137,3 +139,19 @@ def test_what_cannot_be_written_is_tried_again_if_it_may_wait_and_given_up_if_no
         backlog.work_off()
     full = False
     assert backlog.work_off() and written == [1, 2]
+
+
+@pytest.mark.parametrize("dtype", ["uint64", ">i8"])
+def test_large_numbers_cost_no_more_than_small_ones_and_negative_ones_are_no_objects(dtype):
+    labels = np.zeros((40, 50), dtype)
+    labels[2:9, 4:12], labels[20:30, 7:9] = np.iinfo(dtype).max, 7
+    if dtype != "uint64":
+        labels[30:40] = -1
+    tracemalloc.start()
+    found = dict(objects_on(labels))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == {7: (7, 20, 9, 30), np.iinfo(dtype).max: (4, 2, 12, 9)}
+    assert peak < 1e6
+    labels[2:9, 4:12] = 3  # as in most label images, where nothing is sorted
+    assert dict(objects_on(labels)) == {7: (7, 20, 9, 30), 3: (4, 2, 12, 9)}

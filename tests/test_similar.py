@@ -204,6 +204,12 @@ def test_objects_that_the_box_cuts_off_count_only_if_there_are_no_others():
     assert cut.box == Box(16, 16, 30, 48) and cut.mask.all()
 
 
+def test_pixels_with_a_negative_number_are_no_object_to_go_by():
+    labels = np.where(LABELS == 1, 5, np.where(LABELS == 2, -3, 0)).astype(np.int16)
+    (one,) = finished(Session(FEATURES, MODEL, labels), (), WHOLE)
+    assert one.box == Box(16, 16, 48, 48)
+
+
 def test_a_look_tells_two_kinds_of_pixels_apart(rng):
     ours, theirs = rng.normal((1, 5), 1, (500, 2)).T, rng.normal((0, 0), 1, (500, 2)).T
     look = Look.between(ours.astype(np.float32), theirs.astype(np.float32))

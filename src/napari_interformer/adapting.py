@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from scipy.ndimage import find_objects
 
 from napari_interformer import checkpoint
 from napari_interformer.crops import LEAST_PIXELS
 from napari_interformer.decoding import image_of
 from napari_interformer.features import Features
 from napari_interformer.loss import ClickConfig, click_loss
-from napari_interformer.painting import check_labels
+from napari_interformer.painting import check_labels, objects_on
 from napari_interformer.prompts import DIVISOR, Box, cut
 from napari_interformer.scales import level_for, maps_at, size_at, to_working
 from napari_interformer.settings import at_least
@@ -271,7 +270,7 @@ def _found(features: Features, labels: LabelImage, go_on: Callable[[], None]) ->
     for plane in np.ndindex(*features.leading):
         go_on()
         if features.ready(plane):
-            found += [(plane, label, box) for label, box in _objects(np.asarray(labels[plane or ...]))]
+            found += [(plane, label, box) for label, box in objects_on(np.asarray(labels[plane or ...]))]
     return found
 
 
@@ -314,19 +313,6 @@ def _lessons(
         )
         lessons.append(Lesson([one.astype(np.float16) for one in maps], cut(target, seen, window, False)))
     return lessons
-
-
-def _objects(labels: NDArray[Any]) -> Iterator[tuple[int, Box]]:
-    """Go through a plane's objects: their numbers and boxes."""
-    most = int(labels.max())
-    numbers: Sequence[int] | NDArray[Any] = range(1, most + 1)
-    if most > labels.size:  # find_objects takes time and memory for every number up to the largest
-        numbers, places = np.unique(labels, return_inverse=True)
-        labels = places.reshape(labels.shape) + 1
-    for number, slices in zip(numbers, find_objects(labels), strict=True):
-        if slices is not None and number > 0:
-            rows, columns = slices
-            yield int(number), Box(columns.start, rows.start, columns.stop, rows.stop)
 
 
 def _window(model: InterFormer, seen: Box, size: tuple[int, int], rng: np.random.Generator) -> Box:

@@ -263,27 +263,14 @@ class Annotator:
     def edit(self, label: int) -> None:
         """Go on with a committed object; the current one is committed if there is anything of it."""
         session = self.session
-
-        def then(_: None) -> None:
-            self._none_waits("edit")
-            self._leave()
-            # Next in line, in the worker: it looks through all labels.
-            look = Action(partial(session.adopt_edit, label), partial(session.compute_edit, label))
-            self._line.appendleft(look)
-
-        self.act(then)
+        self._once_left("edit", partial(session.adopt_edit, label), partial(session.compute_edit, label))
 
     def delete(self, label: int) -> None:
         """Take an object out of the labels; the current one is committed first if there is anything of it."""
         session = self.session
-
-        def then(_: None) -> None:
-            self._none_waits("delete")
-            self._leave()
-            look = Action(partial(session.adopt_delete, label), partial(session.compute_delete, label))
-            self._line.appendleft(look)
-
-        self.act(then)
+        self._once_left(
+            "delete", partial(session.adopt_delete, label), partial(session.compute_delete, label)
+        )
 
     def propagate(self, progress: Callable[[int, int], None], cancelled: Callable[[], bool]) -> None:
         """Carry the object through the stack in the worker; `progress` and `cancelled` are called there."""
@@ -306,15 +293,8 @@ class Annotator:
     ) -> None:
         """Finish the current object, and find what looks like the finished ones, in the worker; `told` how many there are."""
         session = self.session
-
-        def then(_: None) -> None:
-            self._none_waits("find similar")
-            self._leave()
-            # Next in line, as the object that was just finished is one to go by.
-            work = partial(session.compute_similar, plane, box, progress=progress, cancelled=cancelled)
-            self._line.appendleft(Action(lambda similar: told(len(session.adopt_similar(similar))), work))
-
-        self.act(then)
+        work = partial(session.compute_similar, plane, box, progress=progress, cancelled=cancelled)
+        self._once_left("find similar", lambda similar: told(len(session.adopt_similar(similar))), work)
 
     def encoded(self, plane: Plane) -> None:
         """Hear that something of a plane was encoded."""
@@ -480,6 +460,16 @@ class Annotator:
         if not isinstance(error, ValueError | TypeError | LookupError | OSError):
             log.error("%s", error, exc_info=error)  # ours to mend; the person gets a sentence all the same
         self._tell(sentence(error))
+
+    def _once_left(self, name: str, then: Callable[[Any], Any], work: Callable[[], Any]) -> None:
+        """Leave the current object, then do something with the finished ones, which are looked through in the worker."""
+
+        def leave(_: None) -> None:
+            self._none_waits(name)
+            self._leave()
+            self._line.appendleft(Action(then, work))  # next in line
+
+        self.act(leave)
 
     def _leave(self) -> None:
         """Commit the current object if there is anything of it, else drop it."""

@@ -7,7 +7,7 @@ and word of what was clicked on it. Knows nothing of a session.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from napari.utils.notifications import show_warning
 from qtpy.QtCore import QTimer
@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 
     from napari_interformer.layers import Source
     from napari_interformer.prompts import Click, Given
+
+
+class Pick(NamedTuple):
+    """Of which layer the next click chooses an object, who is told which, what for, and the key that begins it."""
+
+    labels: Labels
+    chosen: Callable[[int], None]
+    what: str
+    key: str
 
 
 class Canvas:
@@ -57,8 +66,7 @@ class Canvas:
         self._viewer, self._later = viewer, later
         self._positive = True
         self._known_gone = False
-        # The layer of whose objects the next click chooses one, and who is told which; None if it does not.
-        self._pick: tuple[Labels, Callable[[int], None], str, str] | None = None
+        self._pick: Pick | None = None  # None if the next click chooses no object
 
     # --------------------------------------------------------------------------------- the click layer
 
@@ -221,7 +229,7 @@ class Canvas:
     @property
     def picking(self) -> str:
         """What the next click chooses an object for, as `pick` was told; empty if it makes a click."""
-        return "" if self._pick is None else self._pick[2]
+        return "" if self._pick is None else self._pick.what
 
     def pick(self, labels: Labels, chosen: Callable[[int], None], what: str, key: str) -> None:
         """Let the next click choose an object of a Labels layer, and call `chosen`; a second time, think better of it.
@@ -260,7 +268,7 @@ class Canvas:
         self.activate()
         self.clicks.layer.mode = "pan_zoom"
         self.clicks.layer.mouse_drag_callbacks.append(self._picked)
-        self._pick = labels, chosen, what, key
+        self._pick = Pick(labels, chosen, what, key)
         self.changed()
 
     def _picked(self, _: Any, event: Any) -> None:

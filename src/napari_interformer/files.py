@@ -85,9 +85,8 @@ def _read_tiff(path: Path) -> ImageFile:
         raise _damaged(path, error) from error
     try:
         series = tiff.series[0]
-        if (
-            tiff.is_ome and len(tiff.series) > 1
-        ):  # of other kinds, the others are thumbnails, labels and the like
+        # Of other kinds of TIFF, what comes after the first is thumbnails, labels and the like.
+        if tiff.is_ome and len(tiff.series) > 1:
             log.warning(
                 "%s holds %d images; the first is taken, %s %s: save the others as files of their own.",
                 *(path.name, len(tiff.series), series.axes, series.shape),

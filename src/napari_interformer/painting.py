@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from scipy.ndimage import find_objects
 from scipy.ndimage import label as number_parts
 
 from napari_interformer.prompts import Box, Mark, cut, line, paste
@@ -266,3 +267,16 @@ def highest_label(labels: LabelImage) -> int:
     """Return the highest number in a label image, 0 if there is none; read plane by plane, as it may be larger than memory."""
     planes = np.ndindex(*labels.shape[:-2])
     return max((int(np.asarray(labels[plane or ...]).max(initial=0)) for plane in planes), default=0)
+
+
+def objects_on(labels: NDArray[Any]) -> Iterator[tuple[int, Box]]:
+    """Go through the objects of a plane of labels (Y, X): their numbers and boxes."""
+    most = int(labels.max())
+    numbers: Sequence[int] | NDArray[Any] = range(1, most + 1)
+    if most > labels.size:  # find_objects takes time and memory for every number up to the largest
+        numbers, places = np.unique(labels, return_inverse=True)
+        labels = places.reshape(labels.shape) + 1
+    for number, slices in zip(numbers, find_objects(labels), strict=True):
+        if slices is not None and number > 0:
+            rows, columns = slices
+            yield int(number), Box(columns.start, rows.start, columns.stop, rows.stop)

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, find_objects, gaussian_filter
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.ndimage import label as number_parts
 from skimage.feature import peak_local_max
 
 from napari_interformer.looks import NEAR, Look, pixels_of, values_of
+from napari_interformer.painting import objects_on
 from napari_interformer.prompts import Box, Click, Mask
 from napari_interformer.scales import shrunk
 from napari_interformer.simulate import depth
@@ -141,11 +142,9 @@ def finished(session: Session, plane: Plane, box: Box) -> list[Mask]:
         If there is none.
     """
     labels = np.asarray(session.labels[(*plane, *box.slices)])
-    numbers, ranks = np.unique(labels, return_inverse=True)
-    ranks = ranks.reshape(labels.shape) + int(numbers[0] > 0)  # 0 is what has no label
     objects = [
-        Mask(plane, Box(x.start, y.start, x.stop, y.stop).shift(box.top, box.left), ranks[y, x] == rank)
-        for rank, (y, x) in enumerate(find_objects(ranks), 1)
+        Mask(plane, where.shift(box.top, box.left), labels[where.slices] == number)
+        for number, where in objects_on(labels)
     ]
     if not objects:
         raise ValueError(
