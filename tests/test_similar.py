@@ -206,8 +206,9 @@ def test_objects_that_the_box_cuts_off_count_only_if_there_are_no_others():
 
 def test_pixels_with_a_negative_number_are_no_object_to_go_by():
     labels = np.where(LABELS == 1, 5, np.where(LABELS == 2, -3, 0)).astype(np.int16)
-    (one,) = finished(Session(FEATURES, MODEL, labels), (), WHOLE)
-    assert one.box == Box(16, 16, 48, 48)
+    session = Session(FEATURES, MODEL, labels)
+    assert [one.box for one in finished(session, (), WHOLE)] == [Box(16, 16, 48, 48)]
+    assert [one.box for one in finished(session, (), Box(20, 0, 120, 60))] == [Box(20, 16, 48, 48)]
 
 
 def test_a_look_tells_two_kinds_of_pixels_apart(rng):
