@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import torch
 
-from napari_interformer.checkpoint import build, read_checkpoint
+from napari_interformer.checkpoint import build, load_model, read_checkpoint
 from napari_interformer.decoder import pooled_length
 from napari_interformer.encoder import Attention
 from napari_interformer.model import (
@@ -185,8 +186,22 @@ def test_a_fingerprint_follows_the_encoder(small_model):
     again = InterFormer(small_model.config)
     assert again.fingerprint != small_model.fingerprint
     again.load_state_dict(small_model.state_dict())
-    again.eval()
     assert again.fingerprint == small_model.fingerprint
+
+
+def test_a_fingerprint_does_not_depend_on_how_features_are_decoded(small_model):
+    other = InterFormer(dataclasses.replace(small_model.config, inner_radius=3, zoom_expansion=2.0, head_width=16))
+    other.backbone.load_state_dict(small_model.backbone.state_dict())
+    assert other.fingerprint == small_model.fingerprint
+    with torch.no_grad():
+        next(other.backbone.layers.parameters()).add_(1)
+    other.eval()
+    assert other.fingerprint != small_model.fingerprint
+
+
+def test_the_bundled_model_keeps_its_fingerprint():
+    # Whoever has encoded with it opens the store with a later version of this package.
+    assert load_model().fingerprint.startswith("8b858c7fcceda03e")
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:7", "mps", "quantum", "meta"])

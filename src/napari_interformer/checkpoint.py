@@ -25,7 +25,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from napari_interformer.files import replacing, unwritable
+from napari_interformer.files import write_whole
 from napari_interformer.model import InterFormer, InterFormerConfig, resolve_device
 from napari_interformer.prompts import DIVISOR
 
@@ -186,7 +186,7 @@ def save_model(
     Raises
     ------
     TypeError
-        If it is no model, or the path is none.
+        If it is not a model, or `path` not a path.
     OSError
         If it cannot be written; the file that was there before is untouched.
     """
@@ -198,21 +198,13 @@ def save_model(
         raise TypeError(
             f"save_model takes the path of a .safetensors file; got {path!r}: say where to keep the model."
         )
-    path = Path(path)
     tensors = {
         name: (t.half() if half and t.is_floating_point() else t).detach().cpu().contiguous()
         for name, t in model.state_dict().items()
     }
     metadata = {"config": json.dumps(asdict(model.config)), "notes": json.dumps(dict(notes or {}))}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as whole:
-            safetensors.torch.save_file(tensors, whole, metadata=metadata)
-            mask = os.umask(0)
-            os.umask(mask)
-            whole.chmod(0o666 & ~mask)  # safetensors makes files that nobody else on a file share can read
-    except (OSError, safetensors.SafetensorError) as error:
-        raise unwritable(path, error) from error
+    # Not `save_file`, whose files nobody else on a file share can read.
+    write_whole(Path(path), safetensors.torch.save(tensors, metadata))
     return path
 
 
@@ -340,8 +332,8 @@ def _check(path: Path, config: InterFormerConfig, tensors: int) -> None:
                 refuse(name, takes)
     if config.head_norm not in ("batch", "group"):
         refuse("head_norm", "batch or group")
-    if config.patch_size not in (4, 8, 16):
-        refuse("patch_size", "4, 8 or 16")
+    if config.patch_size not in (8, 16):  # I-MSA reads the reference label at half the finest stride
+        refuse("patch_size", "8 or 16")
     for name in ("window", "click_window"):
         if getattr(config, name) % DIVISOR:
             refuse(name, f"multiples of {DIVISOR}")

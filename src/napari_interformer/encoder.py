@@ -202,10 +202,10 @@ class Detail(nn.Module):
     ) -> None:
         super().__init__()
         first, finest, second = widths
-        halvings = (patch_size // 4).bit_length() - 1  # from pixels to the finest stride
-        steps = [_conv(3, first, 1 if halvings < 2 else 2)]
-        steps += [_conv(first if i == 0 else finest, finest, 2) for i in range(max(halvings - 1, 1))]
-        self.finest = nn.Sequential(*steps, Residual(finest), Residual(finest))
+        stride = strides_of(patch_size)[0]
+        self.finest = nn.Sequential(
+            _conv(3, first, stride // 2), _conv(first, finest, 2), Residual(finest), Residual(finest)
+        )
         self.second = nn.Sequential(_conv(finest, second, 2), Residual(second), Residual(second))
         self.tokens = nn.Conv2d(second, dim, 3, 2, 1)
         self.lateral_finest = nn.Conv2d(finest, channels[0], 1)
@@ -245,7 +245,7 @@ class Encoder(nn.Module):
     grid : int
         Tokens a side at the training size; other sizes look up the nearest position.
     patch_size : int
-        Pixels a side of a patch; a power of two, at least 8.
+        Pixels a side of a patch: 8 or 16.
     dim, depth, heads, mlp_ratio : int
         The ViT's size.
     channels : tuple of int

@@ -6,7 +6,6 @@ import errno
 import logging
 import math
 import os
-import re
 import tempfile
 import weakref
 from contextlib import contextmanager, suppress
@@ -472,8 +471,6 @@ _REMEDIES = {
 def unwritable(path: Path, error: Exception) -> OSError:
     """Return an error that says in one sentence what could not be written, why, and what to do."""
     number = getattr(error, "errno", None)
-    if told := re.search(r"os error (\d+)", str(error)):  # Rust's way, hence safetensors'
-        number = int(told[1])
     remedy = _REMEDIES.get(number or 0, "check the disk or choose another place")
     reason = os.strerror(number) if number else brief(error)
     return OSError(f"{path.name} could not be written to {path.parent} ({reason}); {remedy}.")

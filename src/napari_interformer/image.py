@@ -63,6 +63,10 @@ class Planes:
         Pixel size per axis of `shape`, in `unit`.
     unit : str or None
         Such as "micrometer".
+    colour : bool
+        Whether the channels are those of a colour image.
+    on_disk : bool
+        Whether the pixels are read from a file that was named, not from an array.
     """
 
     data: Any
@@ -74,6 +78,8 @@ class Planes:
     axes: str
     scale: tuple[float, ...] | None = None
     unit: str | None = None
+    colour: bool = False
+    on_disk: bool = False
     # What was learnt by reading; the same for all contrasts of an image.
     _known: dict[Any, Any] = field(default_factory=dict, repr=False)
 
@@ -174,7 +180,8 @@ class Planes:
             names,
             scale,
             found.unit,
-            {"colour": colour},
+            colour,
+            isinstance(image, str | os.PathLike),
         )
         return planes.with_contrast(contrast)
 
@@ -187,7 +194,7 @@ class Planes:
                 )
             if contrast == "plane":
                 return replace(self, contrast="plane")
-            keep = contrast == "auto" and self._known.get("colour")
+            keep = contrast == "auto" and self.colour
             if keep and self.dtype == np.uint8:
                 return replace(self, contrast=((0.0, 255.0),) * len(self.channels))
             if keep and self.dtype.kind == "f" and self._survey()[2]:
@@ -242,9 +249,8 @@ class Planes:
         try:
             if self.channel_axis is None:
                 parts = [self.data[tuple(index)]]
-            elif self.channel_axis == len(
-                index
-            ):  # last: the channels lie together in the file, and come at once
+            elif self.channel_axis == len(index):
+                # Last: the channels lie together in the file, and come at once.
                 together = np.asarray(self.data[tuple(index)])
                 parts = [together[..., channel] for channel in self.channels]
             else:
@@ -255,9 +261,10 @@ class Planes:
             raise
         except Exception as error:  # whatever codecs, file systems and lazy arrays raise
             where = f"Plane {plane} of the image" if plane else "The image"
-            raise OSError(
-                f"{where} could not be read ({brief(error)}); the file may be damaged: copy it anew."
-            ) from error
+            remedy = (
+                "the file may be damaged: copy it anew" if self.on_disk else "see what computes or keeps its pixels"
+            )
+            raise OSError(f"{where} could not be read ({brief(error)}); {remedy}.") from error
 
     def read(self, plane: Plane = (), box: Box | None = None) -> NDArray[np.float32]:
         """Read one plane, or a box of it, normalised.

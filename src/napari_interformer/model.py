@@ -8,7 +8,7 @@ Here the parts are put together, the presets stand, and the network meets NumPy 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -141,6 +141,10 @@ PRESETS = {
 }
 
 
+def _forget_fingerprint(model: InterFormer, _: object) -> None:
+    model._fingerprint = None
+
+
 class InterFormer(nn.Module):
     """The network: `encode` an image once, `decode` every click.
 
@@ -177,6 +181,7 @@ class InterFormer(nn.Module):
         self.decode_head = Head(config.channels, config.head_width, config.logit_parts, config.head_norm)
         self.auxiliary_head = AuxiliaryHead(config.channels[2], config.head_width, config.head_norm)
         self._fingerprint: str | None = None
+        self.register_load_state_dict_post_hook(_forget_fingerprint)
 
     def encode(self, x: Tensor, before_layer: Callable[[], None] | None = None) -> list[Tensor]:
         """Encode a batch.
@@ -258,11 +263,12 @@ class InterFormer(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of configuration and encoder: equal for models whose features can stand for each other."""
+        """Hash of the encoder: equal for models whose features can stand for each other, however these are decoded."""
         if self._fingerprint is None:
-            digest = hashlib.sha256(repr(sorted(asdict(self.config).items())).encode())
+            # The tensors tell all of the encoder's sizes; a setting of a later version must not part a store from its model.
+            digest = hashlib.sha256()
             for name, tensor in sorted(self.backbone.state_dict().items()):
-                digest.update(name.encode())
+                digest.update(f"{name} {tuple(tensor.shape)}".encode())
                 digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
