@@ -292,18 +292,20 @@ def test_segment_encodes_no_more_of_a_large_plane_than_its_clicks_need(how: str,
         assert features.ready((), Box(x + 700, y + 1000, x + 701, y + 1001))
 
 
-def test_a_store_of_another_contrast_is_not_said_to_be_thrown_away(
+def test_a_store_says_with_which_contrast_it_was_made(
     cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, (y, x), _ = cell
     store = tmp_path / "f.zarr"
     arguments = ("segment", path, "--click", f"{y},{x}", "--features", store, "-o", tmp_path / "l.tif")
     assert run(*arguments, "--contrast", "0,9000") == 0
+    first = tifffile.imread(tmp_path / "l.tif")
     capsys.readouterr()
-    assert run(*arguments) == 1
+    assert run(*arguments, "--contrast", "0,900") == 1
     told = capsys.readouterr().err
-    assert "give the --contrast with which they were encoded" in told and "delete" not in told
-    assert run(*arguments, "--contrast", "0,9000") == 0
+    assert "leave --contrast out" in told and "delete" not in told
+    assert run(*arguments) == 0
+    assert np.array_equal(tifffile.imread(tmp_path / "l.tif"), first)
 
 
 def test_saved_clicks_of_another_image_are_refused_before_anything_is_encoded(

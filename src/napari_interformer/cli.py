@@ -267,7 +267,7 @@ def segment(
             f"--propagate carries objects through the planes of a stack; {image.name} has a single plane: leave it out."
         )
     network = ni.load_model(model)
-    encoded = open_features(features, planes, network)
+    planes, encoded = open_features(features, planes, network, contrast)
     if propagate or prompts:
         encode_shown(planes, encoded, network, device)
     session = ni.Session(encoded, network, object_size=object_size)
@@ -671,28 +671,34 @@ def busiest(session: Session) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(int(np.argmax(sizes)), labels.shape[:-2]))
 
 
-def open_features(store: str | None, planes: Planes, model: InterFormer) -> Features:
-    """Open a store to go on with, or make it; behind a URL it is only read. None is memory."""
+def open_features(
+    store: str | None, planes: Planes, model: InterFormer, contrast: Contrast
+) -> tuple[Planes, Features]:
+    """Open a store to go on with, or make it; behind a URL it is only read. None is memory.
+
+    Planes come back as the store has them: where no contrast was asked for, it says itself with which it was made.
+    """
     from napari_interformer.encoding import room_for
-    from napari_interformer.features import Features, Origin
+    from napari_interformer.features import Features
     from napari_interformer.store import is_there, located
 
     location = None if store is None else located(store)
     if location is None or not (isinstance(location, str) or is_there(location)):
         if location is not None:
             click.echo(f"There is no {location} yet: a new store is made there.", err=True)
-        return room_for(planes, model, store=location)
+        return planes, room_for(planes, model, store=location)
     features = Features.open(location, image=planes, model=model)
     origin = features.origin
-    if origin.differences(Origin.of(planes, model, core=origin.core, halo=origin.halo)):
+    if contrast != "auto" and planes.contrast != origin.contrast:
         raise ValueError(
-            f"{location} holds features of another contrast: give the --contrast with which they were encoded."
+            f"{location} holds features of another contrast: leave --contrast out to take that, or name another store."
         )
+    planes = planes.with_contrast(origin.contrast)
     if not isinstance(location, str):
         # Perhaps in other tiles than those that are made where nobody says how large.
-        return Features.create(planes, model, core=origin.core, halo=origin.halo, store=location)
+        return planes, Features.create(planes, model, core=origin.core, halo=origin.halo, store=location)
     features.source = planes
-    return features
+    return planes, features
 
 
 def encode_shown(
