@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import CancelledError
 from dataclasses import replace
 
 import numpy as np
@@ -119,7 +120,7 @@ def test_objects_are_seen_at_the_magnification_of_a_session(cells, small_model):
 
 def test_cancelling_leaves_the_model_as_it_was(cells, encoded, small_model):
     before = {name: value.clone() for name, value in small_model.state_dict().items()}
-    with pytest.raises(InterruptedError, match="as it was"):
+    with pytest.raises(CancelledError, match="as it was"):
         ni.adapt(small_model, encoded, cells[1], config=QUICK, cancelled=lambda: True)
     assert all(torch.equal(value, small_model.state_dict()[name]) for name, value in before.items())
 
@@ -135,7 +136,7 @@ def test_cancelling_is_heard_while_objects_are_looked_for(small_model):
             read.append(key)
             return labels[key]
 
-    with pytest.raises(InterruptedError, match="as it was"):
+    with pytest.raises(CancelledError, match="as it was"):
         ni.adapt(small_model, features, Slow(), config=QUICK, cancelled=lambda: len(read) > 0)
     assert read == [(0,)]
 
@@ -191,6 +192,6 @@ def test_an_adapted_model_gets_a_free_name_and_none_is_kept_of_one_that_is_cance
         )
 
     assert [save(lambda: False)[0] for _ in range(2)] == ["mine", "mine-2"]
-    with pytest.raises(InterruptedError):
+    with pytest.raises(CancelledError):
         save(lambda: (home / "mine-3.safetensors").exists())
     assert sorted(path.stem for path in home.iterdir()) == ["mine", "mine-2"]

@@ -190,7 +190,9 @@ def test_a_fingerprint_follows_the_encoder(small_model):
 
 
 def test_a_fingerprint_does_not_depend_on_how_features_are_decoded(small_model):
-    other = InterFormer(dataclasses.replace(small_model.config, inner_radius=3, zoom_expansion=2.0, head_width=16))
+    other = InterFormer(
+        dataclasses.replace(small_model.config, inner_radius=3, zoom_expansion=2.0, head_width=16)
+    )
     other.backbone.load_state_dict(small_model.backbone.state_dict())
     assert other.fingerprint == small_model.fingerprint
     with torch.no_grad():

@@ -15,14 +15,26 @@ if TYPE_CHECKING:
     from napari_interformer.checkpoint import save_model as save_model
     from napari_interformer.encoding import encode as encode
     from napari_interformer.features import Features as Features
+    from napari_interformer.image import Planes as Planes
+    from napari_interformer.prompts import Box as Box
+    from napari_interformer.prompts import BoxPrompt as BoxPrompt
     from napari_interformer.prompts import Click as Click
+    from napari_interformer.prompts import Mask as Mask
+    from napari_interformer.prompts import NotEncodedError as NotEncodedError
+    from napari_interformer.prompts import Scribble as Scribble
     from napari_interformer.session import Session as Session
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Box": "napari_interformer.prompts",
+    "BoxPrompt": "napari_interformer.prompts",
     "Click": "napari_interformer.prompts",
     "Features": "napari_interformer.features",
+    "Mask": "napari_interformer.prompts",
+    "NotEncodedError": "napari_interformer.prompts",
+    "Planes": "napari_interformer.image",
+    "Scribble": "napari_interformer.prompts",
     "Session": "napari_interformer.session",
     "adapt": "napari_interformer.adapting",
     "encode": "napari_interformer.encoding",
@@ -30,7 +42,23 @@ _HOME = {
     "save_model": "napari_interformer.checkpoint",
 }
 
-__all__ = ["Click", "Features", "Session", "__version__", "adapt", "encode", "load_model", "save_model"]
+# Spelled out, since type checkers and editors read it.
+__all__ = [
+    "Box",
+    "BoxPrompt",
+    "Click",
+    "Features",
+    "Mask",
+    "NotEncodedError",
+    "Planes",
+    "Scribble",
+    "Session",
+    "__version__",
+    "adapt",
+    "encode",
+    "load_model",
+    "save_model",
+]
 
 
 def __getattr__(name: str) -> object:

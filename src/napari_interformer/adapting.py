@@ -10,6 +10,7 @@ import copy
 import logging
 import time
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -135,11 +136,11 @@ def adapt(
     Raises
     ------
     TypeError
-        If features are none.
+        If `features` are something else.
     ValueError
         If features, labels and images do not belong together, the features are another model's, or no labelled object
         lies on an encoded plane.
-    InterruptedError
+    concurrent.futures.CancelledError
         If it was cancelled.
     """
     config = config or AdaptConfig()
@@ -148,7 +149,7 @@ def adapt(
 
     def go_on() -> None:
         if cancelled is not None and cancelled():
-            raise InterruptedError("Adapting was cancelled; the model is as it was.")
+            raise CancelledError("Adapting was cancelled; the model is as it was.")
 
     found = [_found(one, truth, go_on) for one, truth, _ in pairs]
     shares = _shares([len(objects) for objects in found], config.objects)
@@ -219,19 +220,17 @@ def adapt_and_save(
     str, InterFormer
         Its name, and the adapted model.
     """
-    checkpoint.user_models().mkdir(
-        parents=True, exist_ok=True
-    )  # if that is not allowed, nobody waits in vain
+    # If that is not allowed, nobody waits in vain.
+    checkpoint.user_models().mkdir(parents=True, exist_ok=True)
     adapted = adapt(model, features, labels, progress=progress, cancelled=cancelled)
     name = checkpoint.new_name(wanted)
     notes = {"adapted": f"from {Path(before).name} on 1 image"}
     path = checkpoint.save_model(adapted, checkpoint.user_models() / f"{name}.safetensors", notes)
-    assert (
-        adapted.fingerprint == features.model_fingerprint
-    )  # reads all weights, once: better here than in the window
+    # Reads all weights, once: better here than in the window.
+    assert adapted.fingerprint == features.model_fingerprint
     if cancelled():
         path.unlink()
-        raise InterruptedError("Adapting was cancelled; the model is as it was.")
+        raise CancelledError("Adapting was cancelled; the model is as it was.")
     return name, adapted
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from napari_interformer.prompts import Click, in_order
+from napari_interformer.prompts import Click, NotEncodedError, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -405,10 +405,6 @@ class Annotator:
             self._next()
 
     def _adopt(self, answer: Answer) -> None:
-        from napari_interformer.features import (
-            NotEncodedError,
-        )  # loads zarr, which opening the panel need not wait for
-
         waiting: list[Given] = []
         told: list[str] = []
         for click, error in answer.refused:
@@ -500,8 +496,6 @@ def answer(
     if ahead is not None and ahead.answer is not None and ahead.serves(session, clicks):
         if not ahead.answer.refused:  # what was not encoded may be now
             return ahead.answer
-    from napari_interformer.features import NotEncodedError  # as in `_adopt`
-
     masks = session.masks_beside(clicks)
     try:
         return Answer(session.compute((*masks, *clicks)), ())

@@ -204,8 +204,7 @@ def save_model(
     }
     metadata = {"config": json.dumps(asdict(model.config)), "notes": json.dumps(dict(notes or {}))}
     # Not `save_file`, whose files nobody else on a file share can read.
-    write_whole(Path(path), safetensors.torch.save(tensors, metadata))
-    return path
+    return write_whole(Path(path), safetensors.torch.save(tensors, metadata))
 
 
 def _read_safetensors(path: Path) -> Checkpoint:

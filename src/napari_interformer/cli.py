@@ -248,10 +248,9 @@ def segment(
     import numpy as np
 
     import napari_interformer as ni
-    from napari_interformer.features import NotEncodedError
     from napari_interformer.files import LABEL_FILES, write_labels
     from napari_interformer.image import Planes
-    from napari_interformer.prompts import Box
+    from napari_interformer.prompts import Box, NotEncodedError
 
     check_output(output, LABEL_FILES, image)
     if overlay is not None:

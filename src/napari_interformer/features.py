@@ -22,7 +22,7 @@ import numpy as np
 
 from napari_interformer.files import brief, unwritable
 from napari_interformer.image import Planes, plane_of
-from napari_interformer.prompts import DIVISOR, Box
+from napari_interformer.prompts import DIVISOR, Box, NotEncodedError
 from napari_interformer.store import Shape, Store, is_there, located, make_store, name_of, open_group
 
 if TYPE_CHECKING:
@@ -51,27 +51,6 @@ class Encoder(Protocol):
     @property
     def strides(self) -> tuple[int, int, int, int]:
         """Strides of the four maps in pixels."""
-
-
-class NotEncodedError(LookupError):
-    """A part of the image was asked for whose features are not there yet.
-
-    Attributes
-    ----------
-    plane : tuple of int
-        Its leading indices.
-    box : Box
-        What was asked for, in pixels of the padded plane.
-    """
-
-    def __init__(self, plane: Plane, box: Box) -> None:
-        super().__init__(plane, box)
-        self.plane, self.box = plane, box
-
-    def __str__(self) -> str:
-        """Say what is not there, and what to do."""
-        where = f"Plane {self.plane}" if self.plane else "The image"
-        return f"{where} is not encoded at {tuple(self.box)} yet; encode it, or wait until that is done."
 
 
 @dataclass(frozen=True)

@@ -262,7 +262,9 @@ class Planes:
         except Exception as error:  # whatever codecs, file systems and lazy arrays raise
             where = f"Plane {plane} of the image" if plane else "The image"
             remedy = (
-                "the file may be damaged: copy it anew" if self.on_disk else "see what computes or keeps its pixels"
+                "the file may be damaged: copy it anew"
+                if self.on_disk
+                else "see what computes or keeps its pixels"
             )
             raise OSError(f"{where} could not be read ({brief(error)}); {remedy}.") from error
 

@@ -181,7 +181,7 @@ class InterFormer(nn.Module):
         self.decode_head = Head(config.channels, config.head_width, config.logit_parts, config.head_norm)
         self.auxiliary_head = AuxiliaryHead(config.channels[2], config.head_width, config.head_norm)
         self._fingerprint: str | None = None
-        self.register_load_state_dict_post_hook(_forget_fingerprint)
+        self.register_load_state_dict_post_hook(_forget_fingerprint)  # type: ignore[no-untyped-call]
 
     def encode(self, x: Tensor, before_layer: Callable[[], None] | None = None) -> list[Tensor]:
         """Encode a batch.

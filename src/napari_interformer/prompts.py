@@ -262,6 +262,27 @@ Prompt = Given | Mask
 P = TypeVar("P", bound=Prompt)
 
 
+class NotEncodedError(LookupError):
+    """A part of the image was asked for whose features are not there yet.
+
+    Attributes
+    ----------
+    plane : tuple of int
+        Its leading indices.
+    box : Box
+        What was asked for, in pixels of the padded plane.
+    """
+
+    def __init__(self, plane: tuple[int, ...], box: Box) -> None:
+        super().__init__(plane, box)
+        self.plane, self.box = plane, box
+
+    def __str__(self) -> str:
+        """Say what is not there, and what to do."""
+        where = f"Plane {self.plane}" if self.plane else "The image"
+        return f"{where} is not encoded at {tuple(self.box)} yet; encode it, or wait until that is done."
+
+
 def in_order(prompts: Iterable[P]) -> tuple[P, ...]:
     """Return prompts as they count: boxes and masks before clicks and scribbles, of each plane's boxes the newest alone."""
     prompts = tuple(prompts)

@@ -609,7 +609,7 @@ class Session:
         ----------
         plane : tuple of int
             Leading indices.
-        box : Box, optional
+        box : Box or (left, top, right, bottom), optional
             What is looked through, in pixels of the image; the whole plane if None.
         progress, cancelled : callable, optional
             Told (places tried, places); asked before each, and what was found by then is kept.
@@ -641,7 +641,7 @@ class Session:
 
         self._check_no_current("find_similar")
         whole = Box.of(self.features.size)
-        box = whole if box is None else box.intersect(whole)
+        box = whole if box is None else Box(*box).intersect(whole)
         return search(
             self, plane_of(plane, self.features.leading), box, progress=progress, cancelled=cancelled
         )
