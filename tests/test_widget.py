@@ -41,8 +41,8 @@ class Window(Hands):
     def __init__(self, viewer, model):
         super().__init__(viewer)
         self.model, self.told = model, []
-        self.panel = Panel(viewer)
-        viewer.window.add_dock_widget(self.panel, name="InterFormer")
+        # As the menu does, through which napari hands the panel a proxy of the viewer.
+        _, self.panel = viewer.window.add_plugin_dock_widget("napari-interformer")
         self.form = self.panel.form
 
     @property
@@ -582,6 +582,37 @@ def test_esc_ends_a_drawing_of_which_nothing_stays(field, tool):
     window.wait(lambda: window.viewer.layers.selection.active is window.points)
     window.idle()
     assert area(window.labels) == 400 and shapes.nshapes == 1 and not window.told
+
+
+@pytest.mark.parametrize(("tool", "again"), [("B", "B"), ("B", "Escape"), ("L", "L"), ("L", "Escape")])
+def test_clicks_are_had_again_by_the_key_of_the_tool_and_by_esc(field, tool, again):
+    window, _ = field
+    window.key(tool)
+    assert window.viewer.layers.selection.active is window.viewer.layers[SHAPES]
+    window.key(again)
+    assert window.viewer.layers.selection.active is window.points and window.points.mode == "add"
+    assert not window.told
+
+
+def test_one_tool_takes_the_place_of_the_other(field):
+    window, _ = field
+    window.key("B")
+    window.key("L")
+    shapes = window.viewer.layers[SHAPES]
+    assert window.viewer.layers.selection.active is shapes and shapes.mode == "add_path"
+
+
+@pytest.mark.parametrize("key", ["E", "X"])
+def test_esc_thinks_better_of_choosing_an_object(field, key):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    window.key(key)
+    assert window.panel.canvas.picking
+    window.key("Escape")
+    assert not window.panel.canvas.picking
+    window.click_and_wait(centres[1])
+    assert area(window.labels) == 400 and area(window.labels, 2) == 400 and not window.told
 
 
 @pytest.mark.parametrize("tool", ["B", "L"])

@@ -255,11 +255,9 @@ class Canvas:
                 f"{what} takes a click on the click layer, which was removed: press Encode to bring it back."
             )
         before = self.picking
-        if before:
-            self.stop_picking()
-            self.changed()
-            if before == what:
-                return
+        self.give_up_picking()
+        if before == what:
+            return
         if not labels.visible:
             raise ValueError(
                 f"{what} takes an object that is seen; {labels.name} is hidden: show it (the eye in the list of layers), "
@@ -294,7 +292,12 @@ class Canvas:
         """Give up what the mouse was about to do, since it goes to another layer: choose an object, or end a drawing."""
         if self.clicks is not None and event.value is not self.clicks.shapes.layer:
             self.clicks.shapes.stop()
-        if self.picking and self.clicks is not None and event.value is not self.clicks.layer:
+        if self.clicks is not None and event.value is not self.clicks.layer:
+            self.give_up_picking()
+
+    def give_up_picking(self) -> None:
+        """Have clicks again, if the next one was to choose an object."""
+        if self.picking:
             self.stop_picking()
             self.changed()
 

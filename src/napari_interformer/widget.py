@@ -61,7 +61,8 @@ class Panel(QScrollArea):
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__()
-        self.viewer = viewer
+        # napari hands plugins a proxy, through which no layer is the same object as itself.
+        self.viewer = viewer = getattr(viewer, "__wrapped__", viewer)
         self.form = Form()
         self.setWidget(self.form)
         self.setWidgetResizable(True)
@@ -191,12 +192,15 @@ class Panel(QScrollArea):
             "E": self.pick,
             "X": self.pick_to_delete,
             "Shift-S": self.propagate,
+            "Escape": self.canvas.give_up_picking,
             **undo,
         }
         labels = {**shared, f"{CTRL}-Z": self._undo_there, f"{CTRL}-Shift-Z": self._redo_there}
-        shapes = {"C": self.commit, "Shift-C": self.clear, **undo}  # B and L are napari's there
-        line = {Shapes: {"add_path": {"T": self.toggle_sign}}}
-        return Keys({Points: points, Labels: labels, Shapes: shapes}, self._safely, line)
+        shapes = {"C": self.commit, "Shift-C": self.clear, **undo}
+        # Some of these are napari's own there, but while one of our tools is on.
+        tool = {"Escape": self.activate, "B": self.draw_box, "L": self.draw_line}
+        tools = {"add_rectangle": tool, "add_path": {**tool, "T": self.toggle_sign}}
+        return Keys({Points: points, Labels: labels, Shapes: shapes}, self._safely, {Shapes: tools})
 
     def _safely(self, action: Callable[[], None], *_: Any) -> None:
         """Do what a button or key says; what cannot be done is told in one sentence."""
