@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from dataclasses import asdict
 
 import numpy as np
@@ -125,6 +126,16 @@ def test_a_bad_file_is_refused_in_one_sentence(name, told, reference, tmp_path, 
         load_model(tmp_path / name)
     assert "\n" not in str(caught.value)
     assert "code from a file" not in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_unpacks_to_more_than_it_is_is_refused_before_it_does(tmp_path):
+    torch.save({"state_dict": {"x": torch.zeros(1000)}}, tmp_path / "plain.pth")
+    with zipfile.ZipFile(tmp_path / "plain.pth") as plain:
+        with zipfile.ZipFile(tmp_path / "small.pth", "w", zipfile.ZIP_DEFLATED) as packed:
+            for record in plain.infolist():
+                packed.writestr(record.filename, plain.read(record))
+    with pytest.raises(ValueError, match="not a PyTorch checkpoint"):
+        read_checkpoint(tmp_path / "small.pth")
 
 
 @pytest.mark.parametrize(

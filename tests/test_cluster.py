@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from napari_interformer import cluster as cluster_room
 from napari_interformer import cluster as clusters
 from napari_interformer import encoding
 from napari_interformer.checkpoint import save_model
@@ -120,6 +121,23 @@ def test_devices_share_the_work_and_go_on_without_those_that_are_lost(files, sma
     assert told[-1].done >= 40 * 6 - encoding.CPU_BATCH
     encode_with(["cpu", "cpu"], image, store, model=model, progress=lose(2))  # nothing is left to begin with
     assert written(store) == after
+
+
+@pytest.mark.parametrize("devices", ["cpu", []])
+def test_devices_are_a_list(devices, files):
+    with pytest.raises(ValueError, match="devices takes a list"):
+        encode_with(devices, *files[:1], files[2])
+    assert not files[2].exists()
+
+
+def test_channels_come_as_a_list_and_a_model_by_name_though_a_folder_is_called_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "default").mkdir()
+    job = cluster_room._job("a.tif", "x.zarr", "default", 0, [0, 1], "auto")
+    assert job.model == "default"
+    tifffile.imwrite("a.tif", np.zeros((2, 3, 40, 50), np.uint8), photometric="minisblack")
+    job, *_ = cluster_room._begin(job, None, None)
+    assert hash(job) and job.channels == (0, 1)
 
 
 def test_a_device_that_is_not_there_is_told(files):

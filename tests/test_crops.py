@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,9 +18,10 @@ from scipy.ndimage import affine_transform, gaussian_filter, label
 from learning import QUICK, WINDOW, batch, pictures, write_folder
 from napari_interformer import crops, datasets, samples
 from napari_interformer.crops import Batches, Picture
-from napari_interformer.image import percentiles
+from napari_interformer.image import Planes, percentiles
 from napari_interformer.prompts import Box
 from napari_interformer.samples import synthetic
+from napari_interformer.train import TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +92,15 @@ def test_synthetic_images_are_made_by_processes_that_end_though_they_are_deaf():
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
     )
     assert run.stdout.split() == ["18", "True"], run.stderr
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_whoever_cancels_need_not_wait_for_synthetic_images(workers):
+    asked = iter(range(100))
+    config = TrainConfig(synthetic_images=10_000, crop_sizes=(32,), workers=workers)
+    assert len(crops.synthetic_pictures(config, lambda: next(asked) == 9)) < 10
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize(("share", "side"), [(0.1, 32), (0.3, 32), (0.4, 32), (0.8, 64), (9.0, 64)])
@@ -172,6 +183,22 @@ def test_an_image_is_stretched_between_its_percentiles_before_it_is_rounded(monk
     picture = Picture(speck, np.pad(np.ones((32, 32), int), 32))
     assert crops.cut_pixels(picture, place, rng).max() > 200
     assert not crops.cut_pixels(Picture(0 * speck, picture.labels), place, rng).any()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "white"), [(np.uint8, 255), (np.uint16, 4000), (np.float32, 1), (np.float32, 90)]
+)
+def test_colours_of_any_type_are_seen_as_a_session_shows_them(dtype, white, monkeypatch):
+    monkeypatch.setattr(crops, "recolour", lambda colours, *_: colours)
+    labels = np.pad(np.ones((32, 32), int), 32)
+    stained = (np.stack([1 - 0.5 * labels, 1 - 0.8 * labels, 1 - 0.4 * labels], -1) * white).astype(dtype)
+    picture, rng = Picture(stained, labels), np.random.default_rng(0)
+    shown = Planes.of(stained).read()
+    for _ in range(6):  # some are stretched further
+        place = crops.draw_place(picture, 64, replace(QUICK, zoom=(1.0, 1.0)), rng)
+        numbers, cut = crops.cut_labels(picture, place), crops.cut_pixels(picture, place, rng).numpy()
+        assert np.ptp(cut) > 0.9 * np.ptp(shown) and 0 < numbers.mean() < 1
+        assert cut[1][numbers > 0].mean() < cut[1][numbers == 0].mean() - 100
 
 
 def test_what_is_made_smaller_shows_no_pattern_that_is_not_there(monkeypatch):

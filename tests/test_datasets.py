@@ -106,6 +106,13 @@ def test_the_same_seed_splits_alike_whatever_the_order():
     assert names != {s.name for s in split(everything, seed=2)[1]}
 
 
+def test_samples_of_one_image_are_split_together():
+    pixels = np.zeros((2, 2), np.uint8)
+    samples = [Sample(f"{n}#{i}", pixels, pixels) for n in range(10) for i in range(3)]
+    learnt, kept = ({sample.name.split("#")[0] for sample in part} for part in split(samples, fraction=0.3))
+    assert len(learnt) == 7 and len(kept) == 3 and not learnt & kept
+
+
 @pytest.mark.parametrize("name", DATASETS)
 def test_a_folder_without_the_layout_is_refused(name, tmp_path):
     with pytest.raises(ValueError, match=rf"the layout of '{name}': .+ is missing\. It takes \S+") as told:
@@ -219,6 +226,24 @@ def test_ome_tiff_has_the_name_of_its_image_and_two_of_a_name_are_refused(tmp_pa
     save(tmp_path / "images" / "a.png", PICTURE)
     with pytest.raises(ValueError, match=r"images holds a\.png and a\.tif: remove one"):
         list(load("folder", tmp_path))
+
+
+def test_what_a_mac_leaves_beside_files_is_no_image(tmp_path):
+    for part in ("images", "labels"):
+        (tmp_path / part).mkdir()
+        iio.imwrite(tmp_path / part / "a.png", np.ones((8, 9), np.uint8))
+        (tmp_path / part / "._a.png").write_bytes(b"Mac OS X")
+    assert [sample.name for sample in load("folder", tmp_path)] == ["a"]
+
+
+def test_images_of_one_bit_have_truth_values(tmp_path):
+    for part in ("images", "labels"):
+        (tmp_path / part).mkdir()
+    square = np.pad(np.ones((4, 4), bool), 4)
+    Image.fromarray(square).save(tmp_path / "images" / "a.png")
+    iio.imwrite(tmp_path / "labels" / "a.png", square.astype(np.uint8))
+    (sample,) = load("folder", tmp_path)
+    assert sample.image.dtype == bool and sample.image.view(np.uint8).max() == 1
 
 
 def test_labels_as_jpeg_are_refused(tmp_path):

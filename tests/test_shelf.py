@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -43,5 +45,8 @@ def test_a_store_is_used_again_for_its_image_alone_and_with_its_contrast(planes,
     darker = planes.with_contrast((0.0, 1000.0))
     found, again = features_for(darker, small_model, path, [])
     assert again.origin == made.origin and again.source is found
+    shutil.rmtree(path)
+    _, anew = features_for(planes, small_model, path, [made, again])
+    assert anew is not made and anew is not again and not anew.ready_planes().any()
     with pytest.raises(ValueError, match=r"features\.zarr holds features of another image"):
         features_for(Planes.of(np.zeros((2, 40, 50), np.uint8)), small_model, path, [made])

@@ -184,7 +184,7 @@ class Result:
             figures[f"IoU@{clicks}"] = float(np.mean([t.iou_after(clicks) for t in trials]))
         for threshold in config.thresholds:
             counts = [t.clicks_to(threshold, config.max_clicks) for t in trials]
-            percent = round(100 * threshold)
+            percent = f"{100 * threshold:g}"
             figures[f"NoC@{percent}"] = float(
                 np.mean([config.max_clicks if n is None else n for n in counts])
             )

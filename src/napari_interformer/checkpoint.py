@@ -14,6 +14,7 @@ import os
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -224,7 +225,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
     known = {field.name for field in fields(InterFormerConfig)}
     try:
         told, notes = json.loads(metadata["config"]), json.loads(metadata.get("notes", "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         told, notes = None, None
     if not isinstance(told, dict) or not isinstance(notes, dict):
         raise ValueError(
@@ -242,10 +243,19 @@ def _read_safetensors(path: Path) -> Checkpoint:
     return Checkpoint(config, tensors, {name: str(value) for name, value in notes.items()})
 
 
+def _check_records(path: Path) -> None:
+    """Refuse compressed records, which PyTorch does not write: a small file could unpack to more than memory holds."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+                raise ValueError("compressed")
+
+
 def _read_reference(path: Path) -> Checkpoint:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of odd pickles before it refuses them
+            _check_records(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         unsafe = "GLOBAL" in str(error) or "Unsupported global" in str(error)

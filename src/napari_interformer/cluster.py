@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from napari_interformer.checkpoint import load_model
+from napari_interformer.checkpoint import load_model, models
 from napari_interformer.encoding import Progress, encode_tiles, room_for
 from napari_interformer.features import Features
 from napari_interformer.image import Planes
@@ -216,6 +216,10 @@ def encode_with(
     RuntimeError
         If processes ended before all was done.
     """
+    if isinstance(devices, str) or not devices:
+        raise ValueError(
+            f"devices takes a list of at least one, such as ['cuda:0', 'cuda:1']; got {devices!r}."
+        )
     job = _job(image, store, model, channel_axis, channels, contrast)
     job, features, waiting, count = _begin(job, tile, halo)
     todo = list(waiting)
@@ -325,7 +329,8 @@ def _begin(
     waiting = {plane: len(tiles) for plane in planes.plane_indices() if (tiles := features.waiting(plane))}
     count = _Count(len(planes) * len(features.tiles), sum(waiting.values()))
     # The limits, not the rule: no worker need look through the volume again.
-    return replace(job, contrast=planes.contrast, run=uuid.uuid4().hex), features, waiting, count
+    job = replace(job, channels=planes.channels, contrast=planes.contrast, run=uuid.uuid4().hex)
+    return job, features, waiting, count
 
 
 def _planes(job: Job) -> Planes:
@@ -333,7 +338,9 @@ def _planes(job: Job) -> Planes:
 
 
 def _absolute(model: str | Path) -> str:
-    return str(Path(model).absolute()) if Path(model).exists() else str(model)
+    """Return what names a model on every worker: a path that is not relative, or a name as it is."""
+    path = Path(model)
+    return str(path.absolute()) if path.is_file() and str(model) not in models() else str(model)
 
 
 def _encode_plane(job: Job, plane: tuple[int, ...]) -> int:

@@ -13,6 +13,7 @@ import multiprocessing
 import signal
 import sys
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ from napari_interformer.image import stretch
 from napari_interformer.prompts import DIVISOR, Box
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -124,18 +125,24 @@ def excluded(config: TrainConfig) -> set[str]:
     return {name.strip() for name in config.exclude.split(",")} - {""}
 
 
-def synthetic_pictures(config: TrainConfig) -> list[Picture]:
-    """Return synthetic images, the same for the same seed, made by as many processes as crops are."""
+def synthetic_pictures(config: TrainConfig, cancelled: Callable[[], bool] | None = None) -> list[Picture]:
+    """Return synthetic images, the same for the same seed, made by as many processes as crops are; fewer if cancelled."""
     make = functools.partial(_synthetic_picture, config)
+    made: list[Picture] = []
+
+    def going() -> bool:
+        return len(made) < config.synthetic_images and not (cancelled is not None and cancelled())
+
     if config.workers < 2:
-        return [make(number) for number in range(config.synthetic_images)]
-    pool = multiprocessing.get_context(_start_method()).Pool(config.workers, _deaf)
-    try:
-        return pool.map(make, range(config.synthetic_images), chunksize=8)
-    finally:
-        # Not `terminate`, as leaving `with` does: it sends a SIGTERM, to which these are deaf, and waits for ever.
-        pool.close()
-        pool.join()
+        while going():
+            made.append(make(len(made)))
+        return made
+    with multiprocessing.get_context(_start_method()).Pool(config.workers, _until_told) as pool:
+        coming = pool.imap(make, range(config.synthetic_images))
+        while going():
+            with suppress(multiprocessing.TimeoutError):
+                made.append(coming.next(timeout=0.5))
+    return made
 
 
 def _synthetic_picture(config: TrainConfig, number: int) -> Picture:
@@ -284,6 +291,12 @@ def _deaf(*_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def _until_told() -> None:
+    """Leave Ctrl+C to the main process, and end when that says so by SIGTERM."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _start_method() -> str | None:
     """Forked processes share the images in memory; elsewhere than on Linux forking is not safe or not there."""
     return "fork" if sys.platform == "linux" else None
@@ -359,8 +372,9 @@ def cut_labels(picture: Picture, place: Place) -> NDArray[np.integer]:
 def cut_pixels(picture: Picture, place: Place, rng: np.random.Generator) -> Tensor:
     """Return the pixels of a crop, stretched and recoloured, (3, S, S) uint8; black beyond the image."""
     pixels = picture.pixels[place.seen]
-    low, high = 0.0, 255.0
-    if pixels.ndim == 2 or rng.random() < 0.3:
+    whole = as_it_is(picture)
+    low, high = whole or (0.0, 0.0)
+    if whole is None or rng.random() < 0.3:
         low, high = np.interp([rng.uniform(0, 2), rng.uniform(98.5, 100)], LEVELS, picture.quantiles)
         if low == high:  # a few bright specks on black, as in `percentiles`
             low, high = picture.quantiles[[0, -1]]
@@ -373,6 +387,17 @@ def cut_pixels(picture: Picture, place: Place, rng: np.random.Generator) -> Tens
     cut = F.grid_sample(colours[None], place.grid, align_corners=False)[0]
     # Rounding is finer than the noise of a camera of 8 bits, and dark images of 16 have been stretched by now.
     return cut.mul_(255).add_(0.5).byte().expand(3, -1, -1)
+
+
+def as_it_is(picture: Picture) -> tuple[float, float] | None:
+    """Return the black and white of colours that `Planes` shows unstretched, None for any other image."""
+    if picture.pixels.ndim == 2:
+        return None
+    if picture.pixels.dtype == np.uint8:
+        return 0.0, 255.0
+    lowest, highest = picture.quantiles[[0, -1]]
+    inside = picture.pixels.dtype.kind == "f" and 0 <= lowest and highest <= 1
+    return (0.0, 1.0) if inside else None
 
 
 def recolour(colours: NDArray[np.float32], scale: float, rng: np.random.Generator) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ import tifffile
 from scipy.io import loadmat
 from scipy.ndimage import label
 
-from napari_interformer.files import brief
+from napari_interformer.files import as_bools, brief
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -56,15 +56,19 @@ def split(
 ) -> tuple[list[Sample], list[Sample]]:
     """Split into training and validation samples, kind by kind.
 
-    Each kind gives `round(fraction * count)` of its samples, drawn with `seed` from the names in order, so the
-    split depends on names and kinds alone.
+    Each kind gives `round(fraction * count)` of its images, drawn with `seed` from the names in order, so the
+    split depends on names and kinds alone. Samples of one image (`NAME#1`, `NAME#2`) stay together.
     """
     chosen: set[str] = set()
     rng = np.random.default_rng(seed)
     for kind in sorted({sample.kind for sample in samples}):
-        names = sorted(sample.name for sample in samples if sample.kind == kind)
+        names = sorted({_image(sample) for sample in samples if sample.kind == kind})
         chosen.update(rng.permutation(names)[: round(fraction * len(names))])
-    return [s for s in samples if s.name not in chosen], [s for s in samples if s.name in chosen]
+    return [s for s in samples if _image(s) not in chosen], [s for s in samples if _image(s) in chosen]
+
+
+def _image(sample: Sample) -> str:
+    return sample.name.partition("#")[0]
 
 
 def folder(root: str | Path) -> Iterator[Sample]:
@@ -239,7 +243,7 @@ def _pixels(path: Path, *, numbers: bool = False) -> tuple[NDArray[Any], str]:
         raise
     except Exception as error:  # a damaged file breaks readers in many places
         raise OSError(f"{path} cannot be read as an image ({brief(error)}); copy it again.") from error
-    return pixels, "YXS" if pixels.ndim == 3 else "YX"
+    return as_bools(pixels), "YXS" if pixels.ndim == 3 else "YX"
 
 
 def _plane(path: Path, pixels: NDArray[Any], axes: str) -> NDArray[Any]:
@@ -260,7 +264,8 @@ def _plane(path: Path, pixels: NDArray[Any], axes: str) -> NDArray[Any]:
 
 
 def _by_name(directory: Path) -> dict[str, Path]:
-    paths = sorted(p for p in directory.glob("*") if p.suffix.lower() in _IMAGES)
+    # macOS leaves ._NAME.tif beside NAME.tif on disks that are not its own.
+    paths = sorted(p for p in directory.glob("*") if p.suffix.lower() in _IMAGES and p.name[0] != ".")
     if not paths and directory.is_dir():
         raise ValueError(
             f"A data set takes images as TIFF or PNG (photographs also as JPEG or BMP); {directory} holds none: save them "
@@ -270,7 +275,8 @@ def _by_name(directory: Path) -> dict[str, Path]:
         raise FileNotFoundError(directory)
     named: dict[str, Path] = {}
     for path in paths:
-        name = path.stem.removesuffix(".ome")  # OME-TIFF has an ending of two parts
+        # OME-TIFF has an ending of two parts.
+        name = path.stem[: -len(".ome")] if path.stem.lower().endswith(".ome") else path.stem
         if name in named:
             raise ValueError(
                 f"A data set takes one file of a name; {directory} holds {named[name].name} and {path.name}: remove one."

@@ -6,10 +6,12 @@ goes on, and an encode that was stopped goes on where it was.
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import tempfile
 import threading
+import uuid
 import weakref
 from collections import OrderedDict
 from contextlib import contextmanager
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_interformer.image import Plane
+
+log = logging.getLogger(__name__)
 
 FORMAT = 2
 _CACHE_BYTES = 256 * 2**20  # tiles of stored features that are kept decompressed
@@ -144,8 +148,8 @@ class Features:
         # All tiles of features in memory; of stored ones those that were read last.
         self._cache: OrderedDict[tuple[int, int], list[NDArray[np.float16]]] = OrderedDict()
         self._gone: dict[tuple[int, int], NDArray[np.bool_]] = {}  # in memory: pixels without a value
-        if kept is not None and kept.group.attrs.get("complete"):
-            self._done[:] = True
+        if kept is not None and kept.read_only and kept.group.attrs.get("complete"):
+            self._done[:] = True  # whoever writes looks: a file may have been lost on the way here
         self._looked = bool(self._done.all())
 
     # --------------------------------------------------------------------------------- making and opening
@@ -186,11 +190,9 @@ class Features:
             made.source = planes
             return made
         location = located(store)
-        try:
+        with _writing(location):
             if not is_there(location):
                 make_store(location, _shape(origin), _attributes(origin))
-        except OSError as error:
-            raise _unwritable(location, error) from error
         found = cls.open(store, mode="r+")
         found._check(origin)
         found.source = planes
@@ -248,10 +250,10 @@ class Features:
         except ImportError:
             raise
         except PermissionError as error:
-            raise OSError(f"{name} may not be read ({error.strerror}); ask for the right to.") from error
+            raise OSError(f"{name} may not be read ({error.strerror}); check your permissions.") from error
         except (
             Exception
-        ) as error:  # no group, somebody else's group, or a damaged one: zarr and JSON tell in many ways
+        ) as error:  # no group, somebody else's, or a damaged one: zarr and JSON tell in many ways
             if isinstance(location, str) and isinstance(error, FileNotFoundError):
                 raise FileNotFoundError(absent) from error
             damaged = ValueError, TypeError, LookupError, AttributeError
@@ -380,17 +382,29 @@ class Features:
     def finish(self) -> bool:
         """Note in the store that all planes are done, if they are: whoever opens it then need not look for each.
 
-        What a process that was killed has not packed is packed.
+        What a process that was killed has not packed is packed. Where nothing can be written, it is done all the same.
         """
         self._refresh_all()
         if complete := bool(self._done.all()):
             if self._store is not None and not self._store.group.attrs.get("complete"):
                 try:
-                    self._store.pack_all()
-                    self._store.group.attrs["complete"] = True
+                    with _writing(self._store.location):
+                        self._store.pack_all()
+                        self._store.group.attrs["complete"] = True
                 except OSError as error:
-                    raise _unwritable(self._store.location, error) from error
+                    log.warning("All is encoded, which could not be noted: %s", error)
         return complete
+
+    @property
+    def replaced(self) -> bool:
+        """Whether the store that these were opened from is gone, or another one lies in its place."""
+        if self._store is None:
+            return False
+        try:
+            now = open_group(self._store.location, "r").attrs.get("id")
+        except Exception:  # whatever zarr finds in its place
+            return True
+        return bool(now != self._store.group.attrs.get("id"))
 
     def window(self, plane: Plane, box: Box) -> list[NDArray[np.float32]]:
         """Read the maps of a window.
@@ -493,20 +507,17 @@ class Features:
         if given != shapes:
             raise ValueError(f"maps takes arrays of shapes {shapes} for tile {tile}; got {given}.")
         limit = np.finfo(np.float16).max
-        halves = [
-            np.nan_to_num(np.clip(level, -limit, limit)).astype(np.float16) for level in maps
-        ]  # NaN would be no tile
+        # A tile that begins with NaN would count as missing.
+        halves = [np.nan_to_num(np.clip(level, -limit, limit)).astype(np.float16) for level in maps]
         if self._store is None:
             if missing is not None and missing.any():
                 self._gone[row, tile] = missing
             self._cache[row, tile] = halves
         else:
-            try:
+            with _writing(self._store.location):
                 if missing is not None and missing.any():
                     self._store.write_missing(row, core.intersect(Box.of(self.size)).slices, missing)
                 self._store.write(row, tile, np.concatenate([half.ravel() for half in halves]))
-            except OSError as error:
-                raise _unwritable(self._store.location, error) from error
         self._done[row, tile] = True  # last, so that a tile is never half there
 
     @contextmanager
@@ -542,8 +553,9 @@ class Features:
                 self._cache.move_to_end(key)
                 return self._cache[key]
         numbers = self._store.read(row, tile)
-        if numbers is None:
-            raise self._store.unreadable(row, f"tile {tile}", LookupError("it is gone"))
+        if numbers is None:  # it was there, or was noted as if it were
+            self._done[row, tile] = False
+            raise NotEncodedError(tuple(map(int, np.unravel_index(row, self.leading))), self.tiles[tile])
         maps, start = [], 0
         for shape in _shapes(self.tiles[tile], self.origin):
             maps.append(numbers[start : start + math.prod(shape)].reshape(shape))
@@ -578,14 +590,30 @@ def fitting(kept: dict[Any, Features]) -> dict[Any, Features]:
     return dict(reversed(found.items()))
 
 
-def _unwritable(location: Path | str, error: OSError) -> OSError:
-    if isinstance(location, Path):
-        return unwritable(location, error)
-    return OSError(f"{location} could not be written ({brief(error)}); check the right to, and the network.")
+@contextmanager
+def _writing(location: Path | str) -> Iterator[None]:
+    """Turn what fails while a store is written to into one sentence."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(location, str):  # those of S3 and web servers are no OSErrors
+            raise OSError(
+                f"{location} could not be written ({brief(error)}); a web server can only be read, elsewhere check your "
+                "permissions and the network."
+            ) from error
+        if isinstance(error, OSError):
+            raise unwritable(location, error) from error
+        raise
 
 
 def _attributes(origin: Origin) -> dict[str, Any]:
-    return {"interformer": FORMAT, "package": _package(), "origin": asdict(origin), "complete": False}
+    return {
+        "interformer": FORMAT,
+        "package": _package(),
+        "id": uuid.uuid4().hex,  # of this store: another one may take its place
+        "origin": asdict(origin),
+        "complete": False,
+    }
 
 
 def _shape(origin: Origin) -> Shape:

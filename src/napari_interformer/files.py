@@ -70,9 +70,13 @@ def read_image(path: str | os.PathLike[str]) -> ImageFile:
         raise OSError(
             f"{path.name} cannot be read as an image{reason}; give a TIFF, PNG, JPEG or zarr."
         ) from error
-    if data.dtype == bool:
-        data = np.not_equal(data, False)  # Pillow's True is 255
+    data = as_bools(data)
     return ImageFile(data, {2: "YX", 3: "YXS", 4: "TYXS"}.get(data.ndim))
+
+
+def as_bools(data: NDArray[Any]) -> NDArray[Any]:
+    """Return truth values whose bytes are 0 and 1, for Pillow's True is 255; anything else as it is."""
+    return np.not_equal(data, False) if data.dtype == bool else data
 
 
 def _read_tiff(path: Path) -> ImageFile:

@@ -8,8 +8,8 @@ kill would lose them all, and two processes would overwrite each other's halves.
 
 There is no list of what is done: a file that is there is done, since files appear whole or not at all. No tile, and no mark
 of one, is ever read, changed and written back, so that none can be lost between processes; only that all are there is noted
-in the group's attributes in the end, where it may be noted twice. The fill value is NaN, which no tile holds.
-Each tile has a checksum, so that a damaged one is refused and not taken for features.
+in the group's attributes in the end, where it may be noted twice, to save readers looking; who writes looks. The fill value is
+NaN, which no tile holds. Each tile has a checksum, so that a damaged one is refused and not taken for features.
 """
 
 from __future__ import annotations
@@ -148,7 +148,9 @@ class Store:
             try:
                 numbers: NDArray[np.float16] = np.asarray(array[row, part])
             except Exception as error:  # whatever codecs and file systems raise
-                raise self.unreadable(row, f"tile {tile}", error) from error
+                group = f"maps/c/{row}/{tile // self.shape.together}"
+                file = group if self._exists(group) else f"tiles/c/{row}/{tile}"
+                raise self.unreadable(row, f"tile {tile}", error, file) from error
             if not np.isnan(numbers[0]):
                 return numbers
         return None
@@ -211,11 +213,12 @@ class Store:
         except Exception as error:
             raise self.unreadable(row, f"pixel {(y, x)}", error) from error
 
-    def unreadable(self, row: int, part: str, error: Exception) -> OSError:
-        """Return an error that says what of a plane cannot be read, and why."""
+    def unreadable(self, row: int, part: str, error: Exception, file: str = "it") -> OSError:
+        """Return an error that says what of a plane cannot be read, and why; `file` is what to delete to have it anew."""
         if self.shape.leading:
             part += f" of plane {tuple(map(int, np.unravel_index(row, self.shape.leading)))}"
-        remedy = "the store is damaged: copy it anew, or delete it and encode again"
+        file = file if file == "it" else f"{file} in it"
+        remedy = f"the store is damaged: copy it anew, or delete {file} and encode again"
         if isinstance(self.location, str):
             remedy = (
                 "see whether the server serves parts of files (range requests), else the store is damaged"
@@ -257,18 +260,27 @@ class Store:
 def located(store: str | os.PathLike[str]) -> Path | str:
     """Return a path, or the URL of something that is not a file of this machine.
 
+    A path is absolute, or it would be another one after the working directory has changed.
+
     Raises
     ------
     ValueError
-        If it is empty.
+        If it is empty, or a file's URL that names no absolute path.
     """
     text = os.fspath(store)
     if not text:
         raise ValueError("A store of features takes a path or a URL; got an empty one: name it.")
-    if "://" not in text:
-        return Path(text)
-    parts = urlparse(text)
-    return Path(url2pathname(parts.path)) if parts.scheme in ("file", "local") else text.rstrip("/")
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return Path(text).absolute()
+    if scheme not in ("file", "local"):
+        return text.rstrip("/")
+    path = rest.removeprefix("localhost")
+    if not path.startswith("/"):
+        raise ValueError(
+            f"A file's URL takes three slashes and an absolute path; got {text}: give the path alone."
+        )
+    return Path(url2pathname(path))
 
 
 def name_of(location: Path | str) -> str:
@@ -313,6 +325,7 @@ def make_store(location: Path | str, shape: Shape, attributes: dict[str, Any]) -
         if not set(attributes) <= set(group.attrs):
             group.attrs.update(attributes)
         return
+    location = location.resolve()  # a link to an empty folder, or to one that is to be made
     location.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=location.parent, prefix=".making-") as folder:
         made = Path(folder) / "store"

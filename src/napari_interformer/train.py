@@ -28,6 +28,7 @@ from torch import nn
 
 from napari_interformer.checkpoint import load_model, save_model
 from napari_interformer.crops import Batches, loader, synthetic_pictures, training_pictures, windows
+from napari_interformer.files import brief, replacing, unwritable
 from napari_interformer.loss import ClickConfig, click_loss
 from napari_interformer.model import (
     PRESETS,
@@ -278,7 +279,7 @@ def train(
     if config.precision not in ("auto", "bf16", "fp32"):
         raise ValueError(f"precision takes auto, bf16 or fp32; got {config.precision!r}.")
     output = Path(output)
-    state_path = output.with_suffix(".state.pt")
+    state_path = output.with_name(f"{output.name.removesuffix('.safetensors')}.state.pt")
     if not state_path.exists():
         check_new(output)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -291,7 +292,7 @@ def train(
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device))
 
     pictures = training_pictures(folder, config)
-    synthetic = synthetic_pictures(config) if config.synthetic else []
+    synthetic = synthetic_pictures(config, cancelled) if config.synthetic else []
     log.info("%d images, %d synthetic ones", len(pictures), len(synthetic))
     settings = json.dumps(dataclasses.asdict(config))
     images = digest(pictures)
@@ -311,7 +312,7 @@ def train(
     start, spent = 0, 0.0
     if state_path.exists():
         # Not to the device, which has no room for it twice; what is loaded goes where its parameter is.
-        state = torch.load(state_path, map_location="cpu", weights_only=True)
+        state = _read_state(state_path)
         _check_state(state_path.name, state, settings, images)
         step_module.load_state_dict(state["step_module"])
         average.load_state_dict(state["average"])
@@ -325,7 +326,6 @@ def train(
 
     def save_state(step: int, seconds: float) -> None:
         if rank == 0:
-            whole = state_path.with_suffix(".tmp")
             state = {
                 "step_module": step_module.state_dict(),
                 "average": average.state_dict(),
@@ -335,8 +335,11 @@ def train(
                 "step": step,
                 "seconds": seconds,
             }
-            torch.save(state, whole)
-            os.replace(whole, state_path)
+            try:
+                with replacing(state_path) as whole:
+                    torch.save(state, whole)
+            except (OSError, RuntimeError) as error:  # PyTorch has an error of its own for a full disk
+                raise unwritable(state_path, error) from error
 
     output.parent.mkdir(parents=True, exist_ok=True)
     began = saved = time.monotonic()
@@ -353,6 +356,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = config.lr * group["scale"] * rate
         batch = batch.to(device)
+        torch.manual_seed(batch.seed)  # or a resumed run would drop other branches than an undisturbed one
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             loss, first, last = shared(batch)
         optimizer.zero_grad()
@@ -371,7 +375,10 @@ def train(
                 recent.clear()
         if time.monotonic() - saved > 60 * config.save_minutes:
             saved = time.monotonic()
-            save_state(step, spent + saved - began)
+            try:
+                save_state(step, spent + saved - began)
+            except OSError as error:  # hours of work go on; there may be room the next time
+                log.warning("%s", error)
     seconds = spent + time.monotonic() - began
     if vote == CANCELLED:
         save_state(step, seconds)
@@ -398,6 +405,16 @@ def digest(pictures: Sequence[Picture]) -> str:
     """Return a hash by which the images of two runs are told apart: their sizes, and how large their objects are."""
     told = [(picture.kind, picture.pixels.shape, picture.diameter) for picture in pictures]
     return hashlib.sha256(repr(told).encode()).hexdigest()
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a file that was cut short breaks the reader in many places
+        raise ValueError(
+            f"{path.name} cannot be read ({brief(error)}): copy it anew, or delete it to start anew."
+        ) from error
+    return state
 
 
 def _check_state(name: str, state: dict[str, Any], settings: str, images: str) -> None:
