@@ -297,7 +297,7 @@ def test_no_flipped_byte_goes_unnoticed(tmp_path):
         whole = file.read_bytes()
         for place in range(0, len(whole), max(1, len(whole) // 25)):
             file.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
-            with pytest.raises(OSError, match="the store is damaged: copy it anew, or delete .* and encode"):
+            with pytest.raises(OSError, match=r"the store is damaged: copy it anew, or delete .* and encode"):
                 read(Features.open(tmp_path / "x.zarr"))
         file.write_bytes(whole)
         read(Features.open(tmp_path / "x.zarr"))

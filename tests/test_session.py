@@ -396,14 +396,22 @@ def test_undo_is_exact_where_overwriting_was_allowed_in_between():
         s.click(centre)
     before = s.labels.copy()
     s.overwrite = True
-    s.click(CENTRES[1])
-    assert (s.labels[LABELS == 2] == s.label).all()
-    after = s.labels.copy()
-    s.overwrite = False
+    assert (s.labels[LABELS == 2] == s.label).all()  # at once, and all of the object
     s.undo()
-    np.testing.assert_array_equal(s.labels, before)
+    np.testing.assert_array_equal(s.labels[LABELS == 2], 4)
     s.redo()
-    np.testing.assert_array_equal(s.labels, after)
+    assert (s.labels[LABELS == 2] == s.label).all()
+    s.overwrite = False
+    np.testing.assert_array_equal(s.labels, before)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_an_object_is_committed_as_may_be_when_it_is(live):
+    s = session(labels=np.where(LABELS == 1, 4, 0).astype(np.int32), live=live)
+    s.click(CENTRES[0])
+    assert s.covered
+    s.overwrite = True
+    assert s.commit() == 5 and (s.labels[LABELS == 1] == 5).all()
 
 
 def test_a_session_says_what_there_is_in_it():
@@ -613,6 +621,119 @@ def test_what_is_no_prompt_changes_nothing(prompt, told):
     with pytest.raises((TypeError, ValueError), match=told):
         one.set_clicks([prompt])
     assert len(one.clicks) == 1
+
+
+def replayed(s, path, **options):
+    """Return another session into which the prompts of this one were loaded."""
+    again = Session(s.features, s.model, **options)
+    again.load_prompts(s.save_prompts(path))
+    return again
+
+
+GAP = np.zeros((8, 64, 64), np.uint8)  # a block on planes 0 to 3, and another one below it on 5 to 7
+GAP[[0, 1, 2, 3, 5, 6, 7], 20:44, 20:44] = 200
+
+
+def stack_session(**options):
+    return Session(encode(GAP, MODEL, contrast=(0, 255), device="cpu"), MODEL, **options)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_planes_that_an_edit_took_away_do_not_come_back(live, tmp_path):
+    s = stack_session(live=live)
+    for z in (0, 1, 2, 3, 5, 6, 7):
+        s.click((z, 32, 32))
+    label = s.commit()
+    s.edit(label)
+    s.click((1, 32, 32))
+    s.propagate()
+    s.commit()
+    assert not s.labels[5:].any() and {prompt.plane for prompt in s.objects[label]} == {
+        (0,),
+        (1,),
+        (2,),
+        (3,),
+    }
+    np.testing.assert_array_equal(replayed(s, tmp_path / "c.json").labels, s.labels)
+
+
+def test_who_lay_beside_an_object_that_was_deleted_is_as_it_was(tmp_path):
+    s = session()
+    s.box((20, 20), (44, 100))
+    first = s.commit()
+    s.click(CENTRES[1])
+    s.commit()
+    s.delete(first)
+    assert first not in s.objects
+    np.testing.assert_array_equal(replayed(s, tmp_path / "c.json").labels, s.labels)
+    s.undo()
+    assert first in s.objects
+    np.testing.assert_array_equal(replayed(s, tmp_path / "c.json").labels, s.labels)
+
+
+def test_what_was_deleted_can_be_brought_back_after_an_object_that_came_to_nothing():
+    s = session()
+    s.click(CENTRES[0])
+    label = s.commit()
+    s.delete(label)
+    s.click(CENTRES[1])
+    s.clear()
+    assert s.undo() and (s.labels[LABELS == 1] == label).all() and not s.can_undo
+
+
+def test_what_was_carried_goes_with_its_click_after_another_model_and_another_day(tmp_path):
+    s = stack_session()
+    s.click((1, 32, 32))
+    s.propagate()
+    assert len(s.planes) == 4
+    again = replayed(s, tmp_path / "c.json")
+    assert len(again.planes) == 4
+    again.remove(0)
+    assert not again.mask.any()
+    s.change_model(BlobModel())
+    s.remove(0)
+    assert not s.mask.any()
+
+
+def test_what_was_carried_beside_others_is_carried_anew_where_it_may_overwrite_them():
+    labels = np.zeros(GAP.shape, np.int32)
+    labels[:4, 20:44, 36:44] = 7
+    s = stack_session(labels=labels)
+    s.click((1, 26, 26))
+    s.propagate()
+    assert s.mask[0].sum() == 24 * 16
+    s.undo()
+    s.overwrite = True
+    s.propagate()
+    assert s.mask[0].sum() == 24 * 24
+
+
+def test_the_size_of_an_object_is_the_one_of_its_first_click_after_undo_and_redo(tmp_path):
+    s = session(image=Planes.of(IMAGE, contrast=(0, 255)))
+    s.click(CENTRES[0])
+    s.undo()
+    s.object_size = 300
+    s.redo()
+    s.commit()
+    assert s.stories[0].size is None
+    s.object_size = 30
+    s.click(CENTRES[1])
+    s.commit()
+    assert s.stories[1].size == 30
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_an_open_object_that_may_overwrite_is_gone_on_with_as_such(live, tmp_path):
+    s = session(overwrite=True, live=live)
+    s.box((20, 20), (44, 100))
+    s.commit()
+    s.click(CENTRES[1])
+    again = replayed(s, tmp_path / "c.json", live=live)
+    assert again.overwrite
+    for one in (s, again):
+        one.commit()
+    np.testing.assert_array_equal(again.labels, s.labels)
+    np.testing.assert_array_equal(replayed(again, tmp_path / "d.json").labels, s.labels)
 
 
 def test_numbers_of_numpy_are_saved_as_any_others(tmp_path):

@@ -1967,7 +1967,7 @@ def test_one_click_and_g_find_all_that_looks_alike_and_undo_takes_it_back(field)
     window.key_and_wait("G")
     assert sorted(window.labels[centre] for centre in centres) == list(range(1, 9))
     assert all(area(window.labels, label) == 400 for label in range(1, 9))
-    assert len(window.points.data) == 0 and window.form.object.text().startswith("Object 9: 0 clicks")
+    assert len(window.points.data) == 0 and window.form.object.text().startswith("Object 9: click on it")
     assert "7 similar objects were found" in window.told[-1]
     window.key_and_wait("G")
     assert "No other object" in window.told[-1] and window.labels.max() == 8

@@ -263,14 +263,12 @@ class Annotator:
     def edit(self, label: int) -> None:
         """Go on with a committed object; the current one is committed if there is anything of it."""
         session = self.session
-        self._once_left("edit", partial(session.adopt_edit, label), partial(session.compute_edit, label))
+        self._once_left("edit", session.adopt_edit, partial(session.compute_edit, label))
 
     def delete(self, label: int) -> None:
         """Take an object out of the labels; the current one is committed first if there is anything of it."""
         session = self.session
-        self._once_left(
-            "delete", partial(session.adopt_delete, label), partial(session.compute_delete, label)
-        )
+        self._once_left("delete", session.adopt_delete, partial(session.compute_delete, label))
 
     def propagate(self, progress: Callable[[int, int], None], cancelled: Callable[[], bool]) -> None:
         """Carry the object through the stack in the worker; `progress` and `cancelled` are called there."""

@@ -6,7 +6,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QEvent, QObject, QSize, Qt
+from qtpy.QtCore import QEvent, QObject, QSignalBlocker, QSize, Qt
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -603,6 +603,9 @@ class Form(QWidget):
         self.similar.setEnabled(annotator is not None and annotator.can_find_similar)
         self.propagate.setEnabled(stack)
         self._carrying.setCurrentIndex(int(carrying))
+        if annotator is not None and not annotator.busy:  # saved clicks bring theirs
+            with QSignalBlocker(self.overwrite):
+                self.overwrite.setChecked(annotator.session.overwrite)
         self.edit.setChecked(picking == EDIT)
         self.delete.setChecked(picking == DELETE)
         told = _told(annotator, picking, adapting, self.image.layer() is not None)
@@ -618,6 +621,8 @@ def _told(annotator: Annotator | None, picking: str, adapting: bool, image: bool
     boxes = {0: "", 1: "a box, "}.get(len(session.boxes), f"{len(session.boxes)} boxes, ")
     lines = {0: "", 1: ", a line"}.get(len(session.scribbles), f", {len(session.scribbles)} lines")
     text = f"Object {session.label}: {boxes}{count} click{'s' * (count != 1)}{lines}"
+    if not (session.prompts or annotator.waiting):
+        text = f"Object {session.label}: click on it"
     if len(session.planes) > 1:
         text += f", {len(session.planes)} planes"
     if session.covered:

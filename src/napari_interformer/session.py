@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial, reduce
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -40,42 +40,115 @@ if TYPE_CHECKING:
 Replay = tuple[tuple[Story, Steps], ...]
 
 
-@dataclass(frozen=True, eq=False)
-class _Shown:
-    """The current object at a time, and whether it might overwrite others when it was painted."""
+class Taken(NamedTuple):
+    """An object of the label image to go on with, and what it has on each plane."""
+
+    label: int
+    steps: Steps
+
+
+class Labelled(NamedTuple):
+    """An object of the label image, and what it has on each plane."""
+
+    label: int
+    masks: tuple[Mask, ...]
+
+
+class _Shown(NamedTuple):
+    """The current object at a time: its steps, and how large objects were said to be when it began."""
 
     steps: Steps
-    overwrite: bool
+    size: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Said:
+    """Prompts came, went or changed."""
+
+    before: _Shown
+    after: _Shown
+
+    def make(self, session: Session) -> None:
+        session._show(self.after)
+
+    def take_back(self, session: Session) -> None:
+        session._show(self.before)
 
 
 @dataclass(frozen=True, eq=False)
 class _Painted:
-    """A stroke in the order of changes, and what was known of the label image when it was made."""
+    """A stroke was painted into the labels, of which `painting` was known then."""
 
     stroke: Stroke
     painting: Painting
 
+    def make(self, session: Session) -> None:
+        session.backlog.add(self.stroke.make)
+
+    def take_back(self, session: Session) -> None:
+        session.backlog.work_off()
+        self.stroke.take_back()
+        # Or what it gave back to the object would count as painted by somebody.
+        session._painting.restore(self.painting)
+
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """Objects that were found and finished together, each with what it covers, and the numbers until then."""
+    """Objects were found and finished together: each with what it covers, and the numbers until then."""
 
     objects: tuple[tuple[Story, Step, Painting], ...]
     label: int
     highest: int
 
+    def make(self, session: Session) -> None:
+        for story, step, painting in self.objects:
+            session.backlog.add(
+                partial(
+                    painting.paint,
+                    step.prompt.plane,
+                    step.box,
+                    step.mask,
+                    label=story.label,
+                    overwrite=False,
+                    prompts=step.prompts,
+                )
+            )
+        session.stories = [*session.stories, *(story for story, _, _ in self.objects)]
+        session._highest = self.objects[-1][0].label
+        session.label = session._highest + 1
+
+    def take_back(self, session: Session) -> None:
+        for story, step, painting in reversed(self.objects):
+            session.backlog.add(partial(painting.put_back, step.prompt.plane, story.label, step.prompts))
+        gone = {id(story) for story, _, _ in self.objects}
+        session.stories = [story for story in session.stories if id(story) not in gone]
+        session._highest, session.label = self.highest, self.label
+
 
 @dataclass(frozen=True, eq=False)
 class _Deleted:
-    """An object that was taken out of the labels, what it covered, and the stories until then."""
+    """An object was taken out of the labels: its story's last chapter, and what it covered."""
 
-    label: int
-    masks: tuple[Mask, ...]
+    story: Story
     painting: Painting
-    stories: list[Story]
+
+    def make(self, session: Session) -> None:
+        nothing = Box(0, 0, 0, 0), np.zeros((0, 0), bool)
+        for mask in self.story.begun:
+            session.backlog.add(
+                partial(self.painting.paint, mask.plane, *nothing, label=self.story.label, overwrite=False)
+            )
+        session.rejected = (*session.rejected, *self.story.begun)
+        session.stories = [*session.stories, self.story]
+
+    def take_back(self, session: Session) -> None:
+        for mask in self.story.begun:
+            session.backlog.add(partial(self.painting.put_back, mask.plane, self.story.label, None))
+        session.rejected = session.rejected[: len(session.rejected) - len(self.story.begun)]
+        session.stories = [story for story in session.stories if story is not self.story]
 
 
-_Change = _Shown | _Painted | _Found | _Deleted
+_Change = _Said | _Painted | _Found | _Deleted
 
 
 class Finished:
@@ -125,7 +198,7 @@ class Session:
     label : int
         The number of the current object; it can be set while the object has no prompts.
     overwrite, live, object_size
-        As given; they can be set at any time, `object_size` for the next object.
+        As given; they can be set at any time: `overwrite` holds for all of the current object, `object_size` for the next.
     stories : list of Story
         What became of the objects committed so far, in order (see `objects`).
     rejected : tuple of Mask
@@ -188,13 +261,13 @@ class Session:
         self.object_size: float | None = object_size
         self._size = object_size  # of the current object: a new size is for the next one
         self._edited = False  # whether the current object began with what its label had
+        self._begun: dict[Plane, Mask] = {}  # what that was, where it was anything
         self.stories: list[Story] = []  # of the committed objects, in order
         self.rejected: tuple[Mask, ...] = ()
         self._painting = Painting(target)
         self.backlog = Backlog()  # what is still to be written to `labels`
-        self.overwrite, self.live = overwrite, live
+        self._overwrite, self.live = bool(overwrite), live
         self._steps: Steps = ()
-        self._overwrote = overwrite  # see `_Shown`
         self._past: list[_Change] = []
         self._future: list[_Change] = []
         # What `volume.carry` found between two planes with clicks, or beyond the outermost.
@@ -239,10 +312,10 @@ class Session:
         """The committed objects' prompts by label; of one that was edited, those of each plane since its last edit."""
         found: dict[int, tuple[Prompt, ...]] = {}
         for story in self.stories:
-            again = {prompt.plane for prompt in story.prompts}
-            kept = (prompt for prompt in found.get(story.label, ()) if prompt.plane not in again)
-            found[story.label] = (*kept, *story.prompts)
-        return found
+            again = {prompt.plane for prompt in (*story.prompts, *story.begun)}
+            before = found.get(story.label, ()) if story.edited else ()
+            found[story.label] = (*(prompt for prompt in before if prompt.plane not in again), *story.prompts)
+        return {label: prompts for label, prompts in found.items() if prompts}  # the others were deleted
 
     @property
     def planes(self) -> tuple[Plane, ...]:
@@ -278,6 +351,17 @@ class Session:
         """Return the current object's newest step on a plane, None where it has no prompt."""
         wanted = plane_of(plane, self.features.leading)
         return next((step for step in reversed(self._steps) if step.prompt.plane == wanted), None)
+
+    @property
+    def overwrite(self) -> bool:
+        """Whether the current object, and those after it, may take pixels of others."""
+        return self._overwrite
+
+    @overwrite.setter
+    def overwrite(self, value: bool) -> None:
+        changed, self._overwrite = bool(value) != self._overwrite, bool(value)
+        if changed and self.live:
+            self._repaint()
 
     @property
     def empty(self) -> bool:
@@ -338,7 +422,7 @@ class Session:
 
     @property
     def changes(self) -> int:
-        """How many changes of the current object `undo` can take back."""
+        """How many changes `undo` can take back."""
         return len(self._past)
 
     @property
@@ -518,9 +602,9 @@ class Session:
             return []
         if steps:
             self._check_label(self.label)
-        before = self._shown
-        changed = self._show(_Shown(steps, self.overwrite))
-        self._past.append(before)
+        before, after = self._shown, _Shown(steps, self._size if self._steps else self.object_size)
+        changed = self._show(after)
+        self._past.append(_Said(before, after))
         self._future.clear()
         return changed
 
@@ -534,45 +618,22 @@ class Session:
         """Take back the last change of prompts, or the last stroke, exactly; return whether there was one."""
         if not self._past:
             return False
-        last, before = self._past[-1], self._shown
-        match last:
-            case _Shown():
-                self._show(last)
-            case _Painted():
-                self.backlog.work_off()
-                last.stroke.take_back()
-                # Or what it gave back to the object would count as painted by somebody.
-                self._painting.restore(last.painting)
-            case _Found():
-                self._unfinish(last)
-            case _Deleted():
-                self._bring_back(last)
-        self._past.pop()
-        self._future.append(before if isinstance(last, _Shown) else last)
-        if isinstance(last, _Shown):
+        last = self._past[-1]
+        last.take_back(self)
+        self._future.append(self._past.pop())
+        if isinstance(last, _Said):
             # What was painted between the two may have gone under the object: it is as it was after those strokes.
             strokes = itertools.takewhile(lambda change: isinstance(change, _Painted), reversed(self._past))
-            for change in reversed(list(strokes)):
-                assert isinstance(change, _Painted)
-                self.backlog.add(change.stroke.make)
+            for stroke in reversed(list(strokes)):
+                stroke.make(self)
         return True
 
     def redo(self) -> bool:
         """Make the last change that was taken back again; return whether there was one."""
         if not self._future:
             return False
-        following, before = self._future[-1], self._shown
-        match following:
-            case _Shown():
-                self._show(following)
-            case _Painted():
-                self.backlog.add(following.stroke.make)
-            case _Found():
-                self._finish_all(following)
-            case _Deleted():
-                self._take_out(following)
-        self._future.pop()
-        self._past.append(before if isinstance(following, _Shown) else following)
+        self._future[-1].make(self)
+        self._past.append(self._future.pop())
         return True
 
     def propagate(
@@ -658,36 +719,13 @@ class Session:
             (Story(label, step.prompts, similar.size, False, False), step, Painting(self.labels))
             for label, step in enumerate(similar.steps, first)
         )
-        found = _Found(objects, self.label, self._highest)
-        self._finish_all(found)
-        self._past.append(found)
-        self._future.clear()
+        self._make(_Found(objects, self.label, self._highest))
         return [story.label for story, _, _ in objects]
 
-    def _finish_all(self, found: _Found) -> None:
-        """Paint objects that were found, and keep their stories."""
-        for story, step, painting in found.objects:
-            paint = partial(
-                painting.paint,
-                step.prompt.plane,
-                step.box,
-                step.mask,
-                label=story.label,
-                overwrite=False,
-                prompts=step.prompts,
-            )
-            self.backlog.add(paint)
-        self.stories = [*self.stories, *(story for story, _, _ in found.objects)]
-        self._highest = found.objects[-1][0].label
-        self.label = self._highest + 1
-
-    def _unfinish(self, found: _Found) -> None:
-        """Take objects that were found out of the labels again, as if they had not been found."""
-        for story, step, painting in reversed(found.objects):
-            self.backlog.add(partial(painting.put_back, step.prompt.plane, story.label, step.prompts))
-        gone = {id(story) for story, _, _ in found.objects}
-        self.stories = [story for story in self.stories if id(story) not in gone]
-        self._highest, self.label = found.highest, found.label
+    def _make(self, change: _Found | _Deleted) -> None:
+        change.make(self)
+        self._past.append(change)
+        self._future.clear()
 
     def commit(self) -> int:
         """Write the object into `labels` and start the next one.
@@ -715,30 +753,33 @@ class Session:
         return self._finish()
 
     def _finish(self) -> int:
-        """Paint the object if that is not done yet, keep its story, and start the next one."""
-        if not self.live:
-            now = _newest(self._steps)
-            self._paint(now, now, {*self._painting.boxes, *now}, overwrite=self.overwrite)
+        """Paint the object where that is not done yet, keep its story, and start the next one."""
+        self._repaint()
         story = self._story()
-        if not story.edited:  # the number was free: what had it before is gone
-            self.stories = [other for other in self.stories if other.label != story.label]
         self.stories.append(story)
         self._forget()
         return story.label
 
     def _story(self) -> Story:
-        return Story(self.label, self.prompts, self._size, bool(self.overwrite), self._edited)
+        return Story(
+            self.label, self.prompts, self._size, self.overwrite, self._edited, tuple(self._begun.values())
+        )
 
     def clear(self) -> list[tuple[Plane, Box]]:
         """Drop the current object's prompts and start anew; an object being edited is put back as it was."""
-        if not (self._steps or self._edited or any(isinstance(change, _Shown) for change in self._past)):
+        if not (self._steps or self._edited or any(isinstance(change, _Said) for change in self._past)):
             self._future = []
             return []  # nothing has this number yet: the next object gets it
+        # What was found or deleted before the object began can still be taken back.
+        before_it = list(
+            itertools.takewhile(lambda change: isinstance(change, _Found | _Deleted), self._past)
+        )
         shown, changed = _newest(self._steps), self._painting.boxes
         for plane in changed:
             before = shown[plane].prompts if plane in shown else None
             self.backlog.add(partial(self._painting.put_back, plane, self.label, before))
         self._forget()
+        self._past = before_it
         return list(changed.items())
 
     def edit(self, label: int, plane: Plane | None = None) -> None:
@@ -756,17 +797,18 @@ class Session:
         ValueError
             If there is no such object, or the current one is neither committed nor cleared.
         """
-        self.adopt_edit(label, self.compute_edit(label, plane))
+        self.adopt_edit(self.compute_edit(label, plane))
 
-    def compute_edit(self, label: int, plane: Plane | None = None) -> Steps:
+    def compute_edit(self, label: int, plane: Plane | None = None) -> Taken:
         """Look for an object in `labels` without changing anything; safe to call from a worker thread, for `adopt_edit`.
 
         It reads all of them, or one plane.
         """
         self._check_no_current("edit")
-        return self.compute(self._masks_of(label, "edit", plane))
+        number, masks = self._masks_of(label, "edit", plane)
+        return Taken(number, self.compute(masks))
 
-    def _masks_of(self, label: int, name: str, plane: Plane | None = None) -> list[Mask]:
+    def _masks_of(self, label: int, name: str, plane: Plane | None = None) -> Labelled:
         """Return what an object has on each plane, or on one; ValueError, in the name of whoever asks, if it has nothing."""
         leading = self.features.leading
         planes = list(np.ndindex(*leading)) if plane is None else [plane_of(plane, leading)]
@@ -785,58 +827,40 @@ class Session:
             raise ValueError(
                 f"{name} takes a label that is in the label image; got {label!r}, which has no pixel there."
             )
-        return masks
+        return Labelled(number, tuple(masks))
 
-    def adopt_edit(self, label: int, steps: Steps) -> None:
+    def adopt_edit(self, taken: Taken) -> None:
         """Go on with what `compute_edit` returned; errors as for `edit`."""
         self._check_no_current("edit")
-        self.label = int(label)
-        self._take(step.prompt for step in steps)
+        self.label = taken.label
+        self._take(step.prompt for step in taken.steps)
         # The start, not a change: undo does not go behind it.
         self._past, self._future = [], []
-        self._show(_Shown(steps, self.overwrite))
+        self._show(_Shown(taken.steps, self.object_size))
 
     def delete(self, label: int) -> None:
-        """Take an object out of `labels`, on all planes; one step for `undo`, until the next commit.
+        """Take an object out of `labels`, on all planes; one step for `undo`, until the next commit or edit.
 
         Raises
         ------
         ValueError
             If there is no such object, or the current one is neither committed nor cleared.
         """
-        self.adopt_delete(label, self.compute_delete(label))
+        self.adopt_delete(self.compute_delete(label))
 
-    def compute_delete(self, label: int) -> list[Mask]:
+    def compute_delete(self, label: int) -> Labelled:
         """Look for an object in `labels`, all of which it reads, without changing anything; for `adopt_delete`."""
         self._check_no_current("delete")
         return self._masks_of(label, "delete")
 
-    def adopt_delete(self, label: int, masks: Iterable[Mask]) -> None:
+    def adopt_delete(self, labelled: Labelled) -> None:
         """Take out what `compute_delete` returned; errors as for `delete`."""
         self._check_no_current("delete")
-        deleted = _Deleted(int(label), tuple(masks), Painting(self.labels), self.stories)
-        for mask in deleted.masks:
-            self.backlog.add(partial(deleted.painting.begin_with, mask, deleted.label))
-        self._take_out(deleted)
-        self._past.append(deleted)
-        self._future.clear()
-
-    def _take_out(self, deleted: _Deleted) -> None:
-        """Let the object cover nothing, and drop its stories."""
-        nothing = Box(0, 0, 0, 0), np.zeros((0, 0), bool)
-        for mask in deleted.masks:
-            self.backlog.add(
-                partial(deleted.painting.paint, mask.plane, *nothing, label=deleted.label, overwrite=False)
-            )
-        self.rejected = (*self.rejected, *deleted.masks)
-        self.stories = [story for story in deleted.stories if story.label != deleted.label]
-
-    def _bring_back(self, deleted: _Deleted) -> None:
-        """Give each plane what the object had there."""
-        for mask in deleted.masks:
-            self.backlog.add(partial(deleted.painting.put_back, mask.plane, deleted.label, None))
-        self.rejected = self.rejected[: len(self.rejected) - len(deleted.masks)]
-        self.stories = deleted.stories
+        painting = Painting(self.labels)
+        for mask in labelled.masks:
+            self.backlog.add(partial(painting.begin_with, mask, labelled.label))
+        # Its story goes on: where it lay, others found no room.
+        self._make(_Deleted(Story(labelled.label, (), None, False, True, labelled.masks), painting))
 
     def _check_no_current(self, name: str) -> None:
         if self._steps or self._edited:
@@ -850,10 +874,11 @@ class Session:
         self._edited = True
         for mask in masks:
             if isinstance(mask, Mask):
+                self._begun[mask.plane] = mask
                 self.backlog.add(partial(self._painting.begin_with, mask, self.label))
 
     def _forget(self) -> None:
-        self._steps, self._past, self._future, self._edited = (), [], [], False
+        self._steps, self._past, self._future, self._edited, self._begun = (), [], [], False, {}
         self._painting = Painting(self.labels)
         self.gaps.clear()
         self._highest = max(self._highest, self.label)
@@ -872,7 +897,8 @@ class Session:
                 "change_model takes a model for the same features; got one with another encoder: encode the image with it."
             )
         self.decoding.change_model(model)
-        self.gaps.clear()
+        # What was carried goes on with its clicks, but the other model carries anew.
+        self.gaps = {planes: replace(gap, settled=False) for planes, gap in self.gaps.items()}
 
     # ------------------------------------------------------------------------------------ on disk
 
@@ -923,17 +949,35 @@ class Session:
                 self._begin(story)
                 self.adopt(steps)
                 self._finish()  # even if others have all of its pixels, as they had then
-            if latest:
+            if latest or current.edited:
                 self._begin(current)
-                self.adopt(latest)
-                self._past = [_Shown(latest[:n], self.overwrite) for n in range(len(self.masks), len(latest))]
+                usual = usual[0], self.overwrite  # which holds for the object
+                self._show(_Shown(latest, current.size))
+                parts = [_Shown(latest[:n], current.size) for n in range(len(self.masks), len(latest) + 1)]
+                self._past = [_Said(*two) for two in itertools.pairwise(parts)]
+                if not current.edited:
+                    self._know_gaps()
         finally:
             self.object_size, self.overwrite = usual
 
     def _begin(self, story: Story) -> None:
         self.label, self.object_size, self.overwrite = story.label, story.size, story.overwrite
         if story.edited:
-            self._take(story.prompts)
+            self._take(story.begun or story.prompts)
+
+    def _know_gaps(self) -> None:
+        """Know of each mask that was carried, between which clicked planes it lies: with their clicks it goes."""
+        from napari_interformer.volume import Gap  # volume builds on sessions
+
+        planes = sorted({prompt.plane for prompt in self.given})
+        between: dict[tuple[Plane | None, Plane | None], list[Mask]] = {}
+        for mask in self.masks:
+            own = [plane for plane in planes if plane[:-1] == mask.plane[:-1]]
+            before = max((plane for plane in own if plane < mask.plane), default=None)
+            after = min((plane for plane in own if plane > mask.plane), default=None)
+            between.setdefault((before, after), []).append(mask)
+        for ends, masks in between.items():
+            self.gaps[ends] = Gap((None, None), tuple(masks), (), settled=False, overwrite=self.overwrite)
 
     def _check_free(self, stories: Sequence[Story]) -> None:
         """Refuse objects whose numbers others have, or that the labels cannot hold."""
@@ -961,12 +1005,10 @@ class Session:
 
     @property
     def _shown(self) -> _Shown:
-        return _Shown(self._steps, self._overwrote)
+        return _Shown(self._steps, self._size)
 
     def _show(self, shown: _Shown) -> list[tuple[Plane, Box]]:
         """Make these steps current; return where masks may have changed."""
-        if not self._steps:
-            self._size = self.object_size
         was, now = _newest(self._steps), _newest(shown.steps)
         changed: dict[Plane, Box] = {}
         for plane in (*was, *(plane for plane in now if plane not in was)):
@@ -974,17 +1016,20 @@ class Session:
             if before is not after:
                 changed[plane] = reduce(Box.union, (step.box for step in (before, after) if step is not None))
         if self.live:
-            self._paint(was, now, changed, overwrite=shown.overwrite)
-        self._steps, self._overwrote = shown.steps, shown.overwrite
+            self._paint(was, now, changed)
+        self._steps, self._size = shown
         return list(changed.items())
+
+    def _repaint(self) -> None:
+        """Paint the object as it is now on all planes where it is or was."""
+        now = _newest(self._steps)
+        self._paint(now, now, {*self._painting.boxes, *now})
 
     def _paint(
         self,
         was: Mapping[Plane, Step],
         now: Mapping[Plane, Step],
         planes: Iterable[Plane],
-        *,
-        overwrite: bool,
     ) -> None:
         """Write the object into the labels on these planes: as `now` has it, in the place of what it `was`."""
         for plane in planes:
@@ -1001,7 +1046,7 @@ class Session:
                 box,
                 mask,
                 label=self.label,
-                overwrite=overwrite,
+                overwrite=self.overwrite,
                 prompts=prompts,
                 before=was[plane].prompts if plane in was else None,
             )

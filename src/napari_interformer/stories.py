@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import json
+import math
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,8 @@ class Story:
         Whether it could take pixels of others.
     edited : bool
         Whether it began with what the label had on its planes, and replaced that.
+    begun : tuple of Mask
+        What that was.
     """
 
     label: int
@@ -45,6 +48,7 @@ class Story:
     size: float | None
     overwrite: bool
     edited: bool
+    begun: tuple[Mask, ...] = ()
 
     @functools.cached_property
     def json(self) -> str:
@@ -99,7 +103,7 @@ class Saved:
             text = path.read_bytes()
         except OSError as error:
             raise OSError(
-                f"{path.name} could not be read ({error.strerror or brief(error)}); check the disk, and your right to."
+                f"{path.name} could not be read ({error.strerror or brief(error)}); check the disk, and your permissions."
             ) from error
         try:
             content = json.loads(text.decode())
@@ -108,7 +112,16 @@ class Saved:
                 return cls(
                     str(content["image"]), str(content["model"]), finished, _from_json(content["current"])
                 )
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, zlib.error):
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            MemoryError,
+            RecursionError,
+            zlib.error,
+        ):
             raise ValueError(
                 f"Saved clicks are a file of Save clicks or save_prompts; {path.name} is something else or damaged: choose "
                 "another."
@@ -126,17 +139,22 @@ def _to_json(story: Story) -> dict[str, Any]:
         "overwrite": story.overwrite,
         "edited": story.edited,
         "prompts": list(map(_prompt_to_json, story.prompts)),
+        "begun": list(map(_prompt_to_json, story.begun)),
     }
 
 
 def _from_json(entry: dict[str, Any]) -> Story:
-    size = entry["size"]
+    size = None if entry["size"] is None else float(entry["size"])
+    begun = tuple(map(_prompt_from_json, entry.get("begun", ())))  # 0.1.0 did not write it
+    if (size is not None and not 0 < size < math.inf) or not all(isinstance(mask, Mask) for mask in begun):
+        raise ValueError("not written by this package")
     return Story(
         int(entry["label"]),
         tuple(map(_prompt_from_json, entry["prompts"])),
-        None if size is None else float(size),
+        size,
         bool(entry["overwrite"]),
         bool(entry["edited"]),
+        tuple(mask for mask in begun if isinstance(mask, Mask)),
     )
 
 

@@ -78,13 +78,15 @@ class Ended:
 class Gap:
     """What was carried between two clicked planes, or beyond the outermost, and the steps that it follows from.
 
-    It need not be carried again if it is `settled`: not stopped early, nor at what may change.
+    It need not be carried again if it is `settled`, not stopped early nor at what may change, and others are protected, or
+    not, as they were.
     """
 
     sources: tuple[Step | None, Step | None]
     masks: tuple[Mask, ...]
     ends: tuple[Ended, ...]
     settled: bool
+    overwrite: bool
 
 
 @dataclass(eq=False)
@@ -171,13 +173,13 @@ def carry(
         for before, after in zip([None, *own], [*own, None], strict=True):
             steps = _source(session, before), _source(session, after)
             gap = session.gaps.get((before, after))
-            if gap is None or gap.sources != steps or not gap.settled:
+            if gap is None or gap.sources != steps or not gap.settled or gap.overwrite != session.overwrite:
                 fronts = _fill(session, before, after, told, cancelled)
                 masks = tuple(mask for front in fronts for mask in front.trail)
                 ends = tuple(front.ended for front in fronts if front.ended is not None)
                 settled = not any(end.reason in (Reason.NOT_ENCODED, Reason.OCCUPIED) for end in ends)
                 settled = settled and not (cancelled is not None and cancelled())
-                gap = session.gaps[before, after] = Gap(steps, masks, ends, settled)
+                gap = session.gaps[before, after] = Gap(steps, masks, ends, settled, session.overwrite)
             else:
                 told(len(gap.masks))
             carried += gap.masks

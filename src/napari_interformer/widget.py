@@ -640,7 +640,8 @@ class Panel(QScrollArea):
 
     def _overwrite(self, on: bool) -> None:
         if self.annotator is not None:
-            self.annotator.session.overwrite = on
+            session = self.annotator.session
+            self.annotator.act(lambda _: setattr(session, "overwrite", on))  # it may paint
 
     def _size(self, pixels: int) -> None:
         if self.annotator is not None:
