@@ -659,11 +659,13 @@ def test_planes_that_an_edit_took_away_do_not_come_back(live, tmp_path):
 
 def test_who_lay_beside_an_object_that_was_deleted_is_as_it_was(tmp_path):
     s = session()
-    s.box((20, 20), (44, 100))
-    first = s.commit()
-    s.click(CENTRES[1])
-    s.commit()
+    for mine in (CENTRES[:2], CENTRES[1:3]):  # of the second object, the first one has a part
+        for centre in mine:
+            s.click(centre)
+        s.commit()
+    first = 1
     s.delete(first)
+    assert not s.labels[LABELS == 2].any() and (s.labels[LABELS == 3] == 2).all()
     assert first not in s.objects
     np.testing.assert_array_equal(replayed(s, tmp_path / "c.json").labels, s.labels)
     s.undo()
