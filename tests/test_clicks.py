@@ -24,6 +24,24 @@ def test_points_between_pixels_belong_to_the_nearest_and_are_not_moved():
     assert [click.positive for click in clicks.read()] == [True, False]
 
 
+@pytest.mark.filterwarnings(
+    "ignore::RuntimeWarning:napari"
+)  # its thumbnail, and colours by a column that is gone
+def test_points_that_are_nowhere_say_nothing_and_those_with_other_features_are_positive():
+    clicks = ClickLayer(Source((Image(np.zeros((9, 9), np.uint8)),)))
+    clicks.layer.add([[2, 3], [np.nan, 1]])
+    assert clicks.read() == (Click((), 2, 3),)
+    clicks.write(clicks.read())
+    assert len(clicks.layer.data) == 1
+    clicks.layer.features = {"area": [12.0]}
+    assert clicks.read() == (Click((), 2, 3),)
+    clicks.positive = False
+    clicks.layer.add([[5, 5]])
+    assert [click.position for click in clicks.read()] == [(2, 3), (5, 5)]
+    clicks.write((Click((), 2, 3), Click((), 5, 5, False)))
+    assert [click.positive for click in clicks.read()] == [True, False]
+
+
 @pytest.mark.parametrize("positive", [True, False])
 def test_whatever_is_written_over_whatever_was_there_is_shown(rng, positive):
     clicks = ClickLayer(Source((Image(np.zeros((9, 9), np.uint8)),)))

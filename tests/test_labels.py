@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import tifffile
 import zarr
 from napari.layers import Image, Labels
 
-from napari_interformer.labels import LayerLabels, copied, lay_over, made_for, new_labels
+from napari_interformer.labels import LayerLabels, Stroke, copied, lay_over, made_for, new_labels
 from napari_interformer.layers import Source, finest
 
 
@@ -176,7 +178,7 @@ def test_labels_on_disk_are_written_in_place_and_only_where_they_change(kind, tm
     assert there.sum() == 7 * 400 and (there[1, 210:230, 620:640] == 7).all()
 
 
-@pytest.mark.parametrize("kind", ["dask", "read-only", "multiscale"])
+@pytest.mark.parametrize("kind", ["dask", "read-only", "multiscale", "other byte order"])
 def test_labels_that_cannot_be_written_are_refused(kind):
     data = np.zeros((20, 20), int)
     frozen = data.copy()
@@ -184,6 +186,7 @@ def test_labels_that_cannot_be_written_are_refused(kind):
     layer = {
         "dask": lambda: Labels(da.zeros((20, 20), dtype=int, chunks=10)),
         "read-only": lambda: Labels(frozen),
+        "other byte order": lambda: Labels(np.zeros((20, 20), ">u2" if sys.byteorder == "little" else "<u2")),
         "multiscale": lambda: Labels([data, data[::2, ::2].copy()], multiscale=True),
     }[kind]()
     with pytest.raises(ValueError, match="choose a new layer"):
@@ -193,6 +196,25 @@ def test_labels_that_cannot_be_written_are_refused(kind):
     LayerLabels(copy)[slice(2, 4), slice(2, 4)] = np.full((2, 2), 9)
     assert (copy.data == 9).sum() == 4 and not np.asarray(finest(layer)).any()
     assert copy.data_to_world((2, 3)) == layer.data_to_world((2, 3))
+
+
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_strokes_are_counted_on_their_plane_wherever_the_channels_are(axis):
+    shape = [3, 20, 20]
+    shape.insert(axis, 1)
+    layer = Labels(np.zeros(shape, np.int32))
+    labels, edits = LayerLabels(layer, axis), []
+    layer.events.paint.connect(lambda event: edits.append(event.value))
+    indices = [np.array([1, 1, 2]), np.array([3, 4, 5]), np.array([6, 7, 8])]
+    indices.insert(axis, np.zeros(3, int))
+    layer.data_setitem(tuple(indices), 5)
+    labels.survey()
+    assert labels.annotated.tolist() == [False, True, True]
+    stroke = Stroke(labels, edits[0])
+    stroke.take_back()
+    assert not layer.data.any() and not labels.annotated.any()
+    stroke.make()
+    assert np.count_nonzero(layer.data) == 3
 
 
 def test_labels_are_copied_around_what_somebody_has_painted(rng, monkeypatch):

@@ -37,13 +37,25 @@ def test_a_plane_is_gone_to(stack):
 
 
 def test_planes_that_are_not_of_y_and_x_are_told_from_those_that_are(stack):
-    viewer, screen, _ = stack
-    assert screen.flat and screen.upright
+    viewer, screen, source = stack
+    assert screen.flat and screen.upright(source)
     viewer.dims.order = (1, 0, 2)
-    assert screen.flat and not screen.upright
+    assert screen.flat and not screen.upright(source)
     viewer.dims.order = (0, 1, 2)
     viewer.dims.ndisplay = 3
-    assert not screen.flat and not screen.upright
+    assert not screen.flat and not screen.upright(source)
+
+
+def test_y_and_x_may_come_before_the_channels():
+    viewer = ViewerModel()
+    layer = viewer.add_image(np.zeros((40, 60, 3), np.uint8), rgb=False)
+    screen, source = Screen(viewer), Source((layer,), channel_axis=2)
+    assert not screen.upright(source)
+    viewer.dims.order = (2, 0, 1)
+    assert screen.upright(source) and source.side == 60
+    labels = viewer.add_labels(np.zeros((40, 60, 1), np.int32))
+    labels._update_draw(1, np.array([[10, 20], [19, 39]]), (100, 100))
+    assert screen.seen(source, labels) == Box(20, 10, 40, 20)
 
 
 @pytest.mark.parametrize("multiscale", [False, True])
@@ -52,6 +64,7 @@ def test_what_is_seen_is_a_box_of_the_finest_level(multiscale):
     levels = [labels, labels[:, ::2, ::2]] if multiscale else labels
     layer = viewer.add_labels(levels, multiscale=multiscale, scale=(1, 2, 3))
     layer._update_draw(1, np.array([[200, 300], [399, 599]]), (100, 100))  # as napari's canvas does
-    seen = Screen(viewer).seen(layer)
+    source = Source((viewer.add_image(labels),))
+    seen = Screen(viewer).seen(source, layer)
     assert seen.holds(Box(100, 100, 200, 200))
     assert multiscale or seen == Box(100, 100, 201, 201)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import importlib
 import threading
@@ -11,6 +12,7 @@ from functools import partial
 import dask.array as da
 import numpy as np
 import pytest
+from napari.layers import Labels
 from napari.utils.colormaps.standardize_color import transform_color
 from qtpy.QtCore import QEvent, QTimer
 
@@ -2018,9 +2020,62 @@ def test_similar_objects_are_looked_for_where_a_person_looks(window, multiscale)
     window.key_and_wait("G")
     labels = window.panel.labels
     found = [centre for centre in centres if labels[centre]]
-    seen = window.panel.screen.seen(labels.layer)
+    seen = window.panel.screen.seen(window.panel.clicks.source, labels.layer)
     inside = [c for c in centres if seen.holds(Box(c[1], c[0], c[1] + 1, c[0] + 1))]
     assert found == inside and 4 < len(found) < len(centres)
+
+
+def test_channels_may_come_last(window):
+    image, centres = squares()
+    window.viewer.add_image(np.stack([image, image // 2], -1), rgb=False)
+    window.viewer.dims.order = (2, 0, 1)
+    window.form.channel_axis.setCurrentIndex(window.form.channel_axis.findData(2))
+    window.encode()
+    y, x = centres[0]
+    window.key("B")
+    window.drag((y - 9, x - 9), (y + 9, x + 9))
+    window.idle()
+    window.key_and_wait("C")
+    window.key_and_wait("G")
+    assert (window.labels > 0).sum() == 400 * len(centres)
+    before = window.labels.copy()
+    window.viewer.layers[LABELS].paint((0, 0, 0), 99)
+    window.idle()
+    assert (window.labels == 99).any()
+    window.key_and_wait("Ctrl+Z")
+    np.testing.assert_array_equal(window.labels, before)
+    assert [told for told in window.told if "similar" not in told] == []
+
+
+def test_a_copy_of_the_labels_is_a_backup_and_not_gone_on_with(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    labels, image = window.viewer.layers[LABELS], window.viewer.layers[0]
+    backup = Labels.create(*copy.deepcopy(labels.as_layer_data_tuple()))
+    window.viewer.add_layer(backup)
+    other = window.viewer.add_image(squares()[0][::-1].copy())
+    for chosen in (other, image):
+        window.choose(chosen)
+        window.encode()
+    assert window.panel.labels.layer is labels
+    window.click_and_wait(centres[1])
+    assert area(labels.data, 2) == 400 and not (backup.data == 2).any()
+
+
+def test_channels_that_were_planes_for_a_while_keep_their_labels(window):
+    image, centres = squares()
+    layer = window.viewer.add_image(np.stack([image, image // 2, image // 3]), rgb=False)
+    window.viewer.dims.set_current_step(0, 0)
+    window.encode()
+    window.click_and_wait((0, *centres[0]))
+    window.key_and_wait("C")
+    first = window.panel.labels.layer
+    for axis in (0, None):
+        window.form.channel_axis.setCurrentIndex(window.form.channel_axis.findData(axis))
+        window.encode()
+        assert (window.panel.labels.layer is first) == (axis is None)
+    assert window.panel.annotator.session.label == 2 and layer in window.viewer.layers
 
 
 def test_finding_can_be_stopped_and_clicks_meanwhile_come_after_it(field, monkeypatch):

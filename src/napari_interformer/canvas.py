@@ -214,7 +214,7 @@ class Canvas:
         if shapes.layer is not None and selection.active is shapes.layer and str(shapes.layer.mode) == mode:
             self.activate()
             return
-        if not self.screen.upright:
+        if not self.screen.upright(self.clicks.source):
             remedy = "roll its axes back" if self.screen.flat else "switch napari to the 2-D view of it"
             raise ValueError(
                 f"{name} are drawn on a plane of Y and X; napari shows something else: {remedy}."

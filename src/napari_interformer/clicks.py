@@ -140,10 +140,11 @@ class ClickLayer:
         return None
 
     def _clicks(self, layer: Points) -> tuple[Click, ...]:
-        signs = np.asarray(layer.features[_POSITIVE], bool)
+        """Return what points say; those that are nowhere (NaN) say nothing."""
         return tuple(
             self.source.click(layer.data_to_world(point), bool(sign))
-            for point, sign in zip(layer.data, signs, strict=True)
+            for point, sign in zip(layer.data, _signs(layer), strict=True)
+            if np.isfinite(point).all()
         )
 
     def _pressed(self, layer: Points, event: Any) -> None:
@@ -226,7 +227,8 @@ class ClickLayer:
 
     def _keep_sign(self, _: Any = None) -> None:
         # napari would make the next point like those that are selected, and forgets what to make where there are none.
-        if bool(self.layer.feature_defaults[_POSITIVE][0]) != self._positive:
+        signs = self.layer.feature_defaults.get(_POSITIVE)  # None if somebody gave the points other features
+        if signs is not None and bool(signs[0]) != self._positive:
             self.layer.feature_defaults = {_POSITIVE: [self._positive]}
 
     def read(self) -> tuple[Given, ...]:
@@ -315,9 +317,14 @@ class ClickLayer:
             raise ValueError(
                 "Flip takes at least one selected point; got none: press 3 (select points) and click on one."
             )
-        signs = np.array(self.layer.features[_POSITIVE], bool)
+        signs = _signs(self.layer)
         signs[chosen] ^= True
         self.layer.features = {_POSITIVE: signs}  # tells whoever is connected
+
+
+def _signs(layer: Points) -> NDArray[np.bool_]:
+    """Return which points are positive: all of them if somebody gave them other features."""
+    return np.array(layer.features.get(_POSITIVE, np.ones(len(layer.data), bool)), bool)
 
 
 def in_turn(before: Sequence[Given], now: Sequence[Given]) -> tuple[Given, ...]:

@@ -138,7 +138,9 @@ class Desk:
 
         chosen, there = layer, layer in self._viewer.layers
         layer = layer if writable(layer) else copied(layer)  # empty as yet: see `_look_through`
-        labels = LayerLabels(layer, source.axis, lambda: self.plane if self._canvas.screen.upright else None)
+        labels = LayerLabels(
+            layer, source.axis, lambda: self.plane if self._canvas.screen.upright(source) else None
+        )
         session = Session(
             features,
             model,

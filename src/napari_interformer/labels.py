@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from napari_interformer.layers import Source
 
 LABELS = "InterFormer labels"
-_MADE_FOR = "napari-interformer image"  # in the metadata of a Labels layer: the image's unique_id
+# In the metadata of a Labels layer: the unique_id of the image, and its own. A layer that somebody duplicated has another one.
+_MADE_FOR = "napari-interformer image"
 _TEXTURE = 16384  # pixels; the longest side that graphics cards take
 _COPY = 4 * 10**9  # bytes; labels that can be copied into memory
 _AT_ONCE = 2**28  # bytes of them that are copied at a time
@@ -41,8 +42,13 @@ def new_labels(source: Source, shape: Sequence[int]) -> Labels:
     A plane larger than a texture would be shown coarser than it is, and drawn whole at every change. It gets coarser levels
     that are views of the finest, so that napari shows the part on screen; its brush does not paint on such a layer.
     """
-    made = {_MADE_FOR: source.image.unique_id}
-    return _seen(np.zeros(source.whole(shape), np.int32), name=LABELS, metadata=made, **source.placement())
+    layer = _seen(np.zeros(source.whole(shape), np.int32), name=LABELS, **source.placement())
+    _mark(layer, source.image.unique_id)
+    return layer
+
+
+def _mark(layer: Labels, image: Any) -> None:
+    layer.metadata[_MADE_FOR] = image, layer.unique_id
 
 
 def _seen(data: NDArray[Any], **kwargs: Any) -> Labels:
@@ -56,6 +62,9 @@ def _seen(data: NDArray[Any], **kwargs: Any) -> Labels:
 def writable(layer: Labels) -> bool:
     """Whether labels can be written to a layer, and are seen then: neither lazy nor read-only, and of one resolution."""
     data = finest(layer)
+    # Into 16-bit numbers of the other byte order napari writes those that it draws, which are in this machine's.
+    if isinstance(data, np.ndarray) and not data.dtype.isnative:
+        return False
     # Coarser levels that are views of the finest (see `new_labels`) change with it; others would not.
     views = not layer.multiscale or all(
         isinstance(level, np.ndarray) and np.may_share_memory(level, data) for level in layer.data
@@ -82,20 +91,30 @@ def copied(layer: Labels) -> Labels:
         )
     lies = {name: getattr(layer, name) for name in PLACE}
     lies["affine"] = layer.affine.affine_matrix
-    return _seen(
-        np.zeros(data.shape, data.dtype), name=f"{layer.name} copy", metadata=dict(layer.metadata), **lies
+    dtype = np.dtype(data.dtype).newbyteorder("=")
+    copy = _seen(
+        np.zeros(data.shape, dtype), name=f"{layer.name} copy", metadata=dict(layer.metadata), **lies
     )
+    if _MADE_FOR in layer.metadata:
+        _mark(copy, layer.metadata[_MADE_FOR][0])
+    return copy
 
 
-def labels_of(image: Image, layers: Iterable[Any]) -> Labels | None:
-    """Return the topmost of some layers that `new_labels` made for an image."""
-    made = [one for one in layers if isinstance(one, Labels) and made_for(one, image)]
+def labels_of(image: Image, layers: Iterable[Any], shape: Sequence[int] | None = None) -> Labels | None:
+    """Return the topmost of some layers that `new_labels` made for an image, of a shape if that is given."""
+    made = [
+        one
+        for one in layers
+        if isinstance(one, Labels)
+        and made_for(one, image)
+        and (shape is None or tuple(finest(one).shape) == tuple(shape))
+    ]
     return made[-1] if made else None
 
 
 def made_for(layer: Labels, image: Image) -> bool:
     """Whether `new_labels` made a layer for an image, or `lay_over` laid it there."""
-    return bool(layer.metadata.get(_MADE_FOR) == image.unique_id)
+    return bool(layer.metadata.get(_MADE_FOR) == (image.unique_id, layer.unique_id))
 
 
 def lay_over(layer: Labels, source: Source) -> bool:
@@ -134,7 +153,7 @@ def lay_over(layer: Labels, source: Source) -> bool:
             "transforms (right-click on it) and apply them to the labels, or choose a new layer."
         )
     if not lies:
-        layer.metadata[_MADE_FOR] = image.unique_id
+        _mark(layer, image.unique_id)
         place(layer, source)
     return not lies
 
@@ -247,7 +266,7 @@ class LayerLabels:
         """Write single pixels, by their indices into the layer's data."""
         change = np.not_equal(values, 0).astype(int) - (np.asarray(finest(self.layer)[indices]) != 0)
         self._put(indices, values)
-        planes = tuple(index for i, index in enumerate(indices[:-2]) if i != self.axis)
+        planes = tuple(index for i, index in enumerate(indices) if i != self.axis)[:-2]
         if planes:
             np.add.at(self._filled, planes, change)
         else:

@@ -71,10 +71,17 @@ class Source:
         return None if self.image.rgb else self.channel_axis
 
     @property
+    def upright(self) -> tuple[int, int]:
+        """Which of the layer's axes are Y and X, counted from the last, which is -1."""
+        count = int(self.image.ndim)  # without colours
+        y, x = [i - count for i in range(count) if i != self.axis][-2:]
+        return y, x
+
+    @property
     def side(self) -> int:
         """The longer side of a plane in pixels."""
-        shape = finest(self.image).shape[: -1 if self.image.rgb else None]
-        return int(max([n for i, n in enumerate(shape) if i != self.axis][-2:]))
+        shape = finest(self.image).shape[: int(self.image.ndim)]
+        return int(max(shape[axis] for axis in self.upright))
 
     def planes(self) -> Planes:
         """Look at the layers as planes; a worker thread may do this, since percentiles read a sample.

@@ -47,11 +47,10 @@ class Screen:
         """Whether a plane is shown, and not a volume: a place on the screen is one pixel of the image then."""
         return bool(self._viewer.dims.ndisplay == 2)
 
-    @property
-    def upright(self) -> bool:
-        """Whether that plane is one of Y and X."""
+    def upright(self, source: Source) -> bool:
+        """Whether that plane is one of the image's Y and X."""
         dims = self._viewer.dims
-        return self.flat and sorted(dims.displayed) == [dims.ndim - 2, dims.ndim - 1]
+        return self.flat and sorted(dims.displayed) == [dims.ndim + axis for axis in source.upright]
 
     def looked_at(self, source: Source) -> Click | None:
         """Return the image's pixel in the middle of the screen; None where the image has just left the viewer."""
@@ -70,13 +69,13 @@ class Screen:
             return None
         return looked.plane if all(0 <= i < n for i, n in zip(looked.plane, leading, strict=True)) else None
 
-    def seen(self, layer: Any) -> Box:
+    def seen(self, source: Source, layer: Any) -> Box:
         """Return the box of an image's pixels that are on screen, told by its labels; of multiscale ones it may be larger."""
         # Not told by the image: napari has that of a multiscale one larger, and it may have an axis of channels.
         corners = np.array([layer.corner_pixels[0], layer.corner_pixels[1] + 1])
         if layer.multiscale:  # they are of the level that is shown
             corners = corners * layer.downsample_factors[layer.data_level]
-        (top, left), (bottom, right) = corners[:, -2:].round().astype(int).tolist()
+        (top, left), (bottom, right) = corners[:, source.upright].round().astype(int).tolist()
         return Box(left, top, right, bottom)
 
     def go_to(self, source: Source, plane: Sequence[int]) -> None:

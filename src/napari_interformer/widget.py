@@ -344,9 +344,10 @@ class Panel(QScrollArea):
                 chosen = self.form.labels.layer()
             else:  # another one was looked at meanwhile
                 chosen = labels_of(source.image, self.viewer.layers)
-            if chosen is not None and made_for(chosen, source.image):
-                if tuple(finest(chosen).shape) != source.whole(features.shape):
-                    chosen = None  # made before the image got data of another shape
+            shape = source.whole(features.shape)
+            if chosen is not None and made_for(chosen, source.image) and tuple(finest(chosen).shape) != shape:
+                # Made before the image got data of another shape, or other channels.
+                chosen = labels_of(source.image, self.viewer.layers, shape)
             layer = new_labels(source, features.shape) if chosen is None else chosen
             self._annotate(source, model, features, layer)
             self.features = features
@@ -666,12 +667,13 @@ class Panel(QScrollArea):
         if self._carrying is not None:
             return  # the key is there though the button is not
         annotator, plane = self._now(), self.desk.plane
-        assert self.labels is not None
-        if plane is None or not self.screen.upright:
+        assert self.labels is not None and self.clicks is not None
+        source = self.clicks.source
+        if plane is None or not self.screen.upright(source):
             raise ValueError(
                 "Find similar looks through what you see of a plane; show one in the 2-D view first."
             )
-        box = self.screen.seen(self.labels.layer)
+        box = self.screen.seen(source, self.labels.layer)
         told = self._begin_carrying("InterFormer finds", "Finding: {} of {} places")
         annotator.find_similar(plane, box, _tell_found, *told)
         self._refresh()
@@ -879,9 +881,11 @@ class Panel(QScrollArea):
         self._adapting = self._carrying = None
         for emitter, told in self._of_viewer():
             emitter.disconnect(told)
-        self.desk.leave()
-        self.encoder.close()
-        self.decoder.close()
+        try:
+            self.desk.leave()
+        finally:
+            self.encoder.close()
+            self.decoder.close()
 
     def closeEvent(self, event: QCloseEvent) -> None:
         """Give everything back when closed as a window of its own."""
