@@ -292,6 +292,16 @@ def test_segment_encodes_no_more_of_a_large_plane_than_its_clicks_need(how: str,
         assert features.ready((), Box(x + 700, y + 1000, x + 701, y + 1001))
 
 
+def test_where_no_labels_can_be_written_is_told_before_anything_is_encoded(
+    cell, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, (y, x), _ = cell
+    (tmp_path / "features.zarr").mkdir()
+    monkeypatch.setattr("napari_interformer.checkpoint.load_model", None)
+    assert run("segment", path, "--click", f"{y},{x}", "-o", tmp_path / "features.zarr") == 1
+    assert "features.zarr is a folder: give another name" in capsys.readouterr().err
+
+
 def test_a_store_says_with_which_contrast_it_was_made(
     cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

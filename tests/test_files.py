@@ -368,6 +368,30 @@ def test_labels_come_back_from_ome_zarr(tmp_path, rng, shape, axes, scale, order
     assert [p.name for p in tmp_path.iterdir()] == ["labels.ome.zarr"]
 
 
+def test_a_folder_of_labels_takes_the_place_of_a_file(tmp_path):
+    (tmp_path / "l.zarr").write_text("something else")
+    write_labels(tmp_path / "l.zarr", np.ones((4, 5), np.uint8))
+    assert read_image(tmp_path / "l.zarr").data.shape == (4, 5)
+    assert [one.name for one in tmp_path.iterdir()] == ["l.zarr"]
+
+
+def test_pixel_sizes_of_ome_zarr_are_in_the_unit_of_x_and_those_of_all_levels_count(tmp_path):
+    group = zarr.open_group(tmp_path / "i.zarr", mode="w", zarr_format=2)
+    group.create_array("0", shape=(2, 4, 5), dtype=np.uint8)
+    units = {"z": "micrometer", "y": "nanometer", "x": "nanometer"}
+    image = {
+        "axes": [{"name": name, "type": "space", "unit": unit} for name, unit in units.items()],
+        "datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [2, 500, 250]}]}],
+    }
+    group.attrs["multiscales"] = [image]
+    found = read_image(tmp_path / "i.zarr")
+    assert found.scale == (2000, 500, 250) and found.unit == "nanometer"
+    group.attrs["multiscales"] = [
+        image | {"coordinateTransformations": [{"type": "scale", "scale": [1, 2, 2]}]}
+    ]
+    assert read_image(tmp_path / "i.zarr").scale == (2000, 1000, 500)
+
+
 def test_labels_in_ome_zarr_replace_labels_and_nothing_else(tmp_path):
     path = write_labels(tmp_path / "labels.zarr", np.ones((8, 8), int))
     write_labels(path, np.full((8, 8), 2))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -46,6 +48,21 @@ def test_an_object_is_carried_from_a_box_though_a_red_click_corrects_it(stack):
     s.box((4, 16, 16), (4, 47, 47))
     s.click((4, 32, 96), positive=False)
     assert carry(s)[-1].prompt == s.clicks[-1] and s.boxes[0] in [step.prompt for step in carry(s)]
+
+
+def test_a_brighter_neighbour_that_touches_the_object_is_another_one():
+    planes = np.zeros((6, 64, 96), np.uint8)
+    planes[:, 20:44, 20:44] = 150
+    planes[2:, 16:48, 44:76] = 250  # which the model takes for one with it
+    model = BlobModel()
+    model.config = replace(
+        model.config, diameters=(8.0, 200.0)
+    )  # whoever sees objects larger or smaller knows the image
+    s = Session(encode(planes, model, contrast=(0, 255), device="cpu"), model)
+    s.click((0, 32, 32))
+    s.propagate()
+    for mask in s.mask:
+        assert mask[20:44, 20:44].mean() > 0.85 and not mask[:, 48:].any()  # smoothing blurs where they meet
 
 
 def test_carrying_is_one_step_for_undo(stack):

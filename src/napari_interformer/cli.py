@@ -248,7 +248,7 @@ def segment(
     import numpy as np
 
     import napari_interformer as ni
-    from napari_interformer.files import LABEL_FILES, write_labels
+    from napari_interformer.files import LABEL_FILES, check_labels_file, write_labels
     from napari_interformer.image import Planes
     from napari_interformer.prompts import Box, NotEncodedError
 
@@ -257,6 +257,7 @@ def segment(
         check_output(overlay, (".png",), image)
 
     planes = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast)
+    check_labels_file(output, planes.shape)
     for number, one in enumerate(everything, 1):
         check_object(number, one, planes)
     if prompts is not None:
@@ -800,7 +801,7 @@ def check_folder(folder: Path) -> None:
 def check_output(path: Path, endings: Sequence[str], source: Path | None = None) -> None:
     """Refuse before hours of work a name with another ending, a place that cannot be written to, and the source's own."""
     if path.suffix.lower() not in endings:
-        raise click.UsageError(f"{path.name!r} takes another ending: {' or '.join(endings)} is written.")
+        raise click.UsageError(f"The output must end in {' or '.join(endings)}; got {path.name}.")
     if path.is_dir() and path.suffix != ".zarr":
         raise IsADirectoryError(f"{path} is a folder; give the name of a file.")
     if source is not None and path.exists() and source.exists() and path.samefile(source):

@@ -221,17 +221,30 @@ def _read_zarr(path: Path) -> ImageFile:
         data: Any = node[level["path"]]
         axes = [a if isinstance(a, dict) else {"name": a} for a in image.get("axes", [])]
         letters = "".join(a["name"][0].upper() for a in axes)
-        steps = [t["scale"] for t in level.get("coordinateTransformations", []) if t["type"] == "scale"]
-        scale = tuple(map(float, steps[0])) if steps and len(steps[0]) == data.ndim else None
+        unit = axes[-1].get("unit") if axes else None
+        scale = _scale_of(level, image, data.ndim, [axis.get("unit") for axis in axes])
         if scale is not None and not _are_lengths(scale):
             log.warning("pixel size of %s makes no sense: %s", path.name, scale)
             scale = None
-        unit = axes[-1].get("unit") if axes else None
     except Exception as error:  # zarr's stores raise what they like, and metadata is anybody's
         raise OSError(
             f"{path.name} is not a readable zarr image ({brief(error)}); give the path of an array or an OME-Zarr image."
         ) from error
     return ImageFile(data, letters or None, scale, unit)
+
+
+def _scale_of(level: Any, image: Any, ndim: int, units: Sequence[str | None]) -> tuple[float, ...] | None:
+    """Return the pixel size per axis that OME-Zarr tells, for the level and for all of them, lengths in the unit of X."""
+    told = (*level.get("coordinateTransformations", ()), *image.get("coordinateTransformations", ()))
+    steps = [np.asarray(one["scale"], float) for one in told if one["type"] == "scale"]
+    if not steps or any(step.shape != (ndim,) for step in steps):
+        return None
+    scale = np.prod(steps, axis=0)
+    marks = [_MARKS.get(str(unit)) for unit in units]
+    for axis, mark in enumerate(marks):
+        if mark in _MICROMETERS and marks[-1] in _MICROMETERS:
+            scale[axis] *= _MICROMETERS[mark] / _MICROMETERS[marks[-1]]
+    return tuple(scale.tolist())
 
 
 def write_labels(
@@ -274,8 +287,7 @@ def write_labels(
         raise TypeError(
             f"A label image takes integers; got {labels.dtype}: convert it, for example with astype(int)."
         )
-    if not 2 <= len(shape) <= 5 or 0 in shape:
-        raise ValueError(f"A label image takes (Y, X) and up to three axes before; got shape {shape}.")
+    check_labels_file(path, shape)
     if axes is not None and len(axes) != len(shape):
         raise ValueError(f"axes takes one letter per axis of labels of shape {shape}; got {axes!r}.")
     lengths = None if scale is None else np.asarray(scale)
@@ -293,20 +305,32 @@ def write_labels(
     dtype = np.min_scalar_type(most)
     found = _Labels(labels, indices, dtype, _ome_axes(axes, len(shape)), scale, unit)
     write = _write_zarr if path.suffix.lower() == ".zarr" else _write_tiff
-    if path.is_dir() and not (write is _write_zarr and _is_labels(path)):
-        raise ValueError(
-            f"A label image takes the name of a new file; {path.name} is a folder: give another name."
-        )
-    if path.suffix.lower() not in LABEL_FILES:
-        raise ValueError(
-            f"A label image is written as {', '.join(LABEL_FILES)}; got {path.name!r}: give it one of these endings."
-        )
     try:
         with replacing(path, "labels.ome.tif") as whole:
             write(whole, found)
     except OSError as error:
         raise unwritable(path, error) from error
     return path
+
+
+def check_labels_file(path: Path, shape: Sequence[int]) -> None:
+    """Refuse what `write_labels` cannot write, by its name and shape alone.
+
+    Raises
+    ------
+    ValueError
+        If labels have too many axes or no pixels, or the path is a folder of something else or has another ending.
+    """
+    if not 2 <= len(shape) <= 5 or 0 in shape:
+        raise ValueError(f"A label image takes (Y, X) and up to three axes before; got shape {tuple(shape)}.")
+    if path.is_dir() and not (path.suffix.lower() == ".zarr" and _is_labels(path)):
+        raise ValueError(
+            f"A label image takes the name of a new file; {path.name} is a folder: give another name."
+        )
+    if path.suffix.lower() not in LABEL_FILES:
+        raise ValueError(
+            f"A label image is written as {', '.join(LABEL_FILES)}; got {path.name}: give one of these endings."
+        )
 
 
 @dataclass(frozen=True)
@@ -430,10 +454,11 @@ def replacing(path: Path, name: str | None = None) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
         whole = Path(folder) / (name or path.name)
         yield whole
-        if not (whole.is_dir() and path.is_dir()):
+        if not (whole.is_dir() and path.exists()):
             os.replace(whole, path)
             return
-        # No system replaces a folder that is not empty. The old one waits outside, or it would be deleted with `folder`.
+        # No system replaces a folder that is not empty, or a file by a folder. What was there waits outside, or it would be
+        # deleted with `folder`.
         before = path.with_name(f"{Path(folder).name}-before")
         os.rename(path, before)
         try:

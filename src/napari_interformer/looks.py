@@ -84,6 +84,11 @@ def pixels_of(
     return values[:, depths > min(1, depths.max() / 2)], values[:, around]
 
 
+def shown(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the image's own part of `values_of`, where it is known, smoothed a little: (3, ...)."""
+    return values[-6:-3]  # three colours at each of three sigmas come last
+
+
 def values_of(session: Session, plane: Plane, box: Box) -> NDArray[np.float32]:
     """Return what says how pixels look: the finest maps, and the image where it is known. (C, Y, X), of `box`."""
     window = box.snapped

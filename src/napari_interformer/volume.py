@@ -14,9 +14,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import binary_opening, distance_transform_edt
 
-from napari_interformer.looks import NEAR, Look, pixels_of, values_of
+from napari_interformer.looks import NEAR, Look, pixels_of, shown, values_of
 from napari_interformer.prompts import Box, BoxPrompt, Click, Mark, Mask, cut, line
 from napari_interformer.simulate import depth, iou
 
@@ -46,6 +46,11 @@ LEAST_PIXELS = 4
 LEAST_SHARE = 0.15  # of the area where it was clicked
 # Objects are round: between its middle and its tip, one is wider than a cone, so what is expected there is not blended evenly.
 LATE = 2.0
+# What is this much brighter than the object's core on the same plane, counted in spreads of the core's pixels and away from its
+# surroundings, is another object; the network's logits lose so much for each spread more, for so many at most. What is this
+# much fainter is one too, or what is around it, unless it is no wider than an edge that is blurred: so many pixels.
+BRIGHTER, COST, MOST = 2.5, 3.0, 5.0
+FAINTER, EDGE = 5.0, 7
 # An object that shrinks below this share and then grows by this factor is two objects.
 WAIST, REGROWN = 0.7, 1.3
 
@@ -97,6 +102,9 @@ class _Front:
     direction: int
     level: int
     look: Look | None
+    sense: (
+        NDArray[np.float32] | None
+    )  # of each colour, 1 where the object is brighter than what is around it, else -1
     trail: list[Mask] = field(default_factory=list)
     areas: list[int] = field(default_factory=list)
     ended: Ended | None = None
@@ -240,8 +248,19 @@ def _front(session: Session, plane: Plane, direction: int) -> _Front | None:
         return None
     source = _tight(plane, box, mask)
     reach = max(NEAR, float(depth(source.mask)[1].max()))
-    look = Look.between(*pixels_of(session, source, reach))
-    return _Front(source, direction, step.view.level, look, areas=[int(mask.sum())])
+    ours, theirs = pixels_of(session, source, reach)
+    look, sense = Look.between(ours, theirs), None
+    if look is not None and session.image is not None:
+        sense = np.sign(shown(ours).mean(axis=1) - shown(theirs).mean(axis=1))
+    return _Front(source, direction, step.view.level, look, sense, areas=[int(mask.sum())])
+
+
+def _spreads(pixels: NDArray[np.float32], core: BoolMask) -> NDArray[np.float32]:
+    """Return how far pixels (3, Y, X) lie from the middle of those of a core, in spreads of these: robustly, (3, Y, X)."""
+    inside = pixels[:, core]
+    middle = np.median(inside, axis=1, keepdims=True)
+    spread = 1.48 * np.median(abs(inside - middle), axis=1, keepdims=True) + 1  # of 255; a flat core has none
+    return np.asarray((pixels - middle[..., None]) / spread[..., None])
 
 
 def _source(session: Session, plane: Plane | None) -> Step | None:
@@ -310,17 +329,25 @@ def neighbour(session: Session, front: _Front, other: _Front | None) -> Mask | R
         free = (there == 0) | (there == session.label)
         if 2 * np.count_nonzero(inside & free) < np.count_nonzero(inside):
             return Reason.OCCUPIED
-    likeness = None
+    likeness = contrast = None
     if front.look is not None:
-        likeness = front.look.likeness(values_of(session, plane, room))
-        if other is None and likeness[cut(_core(prior.mask), prior.box, room, False)].mean() < LEAST_LIKENESS:
+        values, core = values_of(session, plane, room), cut(_core(prior.mask), prior.box, room, False)
+        likeness = front.look.likeness(values)
+        if other is None and likeness[core].mean() < LEAST_LIKENESS:
             return Reason.UNLIKE
+        if front.sense is not None:
+            contrast = front.sense[:, None, None] * _spreads(shown(values), core)
     box, logits = session.decoding.guess(prior, click, front.level, BAND)
     score = cut(logits, box, room, -1).clip(-LARGEST_LOGIT, LARGEST_LOGIT)
     if likeness is not None:
         score = score + LIKENESS * (likeness - 0.5).clip(-1, 1)
+    if contrast is not None:
+        score = score - np.where(core, 0, COST * (contrast.max(axis=0) - BRIGHTER).clip(0, MOST))
     near = distance_transform_edt(~inside) <= reach
     mask = (score > 0) & near & free
+    if contrast is not None:
+        faint = mask & (contrast.min(axis=0) < -FAINTER)
+        mask &= ~binary_opening(faint, np.ones((EDGE, EDGE)))
     area = int(mask.sum())
     if area < max(LEAST_PIXELS, LEAST_SHARE * front.areas[0]):
         wrong = Reason.VANISHED
