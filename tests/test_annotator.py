@@ -260,7 +260,7 @@ def test_clicks_wait_for_their_plane_while_it_is_encoded_and_go_when_nothing_wil
     assert desk.annotator.waiting and desk.paper.clicks and not desk.told
     desk.annotator.commit()
     assert "still being encoded" in desk.told.pop()
-    desk.annotator.propagate(lambda *_: None, lambda: False)
+    desk.annotator.propagate(lambda _: None, lambda *_: None, lambda: False)
     desk.worker.all()
     assert "plane 1 is still being encoded" in desk.told.pop() and desk.annotator.waiting
     desk.encode(1)
@@ -481,7 +481,7 @@ def test_propagation_is_one_step_and_what_is_asked_meanwhile_waits():
     desk = Desk(np.stack([field] * 4))
     desk.click(1, *centres[0])
     reached = []
-    desk.annotator.propagate(lambda done, most: reached.append((done, most)), lambda: False)
+    desk.annotator.propagate(lambda _: None, lambda done, most: reached.append((done, most)), lambda: False)
     desk.annotator.commit()
     desk.worker.all()
     assert (desk.session.labels == 1).sum() == 4 * 400 and reached[-1][0] == 3
@@ -530,7 +530,7 @@ def test_what_was_carried_goes_with_the_click_it_came_from(edit):
     desk = Desk(np.stack([field] * 9))
     desk.click(1, *centres[0])
     desk.click(4, *centres[0])
-    desk.annotator.propagate(lambda *_: None, lambda: False)
+    desk.annotator.propagate(lambda _: None, lambda *_: None, lambda: False)
     desk.worker.all()
     carried = desk.session.labels.copy()
     desk.click(4, *centres[1])  # beside the first one, which stays

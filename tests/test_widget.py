@@ -1207,10 +1207,10 @@ class School:
 def school(window, small_model, monkeypatch, tmp_path):
     from qtpy.QtWidgets import QInputDialog
 
-    importlib.import_module(
-        "torch._dynamo"
-    )  # the first optimiser loads it, slowly beside a window that waits
+    # The first optimiser loads it, slowly beside a window that waits.
+    importlib.import_module("torch._dynamo")
     bundled, home = tmp_path / "bundled", tmp_path / "home"
+    bundled.mkdir()
     checkpoint.save_model(small_model, bundled / "default.safetensors")
     for name, value in {"BUNDLED": bundled, "load_model": load_model, "models": models}.items():
         monkeypatch.setattr(checkpoint, name, value)
@@ -1705,6 +1705,7 @@ def test_keys_that_napari_uses_stay_napari_s(field):
             assert not ours & {str(key) for key in keys}, name
     window.key_and_wait("B")
     boxes = window.viewer.layers[SHAPES]
+    boxes.mode = "select"  # while a tool of ours is on, its keys are
     ours = {str(key) for key in boxes.keymap}
     for name, keys in taken.items():
         if "shape" in name or "polygon" in name:

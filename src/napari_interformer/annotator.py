@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from napari_interformer.prompts import Box, Given
     from napari_interformer.session import Session
     from napari_interformer.stories import Saved
+    from napari_interformer.volume import Ended
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +64,14 @@ class Edit:
 
 @dataclass(frozen=True)
 class Action:
-    """Something to do once everything before it is done: `work` in the worker, then `then` in the main thread."""
+    """Something to do once everything before it is done: `work` in the worker, then `then` in the main thread.
+
+    If `work` raises, `failed` is called with that, if there is one, and may raise what is to be told.
+    """
 
     then: Callable[[Any], Any]
     work: Callable[[], Any] | None = None
+    failed: Callable[[Exception], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -270,16 +275,26 @@ class Annotator:
         session = self.session
         self._once_left("delete", session.adopt_delete, partial(session.compute_delete, label))
 
-    def propagate(self, progress: Callable[[int, int], None], cancelled: Callable[[], bool]) -> None:
-        """Carry the object through the stack in the worker; `progress` and `cancelled` are called there."""
+    def propagate(
+        self,
+        told: Callable[[Sequence[Ended]], None],
+        progress: Callable[[int, int], None],
+        cancelled: Callable[[], bool],
+    ) -> None:
+        """Carry the object through the stack in the worker; `told` before which planes it ends, and why."""
+        ends: list[Ended] = []
 
         def work() -> Steps:
             from napari_interformer.volume import carry  # loads SciPy
 
             self._none_waits("propagate")  # here, since what was asked before is done by now
-            return carry(self.session, progress=progress, cancelled=cancelled)
+            return carry(self.session, progress=progress, cancelled=cancelled, ended=ends.append)
 
-        self.act(self.session.adopt, work)
+        def then(steps: Steps) -> None:
+            self.session.adopt(steps)
+            told(ends)
+
+        self.act(then, work)
 
     def find_similar(
         self,
@@ -329,9 +344,14 @@ class Annotator:
         """Hear that there is a label, in something that is done in line: no later object gets it, nor a lower one."""
         self._taken = max(self._taken, label)
 
-    def act(self, then: Callable[[Any], Any], work: Callable[[], Any] | None = None) -> None:
-        """Do something once everything before it is done."""
-        self._line.append(Action(then, work))
+    def act(
+        self,
+        then: Callable[[Any], Any],
+        work: Callable[[], Any] | None = None,
+        failed: Callable[[Exception], Any] | None = None,
+    ) -> None:
+        """Do something once everything before it is done; see `Action`."""
+        self._line.append(Action(then, work, failed))
         self._next()
 
     def show_on(self, clicks: ClickList) -> None:
@@ -368,7 +388,8 @@ class Annotator:
             action = self._line.popleft()
             assert isinstance(action, Action)
             if action.work is not None:
-                self._run(action.work, partial(self._do, action.then))
+                failed = None if action.failed is None else partial(self._do, action.failed)
+                self._run(action.work, partial(self._do, action.then), failed)
             else:
                 self._do(action.then, None)
         if not self._busy:
@@ -430,7 +451,12 @@ class Annotator:
         if not clicks and not self.session.prompts:
             self._undone.clear()
 
-    def _run(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+    def _run(
+        self,
+        work: Callable[[], Any],
+        done: Callable[[Any], None],
+        failed: Callable[[Exception], None] | None = None,
+    ) -> None:
         generation, self._busy = self._generation, True
         self._changed()
 
@@ -441,7 +467,7 @@ class Annotator:
             call(result)
             self._next()
 
-        self._worker.run(work, lambda result: finish(done, result), lambda error: finish(self._refuse, error))
+        self._worker.run(work, partial(finish, done), partial(finish, failed or self._refuse))
 
     def _settle(self) -> None:
         """Let the layer show what is so, now that nothing waits in line."""

@@ -440,6 +440,7 @@ def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
     with training_bar("adapting") as told:
         adapted = ni.adapt(model, features, labels, config=config, progress=told)
     notes = {"adapted": f"from {Path(initial).name or 'default'} on {count(len(chosen), 'image')}"}
+    output.parent.mkdir(parents=True, exist_ok=True)
     ni.save_model(adapted, output, notes)
     click.echo(f"adapted on {count(len(chosen), 'image')}; kept for a benchmark: {len(kept)}")
     click.echo(f"model: {output}")

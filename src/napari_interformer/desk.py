@@ -222,21 +222,19 @@ class Desk:
         layer = labels.layer
         meanwhile = self._meanwhile = []
 
-        def work() -> tuple[int, NDArray[Any] | None] | Exception:
-            try:
-                if layer is not chosen:
-                    labels.copy(chosen)
-                highest = labels.survey()
-                return highest, labels.wider(highest)
-            except Exception as error:
-                return error
+        def work() -> tuple[int, NDArray[Any] | None]:
+            if layer is not chosen:
+                labels.copy(chosen)
+            highest = labels.survey()
+            return highest, labels.wider(highest)
 
-        def then(found: tuple[int, NDArray[Any] | None] | Exception) -> None:
-            if isinstance(found, Exception):
-                self.end()  # or an object could get the number of another
-                if layer is not chosen:
-                    self._viewer.layers.remove(layer)
-                raise found
+        def failed(error: Exception) -> None:
+            self.end()  # or an object could get the number of another
+            if layer is not chosen:
+                self._viewer.layers.remove(layer)
+            raise error
+
+        def then(found: tuple[int, NDArray[Any] | None]) -> None:
             highest, wider = found
             if wider is not None:
                 labels.take(wider)
@@ -252,7 +250,7 @@ class Desk:
                     "save them with Save labels…."
                 )
 
-        annotator.act(then, work)
+        annotator.act(then, work, failed)
 
     def _take_over(self, annotator: Annotator, clicks: ClickLayer, labels: LayerLabels) -> None:
         """Go on with the object that was not committed when the panel was closed."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from napari.layers import Image, Labels, Points, Shapes
@@ -48,6 +48,21 @@ if TYPE_CHECKING:
     from napari_interformer.model import InterFormer
     from napari_interformer.session import Replay
     from napari_interformer.train import Progress as Learnt
+    from napari_interformer.volume import Ended
+
+MOST_ENDS = 4  # of an object that are told at once; in time-lapses there may be two for each time
+
+
+class Loaded(NamedTuple):
+    """The model that answers, by what name and device it was asked for."""
+
+    name: str
+    device: str
+    model: InterFormer
+
+    def is_of(self, name: str, device: str) -> bool:
+        """Whether this is what a name and a device ask for."""
+        return (self.name, self.device) == (name, device)
 
 
 class Panel(QScrollArea):
@@ -84,7 +99,7 @@ class Panel(QScrollArea):
             changed=self._refresh,
             outdated=self._outdated,
         )
-        self._models: dict[tuple[str, str], InterFormer] = {}
+        self._loaded: Loaded | None = None  # one at a time: they are large
         self._shelf = Shelf()
         self._encodes = Encodes(self.encoder, progressed=self._progressed, ended=self._ended)
         self._adapting: Job | None = None
@@ -220,16 +235,16 @@ class Panel(QScrollArea):
         if self._job is not None or self._adapting is not None:
             return
         source, store = self.form.source(), self.form.store_path()
-        key = name, device = self.form.model_name(), self.form.device.currentText()
-        known, made = self._models, [self.features, *self._shelf.features]
+        name, device = self.form.model_name(), self.form.device.currentText()
+        known, made = self._loaded, [self.features, *self._shelf.features]
         self.form.show_loading()
         self._encodes.begin(
             source,
             device,
-            load=lambda: known.get(key) or _loaded(name, device),
+            load=lambda: known.model if known and known.is_of(name, device) else _load(name, device),
             find=lambda model: features_for(source.planes(), model, store, made),
             undecided=self._undecided,
-            prepared=partial(self._prepared, key),
+            prepared=lambda job, model, found: self._prepared(job, Loaded(name, device, model), found),
             first=self._looked_for(source),
         )
         self._refresh()
@@ -255,9 +270,10 @@ class Panel(QScrollArea):
         if annotator is None or clicks is None or annotator.busy:
             return
         features, model, source = annotator.session.features, annotator.session.model, clicks.source
-        ((_, device),) = self._models
+        assert self._loaded is not None
         asked = tuple(dict.fromkeys(c.plane for c in annotator.waiting if not features.ready(c.plane)))
         if asked:
+            device = self._loaded.device
             self._encodes.go_on(source, features, model, device, asked, self._looked_for(source))
             self._refresh()
 
@@ -310,18 +326,18 @@ class Panel(QScrollArea):
 
     # ----------------------------------------------------------------------------------- session
 
-    def _prepared(self, key: tuple[str, str], job: Job, model: InterFormer, features: Features) -> None:
+    def _prepared(self, job: Job, loaded: Loaded, features: Features) -> None:
         """Let clicks begin: the model is loaded, and there is room for features that are still to come."""
         if any(layer not in self.viewer.layers for layer in job.source.layers):
             job.cancelled.set()
             return  # nobody can click on it any more
         try:
-            self._begin(job.source, model, features)
+            self._begin(job.source, loaded.model, features)
         except Exception as error:
             job.cancelled.set()
             self._failed(error)
             return
-        self._use(key, model)
+        self._use(loaded)
         if any(
             finest(layer) is not pixels for layer, pixels in zip(job.source.layers, job.pixels, strict=True)
         ):
@@ -330,7 +346,7 @@ class Panel(QScrollArea):
             self._shelf.keep(job.source.layers, features)
         self._show_ready()
         self._refresh()
-        self.decoder.run(partial(warm_up, model), lambda _: None, self._failed)
+        self.decoder.run(partial(warm_up, loaded.model), lambda _: None, self._failed)
 
     def _begin(self, source: Source, model: InterFormer, features: Features) -> None:
         """Have layers and a session for these features; keep those there are if they fit."""
@@ -420,46 +436,48 @@ class Panel(QScrollArea):
         return list(models())
 
     def _model(self) -> InterFormer:
-        (model,) = self._models.values()
-        return model
+        assert self._loaded is not None
+        return self._loaded.model
 
     def _model_chosen(self, _: Any = None) -> None:
         if self.form.model.currentData() is None:
             path, _ = QFileDialog.getOpenFileName(self, "Model", "", "InterFormer (*.safetensors *.pth)")
-            self.form.add_model(path or next(iter(self._models), (DEFAULT_MODEL, ""))[0])
+            self.form.add_model(path or (self._loaded.name if self._loaded else DEFAULT_MODEL))
         self._change_model()
 
     def _change_model(self) -> None:
         """Let the model chosen answer from the next click on, if it takes the features that are there."""
-        annotator, key = self.annotator, (self.form.model_name(), self.form.device.currentText())
-        if annotator is None or key in self._models:
+        annotator, before = self.annotator, self._loaded
+        name, device = self.form.model_name(), self.form.device.currentText()
+        if annotator is None or before is None or before.is_of(name, device):
             return
 
-        def work() -> tuple[InterFormer, bool] | Exception:
-            try:
-                model = _loaded(*key)
-            except Exception as error:
-                return error
-            return model, model.fingerprint == annotator.session.features.model_fingerprint
+        def work() -> tuple[Loaded, bool]:
+            model = _load(name, device)
+            return Loaded(
+                name, device, model
+            ), model.fingerprint == annotator.session.features.model_fingerprint
 
-        def then(result: tuple[InterFormer, bool] | Exception) -> None:
-            if self.form.model_name() != key[0]:
+        def then(result: tuple[Loaded, bool]) -> None:
+            loaded, fits = result
+            if self.form.model_name() != name:
                 return  # another one was chosen since
-            if isinstance(result, Exception):
-                self.form.add_model(next(iter(self._models))[0])
-                raise result
-            model, fits = result
             if fits:
-                self._use(key, model)
+                self._use(loaded)
             else:
                 show_info("This model sees images in its own way: press Encode to go on with it.")
 
-        annotator.act(then, work)
+        def failed(error: Exception) -> None:
+            if self.form.model_name() == name:
+                self.form.add_model(before.name)
+                raise error
 
-    def _use(self, key: tuple[str, str], model: InterFormer) -> None:
+        annotator.act(then, work, failed)
+
+    def _use(self, loaded: Loaded) -> None:
         """Let a model answer from the next click on."""
-        self._models = {key: model}  # one at a time: they are large
-        self.desk.use(model)
+        self._loaded = loaded
+        self.desk.use(loaded.model)
 
     def adapt(self) -> None:
         """Ask for a name, and teach a copy of the model from the finished objects."""
@@ -484,7 +502,8 @@ class Panel(QScrollArea):
         if self._job is not None or self._adapting is not None or clicks is None:
             return
         job = self._adapting = Job(clicks.source)
-        session, ((before, device), model) = annotator.session, next(iter(self._models.items()))
+        assert self._loaded is not None
+        session, (before, device, model) = annotator.session, self._loaded
         stopped = partial(job.unwanted, self.encoder)
         began: float | None = None
 
@@ -508,7 +527,7 @@ class Panel(QScrollArea):
             self._adapted(job)
             self.form.fill_models(names)
             self.form.add_model(name)
-            self._use((name, device), adapted)
+            self._use(Loaded(name, device, adapted))
             show_info(
                 f"{name} has learnt from your objects and answers from now on; to undo that, choose {Path(before).name}."
             )
@@ -683,7 +702,8 @@ class Panel(QScrollArea):
         if self._carrying is not None:
             return
         annotator = self._now()
-        annotator.propagate(*self._begin_carrying("InterFormer propagates", "Propagating: {} planes"))
+        told = self._begin_carrying("InterFormer propagates", "Propagating: {} planes")
+        annotator.propagate(_tell_ends, *told)
         self._refresh()
 
     def _begin_carrying(self, name: str, text: str) -> tuple[Callable[[int, int], None], Callable[[], bool]]:
@@ -925,6 +945,11 @@ def warm_up(model: InterFormer) -> None:
     model.decode_logits(prepared, reference)
 
 
+def _tell_ends(ends: Sequence[Ended]) -> None:
+    if ends:
+        show_info(" ".join(map(str, ends[:MOST_ENDS])) + (" And so on." if len(ends) > MOST_ENDS else ""))
+
+
 def _tell_found(count: int) -> None:
     if count:
         show_info(
@@ -935,7 +960,7 @@ def _tell_found(count: int) -> None:
         show_info("No other object in view looks like the finished ones; click on one that you miss.")
 
 
-def _loaded(name: str, device: str) -> InterFormer:
+def _load(name: str, device: str) -> InterFormer:
     """Load a model to where it answers clicks; planes are encoded by a copy of it, if `device` is another."""
     from napari_interformer.checkpoint import load_model
     from napari_interformer.model import decoding_device
