@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # All chosen on stacks 0 to 7 of each family in benchmarks/volumes.py, which measures on others; the waist on 0 to 29, what
-# is between two fronts on 0 to 13, and how bright and how far on 0 to 23 of the nuclei.
+# is between two fronts on 0 to 13, and how bright on 0 to 23 of the nuclei.
 BAND = 2  # working pixels on either side of a neighbour's outline on which nothing is assumed
 LIKENESS = 2.0  # how much looks weigh against the network's logits, which count up to LARGEST_LOGIT
 LARGEST_LOGIT = 4.0
 LEAST_LIKENESS = 0.5  # 1 looks like the object, 0 like its surroundings: below this at its core, it has ended
-REACH = 0.2  # from plane to plane an outline moves out by at most this share of the object's depth
+REACH = 0.5  # from plane to plane an outline moves out by at most this share of the object's depth; cells that move need it
 LEAST_REACH = 2.0  # pixels
 # An object that overlaps its neighbour's mask by less than this has ended, or is another one.
 LEAST_IOU = 0.35
