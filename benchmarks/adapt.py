@@ -22,6 +22,8 @@ def images_of(kind: str, folder: str | None, count: int, seed: int) -> list[data
     if kind in samples.FAMILIES:
         pairs = (samples.synthetic(rng, (256, 256), kind) for _ in range(count))
         return [datasets.Sample(str(i), image, labels, kind) for i, (image, labels) in enumerate(pairs)]
+    if folder is None:
+        raise SystemExit(f"{kind} is no synthetic family: give --dsb2018 FOLDER.")
     everything = [one for one in datasets.load("dsb2018", folder) if one.kind == kind]
     return [everything[i] for i in rng.permutation(len(everything))]
 

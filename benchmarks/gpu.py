@@ -66,7 +66,11 @@ def main(device: str, side: int, batch: int, product: int) -> None:
 
 def seconds(run: Callable[[], Any], device: str) -> float:
     """Return how long a call takes, on average, after one for warming up."""
-    wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+
+    def wait() -> None:
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+
     run()
     wait()
     began = time.monotonic()

@@ -72,7 +72,7 @@ def stack(planes: int, model: str | None) -> None:
         click.echo(
             f"| {done} objects on {len(range(0, planes, 5))} planes | {resident():.2f} GB | {took:.0f} s |"
         )
-        click.echo(f"| of which labels, int32 | {session.labels.nbytes / 1e9:.2f} GB | |")
+        click.echo(f"| of which labels, int32 | {np.asarray(session.labels).nbytes / 1e9:.2f} GB | |")
 
 
 def huge(tiles: int, model: str | None) -> None:

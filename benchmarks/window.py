@@ -10,6 +10,7 @@ import argparse
 import json
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -38,10 +39,7 @@ class Bench:
         self.canvas = self.viewer.window._qt_viewer.canvas.native
         self.rest(1)
         began = time.perf_counter()
-        from napari_interformer.widget import Panel
-
-        self.panel: Any = Panel(self.viewer)
-        self.viewer.window.add_dock_widget(self.panel, name="InterFormer")
+        _, self.panel = self.viewer.window.add_plugin_dock_widget("napari-interformer")
         self.app.processEvents()
         self.opened = 1e3 * (time.perf_counter() - began)
         self._changed = False
@@ -157,7 +155,7 @@ class Bench:
             self.press("C")
             self.settle()
             if not self.panel.labels.layer.multiscale:
-                times["napari's own brush"].append(self.timed(lambda y=y, x=x: self.dab(y, x)))
+                times["napari's own brush"].append(self.timed(partial(self.dab, y, x)))
                 self.settle()
         return times
 
@@ -256,30 +254,18 @@ def in_a_stack(bench: Bench, count: int) -> dict[str, Any]:
 
 def on_a_huge_plane(bench: Bench, count: int) -> dict[str, Any]:
     """Measure on 20,000 x 20,000 pixels of which one corner of 768 x 768 is encoded."""
+    from napari_interformer.prompts import Box
     from napari_interformer.samples import cells
 
     image, truth = cells()
     whole = da.tile(da.from_array(image), (40, 40))[:20000, :20000]
     top = left = 512 * 18
-    from napari_interformer.features import Features
-
-    waiting = Features.waiting
-
-    def near(self: Features, plane: tuple[int, ...] = ()) -> list[int]:
-        there = [self.tiles[t] for t in range(len(self.tiles))]
-        return [
-            t
-            for t in waiting(self, plane)
-            if abs(there[t].top - top - 160) < 400 and abs(there[t].left - left - 160) < 400
-        ]
-
-    Features.waiting = near  # type: ignore[method-assign]
-    try:
-        bench.open([whole, whole[::4, ::4], whole[::16, ::16], whole[::64, ::64]], multiscale=True)
-        bench.encoded()
-    finally:
-        Features.waiting = waiting  # type: ignore[method-assign]
+    bench.open([whole, whole[::4, ::4], whole[::16, ::16], whole[::64, ::64]], multiscale=True)
     bench.look_at((top + 256, left + 256), 1.3)
+    clicked_on = Box(left - 128, top - 128, left + 640, top + 640)
+    bench.until(lambda: bench.panel.annotator.session.features.ready((), clicked_on))
+    bench.panel.cancel()
+    bench.encoded()
     times = bench.objects([(y + top, x + left) for y, x in centres(truth, count)])
     return {name: told(values) for name, values in times.items()}
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_interformer.image import Plane, Planes
+    from napari_interformer.image import ImageLike, Plane, Planes
     from napari_interformer.model import InterFormer
     from napari_interformer.painting import LabelImage
 
@@ -105,7 +105,7 @@ def adapt(
     features: Features | Sequence[Features],
     labels: LabelImage | Sequence[LabelImage],
     *,
-    images: Planes | Sequence[Planes | None] | None = None,
+    images: ImageLike | Sequence[ImageLike | None] | None = None,
     config: AdaptConfig | None = None,
     progress: Callable[[Progress], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
@@ -120,8 +120,8 @@ def adapt(
         Of one or several images; planes that are not encoded are passed over.
     labels : integer array or sequence of them
         A label image of each one's shape: 0 is background, and every number above it an object. Objects may be missing.
-    images : Planes or sequence of Planes, optional
-        The images, or what `Planes.of` takes, so that small and large objects are seen at the magnification at which a
+    images : array, path or Planes, or sequence of them, optional
+        The images, as `Planes.of` takes them, so that small and large objects are seen at the magnification at which a
         session shows them; those that were encoded just now are known.
     config : AdaptConfig, optional
         Defaults if None.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_interformer.image import Contrast
+    from napari_interformer.image import Contrast, ImageLike
     from napari_interformer.model import InterFormer
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Progress:
 
 
 def encode(
-    image: Any,
+    image: ImageLike,
     model: InterFormer,
     *,
     channel_axis: int | None = None,

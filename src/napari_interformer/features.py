@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_interformer.image import Plane
+    from napari_interformer.image import ImageLike, Plane
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +204,7 @@ class Features:
         store: str | Path,
         *,
         mode: Literal["r", "r+"] = "r",
-        image: Any = None,
+        image: ImageLike | None = None,
         model: Encoder | None = None,
     ) -> Features:
         """Open stored features; another process may still be writing them.

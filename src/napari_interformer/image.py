@@ -13,7 +13,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 Plane = tuple[int, ...]
+ImageLike: TypeAlias = "ArrayLike | str | os.PathLike[str] | Planes | Sequence[Any]"  # what `Planes.of` takes
 Limits = tuple[tuple[float, float], ...]
 ContrastRule = Literal["auto", "volume", "plane"]
 Contrast = ContrastRule | tuple[float, float] | Sequence[tuple[float, float]]
@@ -86,7 +87,7 @@ class Planes:
     @classmethod
     def of(
         cls,
-        image: ArrayLike | str | os.PathLike[str] | Planes | Sequence[Any],
+        image: ImageLike,
         *,
         channel_axis: int | None = None,
         channels: int | Sequence[int] | None = None,

@@ -32,8 +32,13 @@ if TYPE_CHECKING:
 class LabelImage(Protocol):
     """A label image to read from."""
 
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(..., Y, X)."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """An integer's."""
 
     def __getitem__(self, key: Any, /) -> Any:
         """Read a box."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from napari_interformer.decoding import Decoder, Step
     from napari_interformer.features import Features
-    from napari_interformer.image import Plane, Planes
+    from napari_interformer.image import ImageLike, Plane, Planes
     from napari_interformer.painting import LabelArray, Stroke
     from napari_interformer.prompts import BoolMask, Given, Prompt
     from napari_interformer.similar import Similar
@@ -183,8 +183,8 @@ class Session:
         Whether the object may take pixels of other objects; by default they are protected.
     live : bool
         Paint the current object into `labels` after every change (what the window does) instead of on `commit`.
-    image : Planes, optional
-        The image, or what `Planes.of` takes, so that small objects can be magnified and large ones be seen whole;
+    image : array, path or Planes, optional
+        The image, as `Planes.of` takes it, so that small objects can be magnified and large ones be seen whole;
         that of `features` if they were just encoded. Without it every object is seen at the image's own magnification.
     object_size : float, optional
         How large objects are across, in pixels; found out from the first answer if None. It takes the image.
@@ -227,7 +227,7 @@ class Session:
         *,
         overwrite: bool = False,
         live: bool = False,
-        image: Planes | None = None,
+        image: ImageLike | None = None,
         object_size: float | None = None,
         highest: int | None = None,
     ) -> None:
