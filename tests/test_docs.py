@@ -7,7 +7,9 @@ import shlex
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
+import tifffile
 
 from napari_interformer import cli
 
@@ -28,6 +30,7 @@ def test_python_runs_as_shown(page: str, tmp_path: Path, monkeypatch: pytest.Mon
     code = blocks(ROOT / "docs" / page, "python")
     assert code
     names: dict[str, object] = {"viewer": viewer_with_the_sample()}
+    tifffile.imwrite("labels.ome.tif", np.eye(9, dtype=np.uint8))  # as if saved from the window
     for number, block in enumerate(code, 1):
         exec(compile(block, f"{page}, block {number}", "exec"), names)
 

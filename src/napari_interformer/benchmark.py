@@ -524,7 +524,11 @@ class Report:
             )
         for threshold in self.config.thresholds:
             axes.axhline(threshold, color="0.8", linewidth=0.8, zorder=0)
-        axes.set(xlabel="clicks", ylabel="mean IoU", ylim=(0, 1), xlim=(1, self.config.max_clicks))
+        lowest = min(min(result.curve(1)) for result in self.results)
+        axes.set(
+            xlabel="clicks", ylabel="mean IoU", ylim=(min(lowest, 0.5), 1), xlim=(1, self.config.max_clicks)
+        )
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_title(f"{len(self.results[0].trials)} objects on {len(self.samples)} images", fontsize=10)
         axes.legend(frameon=False)
         figure.savefig(path, dpi=120)

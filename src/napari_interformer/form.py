@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from napari_interformer.journal import Offer
 
 _CONTRAST = {
-    "Layer's contrast limits": "layer",
+    "Layer's limits": "layer",
     "Percentiles of the volume": "volume",
     "Percentiles per plane": "plane",
 }
@@ -207,6 +207,7 @@ class Form(QWidget):
         self._image(rows)
         self._model(rows)
         self._store(rows)
+        rows.addRow(self._adapting)
         self.setup = Fold("Setup", rows)
         self.image.currentTextChanged.connect(self._show_chosen)
         self.model.currentTextChanged.connect(self._show_chosen)
@@ -271,18 +272,17 @@ class Form(QWidget):
         self._adapting.addWidget(_row(self.adapt_bar, self.adapt_cancel))
         rows.addRow("Model", self.model)
         rows.addRow("Device", self.device)
-        rows.addRow(self._adapting)
 
     def _store(self, rows: QFormLayout) -> None:
         self.store = _hint(
             QLineEdit(),
-            "Leave empty to keep features in memory. A folder ending in .zarr keeps them on disk; one that was encoded "
-            "before, here or on a cluster, is used at once.",
+            "Leave empty to keep features in memory. A folder keeps them on disk; one that was encoded before, here or on a "
+            "cluster, is used at once.",
         )
         self.store.setPlaceholderText("keep features in memory")
         self.browse = _button("…", "Choose a folder for the features.")
         self.browse.setFixedWidth(28)
-        rows.addRow(_row(self.store, self.browse))
+        rows.addRow("Features", _row(self.store, self.browse))
 
     def _encode(self) -> QVBoxLayout:
         part = QVBoxLayout()
@@ -290,9 +290,7 @@ class Form(QWidget):
             "Encode",
             "Prepare the image for clicks, the plane on screen first. Click as soon as a plane is ready.",
         )
-        self.cancel = _button(
-            "Cancel", "Stop after the tile at hand; what is done is kept, and Encode goes on from there."
-        )
+        self.cancel = _button("Cancel", "Stop encoding; what is done is kept, and Encode goes on from there.")
         self.bar = _bar("Planes that are ready for clicks.")
         part.addWidget(_row(self.encode, self.cancel))
         self.planes = PlaneStrip()

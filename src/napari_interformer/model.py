@@ -372,7 +372,7 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
     if (device.index or 0) >= found[device.type]:
         raise ValueError(
             f"{device.type.upper()} was asked for ({str(name)!r}), but PyTorch finds {found[device.type] or 'no'} such "
-            'device here; choose device="auto" or "cpu", or install a PyTorch build for it.'
+            "device here; choose auto or cpu, or install a PyTorch build for it."
         )
     return device
 

@@ -230,7 +230,8 @@ def image_options(command: Callable[..., None]) -> Callable[..., None]:
             metavar="RULE|LOW,HIGH",
             default="auto",
             show_default=True,
-            help="Stretch of pixel values: auto, by percentiles of the volume or of each plane, or by two values.",
+            help="What is black and white to the model: auto, volume or plane (percentiles of all or of each plane), or "
+            "LOW,HIGH such as 200,4000.",
         ),
         click.option(
             "--channels",
