@@ -109,7 +109,7 @@ def window_with_cells(path: Path) -> None:
     _, truth = cells()
     viewer, panel = open_panel("cells")
     numbers = [int(n) for n in np.unique(truth[130:400, 100:420]) if n]
-    for number in numbers[:40]:
+    for number in numbers[:42]:
         click_on_object(panel, truth == number)
         if panel.annotator.session.mask.any():
             panel.commit()

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from napari_interformer.prompts import Box, BoxPrompt, Given, Mark
     from napari_interformer.session import Session
     from napari_interformer.train import Progress
+    from napari_interformer.volume import Ended
 
 NAME = "napari-interformer"
 
@@ -251,6 +252,7 @@ def segment(
     from napari_interformer.files import LABEL_FILES, check_labels_file, write_labels
     from napari_interformer.image import Planes
     from napari_interformer.prompts import Box, NotEncodedError
+    from napari_interformer.volume import where_it_ends
 
     check_output(output, LABEL_FILES, image)
     if overlay is not None:
@@ -296,8 +298,11 @@ def segment(
                 except NotEncodedError as missing:
                     encode_shown(planes, encoded, network, device, [(missing.plane, missing.box)])
         if propagate:
+            ends: list[Ended] = []
             with bar("propagating", "plane") as line:
-                session.propagate(progress=lambda done, total: show(line, done, total))
+                session.propagate(progress=lambda done, total: show(line, done, total), ended=ends.append)
+            if ends:
+                click.echo(f"object {session.label}: {where_it_ends(ends)}", err=True)
         commit()
     wrong: ValueError | None = None
     for plane in clicked_on(session) if similar else ():

@@ -21,7 +21,7 @@ from napari_interformer.prompts import Box, BoxPrompt, Click, Mark, Mask, cut, l
 from napari_interformer.simulate import depth, iou
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -53,6 +53,7 @@ BRIGHTER, COST, MOST = 2.5, 3.0, 5.0
 FAINTER, EDGE = 5.0, 7
 # An object that shrinks below this share and then grows by this factor is two objects.
 WAIST, REGROWN = 0.7, 1.3
+MOST_TOLD = 4  # ends of an object; in time-lapses there may be two for each time
 
 
 class Reason(StrEnum):
@@ -77,6 +78,19 @@ class Ended:
     def __str__(self) -> str:
         where = self.plane[0] if len(self.plane) == 1 else self.plane
         return f"The object ends before plane {where}: {self.reason}."
+
+
+def where_it_ends(ends: Sequence[Ended]) -> str:
+    """Say where an object ends, which counts most, and then why; empty if it ends nowhere."""
+    named = [str(end.plane[0] if len(end.plane) == 1 else end.plane) for end in ends[:MOST_TOLD]]
+    if not named:
+        return ""
+    planes = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
+    text = f"Ends before plane{'s' * (len(named) > 1)} {planes}"
+    if len({end.reason for end in ends}) == 1:
+        return f"{text}{' and others' * (len(ends) > len(named))}: {ends[0].reason}."
+    why = " ".join(f"Plane {name}: {end.reason}." for name, end in zip(named, ends, strict=False))
+    return f"{text}{' and others' * (len(ends) > len(named))}. {why}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -50,8 +50,6 @@ if TYPE_CHECKING:
     from napari_interformer.train import Progress as Learnt
     from napari_interformer.volume import Ended
 
-MOST_ENDS = 4  # of an object that are told at once; in time-lapses there may be two for each time
-
 
 class Loaded(NamedTuple):
     """The model that answers, by what name and device it was asked for."""
@@ -946,8 +944,10 @@ def warm_up(model: InterFormer) -> None:
 
 
 def _tell_ends(ends: Sequence[Ended]) -> None:
+    from napari_interformer.volume import where_it_ends  # as in `Annotator.propagate`
+
     if ends:
-        show_info(" ".join(map(str, ends[:MOST_ENDS])) + (" And so on." if len(ends) > MOST_ENDS else ""))
+        show_info(where_it_ends(ends))
 
 
 def _tell_found(count: int) -> None:
