@@ -24,7 +24,7 @@ from napari_interformer.decoding import image_of
 from napari_interformer.features import Features
 from napari_interformer.loss import ClickConfig, click_loss
 from napari_interformer.painting import check_labels, objects_on
-from napari_interformer.prompts import DIVISOR, Box, cut
+from napari_interformer.prompts import Box, cut, placed, rounded_up
 from napari_interformer.scales import level_for, maps_at, size_at, to_working
 from napari_interformer.settings import at_least
 from napari_interformer.train import Progress, share_done
@@ -318,14 +318,13 @@ def _window(model: InterFormer, seen: Box, size: tuple[int, int], rng: np.random
     """Place a window as a session might: over the object, not always in its middle."""
     spans = []
     for start, stop, length in ((seen.left, seen.right, size[1]), (seen.top, seen.bottom, size[0])):
-        padded = -(-length // DIVISOR) * DIVISOR
+        most = rounded_up(length)
         side = model.config.click_window
         while side < ROOM * max(seen.width, seen.height) and side < model.config.window:
             side *= 2
-        side = min(side, padded)
+        side = min(side, most)
         reach = max(0, side - (stop - start)) / 4
-        first = round(((start + stop - side) / 2 + rng.uniform(-reach, reach)) / DIVISOR) * DIVISOR
-        first = min(max(first, 0), padded - side)
+        first = placed((start + stop) / 2 + rng.uniform(-reach, reach), side, most)
         spans.append((first, first + side))
     (left, right), (top, bottom) = spans
     return Box(left, top, right, bottom)

@@ -584,9 +584,8 @@ def _planes(clicks: Iterable[Given]) -> str:
 
 def sentence(error: Exception) -> str:
     """Return what an error says, in one line."""
-    told = (
-        error.args[0] if isinstance(error, KeyError) and error.args else error
-    )  # KeyError quotes what it says
+    # KeyError quotes what it says.
+    told = error.args[0] if isinstance(error, KeyError) and error.args else error
     text = next(iter(str(told).splitlines()), "")
     return text or f"{type(error).__name__}: something went wrong that was not foreseen; the log has more."
 

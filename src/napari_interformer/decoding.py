@@ -37,7 +37,9 @@ from napari_interformer.prompts import (
     line,
     obey,
     paste,
+    placed,
     region,
+    rounded_up,
     sure,
     within,
 )
@@ -495,21 +497,20 @@ class Decoding:
         The previous one serves as long as it leaves room around the object, so that nothing is prepared twice.
         """
         config = self.model.config
-        padded = self._padded(level)
+        size = self._padded(level)
         room = (config.zoom_expansion - 1) / 4
         roomy = known.grown(round(known.height * room), round(known.width * room))
         fits = previous is not None and max(previous.width, previous.height) <= self._limit
-        if previous is not None and fits and previous.holds(roomy.intersect(Box.of(padded))):
+        if previous is not None and fits and previous.holds(roomy.intersect(Box.of(size))):
             return previous
         spans = []
         for start, stop, length in (
-            (known.left, known.right, padded[1]),
-            (known.top, known.bottom, padded[0]),
+            (known.left, known.right, size[1]),
+            (known.top, known.bottom, size[0]),
         ):
             side = max(config.click_window * least, (stop - start) * config.zoom_expansion)
-            side = min(-(-int(side) // DIVISOR) * DIVISOR, self._limit, length)
-            first = round(((start + stop) / 2 - side / 2) / DIVISOR) * DIVISOR
-            first = min(max(first, 0), length - side)
+            side = min(rounded_up(side), self._limit, length)
+            first = placed((start + stop) / 2, side, length)
             spans.append((first, first + side))
         (left, right), (top, bottom) = spans
         return Box(left, top, right, bottom)

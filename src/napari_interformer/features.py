@@ -24,7 +24,7 @@ import numpy as np
 
 from napari_interformer.files import brief, unwritable
 from napari_interformer.image import Planes, plane_of
-from napari_interformer.prompts import DIVISOR, Box, NotEncodedError
+from napari_interformer.prompts import DIVISOR, Box, NotEncodedError, rounded_up
 from napari_interformer.store import Shape, Store, is_there, located, make_store, name_of, open_group
 
 if TYPE_CHECKING:
@@ -630,7 +630,7 @@ def _shape(origin: Origin) -> Shape:
 
 def padded(size: tuple[int, int]) -> tuple[int, int]:
     """Return Y and X rounded up to multiples of `DIVISOR`."""
-    return -(-size[0] // DIVISOR) * DIVISOR, -(-size[1] // DIVISOR) * DIVISOR
+    return rounded_up(size[0]), rounded_up(size[1])
 
 
 def _cells_of(tile: Box, origin: Origin) -> int:

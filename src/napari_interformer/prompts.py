@@ -114,7 +114,7 @@ class Box(NamedTuple):
     def snapped(self) -> Box:
         """The box grown outward to multiples of `DIVISOR`."""
         left, top = (edge // DIVISOR * DIVISOR for edge in self[:2])
-        right, bottom = (-(-edge // DIVISOR) * DIVISOR for edge in self[2:])
+        right, bottom = map(rounded_up, self[2:])
         return Box(left, top, right, bottom)
 
 
@@ -490,40 +490,48 @@ def within(logits: NDArray[np.float32], box: Box, lowest: float) -> BoolMask:
     return mask
 
 
+def rounded_up(length: float) -> int:
+    """Return the next multiple of `DIVISOR`."""
+    return -(-int(length) // DIVISOR) * DIVISOR
+
+
+def placed(centre: float, side: int, length: int) -> int:
+    """Return where a window of that side begins: on the grid of `DIVISOR`, about the centre, within a length."""
+    return min(max(round((centre - side / 2) / DIVISOR) * DIVISOR, 0), length - side)
+
+
 def sure(reference: Reference) -> BoolMask:
     """Return where a click has settled the pixel, either way."""
     return np.asarray((reference == State.FOREGROUND) | (reference == State.BACKGROUND))
 
 
-def region(known: BoolMask, *, expansion: float, min_size: int, divisor: int = DIVISOR) -> Box:
+def region(known: BoolMask, *, expansion: float, min_size: int) -> Box:
     """Return the zoom-in region around what is known of an object (section 3.4 of the paper).
 
     The box of `known` (last mask or any sure pixel), grown by `expansion` about its centre, at least
-    `min_size` pixels a side, clipped to the array, then snapped outward to multiples of `divisor`.
+    `min_size` pixels a side, clipped to the array, then snapped outward to multiples of `DIVISOR`.
 
     Parameters
     ----------
     known : (Y, X) bool
-        Y and X multiples of `divisor`.
-    expansion, min_size, divisor
+        Y and X multiples of `DIVISOR`.
+    expansion, min_size
         See above; lengths in pixels.
     """
     box = Box.around(known)
     height, width = known.shape
     if box.empty:
         return Box.of((height, width))
-    top, bottom = _grow(box.top, box.bottom, height, expansion, min_size, divisor)
-    left, right = _grow(box.left, box.right, width, expansion, min_size, divisor)
+    top, bottom = _grow(box.top, box.bottom, height, expansion, min_size)
+    left, right = _grow(box.left, box.right, width, expansion, min_size)
     return Box(left, top, right, bottom)
 
 
-def _grow(
-    start: int, stop: int, length: int, expansion: float, min_size: int, divisor: int
-) -> tuple[int, int]:
+def _grow(start: int, stop: int, length: int, expansion: float, min_size: int) -> tuple[int, int]:
     # Python's round, half to even, as in the reference.
     centre, half = (start + stop) / 2, max((stop - start) * expansion, min_size) / 2
     start, stop = max(0, round(centre - half)), min(length, round(centre + half))
-    return start // divisor * divisor, min(length, -(-stop // divisor) * divisor)
+    return start // DIVISOR * DIVISOR, min(length, rounded_up(stop))
 
 
 def _shape(plane: NDArray[np.generic]) -> tuple[int, int]:
