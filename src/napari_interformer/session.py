@@ -771,15 +771,13 @@ class Session:
             self._future = []
             return []  # nothing has this number yet: the next object gets it
         # What was found or deleted before the object began can still be taken back.
-        before_it = list(
-            itertools.takewhile(lambda change: isinstance(change, _Found | _Deleted), self._past)
-        )
+        earlier = list(itertools.takewhile(lambda change: isinstance(change, _Found | _Deleted), self._past))
         shown, changed = _newest(self._steps), self._painting.boxes
         for plane in changed:
             before = shown[plane].prompts if plane in shown else None
             self.backlog.add(partial(self._painting.put_back, plane, self.label, before))
         self._forget()
-        self._past = before_it
+        self._past = earlier
         return list(changed.items())
 
     def edit(self, label: int, plane: Plane | None = None) -> None:
@@ -949,6 +947,8 @@ class Session:
                 self._begin(story)
                 self.adopt(steps)
                 self._finish()  # even if others have all of its pixels, as they had then
+                if not story.prompts:
+                    self.rejected = (*self.rejected, *story.begun)
             if latest or current.edited:
                 self._begin(current)
                 usual = usual[0], self.overwrite  # which holds for the object
