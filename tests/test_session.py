@@ -675,6 +675,26 @@ def test_who_lay_beside_an_object_that_was_deleted_is_as_it_was(tmp_path):
     np.testing.assert_array_equal(replayed(s, tmp_path / "c.json").labels, s.labels)
 
 
+def test_saved_clicks_give_back_the_labels_where_writing_waits_as_in_the_window(tmp_path):
+    s = stack_session()
+    for z in (0, 1, 2, 3, 5, 6, 7):
+        s.click((z, 32, 32))
+    label = s.commit()
+    s.edit(label)
+    s.click((1, 32, 32))
+    s.propagate()
+    s.commit()
+    s.click((6, 32, 32))
+    s.delete(s.commit())
+    path = s.save_prompts(tmp_path / "c.json")
+    again = Session(s.features, s.model, live=True)
+    with again.backlog.waiting():
+        again.adopt_saved(again.compute_saved(path))
+    again.backlog.work_off()
+    assert s.labels[:4].any() and not s.labels[4:].any()
+    np.testing.assert_array_equal(again.labels, s.labels)
+
+
 def test_what_was_deleted_can_be_brought_back_after_an_object_that_came_to_nothing():
     s = session()
     s.click(CENTRES[0])

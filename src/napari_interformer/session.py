@@ -1021,9 +1021,10 @@ class Session:
         return list(changed.items())
 
     def _repaint(self) -> None:
-        """Paint the object as it is now on all planes where it is or was."""
+        """Paint the object as it is now on all planes where it is, or was when it began."""
         now = _newest(self._steps)
-        self._paint(now, now, {*self._painting.boxes, *now})
+        # Not the planes that `_painting` knows: what it began with may still wait to be written.
+        self._paint(now, now, {*self._begun, *now})
 
     def _paint(
         self,
