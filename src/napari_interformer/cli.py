@@ -693,17 +693,14 @@ def open_features(
         if location is not None:
             click.echo(f"There is no {location} yet: a new store is made there.", err=True)
         return planes, room_for(planes, model, store=location)
-    features = Features.open(location, image=planes, model=model)
-    origin = features.origin
-    if contrast != "auto" and planes.contrast != origin.contrast:
+    features = Features.open(
+        location, mode="r" if isinstance(location, str) else "r+", image=planes, model=model
+    )
+    if contrast != "auto" and planes.contrast != features.contrast:
         raise ValueError(
             f"{location} holds features of another contrast: leave --contrast out to take that, or name another store."
         )
-    planes = planes.with_contrast(origin.contrast)
-    if not isinstance(location, str):
-        # Perhaps in other tiles than those that are made where nobody says how large.
-        return planes, Features.create(planes, model, core=origin.core, halo=origin.halo, store=location)
-    features.source = planes
+    planes = features.source = planes.with_contrast(features.contrast)
     return planes, features
 
 

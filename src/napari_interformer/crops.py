@@ -25,7 +25,7 @@ from skimage.segmentation import relabel_sequential
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from napari_interformer import datasets, samples
-from napari_interformer.image import stretch
+from napari_interformer.image import full_range, stretch
 from napari_interformer.prompts import DIVISOR, Box
 
 if TYPE_CHECKING:
@@ -72,6 +72,11 @@ class Picture:
         values = self.pixels[np.isfinite(self.pixels)]
         values = values.astype(np.promote_types(values.dtype, np.uint8))  # of truth values there are none
         return np.percentile(values, LEVELS) if values.size else np.zeros(len(LEVELS))
+
+    @property
+    def inside(self) -> bool:
+        """Whether all intensities lie in 0..1."""
+        return bool(self.quantiles[0] >= 0 and self.quantiles[-1] <= 1)
 
     @property
     def largest(self) -> int:
@@ -372,9 +377,9 @@ def cut_labels(picture: Picture, place: Place) -> NDArray[np.integer]:
 def cut_pixels(picture: Picture, place: Place, rng: np.random.Generator) -> Tensor:
     """Return the pixels of a crop, stretched and recoloured, (3, S, S) uint8; black beyond the image."""
     pixels = picture.pixels[place.seen]
-    whole = as_it_is(picture)
-    low, high = whole or (0.0, 0.0)
-    if whole is None or rng.random() < 0.3:
+    limits = None if pixels.ndim == 2 else full_range(pixels.dtype, lambda: picture.inside)
+    low, high = limits or (0.0, 0.0)
+    if limits is None or rng.random() < 0.3:
         low, high = np.interp([rng.uniform(0, 2), rng.uniform(98.5, 100)], LEVELS, picture.quantiles)
         if low == high:  # a few bright specks on black, as in `percentiles`
             low, high = picture.quantiles[[0, -1]]
@@ -387,17 +392,6 @@ def cut_pixels(picture: Picture, place: Place, rng: np.random.Generator) -> Tens
     cut = F.grid_sample(colours[None], place.grid, align_corners=False)[0]
     # Rounding is finer than the noise of a camera of 8 bits, and dark images of 16 have been stretched by now.
     return cut.mul_(255).add_(0.5).byte().expand(3, -1, -1)
-
-
-def as_it_is(picture: Picture) -> tuple[float, float] | None:
-    """Return the black and white of colours that `Planes` shows unstretched, None for any other image."""
-    if picture.pixels.ndim == 2:
-        return None
-    if picture.pixels.dtype == np.uint8:
-        return 0.0, 255.0
-    lowest, highest = picture.quantiles[[0, -1]]
-    inside = picture.pixels.dtype.kind == "f" and 0 <= lowest and highest <= 1
-    return (0.0, 1.0) if inside else None
 
 
 def recolour(colours: NDArray[np.float32], scale: float, rng: np.random.Generator) -> NDArray[np.float32]:

@@ -251,9 +251,8 @@ class Features:
             raise
         except PermissionError as error:
             raise OSError(f"{name} may not be read ({error.strerror}); check your permissions.") from error
-        except (
-            Exception
-        ) as error:  # no group, somebody else's, or a damaged one: zarr and JSON tell in many ways
+        except Exception as error:
+            # No group, somebody else's, or a damaged one: zarr and JSON tell in many ways.
             if isinstance(location, str) and isinstance(error, FileNotFoundError):
                 raise FileNotFoundError(absent) from error
             damaged = ValueError, TypeError, LookupError, AttributeError

@@ -154,6 +154,13 @@ _UNITS = {
 }
 
 
+def _ratio(mark: str | None, other: str | None) -> float:
+    """Return how many of another unit one makes, by their marks; 1 where they are the same or not both known lengths."""
+    if mark == other or mark not in _MICROMETERS or other not in _MICROMETERS:
+        return 1.0
+    return _MICROMETERS[mark] / _MICROMETERS[other]
+
+
 def _pixel_size(tiff: tifffile.TiffFile, axes: str) -> tuple[tuple[float, ...] | None, str | None]:
     """Return the pixel size per axis, and its unit, from OME or ImageJ metadata or the resolution tags."""
     sizes: dict[str, float] = {}
@@ -172,8 +179,7 @@ def _pixel_size(tiff: tifffile.TiffFile, axes: str) -> tuple[tuple[float, ...] |
             unit = pixels.get("PhysicalSizeXUnit", "µm")
             for axis in sizes.keys() - {"X"}:  # Z may come in another unit
                 other = pixels.get(f"PhysicalSize{axis}Unit", "µm")
-                if other != unit and other in _MICROMETERS and unit in _MICROMETERS:
-                    sizes[axis] *= _MICROMETERS[other] / _MICROMETERS[unit]
+                sizes[axis] *= _ratio(other, unit)
         elif tiff.is_imagej and tiff.imagej_metadata:
             unit = tiff.imagej_metadata.get("unit")
             if unit and unit not in ("pixel", "inch"):
@@ -242,8 +248,7 @@ def _scale_of(level: Any, image: Any, ndim: int, units: Sequence[str | None]) ->
     scale = np.prod(steps, axis=0)
     marks = [_MARKS.get(str(unit)) for unit in units]
     for axis, mark in enumerate(marks):
-        if mark in _MICROMETERS and marks[-1] in _MICROMETERS:
-            scale[axis] *= _MICROMETERS[mark] / _MICROMETERS[marks[-1]]
+        scale[axis] *= _ratio(mark, marks[-1])
     return tuple(scale.tolist())
 
 

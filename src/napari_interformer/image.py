@@ -21,7 +21,7 @@ from napari_interformer.files import ImageFile, brief, read_image
 from napari_interformer.prompts import Box
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -195,11 +195,9 @@ class Planes:
                 )
             if contrast == "plane":
                 return replace(self, contrast="plane")
-            keep = contrast == "auto" and self.colour
-            if keep and self.dtype == np.uint8:
-                return replace(self, contrast=((0.0, 255.0),) * len(self.channels))
-            if keep and self.dtype.kind == "f" and self._survey()[2]:
-                return replace(self, contrast=((0.0, 1.0),) * len(self.channels))
+            if contrast == "auto" and self.colour:
+                if limits := full_range(self.dtype, lambda: self._survey()[2]):
+                    return replace(self, contrast=(limits,) * len(self.channels))
             return replace(self, contrast=self._survey()[1])
         try:
             pairs = np.asarray(contrast, float)
@@ -354,6 +352,13 @@ def stretch(pixels: NDArray[Any], low: float, high: float) -> NDArray[np.float32
         np.clip(out, 0, 255, out=out)
     out[np.isnan(out)] = 0
     return np.asarray(out, np.float32)
+
+
+def full_range(dtype: np.dtype[Any], inside: Callable[[], bool]) -> tuple[float, float] | None:
+    """Return black and white of colours that are taken as they are: of uint8, and of floats `inside` 0..1; None of others."""
+    if dtype == np.uint8:
+        return 0.0, 255.0
+    return (0.0, 1.0) if dtype.kind == "f" and inside() else None
 
 
 def percentiles(pixels: NDArray[Any], low: float = LOW, high: float = HIGH) -> tuple[float, float]:

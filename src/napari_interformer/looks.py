@@ -85,8 +85,9 @@ def pixels_of(
 
 
 def shown(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the image's own part of `values_of`, where it is known, smoothed a little: (3, ...)."""
-    return values[-6:-3]  # three colours at each of three sigmas come last
+    """Return the image's own part of `values_of`, where it is known, by the second sigma: (3, ...)."""
+    first = len(values) - 3 * (len(SMOOTHED) - 1)  # three colours for each sigma come last
+    return values[first : first + 3]
 
 
 def values_of(session: Session, plane: Plane, box: Box) -> NDArray[np.float32]:

@@ -47,13 +47,6 @@ class Taken(NamedTuple):
     steps: Steps
 
 
-class Labelled(NamedTuple):
-    """An object of the label image, and what it has on each plane."""
-
-    label: int
-    masks: tuple[Mask, ...]
-
-
 class _Shown(NamedTuple):
     """The current object at a time: its steps, and how large objects were said to be when it began."""
 
@@ -138,13 +131,11 @@ class _Deleted:
             session.backlog.add(
                 partial(self.painting.paint, mask.plane, *nothing, label=self.story.label, overwrite=False)
             )
-        session.rejected = (*session.rejected, *self.story.begun)
         session.stories = [*session.stories, self.story]
 
     def take_back(self, session: Session) -> None:
         for mask in self.story.begun:
             session.backlog.add(partial(self.painting.put_back, mask.plane, self.story.label, None))
-        session.rejected = session.rejected[: len(session.rejected) - len(self.story.begun)]
         session.stories = [story for story in session.stories if story is not self.story]
 
 
@@ -201,8 +192,6 @@ class Session:
         As given; they can be set at any time: `overwrite` holds for all of the current object, `object_size` for the next.
     stories : list of Story
         What became of the objects committed so far, in order (see `objects`).
-    rejected : tuple of Mask
-        What was deleted so far, which `find_similar` does not find again.
     decoding : Decoding
         What turns prompts to masks.
     backlog : Backlog
@@ -263,7 +252,6 @@ class Session:
         self._edited = False  # whether the current object began with what its label had
         self._begun: dict[Plane, Mask] = {}  # what that was, where it was anything
         self.stories: list[Story] = []  # of the committed objects, in order
-        self.rejected: tuple[Mask, ...] = ()
         self._painting = Painting(target)
         self.backlog = Backlog()  # what is still to be written to `labels`
         self._overwrite, self.live = bool(overwrite), live
@@ -316,6 +304,11 @@ class Session:
             before = found.get(story.label, ()) if story.edited else ()
             found[story.label] = (*(prompt for prompt in before if prompt.plane not in again), *story.prompts)
         return {label: prompts for label, prompts in found.items() if prompts}  # the others were deleted
+
+    @property
+    def rejected(self) -> tuple[Mask, ...]:
+        """What was deleted so far, which `find_similar` does not find again."""
+        return tuple(mask for story in self.stories if not story.prompts for mask in story.begun)
 
     @property
     def planes(self) -> tuple[Plane, ...]:
@@ -587,8 +580,7 @@ class Session:
         ValueError, NotEncodedError
             As for `click`.
         """
-        size = self._size if self._steps else self.object_size
-        return self.decoding.steps(prompts, size, self._steps)
+        return self.decoding.steps(prompts, self._size_now, self._steps)
 
     def adopt(self, steps: Steps) -> list[tuple[Plane, Box]]:
         """Take over what `compute` returned, as one step that `undo` takes back.
@@ -602,7 +594,7 @@ class Session:
             return []
         if steps:
             self._check_label(self.label)
-        before, after = self._shown, _Shown(steps, self._size if self._steps else self.object_size)
+        before, after = self._shown, _Shown(steps, self._size_now)
         changed = self._show(after)
         self._past.append(_Said(before, after))
         self._future.clear()
@@ -753,8 +745,9 @@ class Session:
         return self._finish()
 
     def _finish(self) -> int:
-        """Paint the object where that is not done yet, keep its story, and start the next one."""
-        self._repaint()
+        """Paint the object if that is not done yet, keep its story, and start the next one."""
+        if not self.live:
+            self._repaint()
         story = self._story()
         self.stories.append(story)
         self._forget()
@@ -803,10 +796,10 @@ class Session:
         It reads all of them, or one plane.
         """
         self._check_no_current("edit")
-        number, masks = self._masks_of(label, "edit", plane)
-        return Taken(number, self.compute(masks))
+        masks = self._masks_of(label, "edit", plane)
+        return Taken(int(label), self.compute(masks))
 
-    def _masks_of(self, label: int, name: str, plane: Plane | None = None) -> Labelled:
+    def _masks_of(self, label: int, name: str, plane: Plane | None = None) -> tuple[Mask, ...]:
         """Return what an object has on each plane, or on one; ValueError, in the name of whoever asks, if it has nothing."""
         leading = self.features.leading
         planes = list(np.ndindex(*leading)) if plane is None else [plane_of(plane, leading)]
@@ -825,7 +818,7 @@ class Session:
             raise ValueError(
                 f"{name} takes a label that is in the label image; got {label!r}, which has no pixel there."
             )
-        return Labelled(number, tuple(masks))
+        return tuple(masks)
 
     def adopt_edit(self, taken: Taken) -> None:
         """Go on with what `compute_edit` returned; errors as for `edit`."""
@@ -846,19 +839,20 @@ class Session:
         """
         self.adopt_delete(self.compute_delete(label))
 
-    def compute_delete(self, label: int) -> Labelled:
+    def compute_delete(self, label: int) -> Story:
         """Look for an object in `labels`, all of which it reads, without changing anything; for `adopt_delete`."""
         self._check_no_current("delete")
-        return self._masks_of(label, "delete")
+        masks = self._masks_of(label, "delete")
+        # Its story goes on: where it lay, others found no room.
+        return Story(int(label), (), None, False, True, masks)
 
-    def adopt_delete(self, labelled: Labelled) -> None:
+    def adopt_delete(self, story: Story) -> None:
         """Take out what `compute_delete` returned; errors as for `delete`."""
         self._check_no_current("delete")
         painting = Painting(self.labels)
-        for mask in labelled.masks:
-            self.backlog.add(partial(painting.begin_with, mask, labelled.label))
-        # Its story goes on: where it lay, others found no room.
-        self._make(_Deleted(Story(labelled.label, (), None, False, True, labelled.masks), painting))
+        for mask in story.begun:
+            self.backlog.add(partial(painting.begin_with, mask, story.label))
+        self._make(_Deleted(story, painting))
 
     def _check_no_current(self, name: str) -> None:
         if self._steps or self._edited:
@@ -944,15 +938,11 @@ class Session:
         *finished, (current, latest) = replay
         try:
             for story, steps in finished:
-                self._begin(story)
-                self.adopt(steps)
+                self._begin(story, steps)
                 self._finish()  # even if others have all of its pixels, as they had then
-                if not story.prompts:
-                    self.rejected = (*self.rejected, *story.begun)
             if latest or current.edited:
-                self._begin(current)
+                self._begin(current, latest)
                 usual = usual[0], self.overwrite  # which holds for the object
-                self._show(_Shown(latest, current.size))
                 parts = [_Shown(latest[:n], current.size) for n in range(len(self.masks), len(latest) + 1)]
                 self._past = [_Said(*two) for two in itertools.pairwise(parts)]
                 if not current.edited:
@@ -960,10 +950,14 @@ class Session:
         finally:
             self.object_size, self.overwrite = usual
 
-    def _begin(self, story: Story) -> None:
+    def _begin(self, story: Story, steps: Steps) -> None:
+        """Have an object again as its story has it, of which these are the steps."""
         self.label, self.object_size, self.overwrite = story.label, story.size, story.overwrite
         if story.edited:
             self._take(story.begun or story.prompts)
+        self._show(_Shown(steps, story.size))
+        if story.edited and self.live:
+            self._repaint()  # planes that it has no more were never shown
 
     def _know_gaps(self) -> None:
         """Know of each mask that was carried, between which clicked planes it lies: with their clicks it goes."""
@@ -1002,6 +996,11 @@ class Session:
             raise ValueError(f"labels of dtype {dtype} hold no label {label}; {remedy}.")
 
     # ------------------------------------------------------------------------------------ painting
+
+    @property
+    def _size_now(self) -> float | None:
+        """How large objects were said to be when the current one began, or are, if none has."""
+        return self._size if self._steps else self.object_size
 
     @property
     def _shown(self) -> _Shown:

@@ -53,11 +53,9 @@ def features_for(
     from napari_interformer.store import is_there, located, name_of
 
     path = None if store is None else located(store)
-    before = [
-        features
-        for features in made
-        if features is not None and features.path == path and not features.replaced
-    ]
+    before = [features for features in made if features is not None and features.path == path]
+    if path is not None:  # in memory nothing takes another's place
+        before = [features for features in before if not features.replaced]
     if path is not None and is_there(path):
         found = before[0] if before else Features.open(path, mode="r+")
         planes = found.source = planes.with_contrast(found.origin.contrast)

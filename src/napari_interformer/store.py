@@ -213,12 +213,11 @@ class Store:
         except Exception as error:
             raise self.unreadable(row, f"pixel {(y, x)}", error) from error
 
-    def unreadable(self, row: int, part: str, error: Exception, file: str = "it") -> OSError:
-        """Return an error that says what of a plane cannot be read, and why; `file` is what to delete to have it anew."""
+    def unreadable(self, row: int, part: str, error: Exception, file: str = "") -> OSError:
+        """Return an error that says what of a plane cannot be read, and why; `file` can be deleted to have it anew."""
         if self.shape.leading:
             part += f" of plane {tuple(map(int, np.unravel_index(row, self.shape.leading)))}"
-        file = file if file == "it" else f"{file} in it"
-        remedy = f"the store is damaged: copy it anew, or delete {file} and encode again"
+        remedy = f"the store is damaged: copy it anew, or delete {file and f'{file} in '}it and encode again"
         if isinstance(self.location, str):
             remedy = (
                 "see whether the server serves parts of files (range requests), else the store is damaged"

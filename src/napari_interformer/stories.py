@@ -145,8 +145,7 @@ def _to_json(story: Story) -> dict[str, Any]:
 
 def _from_json(entry: dict[str, Any]) -> Story:
     size = None if entry["size"] is None else float(entry["size"])
-    begun = tuple(map(_prompt_from_json, entry.get("begun", ())))  # 0.1.0 did not write it
-    if (size is not None and not 0 < size < math.inf) or not all(isinstance(mask, Mask) for mask in begun):
+    if size is not None and not 0 < size < math.inf:
         raise ValueError("not written by this package")
     return Story(
         int(entry["label"]),
@@ -154,7 +153,7 @@ def _from_json(entry: dict[str, Any]) -> Story:
         size,
         bool(entry["overwrite"]),
         bool(entry["edited"]),
-        tuple(mask for mask in begun if isinstance(mask, Mask)),
+        tuple(map(_mask_from_json, entry.get("begun", ()))),  # earlier files have none
     )
 
 
@@ -176,9 +175,15 @@ def _prompt_from_json(entry: dict[str, Any]) -> Prompt:
         return Click.at(entry["click"], entry["positive"])
     if "scribble" in entry:
         return Scribble.along(entry["scribble"], entry["positive"])
-    plane, box = tuple(map(int, entry["plane"])), Box(*map(int, entry["box"]))
-    if "mask" not in entry:
-        return BoxPrompt(plane, box)
+    return _mask_from_json(entry) if "mask" in entry else BoxPrompt(*_place_from_json(entry))
+
+
+def _place_from_json(entry: dict[str, Any]) -> tuple[tuple[int, ...], Box]:
+    return tuple(map(int, entry["plane"])), Box(*map(int, entry["box"]))
+
+
+def _mask_from_json(entry: dict[str, Any]) -> Mask:
+    plane, box = _place_from_json(entry)
     bits = np.frombuffer(zlib.decompress(base64.b64decode(entry["mask"])), np.uint8)
     mask = np.unpackbits(bits, count=box.height * box.width).astype(bool).reshape(box.height, box.width)
     return Mask(plane, box, mask)

@@ -86,11 +86,11 @@ def where_it_ends(ends: Sequence[Ended]) -> str:
     if not named:
         return ""
     planes = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
-    text = f"Ends before plane{'s' * (len(named) > 1)} {planes}"
+    text = f"Ends before plane{'s' * (len(named) > 1)} {planes}{' and others' * (len(ends) > len(named))}"
     if len({end.reason for end in ends}) == 1:
-        return f"{text}{' and others' * (len(ends) > len(named))}: {ends[0].reason}."
-    why = " ".join(f"Plane {name}: {end.reason}." for name, end in zip(named, ends, strict=False))
-    return f"{text}{' and others' * (len(ends) > len(named))}. {why}"
+        return f"{text}: {ends[0].reason}."
+    why = (f"Plane {name}: {end.reason}." for name, end in zip(named, ends, strict=False))
+    return f"{text}. {' '.join(why)}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,9 +116,8 @@ class _Front:
     direction: int
     level: int
     look: Look | None
-    sense: (
-        NDArray[np.float32] | None
-    )  # of each colour, 1 where the object is brighter than what is around it, else -1
+    # Of each colour, 1 where the object is brighter than what is around it, else -1.
+    sense: NDArray[np.float32] | None
     trail: list[Mask] = field(default_factory=list)
     areas: list[int] = field(default_factory=list)
     ended: Ended | None = None

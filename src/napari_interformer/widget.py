@@ -451,10 +451,8 @@ class Panel(QScrollArea):
             return
 
         def work() -> tuple[Loaded, bool]:
-            model = _load(name, device)
-            return Loaded(
-                name, device, model
-            ), model.fingerprint == annotator.session.features.model_fingerprint
+            loaded = Loaded(name, device, _load(name, device))
+            return loaded, loaded.model.fingerprint == annotator.session.features.model_fingerprint
 
         def then(result: tuple[Loaded, bool]) -> None:
             loaded, fits = result
