@@ -638,16 +638,21 @@ def stack_session(**options):
     return Session(encode(GAP, MODEL, contrast=(0, 255), device="cpu"), MODEL, **options)
 
 
-@pytest.mark.parametrize("live", [False, True])
-def test_planes_that_an_edit_took_away_do_not_come_back(live, tmp_path):
-    s = stack_session(live=live)
+def edited_away(s):
+    """Finish an object on both blocks of the stack, then one on the first alone in its place; return its label."""
     for z in (0, 1, 2, 3, 5, 6, 7):
         s.click((z, 32, 32))
     label = s.commit()
     s.edit(label)
     s.click((1, 32, 32))
     s.propagate()
-    s.commit()
+    return s.commit()
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_planes_that_an_edit_took_away_do_not_come_back(live, tmp_path):
+    s = stack_session(live=live)
+    label = edited_away(s)
     assert not s.labels[5:].any() and {prompt.plane for prompt in s.objects[label]} == {
         (0,),
         (1,),
@@ -677,13 +682,7 @@ def test_who_lay_beside_an_object_that_was_deleted_is_as_it_was(tmp_path):
 
 def test_saved_clicks_give_back_the_labels_where_writing_waits_as_in_the_window(tmp_path):
     s = stack_session()
-    for z in (0, 1, 2, 3, 5, 6, 7):
-        s.click((z, 32, 32))
-    label = s.commit()
-    s.edit(label)
-    s.click((1, 32, 32))
-    s.propagate()
-    s.commit()
+    edited_away(s)
     s.click((6, 32, 32))
     s.delete(s.commit())
     path = s.save_prompts(tmp_path / "c.json")
