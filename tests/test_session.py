@@ -590,10 +590,26 @@ def test_a_label_read_from_a_narrow_label_image_is_counted_on_from():
 @pytest.mark.parametrize("label", [0, -1, 2.5])
 def test_an_objects_number_is_no_background(label):
     given = session()
-    given.label = label
     with pytest.raises(ValueError, match="label takes a whole number from 1"):
-        given.click((20, 20))
-    assert given.prompts == () and not given.labels.any()
+        given.label = label
+    assert given.label == 1
+
+
+def test_a_number_is_given_once():
+    given = session(labels=np.zeros(IMAGE.shape, np.uint8))
+    given.click(CENTRES[0])
+    with pytest.raises(ValueError, match="object 1 is not finished"):
+        given.label = 7
+    given.commit()
+    given.label = 7
+    given.click(CENTRES[1])
+    given.commit()
+    for label, reason in ((7, "goes on with it"), (1, "goes on with it"), (300, "wider dtype")):
+        with pytest.raises(ValueError, match=reason):
+            given.label = label
+    given.label = 3  # left out so far
+    given.click(CENTRES[2])
+    assert (given.commit(), given.label) == (3, 8)
 
 
 def test_planes_are_named_by_number_where_there_is_one_axis():

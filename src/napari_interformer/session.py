@@ -108,14 +108,14 @@ class _Found:
             )
         session.stories = [*session.stories, *(story for story, _, _ in self.objects)]
         session._highest = self.objects[-1][0].label
-        session.label = session._highest + 1
+        session._label = session._highest + 1
 
     def take_back(self, session: Session) -> None:
         for story, step, painting in reversed(self.objects):
             session.backlog.add(partial(painting.put_back, step.prompt.plane, story.label, step.prompts))
         gone = {id(story) for story, _, _ in self.objects}
         session.stories = [story for story in session.stories if id(story) not in gone]
-        session._highest, session.label = self.highest, self.label
+        session._highest, session._label = self.highest, self.label
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +187,7 @@ class Session:
     features : Features
         As given.
     label : int
-        The number of the current object; it can be set while the object has no prompts.
+        The number of the current object. While that has no prompts, it can be set to any that no object has.
     overwrite, live, object_size
         As given; they can be set at any time: `overwrite` holds for all of the current object, `object_size` for the next.
     stories : list of Story
@@ -261,7 +261,7 @@ class Session:
         # What `volume.carry` found between two planes with clicks, or beyond the outermost.
         self.gaps: dict[tuple[Plane | None, Plane | None], Gap] = {}
         self._highest = highest_label(target) if highest is None else highest
-        self.label = self._highest + 1
+        self._label = self._highest + 1
 
     # ------------------------------------------------------------------------------------ reading
 
@@ -344,6 +344,26 @@ class Session:
         """Return the current object's newest step on a plane, None where it has no prompt."""
         wanted = plane_of(plane, self.features.leading)
         return next((step for step in reversed(self._steps) if step.prompt.plane == wanted), None)
+
+    @property
+    def label(self) -> int:
+        """The number of the current object, or of the next one."""
+        return self._label
+
+    @label.setter
+    def label(self, value: int) -> None:
+        self._check_no_current("label")
+        self._check_label(value)
+        # Above the highest, nothing has to be read.
+        if value <= self._highest and any(
+            (np.asarray(self.labels[plane or ...]) == value).any()
+            for plane in np.ndindex(*self.features.leading)
+        ):
+            raise ValueError(
+                f"label takes a number that no object has; got {value}, which is there already: session.edit({value}) goes on "
+                "with it."
+            )
+        self._label = int(value)
 
     @property
     def overwrite(self) -> bool:
@@ -823,7 +843,7 @@ class Session:
     def adopt_edit(self, taken: Taken) -> None:
         """Go on with what `compute_edit` returned; errors as for `edit`."""
         self._check_no_current("edit")
-        self.label = taken.label
+        self._label = taken.label
         self._take(step.prompt for step in taken.steps)
         # The start, not a change: undo does not go behind it.
         self._past, self._future = [], []
@@ -874,7 +894,7 @@ class Session:
         self._painting = Painting(self.labels)
         self.gaps.clear()
         self._highest = max(self._highest, self.label)
-        self.label = self._highest + 1
+        self._label = self._highest + 1
 
     def change_model(self, model: Decoder) -> None:
         """Let another model answer what is asked from now on, such as an adapted one; the object stays as it is.
@@ -952,7 +972,7 @@ class Session:
 
     def _begin(self, story: Story, steps: Steps) -> None:
         """Have an object again as its story has it, of which these are the steps."""
-        self.label, self.object_size, self.overwrite = story.label, story.size, story.overwrite
+        self._label, self.object_size, self.overwrite = story.label, story.size, story.overwrite
         if story.edited:
             self._take(story.begun or story.prompts)
         self._show(_Shown(steps, story.size))
