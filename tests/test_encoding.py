@@ -474,6 +474,7 @@ def test_cuda_where_there_is_none_leaves_no_store(rng, tmp_path):
         ({"tile": 64, "halo": 32}, "more than twice halo"),
         ({"tile": 0}, "more than twice halo"),
         ({"halo": -32}, "more than twice halo"),
+        ({"tile": "whole", "halo": 32}, "leave one out"),
         ({"tile": "all"}, "\"whole\" or None; got 'all'"),
         ({"device": "tpu"}, "device takes"),
         ({"contrast": "best"}, "contrast takes"),

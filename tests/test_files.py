@@ -137,7 +137,9 @@ def test_jpeg_and_one_bit_png(tmp_path, rng):
 
     photograph = np.full((48, 70, 3), (200, 100, 50), np.uint8)
     Image.fromarray(photograph).save(tmp_path / "a.jpg")
-    np.testing.assert_allclose(Planes.of(tmp_path / "a.jpg").read()[0, 0], (200, 100, 50), atol=3)
+    Image.fromarray(photograph).convert("CMYK").save(tmp_path / "printed.jpg")
+    for name in ("a.jpg", "printed.jpg"):
+        np.testing.assert_allclose(Planes.of(tmp_path / name).read()[0, 0], (200, 100, 50), atol=3)
     bits = rng.random((48, 70)) > 0.5
     Image.fromarray(bits).save(tmp_path / "a.png")
     np.testing.assert_array_equal(Planes.of(tmp_path / "a.png").read()[..., 0], bits * np.float32(255))

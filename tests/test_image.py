@@ -112,6 +112,14 @@ def test_missing_values_become_black():
     assert not Planes.of(np.full((8, 8), np.nan)).read().any()
 
 
+def test_what_is_masked_has_no_value():
+    pixels = np.arange(64, dtype=np.uint16).reshape(8, 8)
+    planes = Planes.of(np.ma.masked_greater(pixels, 60))
+    np.testing.assert_array_equal(planes.raw()[..., 0], np.where(pixels > 60, np.nan, pixels))
+    nothing = Planes.of(np.ma.masked_greater(pixels, 100))
+    assert nothing.fingerprint == Planes.of(pixels).fingerprint
+
+
 def test_constant_images_become_black():
     planes = Planes.of(np.full((8, 8), 77, np.uint16))
     assert not planes.read().any()

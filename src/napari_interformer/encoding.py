@@ -143,6 +143,10 @@ def room_for(
             f"encode takes an image and a model; got {type(model).__name__} for the model: load it with load_model."
         )
     if tile == "whole":
+        if halo is not None:
+            raise ValueError(
+                f"halo is how far tiles overlap, of which tile='whole' makes none; got {halo}: leave one out."
+            )
         return Features.create(planes, model, core=0, halo=0, store=store)
     if isinstance(tile, str):
         raise ValueError(f'tile takes a multiple of {DIVISOR}, "whole" or None; got {tile!r}.')

@@ -64,7 +64,9 @@ def read_image(path: str | os.PathLike[str]) -> ImageFile:
     import imageio.v3 as iio
 
     try:
-        data = iio.imread(path, plugin="pillow")
+        # Of amounts of ink, Pillow knows what colours they make.
+        printed = iio.immeta(path, plugin="pillow")["mode"] == "CMYK"
+        data = iio.imread(path, plugin="pillow", mode="RGB" if printed else None)
     except Exception as error:  # Pillow raises what it likes
         reason = "" if "can not handle" in str(error) else f" ({brief(error)})"  # that says no more
         raise OSError(

@@ -393,6 +393,12 @@ def _finest(image: Any) -> Any:
                 f"{[tuple(level.shape) for level in image]}: stack planes with numpy.stack or dask.array.stack."
             )
         return image[0]
+    if isinstance(image, np.ma.MaskedArray):  # what is masked has no value
+        if not np.ma.is_masked(image):
+            return image.data
+        return np.where(
+            np.ma.getmaskarray(image), np.nan, image.data.astype(np.result_type(image.dtype, np.float32))
+        )
     if hasattr(image, "shape") and hasattr(image, "dtype"):
         try:
             np.dtype(image.dtype)
