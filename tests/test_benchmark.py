@@ -75,6 +75,14 @@ def test_clicks_are_counted_until_the_highest_threshold_or_the_limit():
     assert oracle["ms/click"] > 0 and oracle["s/MP"] > 0
 
 
+@pytest.mark.parametrize(("until", "clicks", "last"), [(0, 2, 24 / 32), (0.7, 2, 24 / 32), (1, 3, 1)])
+def test_clicks_end_at_the_highest_threshold_or_where_they_are_asked_to(until, clicks, last):
+    config = replace(CONFIG, thresholds=(0.6, 0.65), until=until)
+    for trial in measure([SAMPLE], {"oracle": Oracle}, config).results[0].trials:
+        assert len(trial.ious) == clicks and trial.iou_after(20) == pytest.approx(last)
+        assert trial.clicks_to(0.6, 20) == 1
+
+
 def test_nobody_clicks_where_an_image_has_no_value(small_model):
     image = IMAGE.astype(np.float32)
     image[:64, 24:56] = np.nan  # of the first object a quarter is left

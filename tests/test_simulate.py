@@ -34,6 +34,9 @@ def test_the_click_is_the_deepest_point_of_the_deeper_error(mask, target):
     y, x, positive = click
     assert positive == target[y, x] and mask[y, x] != target[y, x]
     assert (missed if positive else wrong)[y, x] == max(missed.max(), wrong.max())
+    assert positive == (missed.max() > wrong.max()), (
+        "of errors that are equally deep, the one outside of the object"
+    )
 
 
 @given(masks, masks, st.integers(0, 3))

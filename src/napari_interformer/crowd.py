@@ -64,7 +64,7 @@ def next_clicks(masks: Tensor, targets: Tensor, generator: torch.Generator | Non
         Not found where mask and target agree.
     """
     missed, wrong = squared_depths(torch.stack([targets & ~masks, masks & ~targets])).flatten(2)
-    positive = missed.amax(1) >= wrong.amax(1)
+    positive = missed.amax(1) > wrong.amax(1)
     depths = torch.where(positive[:, None], missed, wrong)
     deepest = depths.amax(1)
     if generator is not None:

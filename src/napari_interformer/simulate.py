@@ -26,7 +26,9 @@ def next_click(
     ignore: NDArray[np.bool_] | None = None,
     rng: np.random.Generator | None = None,
 ) -> tuple[int, int, bool] | None:
-    """Click into the deeper of the two error regions.
+    """Click into the deeper of the two error regions; where they are equally deep, outside of the object.
+
+    The rule for ties is the reference's, and of those before it: small objects have a tie at every third click.
 
     Parameters
     ----------
@@ -50,7 +52,7 @@ def next_click(
     deepest = max(missed_depth.max(initial=0), wrong_depth.max(initial=0))
     if deepest == 0:
         return None
-    positive = bool(missed_depth.max(initial=0) >= wrong_depth.max(initial=0))
+    positive = bool(missed_depth.max(initial=0) > wrong_depth.max(initial=0))
     box, depths = (missed_box, missed_depth) if positive else (wrong_box, wrong_depth)
     if rng is None:
         chosen = int(np.argmax(depths))
