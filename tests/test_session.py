@@ -389,6 +389,29 @@ def test_undo_and_redo_walk_through_clicks_and_strokes_in_their_order(changes, o
         assert not s.can_redo
 
 
+def test_undo_and_redo_are_exact_where_overwriting_was_allowed_after_a_stroke():
+    s = session(live=True)
+    seen = [s.labels.copy()]
+    s.click(CENTRES[0])
+    seen.append(s.labels.copy())
+    s.painted(Stroke(s.labels, 8, 40, 7))
+    seen.append(s.labels.copy())
+    s.overwrite = True
+    seen.append(s.labels.copy())
+    s.click(CENTRES[1])
+    seen.append(s.labels.copy())
+    assert (seen[3] != seen[2]).any()
+    for _ in range(2):
+        for before in reversed(seen[:-1]):
+            assert s.undo()
+            np.testing.assert_array_equal(s.labels, before)
+        assert not s.overwrite
+        for after in seen[1:]:
+            assert s.redo()
+            np.testing.assert_array_equal(s.labels, after)
+        assert s.overwrite
+
+
 def test_undo_is_exact_where_overwriting_was_allowed_in_between():
     there = np.where(LABELS == 2, 4, 0).astype(np.int32)
     s = session(labels=there.copy(), live=True)
@@ -655,10 +678,11 @@ def stack_session(**options):
 
 
 def edited_away(s):
-    """Finish an object on both blocks of the stack, then one on the first alone in its place; return its label."""
-    for z in (0, 1, 2, 3, 5, 6, 7):
-        s.click((z, 32, 32))
+    """Finish an object on the first block of the stack, on whose second one somebody paints it, and edit that away again."""
+    s.click((1, 32, 32))
+    s.propagate()
     label = s.commit()
+    s.labels[5:8] = np.where(GAP[5:8] > 0, label, 0)
     s.edit(label)
     s.click((1, 32, 32))
     s.propagate()

@@ -232,6 +232,38 @@ def test_planes_that_an_edited_object_leaves_are_empty(stack, live):
     assert [z for z in range(9) if there[z].any()] == [2, 3, 4, 5, 6]
 
 
+def test_an_edited_object_keeps_what_was_corrected_before_and_what_it_has_at_other_times():
+    _, labels = blobs()
+    planes = np.where((labels == 1) | (labels == 2), 200, 0).astype(np.uint8)
+    s = session_of(np.broadcast_to(planes, (2, 5, *planes.shape)).copy())
+    for place in ((0, 2, 32, 32), (1, 2, 32, 32), (0, 3, 32, 96)):
+        s.click(place)
+    s.propagate()
+    s.commit()
+    before = s.labels.copy()
+    assert before[0, 3, 32, 96] == 1 and before[0, 1, 32, 96] == 0
+    s.edit(1)
+    s.click((0, 1, 32, 96))
+    s.propagate()
+    s.commit()
+    np.testing.assert_array_equal(s.labels[1], before[1])
+    np.testing.assert_array_equal(s.labels[0, 3], before[0, 3])
+    assert s.labels[0, 0, 32, 96] == 1, "the click of this time is carried on, too"
+
+
+def test_what_is_carried_again_as_it_was_is_no_change(tmp_path):
+    s = session_of(planes_of(40, 40, 40))
+    s.click((1, 48, 40))
+    s.propagate()
+    again = Session(s.features, s.model)
+    again.load_prompts(s.save_prompts(tmp_path / "clicks.json"))
+    changes = again.changes
+    again.propagate()
+    assert again.changes == changes
+    again.remove(0)
+    assert not again.prompts, "what was carried goes with its click"
+
+
 def test_editing_one_plane_keeps_the_story_of_the_others(stack, tmp_path):
     s = Session(stack[0], MODEL)
     s.click((4, 32, 32))

@@ -14,7 +14,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from napari_interformer.prompts import Click, NotEncodedError, in_order
+from napari_interformer.prompts import names_of, Click, NotEncodedError, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -403,7 +403,7 @@ class Annotator:
         except Exception as error:
             self._refuse(error)
         # An object that can be brought back keeps its number.
-        if not (session.prompts or session.can_redo) and session.label <= self._taken:
+        if not (session.unfinished or session.can_redo) and session.label <= self._taken:
             session.label = self._taken + 1
         self._write()
 
@@ -574,12 +574,7 @@ def merge(current: Sequence[Given], before: Sequence[Given], after: Sequence[Giv
 def _planes(clicks: Iterable[Given]) -> str:
     """Name the planes that clicks are on, and say that they are."""
     planes = sorted({click.plane for click in clicks})
-    named = [", ".join(map(str, plane)) for plane in planes]
-    if planes == [()]:
-        return "the image is"
-    return (
-        f"plane {named[0]} is" if len(named) == 1 else f"planes {', '.join(named[:-1])} and {named[-1]} are"
-    )
+    return "the image is" if planes == [()] else f"{names_of(planes)} {'is' if len(planes) == 1 else 'are'}"
 
 
 def sentence(error: Exception) -> str:

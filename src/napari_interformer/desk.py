@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from napari_interformer.stories import Story
 
 AT_ONCE = 0.05  # seconds for which the window may wait for an answer
+# What a session knew of the objects in a Labels layer, for the next one there, of another panel too: the array, its image,
+# their clicks.
+_KNOWN: WeakKeyDictionary[Labels, tuple[Any, str, list[Story]]] = WeakKeyDictionary()
 RESTING = 60  # milliseconds without a move after which the mouse may be about to be pressed
 
 
@@ -97,8 +100,6 @@ class Desk:
         self._brush = 0  # the object that napari's brush was given last
         self._meanwhile: list[Stroke] | None = None  # made while labels are looked through
         self._plane: tuple[int, ...] | None = None  # on screen when the Labels layer was drawn last
-        # What a session knew of the objects in a Labels layer, for the next one there: the array, its image, their clicks.
-        self._known: WeakKeyDictionary[Labels, tuple[Any, str, list[Story]]] = WeakKeyDictionary()
         self._rest = QTimer(parent)
         self._rest.setSingleShot(True)
         self._rest.setInterval(RESTING)
@@ -156,7 +157,7 @@ class Desk:
             layer.visible = True  # napari cannot write to a layer that it has never drawn
             show_info(f"{layer.name} was hidden; it is shown, since labels are written to it.")
         self.end()
-        array, image, stories = self._known.pop(layer, (None, "", []))
+        array, image, stories = _KNOWN.pop(layer, (None, "", []))
         if array is not None and array() is labels.array and image == features.image_fingerprint:
             session.stories = stories
         clicks, layers = self.clicks, self._viewer.layers
@@ -314,7 +315,7 @@ class Desk:
             self.annotator.close()
             session = self.annotator.session
             known = weakref.ref(self.labels.array), session.features.image_fingerprint, session.stories
-            self._known[self.labels.layer] = known
+            _KNOWN[self.labels.layer] = known
         for emitter, told in self._followed:
             emitter.disconnect(told)
         self._followed.clear()
@@ -446,7 +447,14 @@ class Desk:
         if self.clicks is None:
             return False
         self._canvas.look_for_shapes()
-        if any(layer not in layers for layer in self.clicks.source.layers):
+        gone = [layer for layer in self.clicks.source.layers if layer not in layers]
+        if gone:
+            annotator, labels = self.annotator, self.labels
+            if annotator and labels and annotator.session.prompts and labels.layer in layers:
+                show_info(
+                    f"{gone[0].name} was removed; object {annotator.session.label} stays as it is in {labels.layer.name}: to go "
+                    "on with it, encode again, press E and click on it."
+                )
             self.end(lost=True)
             self._canvas.put_clicks_away()
             self.outdated = False

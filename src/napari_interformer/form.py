@@ -28,6 +28,8 @@ from qtpy.QtWidgets import (
 from napari_interformer.layers import GREEN, RED, Source, finest
 from napari_interformer.strip import PlaneStrip
 
+from napari_interformer.prompts import name_of
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -527,8 +529,11 @@ class Form(QWidget):
         self.bar.setRange(0, 0)
         self.bar.setFormat("Loading the model")
 
-    def show_ready(self, features: Features | None, step: Progress | None = None) -> None:
-        """Show how much of an image is ready for clicks, and the time left if it is being encoded; None shows nothing."""
+    def show_ready(self, features: Features | None, step: Progress | None = None, of: str = "") -> None:
+        """Show how much of an image is ready for clicks, and the time left if it is being encoded; None shows nothing.
+
+        `of` comes before it, where that is not the image chosen.
+        """
         if features is None:
             self.bar.setRange(0, 1)
             self.bar.setValue(0)
@@ -545,7 +550,7 @@ class Form(QWidget):
         text = f"{count} of {total} planes" if features.leading else ("encoded" if count else "encoding")
         if step is not None and step.done < step.total:
             text += f", {_duration(step.seconds_left)} left"
-        self.bar.setFormat(text)
+        self.bar.setFormat(f"{of}{text}")
 
     def show_learnt(self, done: float, seconds_left: float) -> None:
         """Show how much a model has learnt, from 0 to 1."""
@@ -619,16 +624,22 @@ def _told(annotator: Annotator | None, picking: str, adapting: bool, image: bool
     boxes = {0: "", 1: "a box, "}.get(len(session.boxes), f"{len(session.boxes)} boxes, ")
     lines = {0: "", 1: ", a line"}.get(len(session.scribbles), f", {len(session.scribbles)} lines")
     text = f"Object {session.label}: {boxes}{count} click{'s' * (count != 1)}{lines}"
-    if not (session.prompts or annotator.waiting):
-        text = f"Object {session.label}: click on it"
+    if not (session.given or annotator.waiting):
+        text = f"Object {session.label}: click {'to correct' if session.prompts else 'on'} it"
     if len(session.planes) > 1:
         text += f", {len(session.planes)} planes"
     if session.covered:
         text += "; all its pixels are other objects'"
     if annotator.waiting:
         planes = {click.plane for click in annotator.waiting}
-        where = ", ".join(map(str, annotator.waiting[0].plane))
-        what = "their planes are" if len(planes) > 1 else f"plane {where} is" if where else "the image is"
+        plane = annotator.waiting[0].plane
+        what = (
+            "their planes are"
+            if len(planes) > 1
+            else f"plane {name_of(plane)} is"
+            if plane
+            else "the image is"
+        )
         text += (
             f"; {len(annotator.waiting)} more wait{'s' * (len(annotator.waiting) == 1)} until {what} encoded"
         )

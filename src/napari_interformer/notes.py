@@ -77,7 +77,8 @@ class Notes:
             if offer is not None and not session.stories:
                 self.offer = offer
                 self._offered(offer)
-                show_info(f"Not in these labels: {offer}. Restore, in the panel, brings it back.")
+                them = "it" if offer.objects == 1 else "them"
+                show_info(f"Not in these labels: {offer}. Restore, in the panel, brings {them} back.")
 
         annotator.act(found, lambda: find_offer(image, annotator.highest))
 

@@ -262,6 +262,17 @@ Prompt = Given | Mask
 P = TypeVar("P", bound=Prompt)
 
 
+def name_of(plane: tuple[int, ...]) -> str:
+    """Name a plane to people: its number, or several in brackets."""
+    return str(plane[0] if len(plane) == 1 else plane)
+
+
+def names_of(planes: Sequence[tuple[int, ...]]) -> str:
+    """Name several planes, or one, in a sentence."""
+    *others, last = map(name_of, planes)
+    return f"planes {', '.join(others)} and {last}" if others else f"plane {last}"
+
+
 class NotEncodedError(LookupError):
     """A part of the image was asked for whose features are not there yet.
 
@@ -279,7 +290,7 @@ class NotEncodedError(LookupError):
 
     def __str__(self) -> str:
         """Say what is not there, and what to do."""
-        where = f"Plane {self.plane}" if self.plane else "The image"
+        where = f"Plane {name_of(self.plane)}" if self.plane else "The image"
         return f"{where} is not encoded at {tuple(self.box)} yet; encode it, or wait until that is done."
 
 

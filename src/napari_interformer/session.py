@@ -86,6 +86,19 @@ class _Painted:
 
 
 @dataclass(frozen=True, eq=False)
+class _Switched:
+    """The current object, which is in the labels, may take pixels of others from now on, or not any more."""
+
+    overwrite: bool
+
+    def make(self, session: Session) -> None:
+        session._switch(self.overwrite)
+
+    def take_back(self, session: Session) -> None:
+        session._switch(not self.overwrite)
+
+
+@dataclass(frozen=True, eq=False)
 class _Found:
     """Objects were found and finished together: each with what it covers, and the numbers until then."""
 
@@ -139,7 +152,7 @@ class _Deleted:
         session.stories = [story for story in session.stories if story is not self.story]
 
 
-_Change = _Said | _Painted | _Found | _Deleted
+_Change = _Said | _Painted | _Switched | _Found | _Deleted
 
 
 class Finished:
@@ -189,7 +202,8 @@ class Session:
     label : int
         The number of the current object. While that has no prompts, it can be set to any that no object has.
     overwrite, live, object_size
-        As given; they can be set at any time: `overwrite` holds for all of the current object, `object_size` for the next.
+        As given; they can be set at any time: `overwrite` holds for all of the current object, and is a step for `undo` where
+        that is painted already (`live`); `object_size` holds for the next one.
     stories : list of Story
         What became of the objects committed so far, in order (see `objects`).
     decoding : Decoding
@@ -311,6 +325,12 @@ class Session:
         return tuple(mask for story in self.stories if not story.prompts for mask in story.begun)
 
     @property
+    def clicked_before(self) -> set[Plane]:
+        """The planes of an object that is being edited on which somebody clicked before it was finished."""
+        stories = [story for story in self.stories if self._edited and story.label == self.label]
+        return {prompt.plane for story in stories for prompt in story.prompts if not isinstance(prompt, Mask)}
+
+    @property
     def planes(self) -> tuple[Plane, ...]:
         """The planes on which the current object has prompts, in C order."""
         return tuple(sorted({step.prompt.plane for step in self._steps}))
@@ -372,9 +392,22 @@ class Session:
 
     @overwrite.setter
     def overwrite(self, value: bool) -> None:
-        changed, self._overwrite = bool(value) != self._overwrite, bool(value)
-        if changed and self.live:
+        if bool(value) == self._overwrite:
+            return
+        if self.live and self._steps:  # or what was painted since could not be told from what the object took
+            self._make(_Switched(bool(value)))
+        else:
+            self._switch(bool(value))
+
+    def _switch(self, overwrite: bool) -> None:
+        self._overwrite = overwrite
+        if self.live:
             self._repaint()
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is a current object: it has prompts, or is one of the label image that is being edited."""
+        return bool(self._steps) or self._edited
 
     @property
     def empty(self) -> bool:
@@ -734,7 +767,7 @@ class Session:
         self._make(_Found(objects, self.label, self._highest))
         return [story.label for story, _, _ in objects]
 
-    def _make(self, change: _Found | _Deleted) -> None:
+    def _make(self, change: _Switched | _Found | _Deleted) -> None:
         change.make(self)
         self._past.append(change)
         self._future.clear()
@@ -875,7 +908,7 @@ class Session:
         self._make(_Deleted(story, painting))
 
     def _check_no_current(self, name: str) -> None:
-        if self._steps or self._edited:
+        if self.unfinished:
             raise ValueError(
                 f"{name} takes a session without a current object; object {self.label} is not finished: commit or clear it "
                 "first."

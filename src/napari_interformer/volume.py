@@ -17,7 +17,7 @@ import numpy as np
 from scipy.ndimage import binary_opening, distance_transform_edt
 
 from napari_interformer.looks import NEAR, Look, pixels_of, shown, values_of
-from napari_interformer.prompts import Box, BoxPrompt, Click, Mark, Mask, cut, line
+from napari_interformer.prompts import Box, BoxPrompt, Click, Mark, Mask, cut, line, name_of, names_of
 from napari_interformer.simulate import depth, iou
 
 if TYPE_CHECKING:
@@ -76,17 +76,15 @@ class Ended:
     reason: Reason
 
     def __str__(self) -> str:
-        where = self.plane[0] if len(self.plane) == 1 else self.plane
-        return f"The object ends before plane {where}: {self.reason}."
+        return f"The object ends before plane {name_of(self.plane)}: {self.reason}."
 
 
 def where_it_ends(ends: Sequence[Ended]) -> str:
     """Say where an object ends, which counts most, and then why; empty if it ends nowhere."""
-    named = [str(end.plane[0] if len(end.plane) == 1 else end.plane) for end in ends[:MOST_TOLD]]
+    named = [name_of(end.plane) for end in ends[:MOST_TOLD]]
     if not named:
         return ""
-    planes = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
-    text = f"Ends before plane{'s' * (len(named) > 1)} {planes}{' and others' * (len(ends) > len(named))}"
+    text = f"Ends before {names_of([end.plane for end in ends[:MOST_TOLD]])}{' and others' * (len(ends) > len(named))}"
     if len({end.reason for end in ends}) == 1:
         return f"{text}: {ends[0].reason}."
     why = (f"Plane {name}: {end.reason}." for name, end in zip(named, ends, strict=False))
@@ -178,9 +176,15 @@ def carry(
         raise ValueError(
             "propagate takes an object with at least one click or box; got none: click on the object first."
         )
-    sources = sorted({prompt.plane for prompt in kept})
-    carried = [_kept(session, mask) for mask in session.masks if mask.plane in sources]
-    stacks = sorted({plane[:-1] for plane in sources})
+    stacks = {prompt.plane[:-1] for prompt in kept}
+    # An object that is being edited keeps what it has where somebody had clicked before, and in stacks without a click now.
+    held = {mask.plane for mask in session.masks if mask.plane[:-1] in stacks} & session.clicked_before
+    sources = sorted({*held, *(prompt.plane for prompt in kept)})
+    carried = [
+        _kept(session, mask)
+        for mask in session.masks
+        if mask.plane in sources or mask.plane[:-1] not in stacks
+    ]
     most, done = leading[-1] * len(stacks) - len(sources), 0
 
     def told(planes: int) -> None:
@@ -189,7 +193,7 @@ def carry(
         if progress is not None and planes:
             progress(done, most)
 
-    for stack in stacks:
+    for stack in sorted(stacks):
         own = [plane for plane in sources if plane[:-1] == stack]
         for before, after in zip([None, *own], [*own, None], strict=True):
             steps = _source(session, before), _source(session, after)
@@ -197,6 +201,8 @@ def carry(
             if gap is None or gap.sources != steps or not gap.settled or gap.overwrite != session.overwrite:
                 fronts = _fill(session, before, after, told, cancelled)
                 masks = tuple(mask for front in fronts for mask in front.trail)
+                if gap is not None and len(masks) == len(gap.masks) and all(map(_same, masks, gap.masks)):
+                    masks = gap.masks  # or it would be a change, though nothing has
                 ends = tuple(front.ended for front in fronts if front.ended is not None)
                 settled = not any(end.reason in (Reason.NOT_ENCODED, Reason.OCCUPIED) for end in ends)
                 settled = settled and not (cancelled is not None and cancelled())
@@ -305,6 +311,11 @@ def _kept(session: Session, start: Mask) -> Mask:
     if start.mask.any() and step is not None and _removed(step):
         return Mask(start.plane, start.box, np.zeros_like(start.mask))
     return start
+
+
+def _same(first: Mask, second: Mask) -> bool:
+    """Whether two masks cover the same pixels of the same plane."""
+    return (first.plane, first.box) == (second.plane, second.box) and np.array_equal(first.mask, second.mask)
 
 
 def _core(mask: BoolMask) -> BoolMask:

@@ -319,7 +319,9 @@ class Panel(QScrollArea):
 
     def _show_ready(self, step: Progress | None = None) -> None:
         nothing = self._job is None and (self._elsewhere or self.desk.outdated)
-        self.form.show_ready(None if nothing else self.features, step)
+        other = self._job is not None and self.form.image.layer() is not self._job.source.image
+        of = f"{self._job.source.image.name}: " if self._job is not None and other else ""
+        self.form.show_ready(None if nothing else self.features, step, of)
         self._show_planes()
 
     # ----------------------------------------------------------------------------------- session
@@ -855,11 +857,13 @@ class Panel(QScrollArea):
 
     def _to_know(self) -> str:
         """Say what a person should know before the next click."""
-        if self.annotator is None or self.clicks is None or self._job is not None:
+        if self.annotator is None or self.clicks is None:
             return ""
         name = self.form.shortened(self.clicks.source.image.name)
         if self._elsewhere:
-            return f"Clicks go to {name} until you press Encode."
+            return f"Clicks go to {name}{'.' if self._job is not None else ' until you press Encode.'}"
+        if self._job is not None:
+            return ""
         if self.viewer.dims.ndisplay == 3 and not self.canvas.picking:
             return "Clicks need the 2-D view."
         return f"{name} has other data than was encoded: press Encode." if self.desk.outdated else ""
