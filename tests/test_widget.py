@@ -956,6 +956,33 @@ def test_a_click_that_waits_is_taken_back_when_encoding_is_cancelled(window):
     assert len(window.points.data) == 0 and not window.labels.any()
 
 
+def test_it_is_told_whose_planes_are_encoded_and_clicked_on_while_another_image_is_chosen(window):
+    image, _ = squares()
+    first = window.viewer.add_image(np.stack([image] * 4), name="first")
+    window.viewer.add_image(np.stack([image] * 4), name="second")
+    window.choose(first)
+    window.model.steps = threading.Semaphore(6)
+    window.encode(wait=False)
+    window.wait(lambda: window.panel.annotator is not None)
+    assert not window.form.object.text().startswith("Clicks go")
+    window.choose(window.viewer.layers["second"])
+    assert window.form.object.text() == "Clicks go to first. Object 1: click on it"
+    window.wait(lambda: window.form.bar.text().startswith("first: 1 of 4 planes"))
+    window.model.steps.release(PLENTY)
+    window.wait(lambda: window.panel._job is None)
+    assert window.form.object.text().startswith("Clicks go to first until you press Encode.")
+    assert window.form.bar.text() == ""
+
+
+def test_what_becomes_of_the_open_object_is_told_when_its_image_goes(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.viewer.layers.remove(window.viewer.layers[0])
+    window.wait(lambda: window.panel.annotator is None)
+    assert len(window.told) == 1 and "object 1 stays as it is in InterFormer labels" in window.told[0]
+    assert area(window.labels) == 400
+
+
 def test_a_click_on_a_plane_that_is_not_encoded_encodes_that_plane_alone(window):
     image, centres = squares()
     window.viewer.add_image(np.stack([image] * 4))
@@ -1506,6 +1533,8 @@ def test_a_panel_that_is_opened_again_goes_on_with_the_labels(field):
     window.click_and_wait(centres[1])
     assert (area(labels.data, 1), area(labels.data, 2)) == (400, 400)
     assert [layer.name for layer in window.viewer.layers][1:] == [LABELS, CLICKS]
+    window.key_and_wait("C")
+    assert window.panel.annotator.session.objects.keys() == {1, 2}, "what was clicked before is saved, too"
 
 
 @pytest.mark.parametrize("answered", [True, False])

@@ -14,7 +14,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from napari_interformer.prompts import names_of, Click, NotEncodedError, in_order
+from napari_interformer.prompts import Click, NotEncodedError, in_order, names_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -452,8 +452,8 @@ class Desk:
             annotator, labels = self.annotator, self.labels
             if annotator and labels and annotator.session.prompts and labels.layer in layers:
                 show_info(
-                    f"{gone[0].name} was removed; object {annotator.session.label} stays as it is in {labels.layer.name}: to go "
-                    "on with it, encode again, press E and click on it."
+                    f"{gone[0].name} was removed; object {annotator.session.label} stays as it is in {labels.layer.name}: to "
+                    "go on with it, encode again, press E and click on it."
                 )
             self.end(lost=True)
             self._canvas.put_clicks_away()

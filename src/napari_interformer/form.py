@@ -26,9 +26,8 @@ from qtpy.QtWidgets import (
 )
 
 from napari_interformer.layers import GREEN, RED, Source, finest
-from napari_interformer.strip import PlaneStrip
-
 from napari_interformer.prompts import name_of
+from napari_interformer.strip import PlaneStrip
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

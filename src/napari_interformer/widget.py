@@ -100,6 +100,7 @@ class Panel(QScrollArea):
         self._loaded: Loaded | None = None  # one at a time: they are large
         self._shelf = Shelf()
         self._encodes = Encodes(self.encoder, progressed=self._progressed, ended=self._ended)
+        self._step: Progress | None = None  # how far the encode on its way is, once it is anywhere
         self._adapting: Job | None = None
         self._carrying: Job | None = None
         self._docked = False
@@ -301,12 +302,14 @@ class Panel(QScrollArea):
             self.form.bar.setFormat("Stopping")
 
     def _progressed(self, step: Progress) -> None:
-        self._show_ready(step)
+        self._step = step
+        self._show_ready()
         if self.annotator is not None:
             self.annotator.encoded(step.plane)
         self._wanted()
 
     def _ended(self, job: Job, error: Exception | None) -> None:
+        self._step = None
         if error is not None:
             self.form.show_setup()
         self._show_ready()
@@ -317,11 +320,11 @@ class Panel(QScrollArea):
             self._failed(error)
         self._refresh()
 
-    def _show_ready(self, step: Progress | None = None) -> None:
+    def _show_ready(self) -> None:
         nothing = self._job is None and (self._elsewhere or self.desk.outdated)
         other = self._job is not None and self.form.image.layer() is not self._job.source.image
         of = f"{self._job.source.image.name}: " if self._job is not None and other else ""
-        self.form.show_ready(None if nothing else self.features, step, of)
+        self.form.show_ready(None if nothing else self.features, self._step, of)
         self._show_planes()
 
     # ----------------------------------------------------------------------------------- session
@@ -851,7 +854,7 @@ class Panel(QScrollArea):
 
     def _image_shown(self) -> None:
         """Show what is so of the image chosen."""
-        if self._job is None:
+        if self._job is None or self._step is not None:
             self._show_ready()
         self._refresh()
 
