@@ -1846,8 +1846,7 @@ def test_a_new_store_is_not_made_where_no_folder_is(window, tmp_path):
 def after_a_crash(window, monkeypatch, labels=None):
     """Let the clicks be noted, then open the same image in a window that knows nothing, as after a crash."""
     panel = window.panel
-    assert panel.notes.timer.isActive()
-    panel.notes.timer.timeout.emit()
+    panel.notes.timer.timeout.emit()  # unless it has come already, on a busy machine
     panel.notes.journal._thread.shutdown(wait=True)
     monkeypatch.setattr(journal, "_OWN", set())
     window.viewer.window.remove_dock_widget("all")
