@@ -270,6 +270,20 @@ def test_a_state_of_another_version_is_told(folder, tmp_path):
         train(folder, tmp_path / "m.safetensors", QUICK)
 
 
+def test_processes_whose_clocks_differ_agree_when_to_stop_and_how_fast_to_learn(monkeypatch):
+    told = []
+
+    def with_another(mine, _):
+        told.append(mine.clone())
+        mine.copy_(torch.maximum(mine, torch.tensor([0.0, 0.1 + 0.2], dtype=mine.dtype)))
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", with_another)
+    cpu = torch.device("cpu")
+    assert training.agreed(0, 0.25, cpu, world=2) == (0, 0.1 + 0.2)  # to the last bit
+    assert training.agreed(training.CANCELLED, 0.5, cpu, world=2) == (training.CANCELLED, 0.5)
+    assert len(told) == 2 and training.agreed(1, 1.0, cpu, world=1) == (1, 1.0) and len(told) == 2
+
+
 def test_parts_without_a_share_in_the_loss_wait_for_no_gradient():
     step = Step(InterFormer(SMALLEST), replace(QUICK, auxiliary=0.0, dense=0.0))
     loss, _, _ = step(batch())

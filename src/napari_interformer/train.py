@@ -349,7 +349,7 @@ def train(
         seconds = spent + time.monotonic() - began
         done = share_done(step, config.steps, seconds, config.minutes)
         asked = cancelled is not None and cancelled()
-        vote = _largest(CANCELLED if asked else int(done >= 1), device, world)
+        vote, done = agreed(CANCELLED if asked else int(done >= 1), done, device, world)
         if vote:
             break
         rate = min(1, (step + 1) / config.warmup) * (1 - done)
@@ -447,13 +447,16 @@ def has_bf16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def _largest(vote: int, device: torch.device, world: int) -> int:
-    """Stop all processes if one does: clocks differ, and a process that waits for the others would wait for ever."""
+def agreed(vote: int, done: float, device: torch.device, world: int) -> tuple[int, float]:
+    """Return the largest vote and share done of all processes, whose clocks differ.
+
+    If one stops, all do, or it would be waited for for ever; and all learn at one rate, or their weights would part.
+    """
     if world == 1:
-        return vote
-    votes = torch.tensor(vote, device=device)
-    torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX)
-    return int(votes.item())
+        return vote, done
+    largest = torch.tensor([vote, done], dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+    return int(largest[0].item()), float(largest[1].item())
 
 
 def parameter_groups(module: nn.Module, layers: int, config: TrainConfig) -> list[dict[str, object]]:
