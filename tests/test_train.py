@@ -270,6 +270,25 @@ def test_a_state_of_another_version_is_told(folder, tmp_path):
         train(folder, tmp_path / "m.safetensors", QUICK)
 
 
+def test_a_short_run_forgets_the_weights_it_began_with_and_a_long_one_averages_as_asked():
+    model = torch.nn.Linear(1, 1, bias=False)
+    model.weight.requires_grad_(False)
+    average, began, twice = training.averaged(model, 0.9), [], None
+    for step in range(200):
+        model.weight.fill_(float(step == 0))
+        if step == 50:  # a resumed run counts on
+            twice = training.averaged(model, 0.9)
+            twice.load_state_dict(average.state_dict())
+        for one in (average, twice):
+            if one is not None:
+                one.update_parameters(model)
+        began.append(average.module.weight.item())
+    assert began[:3] == pytest.approx([1, 2 / 11, 2 / 11 * 3 / 12])
+    assert began[20] < 1e-6 < 0.9**20  # what a decay of 0.9 from the start would leave
+    assert began[150] / began[149] == pytest.approx(0.9)
+    assert torch.equal(twice.module.weight, average.module.weight)
+
+
 def test_processes_whose_clocks_differ_agree_when_to_stop_and_how_fast_to_learn(monkeypatch):
     told = []
 

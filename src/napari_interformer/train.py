@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
     from napari_interformer.crops import Batch, Picture
 
+    Tensors = tuple[Tensor, ...] | list[Tensor]
+
 log = logging.getLogger(__name__)
 
 CANCELLED = 2  # a process's vote: go on is 0, the run is over 1
@@ -104,7 +106,7 @@ class TrainConfig(ClickConfig):
     warmup : int
         Steps of linear warm-up.
     average : float
-        Decay of the running average of the weights, which is what is saved.
+        Greatest decay of the running average of the weights, which is what is saved; it begins with less.
     dense : float
         Weight of a loss on the encoder alone: foreground and borders of all objects of a crop, read off the finest map
         (not in the paper; for folders in which every object is labelled, else set it to 0).
@@ -300,8 +302,7 @@ def train(
     torch.manual_seed(config.seed)
     model = load_model(config.initial) if config.initial else initialise(InterFormer(PRESETS[config.preset]))
     model.to(device).train()
-    moving = torch.optim.swa_utils.get_ema_multi_avg_fn(config.average)  # type: ignore[no-untyped-call]
-    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=moving, use_buffers=True)
+    average = averaged(model, config.average)
     step_module = Step(model, config).to(device)
     optimizer = torch.optim.AdamW(
         parameter_groups(step_module, model.config.layers, config),
@@ -435,6 +436,22 @@ def _check_state(name: str, state: dict[str, Any], settings: str, images: str) -
             f"{name} is the state of a run on other images. Give the folder of that run, name another output, or delete "
             "it to start anew."
         )
+
+
+def averaged(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:
+    """Return a running average of a model's weights.
+
+    Its decay grows with the number of steps, or a short run would save little but the weights that it began with.
+    """
+
+    def move(means: Tensors, weights: Tensors, _: Tensor | int) -> None:
+        # Kept with the state, and on the CPU; the number that is given here may lie on a GPU, which would be waited for.
+        n = int(average.n_averaged)
+        now = min(decay, (1 + n) / (10 + n))
+        torch.optim.swa_utils.get_ema_multi_avg_fn(now)(means, weights, n)  # type: ignore[no-untyped-call]
+
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=move, use_buffers=True)
+    return average
 
 
 def share_done(step: int, steps: int, seconds: float, minutes: float) -> float:
