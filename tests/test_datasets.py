@@ -71,6 +71,7 @@ def test_grabcut_ignores_the_band_at_the_border(tmp_path):
     (sample,) = load("grabcut", tmp_path)
     np.testing.assert_array_equal(sample.labels, MASK)
     assert sample.ignore.sum() == 9
+    np.testing.assert_array_equal(sample.marked, np.where(band == 128, -1, MASK.astype(int)))
 
 
 def test_berkeley_has_several_objects_of_an_image(tmp_path):

@@ -270,6 +270,22 @@ def test_a_state_of_another_version_is_told(folder, tmp_path):
         train(folder, tmp_path / "m.safetensors", QUICK)
 
 
+def test_the_encoder_is_not_taught_what_counts_for_nothing():
+    made = batch()
+    known = torch.where(made.labels > 0, 1, -1).to(made.labels.dtype)  # one object, and nothing else is known
+    made = replace(made, labels=known, objects=made.objects.index_fill(1, torch.tensor(1), 1))
+    torch.manual_seed(0)
+    step = Step(InterFormer(SMALLEST), QUICK).eval()
+    torch.nn.init.zeros_(step.dense_head[0].weight)
+    with torch.no_grad():
+        object_, border = step.dense_head[0].bias.chunk(2)
+        object_.fill_(100.0), border.fill_(-100.0)
+        with_dense, _, _ = step(made)
+        step.config = replace(QUICK, dense=0.0)
+        without, _, _ = step(made)
+    assert with_dense.item() == pytest.approx(without.item(), abs=1e-6)
+
+
 def test_a_short_run_forgets_the_weights_it_began_with_and_a_long_one_averages_as_asked():
     model = torch.nn.Linear(1, 1, bias=False)
     model.weight.requires_grad_(False)

@@ -94,10 +94,14 @@ class AdaptConfig(ClickConfig):
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """An object in its window: four maps (C_i, h / s_i, w / s_i) float16, and the object (h, w) bool."""
+    """An object in its window.
+
+    Four maps (C_i, h / s_i, w / s_i) float16, the object (h, w) bool, and what counts for nothing (h, w) bool.
+    """
 
     maps: list[NDArray[np.float16]]
     target: NDArray[np.bool_]
+    ignored: NDArray[np.bool_]
 
 
 def adapt(
@@ -119,7 +123,8 @@ def adapt(
     features : Features or sequence of Features
         Of one or several images; planes that are not encoded are passed over.
     labels : integer array or sequence of them
-        A label image of each one's shape: 0 is background, and every number above it an object. Objects may be missing.
+        A label image of each one's shape: 0 is background, and every number above it an object; pixels below 0 count for
+        nothing. Objects may be missing.
     images : array, path or Planes, or sequence of them, optional
         The images, as `Planes.of` takes them, so that small and large objects are seen at the magnification at which a
         session shows them; those that were encoded just now are known.
@@ -185,7 +190,8 @@ def adapt(
             for i in range(4)
         ]
         targets = torch.from_numpy(np.stack([lesson.target for lesson in batch])).to(model.device)
-        loss, first, last = click_loss(learner, maps, targets, config, rng)
+        ignored = torch.from_numpy(np.stack([lesson.ignored for lesson in batch])).to(model.device)
+        loss, first, last = click_loss(learner, maps, targets, ignored, config, rng)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(taught, 1.0)
@@ -310,8 +316,21 @@ def _lessons(
             if level == 0 or image is None
             else maps_at(image, model, plane, level, window)
         )
-        lessons.append(Lesson([one.astype(np.float16) for one in maps], cut(target, seen, window, False)))
+        ignored = _ignored(labels, plane, features.size, level, window)
+        lessons.append(
+            Lesson([one.astype(np.float16) for one in maps], cut(target, seen, window, False), ignored)
+        )
     return lessons
+
+
+def _ignored(
+    labels: LabelImage, plane: Plane, size: tuple[int, int], level: int, window: Box
+) -> NDArray[np.bool_]:
+    """Return what of a window in working pixels counts for nothing: beyond the image, and labels below 0."""
+    many = 1 << abs(level)
+    image = Box(*(n // many if level > 0 else n * many for n in window)).intersect(Box.of(size))
+    seen, below = to_working(np.asarray(labels[(*plane, *image.slices)]) < 0, image, level)
+    return cut(below, seen, window, True)
 
 
 def _window(model: InterFormer, seen: Box, size: tuple[int, int], rng: np.random.Generator) -> Box:

@@ -50,6 +50,11 @@ class Sample:
     kind: str = ""
     ignore: NDArray[np.bool_] | None = None
 
+    @property
+    def marked(self) -> NDArray[np.integer]:
+        """The labels, with -1 where pixels count for nothing."""
+        return self.labels if self.ignore is None else np.where(self.ignore, -1, self.labels)
+
 
 def split(
     samples: Sequence[Sample], *, fraction: float = 0.2, seed: int = 0

@@ -219,8 +219,11 @@ class Step(nn.Module):
             windows(level, images, corners // stride, batch.window // stride)
             for level, stride in zip(maps, model.strides, strict=True)
         ]
-        loss, first, last = click_loss(model, maps, batch.targets, config, rng)
-        loss = loss + config.dense * F.binary_cross_entropy_with_logits(dense.float(), batch.dense.float())
+        loss, first, last = click_loss(model, maps, batch.targets, batch.ignored, config, rng)
+        known = (batch.labels >= 0)[:, None].float()
+        loss = loss + config.dense * F.binary_cross_entropy_with_logits(
+            dense.float(), batch.dense.float(), known
+        )
         return loss, first, last
 
 
