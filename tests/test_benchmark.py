@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from conftest import blobs
+from napari_interformer import cli
 from napari_interformer.benchmark import (
+    TOLD_AFTER,
     BenchmarkConfig,
     RandomWalkerAnnotator,
     Result,
@@ -252,6 +254,11 @@ def test_the_report_is_a_table_json_a_plot_and_the_worst_cases(tmp_path):
     lines = report.table().splitlines()
     assert sum("boxed, from a box" in line for line in lines) == 3
     assert len(lines) == 2 + 2 * 3 and len({line.count("|") for line in lines}) == 1
+
+
+def test_the_help_names_the_clicks_after_which_the_report_has_figures():
+    *most, last = map(str, TOLD_AFTER)
+    assert f"IoU after {', '.join(most)} and {last} clicks" in (cli.benchmark.help or "")
 
 
 def test_a_data_set_without_objects_is_refused():

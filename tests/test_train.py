@@ -320,10 +320,13 @@ def test_processes_whose_clocks_differ_agree_when_to_stop_and_how_fast_to_learn(
 
 
 def test_parts_without_a_share_in_the_loss_wait_for_no_gradient():
-    step = Step(InterFormer(SMALLEST), replace(QUICK, auxiliary=0.0, dense=0.0))
+    step, used = Step(InterFormer(SMALLEST), replace(QUICK, auxiliary=0.0, dense=0.0)), []
+    for part in (step.dense_head, step.model.auxiliary_head):
+        part.register_forward_hook(lambda *_: used.append(1))
     loss, _, _ = step(batch())
     loss.backward()
     assert all(one.grad is not None for one in step.parameters() if one.requires_grad)
+    assert not used
 
 
 def test_numbers_close_to_zero_are_themselves_again_after_training(folder, tmp_path):

@@ -27,7 +27,7 @@ from napari_interformer.painting import check_labels, objects_on
 from napari_interformer.prompts import Box, cut, placed, rounded_up
 from napari_interformer.scales import level_for, maps_at, size_at, to_working
 from napari_interformer.settings import at_least
-from napari_interformer.train import Progress, share_done
+from napari_interformer.train import LARGEST_GRADIENT, Progress, share_done
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 # (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
 KEPT = 0.5
 UNMAGNIFIED = 0.3  # of the small objects: so a session sees them at the first click
+WARMUP = 20  # steps until the learning rate is the one that was asked for
 ROOM = 1.4  # a window's side relative to its object's, at least
 
 
@@ -184,7 +185,7 @@ def adapt(
         if done >= 1:
             break
         for group in optimizer.param_groups:
-            group["lr"] = config.lr * min(1, (step + 1) / 20) * (1 - done)
+            group["lr"] = config.lr * min(1, (step + 1) / WARMUP) * (1 - done)
         maps = [
             torch.from_numpy(np.stack([lesson.maps[i] for lesson in batch])).to(model.device).float()
             for i in range(4)
@@ -194,7 +195,7 @@ def adapt(
         loss, first, last = click_loss(learner, maps, targets, ignored, config, rng)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(taught, 1.0)
+        torch.nn.utils.clip_grad_norm_(taught, LARGEST_GRADIENT)
         optimizer.step()
         if progress is not None:
             seconds = time.monotonic() - began

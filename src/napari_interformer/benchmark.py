@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 
 SPLITS = ("all", "training", "validation")
+TOLD_AFTER = (1, 3, 5, 10)  # clicks, for the mean IoU in the report; the command's help names them, too
 SPECK = 16  # pixels; in labels of microscopy, what is smaller is often none
 
 
@@ -193,10 +194,14 @@ class Result:
         return f"{self.method}, from a box" if any(trial.box for trial in self.trials) else self.method
 
     def summary(self, config: BenchmarkConfig, kind: str | None = None) -> dict[str, float]:
-        """Return the figures over all objects, or those of one kind of image."""
+        """Return the figures over all objects, or those of one kind of image.
+
+        ms/click is all the time after a click: also that of encoding a window of a small or large object at another
+        magnification, at its first click. s/MP is the encoding ahead of time, of the image as stored, alone.
+        """
         trials = [t for t in self.trials if kind is None or t.kind == kind]
         figures: dict[str, float] = {"objects": len(trials)}
-        for clicks in (1, 3, 5, 10):
+        for clicks in TOLD_AFTER:
             figures[f"IoU@{clicks}"] = float(np.mean([t.iou_after(clicks) for t in trials]))
         for threshold in config.thresholds:
             counts = [t.clicks_to(threshold, config.max_clicks) for t in trials]

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
     from napari_interformer.train import TrainConfig
 
-LEAST_PIXELS = 12  # of an object in a crop that is learnt from
+# Of an object in a crop that is learnt from. Counted after magnification, and what a crop's edge leaves of an object counts:
+# so it is fewer than the 16 of an image's pixels with which the benchmark begins (`benchmark.SPECK`).
+LEAST_PIXELS = 12
 ROOMY = 1.5  # pixels across, of an image that is made smaller, for each of a crop's
 TRIES = 300  # crops that are cut for one that holds an object, at most
 # Of an image's intensities, between which the black and the white of a crop are drawn.
@@ -340,8 +342,8 @@ class Place:
 
 def draw_place(picture: Picture, size: int, config: TrainConfig, rng: np.random.Generator) -> Place:
     """Draw a square of `size` pixels, magnified, turned and stretched at random."""
-    # By the objects' size, not the image's: what was seen at one magnification is then known at all. But more than a
-    # fifth of black on a side teaches nothing.
+    # By the objects' size, not the image's: what was seen at one magnification is then known at all. But the image's
+    # shorter side fills at least four fifths of the crop's, so that little more than a third of its area is black.
     shape = np.array(picture.labels.shape)
     factor = math.exp(rng.uniform(*np.log(config.diameters))) / picture.diameter
     factor = max(float(np.clip(factor, *config.zoom)), size / (1.25 * int(shape.min())))

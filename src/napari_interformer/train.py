@@ -1,7 +1,13 @@
 """Training: a folder of images and labels goes in, a model comes out, by one step and one loop around it.
 
-Follows the paper's recipe (Huang et al., ICCV 2023, section 4.1) with one addition: one encoding of a crop teaches many
-objects at once (`crops.py`), each in a window of its own (`loss.py`).
+Follows the paper's recipe (Huang et al., ICCV 2023, section 4.1), but for this:
+- One encoding of a crop teaches many objects at once (`crops.py`), each in a window of its own (`loss.py`).
+- To the focal losses come a Dice loss and one on the encoder alone (`dense`).
+- Weights begin at random and not from MAE, and all layers learn at one rate unless `layer_decay` is set. The rate is ten times
+  the paper's, its warm-up shorter, and the norm of the gradient is limited. A running average of the weights is saved.
+- Crops are smaller, as many as make up `pixels_per_step`; they are magnified by the size of their objects, turned, stretched
+  and recoloured.
+- While clicks are simulated, masks obey those given, as they do in a session.
 
     python -m napari_interformer.cli train FOLDER -o model.safetensors        one device
     torchrun --nproc-per-node 4 -m napari_interformer.cli train FOLDER ...    several GPUs
@@ -53,6 +59,8 @@ log = logging.getLogger(__name__)
 
 CANCELLED = 2  # a process's vote: go on is 0, the run is over 1
 HARMLESS = ("device", "workers", "save_minutes")  # settings that a resumed run may change
+LARGEST_GRADIENT = 1.0  # norm to which gradients are cut
+TOLD_EVERY = 20  # steps between two reports of progress
 
 
 @dataclass(frozen=True)
@@ -213,17 +221,16 @@ class Step(nn.Module):
         model, config = self.model, self.config
         rng = np.random.default_rng(batch.seed)
         maps = model.encode(normalise(batch.pixels.float()))
-        dense = self.dense_head(maps[0])
+        finest = maps[0]
         images, corners = batch.objects[:, 0], batch.objects[:, 2:]
         maps = [
             windows(level, images, corners // stride, batch.window // stride)
             for level, stride in zip(maps, model.strides, strict=True)
         ]
         loss, first, last = click_loss(model, maps, batch.targets, batch.ignored, config, rng)
-        known = (batch.labels >= 0)[:, None].float()
-        loss = loss + config.dense * F.binary_cross_entropy_with_logits(
-            dense.float(), batch.dense.float(), known
-        )
+        if config.dense:
+            dense, known = self.dense_head(finest).float(), (batch.labels >= 0)[:, None].float()
+            loss = loss + config.dense * F.binary_cross_entropy_with_logits(dense, batch.dense.float(), known)
         return loss, first, last
 
 
@@ -260,7 +267,8 @@ def train(
         Images and labels, in the layout `config.dataset`; they are held in memory.
     output : str or Path
         The model, `.safetensors`. Beside it, `<name>.state.pt` holds what resuming needs: the same call goes on
-        from there, and the file goes when the run has ended.
+        from there, and the file goes when the run has ended. Another number of processes may go on with it: each draws
+        crops of its own, so only how many make up a step is another from there on.
     config : TrainConfig, optional
         Defaults if None.
     progress, cancelled : callable, optional
@@ -365,13 +373,13 @@ def train(
             loss, first, last = shared(batch)
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(step_module.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(step_module.parameters(), LARGEST_GRADIENT)
         optimizer.step()
         average.update_parameters(model)
         step += 1
         if progress is not None and rank == 0:
             recent.append(torch.stack([loss.detach(), first, last]))
-            if step % 20 == 0:
+            if step % TOLD_EVERY == 0:
                 seconds = spent + time.monotonic() - began
                 loss, first, last = torch.stack(recent).mean(0).tolist()
                 done = share_done(step, config.steps, seconds, config.minutes)
@@ -406,7 +414,10 @@ def check_new(output: Path) -> None:
 
 
 def digest(pictures: Sequence[Picture]) -> str:
-    """Return a hash by which the images of two runs are told apart: their sizes, and how large their objects are."""
+    """Return a hash by which the images of two runs are told apart: their kinds and sizes, and their median diameters.
+
+    Images with other intensities, or objects of other shapes and at other places, go unnoticed if these are the same.
+    """
     told = [(picture.kind, picture.pixels.shape, picture.diameter) for picture in pictures]
     return hashlib.sha256(repr(told).encode()).hexdigest()
 
