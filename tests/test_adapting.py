@@ -13,6 +13,7 @@ import napari_interformer as ni
 from napari_interformer import adapting, checkpoint
 from napari_interformer.adapting import AdaptConfig
 from napari_interformer.image import Planes
+from napari_interformer.prompts import Box
 from napari_interformer.samples import synthetic, synthetic_stack
 
 QUICK = AdaptConfig(steps=3, minutes=0, objects=12, windows_per_step=3, max_clicks=2)
@@ -116,6 +117,29 @@ def test_objects_are_seen_at_the_magnification_of_a_session(cells, small_model):
     assert not asked
     ni.adapt(model, features, cells[1], images=Planes.of(cells[0]), config=replace(QUICK, steps=1))
     assert asked
+
+
+@pytest.mark.parametrize("level", [-1, 0, 1])
+def test_beyond_the_image_and_below_0_nothing_is_learnt(level):
+    labels = np.zeros((1, 40, 44), np.int16)
+    labels[0, 8:12, 4:20] = -1
+    scale = 2.0**level
+    window = Box(0, 0, 64, 64) if level == 1 else Box(0, 0, 64, 32)
+    found = adapting._ignored(labels, (0,), (40, 44), level, window)
+    y, x = ((np.arange(n) + 0.5) / scale for n in found.shape)
+    known = ~((y > 8) & (y < 12))[:, None] | ~((x > 4) & (x < 20))
+    known &= (y < 40)[:, None] & (x < 44)
+    np.testing.assert_array_equal(found, ~known)
+
+
+def test_the_loss_is_told_what_is_ignored(cells, encoded, small_model, monkeypatch):
+    seen, plain = [], adapting.click_loss
+    monkeypatch.setattr(adapting, "click_loss", lambda *given: seen.append(given[2:4]) or plain(*given))
+    labels = cells[1].astype(int)
+    labels[:30] = -1
+    ni.adapt(small_model, encoded, labels, config=replace(QUICK, steps=1, windows_per_step=12))
+    assert any(ignored.any() for _, ignored in seen)
+    assert not any((targets & ignored).any() for targets, ignored in seen)
 
 
 def test_cancelling_leaves_the_model_as_it_was(cells, encoded, small_model):

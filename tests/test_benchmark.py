@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from conftest import blobs
+from napari_interformer import cli
 from napari_interformer.benchmark import (
+    TOLD_AFTER,
     BenchmarkConfig,
     RandomWalkerAnnotator,
     Result,
@@ -27,6 +29,7 @@ from napari_interformer.prompts import Box
 IMAGE, LABELS = blobs()
 SAMPLE = Sample("blobs", IMAGE, LABELS, kind="squares")
 CONFIG = BenchmarkConfig()
+CLICK_SETS = ("grabcut", "berkeley", "davis", "sbd")
 
 
 class Oracle:
@@ -179,8 +182,8 @@ def test_a_box_drawn_without_any_care_still_holds_a_pixel_of_the_image():
 
 
 def test_numbers_that_cannot_be_measured_are_refused():
-    assert replace(CONFIG, images=0, objects=0, smallest=1, max_clicks=1, seed=0)
-    for name, least in {"images": 0, "objects": 0, "smallest": 1, "max_clicks": 1, "seed": 0}.items():
+    assert replace(CONFIG, images=0, objects=0, smallest=0, max_clicks=1, seed=0)
+    for name, least in {"images": 0, "objects": 0, "smallest": 0, "max_clicks": 1, "seed": 0}.items():
         with pytest.raises(ValueError, match=f"{name} takes {least} or more; got {least - 1}"):
             replace(CONFIG, **{name: least - 1})
 
@@ -199,6 +202,18 @@ def test_a_cap_on_objects_draws_the_same_ones_with_the_same_seed():
     assert objects_of(SAMPLE, few) == objects_of(SAMPLE, few)
     assert len(objects_of(SAMPLE, few)) == 3 < len(objects_of(SAMPLE, CONFIG))
     assert objects_of(SAMPLE, replace(CONFIG, smallest=2000)) == []
+
+
+@pytest.mark.parametrize(
+    ("dataset", "least"), [("folder", 16), ("dsb2018", 16), *((name, 1) for name in CLICK_SETS)]
+)
+def test_specks_are_left_out_of_microscopy_and_count_in_what_is_published_for_clicks(dataset, least):
+    labels = np.zeros_like(LABELS)
+    labels[0, 0], labels[4, :15], labels[8, :16] = 1, 2, 3
+    config = replace(CONFIG, dataset=dataset)
+    assert config.least_pixels == least
+    assert objects_of(replace(SAMPLE, labels=labels), config) == ([3] if least == 16 else [1, 2, 3])
+    assert objects_of(replace(SAMPLE, labels=labels), replace(config, smallest=15)) == [2, 3]
 
 
 def test_splits_are_those_of_training():
@@ -233,11 +248,17 @@ def test_the_report_is_a_table_json_a_plot_and_the_worst_cases(tmp_path):
     assert all(p.stat().st_size > 200 for p in written)
     content = json.loads((tmp_path / "benchmark.json").read_text())
     assert content["results"][0]["kinds"]["squares"]["objects"] == 2
+    assert content["config"]["smallest"] == 16
     assert content["config"]["box"] == 0.04 and len(content["results"][0]["objects"][0]["box"]) == 4
     assert len(content["results"][0]["iou_by_clicks"]) == 20
     lines = report.table().splitlines()
     assert sum("boxed, from a box" in line for line in lines) == 3
     assert len(lines) == 2 + 2 * 3 and len({line.count("|") for line in lines}) == 1
+
+
+def test_the_help_names_the_clicks_after_which_the_report_has_figures():
+    *most, last = map(str, TOLD_AFTER)
+    assert f"IoU after {', '.join(most)} and {last} clicks" in (cli.benchmark.help or "")
 
 
 def test_a_data_set_without_objects_is_refused():

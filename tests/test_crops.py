@@ -61,11 +61,41 @@ def test_a_batch_is_small_for_it_goes_from_process_to_process():
 
 def test_all_objects_and_their_outlines_are_read_off_the_labels():
     made = batch()
+    assert (made.labels < 0).any()  # beyond the image nobody knows
     for labels, (inside, edge) in zip(made.labels, made.dense, strict=True):
         assert torch.equal(inside, labels > 0)
         around = np.pad(labels.numpy(), 1, mode="edge")
-        apart = [np.roll(around, shift, axis) != around for axis in (0, 1) for shift in (1, -1)]
+        beside = [np.roll(around, shift, axis) for axis in (0, 1) for shift in (1, -1)]
+        apart = [(other != around) & (other >= 0) & (around >= 0) for other in beside]
         np.testing.assert_array_equal(edge, np.any(apart, 0)[1:-1, 1:-1])
+
+
+def test_pixels_that_count_for_nothing_are_told_and_belong_to_no_object():
+    labels = np.zeros((96, 96), np.int32)
+    labels[20:40, 20:40], labels[60:80, 20:40], labels[60:80, 60:80] = 3, 5, 130
+    labels[:, 30:70] = -1  # half of two objects, and half of the background
+    labels[labels == 130] = -1  # and a third one as a whole
+    picture = Picture(np.full((96, 96), 9, np.uint8), labels)
+    assert picture.areas.tolist() == [200, 200] and picture.labels.min() == -1
+    made = Batches([picture], [], replace(QUICK, zoom=(1.0, 1.0)), WINDOW, rank=0)[0]
+    assert made.labels.dtype == torch.int8 and set(made.labels.unique().tolist()) == {-1, 0, 1, 2}
+    targets, ignored = made.targets, made.ignored
+    assert ignored.shape == targets.shape and ignored.any() and not (targets & ignored).any()
+    for (image, _, top, left), seen in zip(made.objects.tolist(), ignored, strict=True):
+        box = Box(left, top, left + made.window, top + made.window)
+        assert torch.equal(seen, made.labels[image][box.slices] < 0)
+
+
+def test_what_a_data_set_ignores_is_not_learnt_from(folder, monkeypatch):
+    load, ignore = datasets.load, np.zeros((96, 110), bool)
+    ignore[:40] = True
+    monkeypatch.setattr(
+        datasets,
+        "load",
+        lambda name, root: (replace(sample, ignore=ignore) for sample in load(name, root)),
+    )
+    for picture in crops.training_pictures(folder, QUICK):
+        np.testing.assert_array_equal(picture.labels < 0, ignore)
 
 
 @example(left=0, top=20, width=1, height=1, seed=1)
@@ -162,7 +192,8 @@ def test_a_crop_is_cut_as_scipy_would(seed, monkeypatch):
     same = (numbers[..., None] == numbers[50, 50]) == (truth[..., None] == truth[50, 50])
     assert same[inside].mean() > 0.99 and ((numbers > 0) == (truth > 0))[inside].mean() > 0.99
     outside = affine_transform(np.pad(np.ones((90, 120)), 2), linear, offset + 2, (100, 100), order=1) == 0
-    assert outside.any() == (seed % 2 == 1) and not cut[outside].any() and not numbers[outside].any()
+    assert outside.any() == (seed % 2 == 1) and not cut[outside].any()
+    assert (numbers[outside] == -1).all() and (numbers[inside] >= 0).all()
 
 
 def test_an_image_is_stretched_between_its_percentiles_before_it_is_rounded(monkeypatch):

@@ -71,6 +71,7 @@ def test_grabcut_ignores_the_band_at_the_border(tmp_path):
     (sample,) = load("grabcut", tmp_path)
     np.testing.assert_array_equal(sample.labels, MASK)
     assert sample.ignore.sum() == 9
+    np.testing.assert_array_equal(sample.marked, np.where(band == 128, -1, MASK.astype(int)))
 
 
 def test_berkeley_has_several_objects_of_an_image(tmp_path):
@@ -78,6 +79,16 @@ def test_berkeley_has_several_objects_of_an_image(tmp_path):
     for n in (1, 2):
         save(tmp_path / "masks" / f"12003#{n}.png", MASK * 255)
     assert [s.name for s in load("berkeley", tmp_path)] == ["12003#1", "12003#2"]
+    assert {s.group for s in load("berkeley", tmp_path)} == {"12003"}
+
+
+def test_berkeley_takes_images_named_as_their_masks_are(tmp_path):
+    for n in (0, 1):
+        save(tmp_path / "images" / f"100#{n}.png", PICTURE + n)
+        save(tmp_path / "masks" / f"100#{n}.png", MASK * 255)
+    first, second = load("berkeley", tmp_path)
+    np.testing.assert_array_equal(first.image + 1, second.image)
+    assert first.group == second.group == "100", "they are of one photograph"
 
 
 def test_davis_joins_the_objects_of_a_frame(tmp_path):
@@ -106,9 +117,23 @@ def test_the_same_seed_splits_alike_whatever_the_order():
     assert names != {s.name for s in split(everything, seed=2)[1]}
 
 
-def test_samples_of_one_image_are_split_together():
+def test_names_alone_say_nothing_of_what_belongs_together():
+    plate = [Sample(f"plate#{i}", MASK, MASK) for i in range(10)]
+    assert [len(part) for part in split(plate, fraction=0.2)] == [8, 2]
+
+
+def test_pixels_without_a_value_count_for_nothing():
+    image = np.ones(MASK.shape, np.float32)
+    assert (Sample("x", image, MASK).marked == MASK).all()
+    image[:8], ignore = np.nan, np.zeros(MASK.shape, bool)
+    ignore[:, :3] = True
+    marked = Sample("x", image, MASK, ignore=ignore).marked
+    assert (marked[:8] == -1).all() and (marked[:, :3] == -1).all() and (marked[8:, 3:] == MASK[8:, 3:]).all()
+
+
+def test_samples_of_one_group_are_split_together():
     pixels = np.zeros((2, 2), np.uint8)
-    samples = [Sample(f"{n}#{i}", pixels, pixels) for n in range(10) for i in range(3)]
+    samples = [Sample(f"{n}#{i}", pixels, pixels, group=str(n)) for n in range(10) for i in range(3)]
     learnt, kept = ({sample.name.split("#")[0] for sample in part} for part in split(samples, fraction=0.3))
     assert len(learnt) == 7 and len(kept) == 3 and not learnt & kept
 

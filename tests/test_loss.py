@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from learning import SMALLEST
 from napari_interformer import loss
+from napari_interformer.prompts import State
 
 
 def test_the_focal_weights_of_an_image_sum_to_its_pixels():
@@ -27,6 +29,47 @@ def test_dice_is_nought_for_a_perfect_mask_and_one_for_an_empty_one():
     sign = torch.where(targets, 50.0, -50.0)
     assert loss.dice_loss(torch.stack([-sign, sign], 1), targets).item() < 1e-4
     assert loss.dice_loss(torch.stack([sign, -sign], 1), targets).item() > 0.9
+
+
+@pytest.mark.parametrize("part", [loss.normalised_focal_loss, loss.dice_loss])
+def test_a_loss_is_that_of_the_pixels_that_are_not_ignored(part):
+    torch.manual_seed(0)
+    logits, targets = torch.randn(3, 2, 16, 16, requires_grad=True), torch.rand(3, 16, 16) > 0.7
+    targets[..., 8:] = False
+    ignored = torch.zeros_like(targets)
+    assert torch.equal(part(logits, targets, ignored), part(logits, targets))
+    ignored[..., 8:] = True
+    found = part(logits, targets, ignored)
+    assert found.item() == pytest.approx(part(logits[..., :8], targets[..., :8]).item())
+    found.backward()
+    assert logits.grad.isfinite().all() and not logits.grad[..., 8:].any() and logits.grad[..., :8].all()
+
+
+class Everything:
+    """Stands in for a model that takes all for the object."""
+
+    config = SMALLEST
+
+    def prepare(self, maps):
+        return self
+
+    def first(self, count):
+        return self
+
+    def decode_levels(self, maps, references):
+        sure = torch.ones(len(references), 8, 8)
+        return torch.stack([-sure, sure], 1), None
+
+
+def test_nobody_clicks_on_ignored_pixels_and_no_overlap_counts_them():
+    targets, ignored = torch.zeros(2, 2, 32, 32, dtype=torch.bool)
+    targets[:, 12:20, 4:8] = True
+    ignored[:, :, 8:24] = True  # a stripe of background is left at the right, and a narrow one at the left
+    generator = torch.Generator().manual_seed(0)
+    references, first = loss.simulate(Everything(), [], targets, ignored, np.array([1, 1]), generator)
+    wrong = references == State.BACKGROUND
+    assert wrong.flatten(1).any(1).all() and not wrong[..., :24].any()
+    assert first.item() == pytest.approx(32 / (32 * 16))
 
 
 def test_numbers_of_clicks_follow_the_papers_law():

@@ -270,11 +270,63 @@ def test_a_state_of_another_version_is_told(folder, tmp_path):
         train(folder, tmp_path / "m.safetensors", QUICK)
 
 
+def test_the_encoder_is_not_taught_what_counts_for_nothing():
+    made = batch()
+    known = torch.where(made.labels > 0, 1, -1).to(made.labels.dtype)  # one object, and nothing else is known
+    made = replace(made, labels=known, objects=made.objects.index_fill(1, torch.tensor(1), 1))
+    torch.manual_seed(0)
+    step = Step(InterFormer(SMALLEST), QUICK).eval()
+    torch.nn.init.zeros_(step.dense_head[0].weight)
+    with torch.no_grad():
+        object_, border = step.dense_head[0].bias.chunk(2)
+        object_.fill_(100.0), border.fill_(-100.0)
+        with_dense, _, _ = step(made)
+        step.config = replace(QUICK, dense=0.0)
+        without, _, _ = step(made)
+    assert with_dense.item() == pytest.approx(without.item(), abs=1e-6)
+
+
+def test_a_short_run_forgets_the_weights_it_began_with_and_a_long_one_averages_as_asked():
+    model = torch.nn.Linear(1, 1, bias=False)
+    model.weight.requires_grad_(False)
+    average, began, twice = training.averaged(model, 0.9), [], None
+    for step in range(200):
+        model.weight.fill_(float(step == 0))
+        if step == 50:  # a resumed run counts on
+            twice = training.averaged(model, 0.9)
+            twice.load_state_dict(average.state_dict())
+        for one in (average, twice):
+            if one is not None:
+                one.update_parameters(model)
+        began.append(average.module.weight.item())
+    assert began[:3] == pytest.approx([1, 2 / 11, 2 / 11 * 3 / 12])
+    assert began[20] < 1e-6 < 0.9**20  # what a decay of 0.9 from the start would leave
+    assert began[150] / began[149] == pytest.approx(0.9)
+    assert torch.equal(twice.module.weight, average.module.weight)
+
+
+def test_processes_whose_clocks_differ_agree_when_to_stop_and_how_fast_to_learn(monkeypatch):
+    told = []
+
+    def with_another(mine, _):
+        told.append(mine.clone())
+        mine.copy_(torch.maximum(mine, torch.tensor([0.0, 0.1 + 0.2], dtype=mine.dtype)))
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", with_another)
+    cpu = torch.device("cpu")
+    assert training.agreed(0, 0.25, cpu, world=2) == (0, 0.1 + 0.2)  # to the last bit
+    assert training.agreed(training.CANCELLED, 0.5, cpu, world=2) == (training.CANCELLED, 0.5)
+    assert len(told) == 2 and training.agreed(1, 1.0, cpu, world=1) == (1, 1.0) and len(told) == 2
+
+
 def test_parts_without_a_share_in_the_loss_wait_for_no_gradient():
-    step = Step(InterFormer(SMALLEST), replace(QUICK, auxiliary=0.0, dense=0.0))
+    step, used = Step(InterFormer(SMALLEST), replace(QUICK, auxiliary=0.0, dense=0.0)), []
+    for part in (step.dense_head, step.model.auxiliary_head):
+        part.register_forward_hook(lambda *_: used.append(1))
     loss, _, _ = step(batch())
     loss.backward()
     assert all(one.grad is not None for one in step.parameters() if one.requires_grad)
+    assert not used
 
 
 def test_numbers_close_to_zero_are_themselves_again_after_training(folder, tmp_path):

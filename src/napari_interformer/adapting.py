@@ -27,7 +27,7 @@ from napari_interformer.painting import check_labels, objects_on
 from napari_interformer.prompts import Box, cut, placed, rounded_up
 from napari_interformer.scales import level_for, maps_at, size_at, to_working
 from napari_interformer.settings import at_least
-from napari_interformer.train import Progress, share_done
+from napari_interformer.train import LARGEST_GRADIENT, Progress, share_done
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 # (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
 KEPT = 0.5
 UNMAGNIFIED = 0.3  # of the small objects: so a session sees them at the first click
+WARMUP = 20  # steps until the learning rate is the one that was asked for
 ROOM = 1.4  # a window's side relative to its object's, at least
 
 
@@ -94,10 +95,14 @@ class AdaptConfig(ClickConfig):
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """An object in its window: four maps (C_i, h / s_i, w / s_i) float16, and the object (h, w) bool."""
+    """An object in its window.
+
+    Four maps (C_i, h / s_i, w / s_i) float16, the object (h, w) bool, and what counts for nothing (h, w) bool.
+    """
 
     maps: list[NDArray[np.float16]]
     target: NDArray[np.bool_]
+    ignored: NDArray[np.bool_]
 
 
 def adapt(
@@ -119,7 +124,8 @@ def adapt(
     features : Features or sequence of Features
         Of one or several images; planes that are not encoded are passed over.
     labels : integer array or sequence of them
-        A label image of each one's shape: 0 is background, and every number above it an object. Objects may be missing.
+        A label image of each one's shape: 0 is background, and every number above it an object; pixels below 0 count for
+        nothing. Objects may be missing.
     images : array, path or Planes, or sequence of them, optional
         The images, as `Planes.of` takes them, so that small and large objects are seen at the magnification at which a
         session shows them; those that were encoded just now are known.
@@ -179,16 +185,17 @@ def adapt(
         if done >= 1:
             break
         for group in optimizer.param_groups:
-            group["lr"] = config.lr * min(1, (step + 1) / 20) * (1 - done)
+            group["lr"] = config.lr * min(1, (step + 1) / WARMUP) * (1 - done)
         maps = [
             torch.from_numpy(np.stack([lesson.maps[i] for lesson in batch])).to(model.device).float()
             for i in range(4)
         ]
         targets = torch.from_numpy(np.stack([lesson.target for lesson in batch])).to(model.device)
-        loss, first, last = click_loss(learner, maps, targets, config, rng)
+        ignored = torch.from_numpy(np.stack([lesson.ignored for lesson in batch])).to(model.device)
+        loss, first, last = click_loss(learner, maps, targets, ignored, config, rng)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(taught, 1.0)
+        torch.nn.utils.clip_grad_norm_(taught, LARGEST_GRADIENT)
         optimizer.step()
         if progress is not None:
             seconds = time.monotonic() - began
@@ -310,8 +317,21 @@ def _lessons(
             if level == 0 or image is None
             else maps_at(image, model, plane, level, window)
         )
-        lessons.append(Lesson([one.astype(np.float16) for one in maps], cut(target, seen, window, False)))
+        ignored = _ignored(labels, plane, features.size, level, window)
+        lessons.append(
+            Lesson([one.astype(np.float16) for one in maps], cut(target, seen, window, False), ignored)
+        )
     return lessons
+
+
+def _ignored(
+    labels: LabelImage, plane: Plane, size: tuple[int, int], level: int, window: Box
+) -> NDArray[np.bool_]:
+    """Return what of a window in working pixels counts for nothing: beyond the image, and labels below 0."""
+    many = 1 << abs(level)
+    image = Box(*(n // many if level > 0 else n * many for n in window)).intersect(Box.of(size))
+    seen, below = to_working(np.asarray(labels[(*plane, *image.slices)]) < 0, image, level)
+    return cut(below, seen, window, True)
 
 
 def _window(model: InterFormer, seen: Box, size: tuple[int, int], rng: np.random.Generator) -> Box:

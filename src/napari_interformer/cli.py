@@ -441,7 +441,7 @@ def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
         for sample in chosen:
             features.append(ni.encode(sample.image, model))
             show(line, len(features), len(chosen))
-    labels: list[Any] = [one.labels for one in chosen]
+    labels: list[Any] = [one.marked for one in chosen]
     with training_bar("adapting") as told:
         adapted = ni.adapt(model, features, labels, config=config, progress=told)
     notes = {"adapted": f"from {Path(initial).name or 'default'} on {count(len(chosen), 'image')}"}

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
     from napari_interformer.train import TrainConfig
 
-LEAST_PIXELS = 12  # of an object in a crop that is learnt from
+# Of an object in a crop that is learnt from. Counted after magnification, and what a crop's edge leaves of an object counts:
+# so it is fewer than the 16 of an image's pixels with which the benchmark begins (`benchmark.SPECK`).
+LEAST_PIXELS = 12
 ROOMY = 1.5  # pixels across, of an image that is made smaller, for each of a crop's
 TRIES = 300  # crops that are cut for one that holds an object, at most
 # Of an image's intensities, between which the black and the white of a crop are drawn.
@@ -48,9 +50,9 @@ LEVELS = np.concatenate([np.linspace(0, 2, 21), np.linspace(98.5, 100, 31)])
 
 @dataclass(frozen=True)
 class Picture:
-    """An image to crop from: pixels (Y, X) or (Y, X, 3) as stored, labels (Y, X) from 0, and what kind of image it is.
+    """An image to crop from: pixels (Y, X) or (Y, X, 3) as stored, labels (Y, X), and what kind of image it is.
 
-    Labels are renumbered without gaps.
+    Labels below 0 are pixels that count for nothing, and become -1; those of objects are renumbered without gaps.
     """
 
     pixels: NDArray[np.generic]
@@ -59,12 +61,14 @@ class Picture:
 
     def __post_init__(self) -> None:
         """Renumber the objects: then counting them takes no room for numbers that are not there."""
-        object.__setattr__(self, "labels", relabel_sequential(self.labels)[0].astype(np.int32))
+        labels = relabel_sequential(np.maximum(self.labels, 0))[0].astype(np.int32)
+        labels[self.labels < 0] = -1
+        object.__setattr__(self, "labels", labels)
 
     @functools.cached_property
     def areas(self) -> NDArray[np.integer]:
         """Pixels of each object."""
-        return np.bincount(self.labels.ravel())[1:]
+        return np.bincount(self.labels[self.labels > 0])[1:]
 
     @functools.cached_property
     def quantiles(self) -> NDArray[np.float64]:
@@ -102,7 +106,7 @@ def training_pictures(folder: str | Path, config: TrainConfig) -> list[Picture]:
             f"{', '.join(sorted(unknown))}."
         )
     pictures = [
-        Picture(sample.image, sample.labels, sample.kind) for sample in chosen if sample.kind not in left_out
+        Picture(sample.image, sample.marked, sample.kind) for sample in chosen if sample.kind not in left_out
     ]
     if not pictures:
         raise ValueError(
@@ -171,7 +175,7 @@ class Batch:
     pixels : (B, 3, S, S) uint8
         RGB.
     labels : (B, S, S) int8, int16 or int32
-        The objects of each crop, numbered from 1.
+        The objects of each crop, numbered from 1; -1 where pixels count for nothing.
     objects : (N, 4) int64
         Which crop each object lies in, its number there, and the top and left edge of its window.
     window : int
@@ -196,9 +200,16 @@ class Batch:
     @property
     def targets(self) -> Tensor:
         """Each object within its window: (N, w, w) bool."""
-        images, numbers, corners = self.objects[:, 0], self.objects[:, 1], self.objects[:, 2:]
-        cut = windows(self.labels[:, None], images, corners, self.window)[:, 0]
-        return cut == numbers.to(cut.dtype)[:, None, None]
+        cut = self._cut()
+        return cut == self.objects[:, 1].to(cut.dtype)[:, None, None]
+
+    @property
+    def ignored(self) -> Tensor:
+        """What counts for nothing within each object's window: (N, w, w) bool."""
+        return self._cut() < 0
+
+    def _cut(self) -> Tensor:
+        return windows(self.labels[:, None], self.objects[:, 0], self.objects[:, 2:], self.window)[:, 0]
 
     @property
     def dense(self) -> Tensor:
@@ -331,8 +342,8 @@ class Place:
 
 def draw_place(picture: Picture, size: int, config: TrainConfig, rng: np.random.Generator) -> Place:
     """Draw a square of `size` pixels, magnified, turned and stretched at random."""
-    # By the objects' size, not the image's: what was seen at one magnification is then known at all. But more than a
-    # fifth of black on a side teaches nothing.
+    # By the objects' size, not the image's: what was seen at one magnification is then known at all. But the image's
+    # shorter side fills at least four fifths of the crop's, so that little more than a third of its area is black.
     shape = np.array(picture.labels.shape)
     factor = math.exp(rng.uniform(*np.log(config.diameters))) / picture.diameter
     factor = max(float(np.clip(factor, *config.zoom)), size / (1.25 * int(shape.min())))
@@ -365,12 +376,13 @@ def warp(rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def cut_labels(picture: Picture, place: Place) -> NDArray[np.integer]:
-    """Return the objects of a crop, (S, S), numbered from 1; 0 beyond the image."""
-    seen = torch.from_numpy(picture.labels[place.seen].astype(np.float32))  # exact up to 16 million objects
+    """Return the objects of a crop, (S, S), numbered from 1; -1 beyond the image and where pixels count for nothing."""
+    # One more than the labels, since `grid_sample` has 0 beyond the image. Exact up to 16 million objects.
+    seen = torch.from_numpy(picture.labels[place.seen].astype(np.float32) + 1)
     cut = F.grid_sample(seen[None, None], place.grid, "nearest", align_corners=False)[0, 0].int().numpy()
-    there = np.bincount(cut.ravel()) > 0
-    there[0] = True
-    numbers = there.cumsum() - 1
+    there = np.bincount(cut.ravel(), minlength=2) > 0
+    there[:2] = True
+    numbers = there.cumsum() - 2
     return np.asarray(numbers.astype(np.min_scalar_type(-1 - numbers[-1]))[cut])
 
 
@@ -424,8 +436,7 @@ def recolour(colours: NDArray[np.float32], scale: float, rng: np.random.Generato
 
 def choose_objects(labels: NDArray[np.integer], count: int, rng: np.random.Generator) -> NDArray[np.integer]:
     """Return up to `count` labels of objects with at least `LEAST_PIXELS` in the crop."""
-    areas = np.bincount(labels.ravel())
-    areas[0] = 0
+    areas = np.bincount(labels[labels > 0])
     return rng.permutation(np.flatnonzero(areas >= LEAST_PIXELS))[:count]
 
 
@@ -447,9 +458,13 @@ def place_window(box: Box, window: int, size: int, rng: np.random.Generator) -> 
 
 
 def borders(labels: Tensor) -> Tensor:
-    """Return the pixels (B, Y, X) with a neighbour below or to the right, or above or to the left, of another label."""
-    edge = torch.zeros_like(labels, dtype=torch.bool)
-    below, right = labels[:, 1:] != labels[:, :-1], labels[..., 1:] != labels[..., :-1]
+    """Return the pixels (B, Y, X) with a neighbour below or to the right, or above or to the left, of another label.
+
+    Labels below 0 are unknown, and differ from none.
+    """
+    edge, known = torch.zeros_like(labels, dtype=torch.bool), labels >= 0
+    below = (labels[:, 1:] != labels[:, :-1]) & known[:, 1:] & known[:, :-1]
+    right = (labels[..., 1:] != labels[..., :-1]) & known[..., 1:] & known[..., :-1]
     edge[:, 1:] |= below
     edge[:, :-1] |= below
     edge[..., 1:] |= right

@@ -42,6 +42,8 @@ class Sample:
         What sort of image; figures are reported apart.
     ignore : (Y, X) bool, optional
         Pixels that count for nothing.
+    group : str
+        Samples of a group show the same thing and are split together; without one, each sample is its own.
     """
 
     name: str
@@ -49,6 +51,21 @@ class Sample:
     labels: NDArray[np.integer]
     kind: str = ""
     ignore: NDArray[np.bool_] | None = None
+    group: str = ""
+
+    @property
+    def marked(self) -> NDArray[np.integer]:
+        """The labels, with -1 where pixels count for nothing or have no value."""
+        ignore = with_values(self).ignore
+        return self.labels if ignore is None else np.where(ignore, np.int32(-1), self.labels)
+
+
+def with_values(sample: Sample) -> Sample:
+    """Ignore pixels that nobody can click on, since the image has no value there."""
+    if sample.image.dtype.kind != "f":
+        return sample
+    nothing = np.isnan(sample.image).reshape(*sample.labels.shape, -1).any(axis=2)
+    return replace(sample, ignore=nothing if sample.ignore is None else nothing | sample.ignore)
 
 
 def split(
@@ -57,18 +74,18 @@ def split(
     """Split into training and validation samples, kind by kind.
 
     Each kind gives `round(fraction * count)` of its images, drawn with `seed` from the names in order, so the
-    split depends on names and kinds alone. Samples of one image (`NAME#1`, `NAME#2`) stay together.
+    split depends on names, groups and kinds alone. Samples of one group stay together.
     """
     chosen: set[str] = set()
     rng = np.random.default_rng(seed)
     for kind in sorted({sample.kind for sample in samples}):
-        names = sorted({_image(sample) for sample in samples if sample.kind == kind})
+        names = sorted({_together(sample) for sample in samples if sample.kind == kind})
         chosen.update(rng.permutation(names)[: round(fraction * len(names))])
-    return [s for s in samples if _image(s) not in chosen], [s for s in samples if _image(s) in chosen]
+    return [s for s in samples if _together(s) not in chosen], [s for s in samples if _together(s) in chosen]
 
 
-def _image(sample: Sample) -> str:
-    return sample.name.partition("#")[0]
+def _together(sample: Sample) -> str:
+    return sample.group or sample.name
 
 
 def folder(root: str | Path) -> Iterator[Sample]:
@@ -123,13 +140,14 @@ def grabcut(root: str | Path) -> Iterator[Sample]:
 
 
 def berkeley(root: str | Path) -> Iterator[Sample]:
-    """Read Berkeley (100 objects on 96 images): `images/NAME.jpg` and `masks/NAME#N.png`."""
+    """Read Berkeley (100 objects on 96 images): `images/NAME.jpg` and `masks/NAME#N.png`, or images named as the masks are."""
     root = Path(root)
     images = _by_name(root / "images")
     for name, path in _by_name(root / "masks").items():
-        yield _checked(
-            Sample(name, read(images[name.split("#")[0]]), (_grey(read(path)) > 0).astype(np.int32))
-        )
+        photograph = name.partition("#")[0]
+        image = images[name if name in images else photograph]
+        mask = (_grey(read(path)) > 0).astype(np.int32)
+        yield _checked(Sample(name, read(image), mask, group=photograph))
 
 
 def davis(root: str | Path) -> Iterator[Sample]:

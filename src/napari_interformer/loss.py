@@ -61,7 +61,12 @@ class ClickConfig:
 
 
 def click_loss(
-    model: InterFormer, maps: list[Tensor], targets: Tensor, config: ClickConfig, rng: np.random.Generator
+    model: InterFormer,
+    maps: list[Tensor],
+    targets: Tensor,
+    ignored: Tensor,
+    config: ClickConfig,
+    rng: np.random.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Simulate clicks on each object, then decode once with gradient.
 
@@ -73,6 +78,8 @@ def click_loss(
         Each object's window.
     targets : (N, w, w) bool
         The objects, on the maps' device.
+    ignored : (N, w, w) bool
+        Pixels that count for nothing; none is an object's.
     config : ClickConfig
         How many clicks, and what counts.
     rng : numpy.random.Generator
@@ -88,15 +95,16 @@ def click_loss(
     further = np.sort(rng.choice(config.max_clicks + 1, len(targets), p=click_chances(config)))[::-1]
     generator = torch.Generator(targets.device).manual_seed(int(rng.integers(2**31)))
     with torch.no_grad(), evaluating(model):
-        references, first = simulate(model, [level.detach() for level in maps], targets, further, generator)
+        detached = [level.detach() for level in maps]
+        references, first = simulate(model, detached, targets, ignored, further, generator)
     # Autocast keeps the weights that it has cast. Before PyTorch 2.11 those cast without gradient would serve below,
     # and I-MSA and the head learn nothing (pytorch issue 65766).
     torch.clear_autocast_cache()
     logits, levels = model.decode_levels(maps, references)
-    loss = normalised_focal_loss(logits, targets) + config.dice * dice_loss(logits, targets)
+    loss = normalised_focal_loss(logits, targets, ignored) + config.dice * dice_loss(logits, targets, ignored)
     if config.auxiliary:
-        loss = loss + config.auxiliary * normalised_focal_loss(model.auxiliary_head(levels), targets)
-    last = mean_iou(foreground(logits.detach(), targets.shape[1:]) > 0, targets)
+        loss = loss + config.auxiliary * normalised_focal_loss(model.auxiliary_head(levels), targets, ignored)
+    last = mean_iou(foreground(logits.detach(), targets.shape[1:], ignored) > 0, targets)
     return loss, last if first is None else first, last
 
 
@@ -110,6 +118,7 @@ def simulate(
     model: InterFormer,
     maps: list[Tensor],
     targets: Tensor,
+    ignored: Tensor,
     further: NDArray[np.integer],
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor | None]:
@@ -123,6 +132,8 @@ def simulate(
         Each object's window.
     targets : (N, w, w) bool
         The objects.
+    ignored : (N, w, w) bool
+        Pixels on which no error counts.
     further : (N,) int
         Each object's clicks after the first, most first: those that go on are then the first ones.
     generator : torch.Generator
@@ -150,36 +161,42 @@ def simulate(
         reference, truth = states[:going], targets[:going]
         logits = foreground(model.decode_levels(prepared, reference)[0], truth.shape[1:])
         masks = obey_all(logits, history) > 0
-        first = mean_iou(masks, truth) if first is None else first
-        history.append(next_clicks(masks, truth, generator))
+        counted = masks & ~ignored[:going]
+        first = mean_iou(counted, truth) if first is None else first
+        history.append(next_clicks(counted, truth, generator))
         states[:going] = draw_clicks(fold_all(reference, masks), history[-1], inner, outer)
     return states, first
 
 
-def normalised_focal_loss(logits: Tensor, targets: Tensor, alpha: float = 0.5, gamma: float = 2.0) -> Tensor:
+def normalised_focal_loss(logits: Tensor, targets: Tensor, ignored: Tensor | None = None) -> Tensor:
     """Return the focal loss whose weights are rescaled, image by image, to sum to the pixel count.
 
-    `logits` are (N, 2, h, w) at any stride, `targets` (N, H, W) bool.
+    `logits` are (N, 2, h, w) at any stride, `targets` (N, H, W) bool, `ignored` as well. Alpha is 0.5, so object and
+    background count alike, and gamma 2.
     """
-    difference = foreground(logits, targets.shape[1:])
+    difference = foreground(logits, targets.shape[1:], ignored)
     log_chance = F.logsigmoid(torch.where(targets, difference, -difference))
-    weight = (1 - log_chance.exp()) ** gamma
+    weight = (1 - log_chance.exp()) ** 2
     with torch.no_grad():
         scale = weight[0].numel() / weight.sum((1, 2), keepdim=True).clamp_min(1e-6)
-    return -(alpha * scale * weight * log_chance).mean()
+    return -(0.5 * scale * weight * log_chance).mean()
 
 
-def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
+def dice_loss(logits: Tensor, targets: Tensor, ignored: Tensor | None = None) -> Tensor:
     """Return one minus the soft Dice overlap, averaged over objects; shapes as above."""
-    chance = foreground(logits, targets.shape[1:]).sigmoid()
+    chance = foreground(logits, targets.shape[1:], ignored).sigmoid()
     overlap, total = (chance * targets).sum((1, 2)), chance.sum((1, 2)) + targets.sum((1, 2))
     return (1 - (2 * overlap + 1) / (total + 1)).mean()
 
 
-def foreground(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """Return foreground minus background at full size: (N, 2, h, w) to (N, H, W) float32."""
+def foreground(logits: Tensor, size: Sequence[int], ignored: Tensor | None = None) -> Tensor:
+    """Return foreground minus background at full size: (N, 2, h, w) to (N, H, W) float32.
+
+    Pixels that count for nothing are surely background, as in the targets: no loss is left, and no gradient.
+    """
     full = resize(logits.float(), (size[0], size[1])).float()
-    return full[:, 1] - full[:, 0]
+    difference = full[:, 1] - full[:, 0]
+    return difference if ignored is None else difference.masked_fill(ignored, -torch.inf)
 
 
 def mean_iou(masks: Tensor, targets: Tensor) -> Tensor:

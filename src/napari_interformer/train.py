@@ -1,7 +1,13 @@
 """Training: a folder of images and labels goes in, a model comes out, by one step and one loop around it.
 
-Follows the paper's recipe (Huang et al., ICCV 2023, section 4.1) with one addition: one encoding of a crop teaches many
-objects at once (`crops.py`), each in a window of its own (`loss.py`).
+Follows the paper's recipe (Huang et al., ICCV 2023, section 4.1), but for this:
+- One encoding of a crop teaches many objects at once (`crops.py`), each in a window of its own (`loss.py`).
+- To the focal losses come a Dice loss and one on the encoder alone (`dense`).
+- Weights begin at random and not from MAE, and all layers learn at one rate unless `layer_decay` is set. The rate is ten times
+  the paper's, its warm-up shorter, and the norm of the gradient is limited. A running average of the weights is saved.
+- Crops are smaller, as many as make up `pixels_per_step`; they are magnified by the size of their objects, turned, stretched
+  and recoloured.
+- While clicks are simulated, masks obey those given, as they do in a session.
 
     python -m napari_interformer.cli train FOLDER -o model.safetensors        one device
     torchrun --nproc-per-node 4 -m napari_interformer.cli train FOLDER ...    several GPUs
@@ -47,10 +53,14 @@ if TYPE_CHECKING:
 
     from napari_interformer.crops import Batch, Picture
 
+    Tensors = tuple[Tensor, ...] | list[Tensor]
+
 log = logging.getLogger(__name__)
 
 CANCELLED = 2  # a process's vote: go on is 0, the run is over 1
 HARMLESS = ("device", "workers", "save_minutes")  # settings that a resumed run may change
+LARGEST_GRADIENT = 1.0  # norm to which gradients are cut
+TOLD_EVERY = 20  # steps between two reports of progress
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,7 @@ class TrainConfig(ClickConfig):
     warmup : int
         Steps of linear warm-up.
     average : float
-        Decay of the running average of the weights, which is what is saved.
+        Greatest decay of the running average of the weights, which is what is saved; it begins with less.
     dense : float
         Weight of a loss on the encoder alone: foreground and borders of all objects of a crop, read off the finest map
         (not in the paper; for folders in which every object is labelled, else set it to 0).
@@ -211,14 +221,16 @@ class Step(nn.Module):
         model, config = self.model, self.config
         rng = np.random.default_rng(batch.seed)
         maps = model.encode(normalise(batch.pixels.float()))
-        dense = self.dense_head(maps[0])
+        finest = maps[0]
         images, corners = batch.objects[:, 0], batch.objects[:, 2:]
         maps = [
             windows(level, images, corners // stride, batch.window // stride)
             for level, stride in zip(maps, model.strides, strict=True)
         ]
-        loss, first, last = click_loss(model, maps, batch.targets, config, rng)
-        loss = loss + config.dense * F.binary_cross_entropy_with_logits(dense.float(), batch.dense.float())
+        loss, first, last = click_loss(model, maps, batch.targets, batch.ignored, config, rng)
+        if config.dense:
+            dense, known = self.dense_head(finest).float(), (batch.labels >= 0)[:, None].float()
+            loss = loss + config.dense * F.binary_cross_entropy_with_logits(dense, batch.dense.float(), known)
         return loss, first, last
 
 
@@ -255,7 +267,8 @@ def train(
         Images and labels, in the layout `config.dataset`; they are held in memory.
     output : str or Path
         The model, `.safetensors`. Beside it, `<name>.state.pt` holds what resuming needs: the same call goes on
-        from there, and the file goes when the run has ended.
+        from there, and the file goes when the run has ended. Another number of processes may go on with it: each draws
+        crops of its own, so only how many make up a step is another from there on.
     config : TrainConfig, optional
         Defaults if None.
     progress, cancelled : callable, optional
@@ -300,8 +313,7 @@ def train(
     torch.manual_seed(config.seed)
     model = load_model(config.initial) if config.initial else initialise(InterFormer(PRESETS[config.preset]))
     model.to(device).train()
-    moving = torch.optim.swa_utils.get_ema_multi_avg_fn(config.average)  # type: ignore[no-untyped-call]
-    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=moving, use_buffers=True)
+    average = averaged(model, config.average)
     step_module = Step(model, config).to(device)
     optimizer = torch.optim.AdamW(
         parameter_groups(step_module, model.config.layers, config),
@@ -349,7 +361,7 @@ def train(
         seconds = spent + time.monotonic() - began
         done = share_done(step, config.steps, seconds, config.minutes)
         asked = cancelled is not None and cancelled()
-        vote = _largest(CANCELLED if asked else int(done >= 1), device, world)
+        vote, done = agreed(CANCELLED if asked else int(done >= 1), done, device, world)
         if vote:
             break
         rate = min(1, (step + 1) / config.warmup) * (1 - done)
@@ -361,13 +373,13 @@ def train(
             loss, first, last = shared(batch)
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(step_module.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(step_module.parameters(), LARGEST_GRADIENT)
         optimizer.step()
         average.update_parameters(model)
         step += 1
         if progress is not None and rank == 0:
             recent.append(torch.stack([loss.detach(), first, last]))
-            if step % 20 == 0:
+            if step % TOLD_EVERY == 0:
                 seconds = spent + time.monotonic() - began
                 loss, first, last = torch.stack(recent).mean(0).tolist()
                 done = share_done(step, config.steps, seconds, config.minutes)
@@ -402,7 +414,10 @@ def check_new(output: Path) -> None:
 
 
 def digest(pictures: Sequence[Picture]) -> str:
-    """Return a hash by which the images of two runs are told apart: their sizes, and how large their objects are."""
+    """Return a hash by which the images of two runs are told apart: their kinds and sizes, and their median diameters.
+
+    Images with other intensities, or objects of other shapes and at other places, go unnoticed if these are the same.
+    """
     told = [(picture.kind, picture.pixels.shape, picture.diameter) for picture in pictures]
     return hashlib.sha256(repr(told).encode()).hexdigest()
 
@@ -437,6 +452,22 @@ def _check_state(name: str, state: dict[str, Any], settings: str, images: str) -
         )
 
 
+def averaged(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:
+    """Return a running average of a model's weights.
+
+    Its decay grows with the number of steps, or a short run would save little but the weights that it began with.
+    """
+
+    def move(means: Tensors, weights: Tensors, _: Tensor | int) -> None:
+        # Kept with the state, and on the CPU; the number that is given here may lie on a GPU, which would be waited for.
+        n = int(average.n_averaged)
+        now = min(decay, (1 + n) / (10 + n))
+        torch.optim.swa_utils.get_ema_multi_avg_fn(now)(means, weights, n)  # type: ignore[no-untyped-call]
+
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=move, use_buffers=True)
+    return average
+
+
 def share_done(step: int, steps: int, seconds: float, minutes: float) -> float:
     """Return how much of a run is over, from 0 to 1, by its steps or its minutes (0 for no limit), whichever ends it."""
     return min(1.0, max(step / steps, seconds / (60 * minutes) if minutes else 0))
@@ -447,13 +478,16 @@ def has_bf16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def _largest(vote: int, device: torch.device, world: int) -> int:
-    """Stop all processes if one does: clocks differ, and a process that waits for the others would wait for ever."""
+def agreed(vote: int, done: float, device: torch.device, world: int) -> tuple[int, float]:
+    """Return the largest vote and share done of all processes, whose clocks differ.
+
+    If one stops, all do, or it would be waited for for ever; and all learn at one rate, or their weights would part.
+    """
     if world == 1:
-        return vote
-    votes = torch.tensor(vote, device=device)
-    torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX)
-    return int(votes.item())
+        return vote, done
+    largest = torch.tensor([vote, done], dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+    return int(largest[0].item()), float(largest[1].item())
 
 
 def parameter_groups(module: nn.Module, layers: int, config: TrainConfig) -> list[dict[str, object]]:
