@@ -232,6 +232,49 @@ def test_each_file_of_an_ome_tiff_in_several_opens_all_of_it_and_is_refused_wher
         path.write_bytes(whole)
 
 
+@pytest.mark.parametrize("there", [None, b""])
+def test_an_ome_tiff_of_which_a_file_is_missing_is_refused_not_made_black(tmp_path, stack, there):
+    first, second = _write_set(tmp_path, stack, {})
+    whole = second.read_bytes()
+    second.unlink() if there is None else second.write_bytes(there)
+    with pytest.raises(
+        OSError, match=r"1 of the 5 planes of 0\.ome\.tif are not there: they lie in 1\.ome\.tif, .* beside"
+    ):
+        read_image(first)
+    second.write_bytes(whole)
+    first.unlink()
+    with pytest.raises(OSError, match=r"4 of the 5 planes of 1\.ome\.tif .* lie in 0\.ome\.tif,"):
+        read_image(second)
+
+
+def test_planes_that_an_ome_tiff_never_had_are_black_and_that_is_told(tmp_path, stack, caplog):
+    path, _ = _write_set(tmp_path, stack[:4], {})
+    with tifffile.TiffFile(path) as tiff:
+        told = tiff.ome_metadata
+    start = told.index("<TiffData")
+    places = (f'<TiffData FirstZ="{z}" IFD="{page}" PlaneCount="1"/>' for page, z in enumerate((0, 3)))
+    told = told[:start] + "".join(places) + told[told.index("</Pixels>") :]
+    with tifffile.TiffWriter(tmp_path / "sparse.ome.tif") as tiff:
+        for plane in stack[[0, 3]]:
+            tiff.write(plane, description=told, metadata=None, contiguous=False)
+            told = None
+    expected = stack[:4].copy()
+    expected[1:3] = 0
+    np.testing.assert_array_equal(read_image(tmp_path / "sparse.ome.tif").data[...], expected)
+    assert "2 of the 4 planes of sparse.ome.tif were not recorded; they are black" in caplog.text
+
+
+def test_an_ome_tiff_under_another_name_opens_without_a_word(tmp_path, stack, caplog):
+    tifffile.imwrite(tmp_path / "a.ome.tif", stack, ome=True, metadata={"axes": "ZYX"})
+    first, second = _write_set(tmp_path, stack, {})
+    (tmp_path / "a.ome.tif").rename(tmp_path / "b.tif")
+    first.rename(tmp_path / "c.ome.tif")
+    for name in ("b.tif", "c.ome.tif"):
+        np.testing.assert_array_equal(read_image(tmp_path / name).data[...], stack)
+    assert "planes of" not in caplog.text
+    assert second.exists()
+
+
 def test_a_cut_tail_is_refused_or_costs_no_pixel(tmp_path, stack):
     path = tmp_path / "a.tif"
     for options in WRITERS.values():

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
@@ -100,6 +101,8 @@ def _read_tiff(path: Path) -> ImageFile:
             raise OSError(f"{path.name} is cut short ({path.stat().st_size} bytes); copy it again.")
         if 0 in series.shape or not series.shape:
             raise OSError(f"{path.name} holds no pixels; choose another file.")
+        if tiff.is_ome:
+            _check_planes(tiff, series, path)
         scale, unit = _pixel_size(tiff, series.axes)
         try:
             data: Any = tifffile.memmap(path, mode="r")  # uncompressed: the system pages it
@@ -139,6 +142,38 @@ def _is_cut(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, size: int)
     handle.seek(tags * form.tagsize, 1)
     following = int.from_bytes(handle.read(form.offsetsize), _order(form.byteorder))
     return bool(end > size or following != 0)
+
+
+def _check_planes(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path) -> None:
+    """Refuse one of several OME-TIFFs of an image if another is not there, and tell of planes that were never recorded.
+
+    tifffile alone makes both black.
+    """
+    there = [page for page in series.pages if page is not None]
+    if not (lacking := len(series.pages) - len(there)):
+        return
+    told = f"{lacking} of the {len(series.pages)} planes of {path.name}"
+    files = {page.parent.filename.lower() for page in there}
+    root = ElementTree.fromstring(tiff.ome_metadata or "")
+    for image in root.iterfind("{*}Image"):
+        places = list(image.iterfind("{*}Pixels/{*}TiffData/{*}UUID"))
+        own = root.get("UUID")  # whatever the file is called by now
+        absent = {
+            name: None
+            for one in places
+            if one.text != own and (name := one.get("FileName", "")).lower() not in files
+        }
+        if absent and len(absent) == len({one.get("FileName") for one in places}):
+            continue  # tifffile leaves images out of which nothing is there
+        if absent:
+            first, *others = absent
+            more = f" and {len(others)} more" if others else ""
+            raise OSError(
+                f"{told} are not there: they lie in {first}{more}, which cannot be read; copy all files of the image "
+                "beside it."
+            )
+        break
+    log.warning("%s were not recorded; they are black.", told)
 
 
 def _order(mark: str) -> Literal["little", "big"]:
