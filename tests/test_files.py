@@ -400,7 +400,7 @@ def test_labels_come_back_from_ome_zarr(tmp_path, rng, shape, axes, scale, order
     assert (planes.axes, planes.shape, planes.dtype) == (order, moved.shape, np.uint16)
     wanted = (1,) * len(shape) if scale is None else scale
     assert planes.scale == pytest.approx((1, 1.5, 0.3, 0.2) if axes == "ZTYX" else wanted)
-    assert planes.unit == "micrometer"
+    assert planes.unit == (None if scale is None else "micrometer")
     np.testing.assert_array_equal(planes.data[...], moved)
     group = zarr.open_group(path, mode="r")
     assert group.metadata.zarr_format == 2
@@ -411,6 +411,53 @@ def test_labels_come_back_from_ome_zarr(tmp_path, rng, shape, axes, scale, order
         assert lengths[-1] == pytest.approx(step * planes.scale[-1])
     assert number == (1 if shape[-1] > 1024 else 0)
     assert [p.name for p in tmp_path.iterdir()] == ["labels.ome.zarr"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ome": True, "metadata": {"axes": "ZYX", "PhysicalSizeX": 0.2, "PhysicalSizeY": 0.25}},
+        {"imagej": True, "resolution": (5, 4), "metadata": {"axes": "ZYX", "unit": "um"}},
+    ],
+)
+@pytest.mark.parametrize("ending", ["tif", "zarr"])
+def test_labels_claim_no_pixel_size_that_the_image_does_not_tell(tmp_path, stack, options, ending):
+    tifffile.imwrite(tmp_path / "image.tif", stack, **options)
+    image = Planes.of(tmp_path / "image.tif")
+    assert image.scale == pytest.approx((1, 0.25, 0.2)) and image.told_scale[0] is None
+    path = tmp_path / f"labels.{ending}"
+    write_labels(path, np.ones(image.shape, int), axes="ZYX", scale=image.told_scale, unit=image.unit)
+    found = Planes.of(path)
+    assert found.told_scale == (None, *(pytest.approx(size) for size in (0.25, 0.2)))
+    assert found.unit == "micrometer"
+    if ending == "tif":
+        with tifffile.TiffFile(path) as tiff:
+            assert "PhysicalSizeX=" in tiff.ome_metadata and "PhysicalSizeZ" not in tiff.ome_metadata
+    else:
+        units = [axis.get("unit") for axis in zarr.open_group(path).attrs["multiscales"][0]["axes"]]
+        assert units == [None, "micrometer", "micrometer"]
+
+
+def test_labels_lie_where_the_image_lies(tmp_path):
+    group = zarr.open_group(tmp_path / "i.zarr", mode="w", zarr_format=2)
+    group.create_array("0", shape=(2, 3, 4, 1100), dtype=np.uint8)
+    axes = [{"name": "c", "type": "channel"}, *({"name": n, "unit": "micrometer"} for n in "zyx")]
+    own = [
+        {"type": "scale", "scale": [1, 2, 0.5, 0.25]},
+        {"type": "translation", "translation": [0, 10, 20, 30]},
+    ]
+    image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": own}]}
+    all_levels = {"coordinateTransformations": [{"type": "scale", "scale": [1, 1, 2, 2]}]}
+    for told, expected in ((image, (10, 20, 30)), (image | all_levels, (10, 40, 60))):
+        group.attrs["multiscales"] = [told]
+        planes = Planes.of(tmp_path / "i.zarr", channels=0)
+        assert planes.translation == expected
+        place = {"scale": planes.scale, "unit": planes.unit, "translation": planes.translation}
+        path = write_labels(tmp_path / "l.zarr", np.ones(planes.shape, int), axes=planes.axes, **place)
+        found = Planes.of(path)
+        assert (found.scale, found.unit, found.translation) == (planes.scale, planes.unit, expected)
+        levels = zarr.open_group(path).attrs["multiscales"][0]["datasets"]
+        assert [one["coordinateTransformations"][1]["translation"] for one in levels] == [[*expected]] * 2
 
 
 def test_a_folder_of_labels_takes_the_place_of_a_file(tmp_path):
@@ -490,6 +537,9 @@ def test_what_is_no_label_image_is_refused(tmp_path, labels, error, told):
         ({"scale": (1, math.nan, 1)}, "above 0"),
         ({"scale": (1, 1, math.inf)}, "above 0"),
         ({"scale": ("1", "1", "1")}, "above 0"),
+        ({"scale": (None, -1, 1)}, "above 0"),
+        ({"translation": (1, 1)}, r"translation takes one number per axis .* got \(1, 1\)"),
+        ({"translation": (1, 1, math.nan)}, "translation takes"),
     ],
 )
 def test_axes_and_pixel_sizes_that_do_not_fit_the_labels_are_refused(tmp_path, name, options, told):

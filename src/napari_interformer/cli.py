@@ -311,7 +311,14 @@ def segment(
             find_similar(session, plane, propagate)
         except ValueError as error:
             wrong = error  # told once what was clicked on is written
-    write_labels(output, np.asarray(session.labels), axes=planes.axes, scale=planes.scale, unit=planes.unit)
+    write_labels(
+        output,
+        np.asarray(session.labels),
+        axes=planes.axes,
+        scale=planes.told_scale,
+        unit=planes.unit,
+        translation=planes.translation,
+    )
     report(session, without)
     click.echo(f"labels: {output}")
     if overlay is not None:

@@ -26,17 +26,24 @@ log = logging.getLogger(__name__)
 
 _CHUNK, _COARSEST = 512, 512  # sides in pixels: of OME-Zarr's chunks, and the least of its coarser levels
 LABEL_FILES = (".tif", ".tiff", ".zarr")
+_PLACES = ("scale", "translation")  # what OME-Zarr tells of where pixels lie
 _TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """What a file holds: an array (lazy for TIFF and zarr), its axes, and the pixel size per axis."""
+    """What a file holds: an array (lazy for TIFF and zarr), its axes, and the pixel size per axis.
+
+    `untold` are the axes of which it tells no pixel size, so that `scale` has 1 there; `translation` is where the first
+    pixel lies, per axis.
+    """
 
     data: Any
     axes: str | None = None
     scale: tuple[float, ...] | None = None
     unit: str | None = None
+    untold: tuple[int, ...] = ()
+    translation: tuple[float, ...] | None = None
 
 
 def read_image(path: str | os.PathLike[str]) -> ImageFile:
@@ -103,7 +110,7 @@ def _read_tiff(path: Path) -> ImageFile:
             raise OSError(f"{path.name} holds no pixels; choose another file.")
         if tiff.is_ome:
             _check_planes(tiff, series, path)
-        scale, unit = _pixel_size(tiff, series.axes)
+        scale, unit, untold = _pixel_size(tiff, series.axes)
         try:
             data: Any = tifffile.memmap(path, mode="r")  # uncompressed: the system pages it
         except ValueError:
@@ -114,7 +121,7 @@ def _read_tiff(path: Path) -> ImageFile:
     except Exception as error:
         tiff.close()
         raise error if isinstance(error, OSError) else _damaged(path, error) from error
-    return ImageFile(data, series.axes, scale, unit)
+    return ImageFile(data, series.axes, scale, unit, untold)
 
 
 def _damaged(path: Path, error: Exception) -> OSError:
@@ -198,8 +205,10 @@ def _ratio(mark: str | None, other: str | None) -> float:
     return _MICROMETERS[mark] / _MICROMETERS[other]
 
 
-def _pixel_size(tiff: tifffile.TiffFile, axes: str) -> tuple[tuple[float, ...] | None, str | None]:
-    """Return the pixel size per axis, and its unit, from OME or ImageJ metadata or the resolution tags."""
+def _pixel_size(
+    tiff: tifffile.TiffFile, axes: str
+) -> tuple[tuple[float, ...] | None, str | None, tuple[int, ...]]:
+    """Return the pixel size per axis, its unit, and which axes it is not told of, from OME, ImageJ or the resolution tags."""
     sizes: dict[str, float] = {}
     unit = None
     try:
@@ -229,8 +238,9 @@ def _pixel_size(tiff: tifffile.TiffFile, axes: str) -> tuple[tuple[float, ...] |
     except Exception as error:  # metadata of every vintage; the pixels can be read without
         log.warning("pixel size of %s not understood: %s", tiff.filename, error)
     if not sizes or not _are_lengths(sizes.values()):
-        return None, None
-    return tuple(sizes.get(axis, 1.0) for axis in axes), _UNITS.get(str(unit), unit)
+        return None, None, ()
+    untold = tuple(i for i, axis in enumerate(axes) if axis not in sizes)
+    return tuple(sizes.get(axis, 1.0) for axis in axes), _UNITS.get(str(unit), unit), untold
 
 
 def _are_lengths(numbers: Iterable[float]) -> bool:
@@ -265,28 +275,43 @@ def _read_zarr(path: Path) -> ImageFile:
         axes = [a if isinstance(a, dict) else {"name": a} for a in image.get("axes", [])]
         letters = "".join(a["name"][0].upper() for a in axes)
         unit = axes[-1].get("unit") if axes else None
-        scale = _scale_of(level, image, data.ndim, [axis.get("unit") for axis in axes])
+        units = [axis.get("unit") for axis in axes]
+        scale, translation = _place_of(level, image, data.ndim, units)
         if scale is not None and not _are_lengths(scale):
             log.warning("pixel size of %s makes no sense: %s", path.name, scale)
-            scale = None
+            scale = translation = None
+        # What writers fill in who do not know.
+        untold = tuple(i for i, own in enumerate(units) if unit and not own and scale and scale[i] == 1)
     except Exception as error:  # zarr's stores raise what they like, and metadata is anybody's
         raise OSError(
             f"{path.name} is not a readable zarr image ({brief(error)}); give the path of an array or an OME-Zarr image."
         ) from error
-    return ImageFile(data, letters or None, scale, unit)
+    return ImageFile(data, letters or None, scale, unit, untold, translation)
 
 
-def _scale_of(level: Any, image: Any, ndim: int, units: Sequence[str | None]) -> tuple[float, ...] | None:
-    """Return the pixel size per axis that OME-Zarr tells, for the level and for all of them, lengths in the unit of X."""
+def _place_of(
+    level: Any, image: Any, ndim: int, units: Sequence[str | None]
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Return the pixel size per axis that OME-Zarr tells, and where the first pixel lies, lengths in the unit of X.
+
+    What it tells of the level comes first, then what it tells of all of them.
+    """
     told = (*level.get("coordinateTransformations", ()), *image.get("coordinateTransformations", ()))
-    steps = [np.asarray(one["scale"], float) for one in told if one["type"] == "scale"]
-    if not steps or any(step.shape != (ndim,) for step in steps):
-        return None
-    scale = np.prod(steps, axis=0)
+    steps = [(one["type"], np.asarray(one[one["type"]], float)) for one in told if one["type"] in _PLACES]
+    if "scale" not in dict(steps) or any(step.shape != (ndim,) for _, step in steps):
+        return None, None
+    scale, first = np.ones(ndim), np.zeros(ndim)
+    for kind, step in steps:
+        if kind == "scale":
+            scale, first = scale * step, first * step
+        else:
+            first = first + step
     marks = [_MARKS.get(str(unit)) for unit in units]
     for axis, mark in enumerate(marks):
         scale[axis] *= _ratio(mark, marks[-1])
-    return tuple(scale.tolist())
+        first[axis] *= _ratio(mark, marks[-1])
+    moved = first.any() and np.isfinite(first).all()
+    return tuple(scale.tolist()), tuple(first.tolist()) if moved else None
 
 
 def write_labels(
@@ -294,8 +319,9 @@ def write_labels(
     labels: Any,
     *,
     axes: str | None = None,
-    scale: Sequence[float] | None = None,
+    scale: Sequence[float | None] | None = None,
     unit: str | None = None,
+    translation: Sequence[float] | None = None,
 ) -> Path:
     """Write a label image as compressed OME-TIFF or OME-Zarr, plane by plane, whole or not at all.
 
@@ -309,13 +335,15 @@ def write_labels(
     axes : str, optional
         One letter per axis of `labels`; letters that OME-TIFF does not know, and all if None, become Z, T and C.
     scale, unit : optional
-        Pixel size per axis of `labels`, more than 0.
+        Pixel size per axis of `labels`, more than 0; None where it is not known.
+    translation : optional
+        Where the first pixel lies, per axis of `labels`, in `unit`. Only OME-Zarr keeps it.
 
     Raises
     ------
     TypeError, ValueError
-        If labels are not integers, or negative, axes or scale do not fit them, or the path is a folder of something else
-        or has another ending.
+        If labels are not integers, or negative, axes, scale or translation do not fit them, or the path is a folder of
+        something else or has another ending.
     OSError
         If it cannot be written; the file that was there before is untouched.
     """
@@ -333,11 +361,19 @@ def write_labels(
     if axes is not None and len(axes) != len(shape):
         raise ValueError(f"axes takes one letter per axis of labels of shape {shape}; got {axes!r}.")
     lengths = None if scale is None else np.asarray(scale)
+    if lengths is not None and lengths.dtype == object:
+        lengths = np.asarray([1 if length is None else length for length in lengths])
     if lengths is not None and not (
         lengths.shape == (len(shape),) and lengths.dtype.kind in "iuf" and _are_lengths(lengths)
     ):
         raise ValueError(
             f"scale takes one length above 0 per axis of labels of shape {shape}; got {scale!r}: correct it, or leave it out."
+        )
+    first = None if translation is None else np.asarray(translation, float)
+    if first is not None and not (first.shape == (len(shape),) and np.isfinite(first).all()):
+        raise ValueError(
+            f"translation takes one number per axis of labels of shape {shape}; got {translation!r}: correct it, or leave "
+            "it out."
         )
     indices = list(np.ndindex(*shape[:-2]))
     ends = [(int(plane.min()), int(plane.max())) for plane in (np.asarray(labels[i]) for i in indices)]
@@ -345,7 +381,7 @@ def write_labels(
     if least < 0 or most >= 2**32:
         raise ValueError(f"A label image takes labels from 0 to 2**32 - 1; got {least} to {most}.")
     dtype = np.min_scalar_type(most)
-    found = _Labels(labels, indices, dtype, _ome_axes(axes, len(shape)), scale, unit)
+    found = _Labels(labels, indices, dtype, _ome_axes(axes, len(shape)), scale, unit, translation)
     write = _write_zarr if path.suffix.lower() == ".zarr" else _write_tiff
     try:
         with replacing(path, "labels.ome.tif") as whole:
@@ -383,8 +419,9 @@ class _Labels:
     indices: Sequence[tuple[int, ...]]
     dtype: np.dtype[Any]
     axes: str
-    scale: Sequence[float] | None
+    scale: Sequence[float | None] | None
     unit: str | None
+    translation: Sequence[float] | None
 
     def plane(self, index: tuple[int, ...]) -> NDArray[Any]:
         return np.ascontiguousarray(self.array[index], self.dtype)
@@ -398,13 +435,12 @@ def _write_tiff(path: Path, labels: _Labels) -> None:
         # OME knows no other names, and Bio-Formats reads no file with one that it does not know.
         mark = _MARKS.get(_UNITS.get(str(labels.unit), str(labels.unit)), "pixel")
         for axis, length in zip(labels.axes, labels.scale, strict=True):
-            if axis in "XYZ":
+            if axis in "XYZ" and length is not None:
                 metadata[f"PhysicalSize{axis}"] = float(length)
                 metadata[f"PhysicalSize{axis}Unit"] = mark
-        if mark in _MICROMETERS:  # for readers that know nothing of OME
-            per_cm = [
-                1e4 / (float(length) * _MICROMETERS[mark]) for length in (labels.scale[-1], labels.scale[-2])
-            ]
+        height, width = labels.scale[-2:]
+        if mark in _MICROMETERS and height and width:  # for readers that know nothing of OME
+            per_cm = [1e4 / (float(length) * _MICROMETERS[mark]) for length in (width, height)]
             if all(2**-32 < number < 2**32 for number in per_cm):  # TIFF has no others
                 resolution = {"resolution": tuple(per_cm), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(
@@ -428,14 +464,16 @@ def _write_zarr(path: Path, labels: _Labels) -> None:
     # The axes have to come as time, channel, space.
     order = sorted(range(len(labels.axes)), key=lambda i: "TCZYX".index(labels.axes[i]))
     shape = [labels.array.shape[i] for i in order]
-    scale = [1.0 if labels.scale is None else float(labels.scale[i]) for i in order]
+    sizes = [None] * len(order) if labels.scale is None else labels.scale
+    scale = [float(sizes[i] or 1) for i in order]
     unit = _UNITS.get(str(labels.unit), labels.unit)
     group = zarr.open_group(path, mode="w", zarr_format=2)
     axes: list[dict[str, str]] = []
-    for letter in (labels.axes[i] for i in order):
-        kind = {"T": "time", "C": "channel"}.get(letter, "space")
-        known = {"unit": unit} if kind == "space" and unit not in (None, "pixel") else {}
-        axes.append({"name": letter.lower(), "type": kind, **known})
+    for i in order:
+        kind = {"T": "time", "C": "channel"}.get(labels.axes[i], "space")
+        # 1 of no unit is what stands for a size that nobody knows.
+        known = sizes[i] is not None and kind == "space" and unit not in (None, "pixel")
+        axes.append({"name": labels.axes[i].lower(), "type": kind, **({"unit": str(unit)} if known else {})})
     steps = [2**n for n in range(max(shape[-2:]).bit_length()) if n == 0 or max(shape[-2:]) >> n >= _COARSEST]
     codec: Any = {"id": "gzip", "level": 5}
     levels, datasets = [], []
@@ -452,9 +490,11 @@ def _write_zarr(path: Path, labels: _Labels) -> None:
             )
         )
         lengths = [*scale[:-2], *(length * step for length in scale[-2:])]
-        datasets.append(
-            {"path": str(number), "coordinateTransformations": [{"type": "scale", "scale": lengths}]}
-        )
+        places: list[dict[str, Any]] = [{"type": "scale", "scale": lengths}]
+        if labels.translation is not None:  # the same for all levels: their first pixel is the same one
+            first = [float(labels.translation[i]) for i in order]
+            places.append({"type": "translation", "translation": first})
+        datasets.append({"path": str(number), "coordinateTransformations": places})
     for index in labels.indices:
         plane = labels.plane(index)
         place = tuple(index[i] for i in order[:-2])

@@ -61,9 +61,13 @@ class Planes:
     axes : str
         One letter per axis of `shape`.
     scale : tuple of float, or None
-        Pixel size per axis of `shape`, in `unit`.
+        Pixel size per axis of `shape`, in `unit`; 1 for axes of which the image tells none, see `told_scale`.
     unit : str or None
         Such as "micrometer".
+    untold : tuple of int
+        Axes of `shape` of which the image tells no pixel size.
+    translation : tuple of float, or None
+        Where the first pixel lies, per axis of `shape`, in `unit`.
     colour : bool
         Whether the channels are those of a colour image.
     on_disk : bool
@@ -81,6 +85,8 @@ class Planes:
     unit: str | None = None
     colour: bool = False
     on_disk: bool = False
+    untold: tuple[int, ...] = ()
+    translation: tuple[float, ...] | None = None
     # What was learnt by reading; the same for all contrasts of an image.
     _known: dict[Any, Any] = field(default_factory=dict, repr=False)
 
@@ -167,9 +173,11 @@ class Planes:
             )
         if not names.endswith("YX") or len(set(names)) < len(names) or set(names) & set(_UNNAMED):
             names = ("PRHTZYX" if len(names) > 4 else "TZYX")[-len(names) :]
-        scale = found.scale
-        if scale is not None:
-            scale = tuple(s for i, s in enumerate(scale) if i != axis)
+        kept = [i for i in range(len(shape)) if i != axis]
+        scale, translation = (
+            None if told is None else tuple(told[i] for i in kept)
+            for told in (found.scale, found.translation)
+        )
         size = (spatial[-2], spatial[-1])
         planes = cls(
             found.data,
@@ -183,6 +191,8 @@ class Planes:
             found.unit,
             colour,
             isinstance(image, str | os.PathLike),
+            tuple(i for i, there in enumerate(kept) if there in found.untold),
+            translation,
         )
         return planes.with_contrast(contrast)
 
@@ -215,6 +225,13 @@ class Planes:
     def shape(self) -> tuple[int, ...]:
         """Leading axes, Y and X."""
         return self.leading + self.size
+
+    @property
+    def told_scale(self) -> tuple[float | None, ...] | None:
+        """Pixel size per axis of `shape` as `write_labels` takes it: None where the image tells none."""
+        if self.scale is None:
+            return None
+        return tuple(None if i in self.untold else size for i, size in enumerate(self.scale))
 
     @property
     def dtype(self) -> np.dtype[Any]:
