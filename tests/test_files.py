@@ -584,6 +584,20 @@ def test_labels_in_ome_zarr_that_cannot_be_put_in_place_leave_the_old_ones(tmp_p
     assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="not everybody may make links there")
+@pytest.mark.parametrize("name", ["l.tif", "l.zarr"])
+def test_labels_under_the_name_of_a_link_go_where_it_points(tmp_path, name):
+    (tmp_path / "disk").mkdir()
+    link, target = tmp_path / name, tmp_path / "disk" / name
+    link.symlink_to(target)
+    for value in (1, 2):  # at first there is nothing yet
+        write_labels(link, np.full((8, 8), value))
+        assert link.is_symlink() and not target.is_symlink()
+        assert (read_image(target).data[...] == value).all()
+    assert sorted(one.name for one in tmp_path.rglob("l.*")) == [name, name]
+    assert not list(tmp_path.rglob(".saving-*"))
+
+
 @pytest.mark.parametrize("name", ["labels.png", "labels"])
 def test_labels_are_not_written_under_the_name_of_something_else(name, tmp_path):
     with pytest.raises(ValueError, match=r"\.tif, \.tiff, \.zarr; got"):

@@ -533,6 +533,8 @@ def replacing(path: Path, name: str | None = None) -> Iterator[Path]:
     Its name is `name`, for writers that look at it, or else that of `path`. A folder takes the place of a file or a folder,
     a file only that of a file. If anything fails, `path` is as it was.
     """
+    if path.is_symlink():
+        path = path.resolve()  # the link stays, what it points to is replaced
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
         whole = Path(folder) / (name or path.name)
         yield whole
