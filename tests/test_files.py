@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
@@ -372,12 +373,15 @@ def test_pixel_sizes_beyond_what_tiff_can_say_are_kept_in_ome(tmp_path, length):
     assert Planes.of(path).scale == pytest.approx((length, length))
 
 
-@pytest.mark.parametrize("unit", ["micrometer", "um", "nanometer", "furlong", None])
+@pytest.mark.parametrize(
+    "unit", ["micrometer", "um", "nanometer", "angstrom", "\N{ANGSTROM SIGN}", "pm", "furlong", None]
+)
 def test_labels_name_units_as_ome_does(tmp_path, unit):
     path = write_labels(tmp_path / "a.tif", np.ones((4, 30, 40), int), axes="ZYX", scale=(2, 1, 1), unit=unit)
     with tifffile.TiffFile(path) as tiff:
         pixels = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]["Pixels"]
-    known = {"micrometer": "µm", "um": "µm", "nanometer": "nm"}.get(unit, "pixel")
+    known = {"micrometer": "µm", "um": "µm", "nanometer": "nm", "pm": "pm"}.get(unit, "pixel")
+    known = "Å" if unit in ("angstrom", "\N{ANGSTROM SIGN}") else known
     assert [pixels[f"PhysicalSize{axis}Unit"] for axis in "XYZ"] == [known] * 3
     assert pixels["DimensionOrder"].startswith("XY") and (pixels["SizeZ"], pixels["Type"]) == (4, "uint8")
 
@@ -660,3 +664,80 @@ def test_of_several_images_in_an_ome_tiff_the_first_is_taken_and_that_is_told(tm
             tiff.write(position, photometric="minisblack", metadata={"axes": "ZYX"})
     np.testing.assert_array_equal(np.asarray(read_image(path).data[:]), stack)
     assert "positions.ome.tif holds 2 images; the first is taken, ZYX (5, 48, 70)" in caplog.text
+
+
+def test_of_several_images_in_a_zarr_the_first_is_taken_and_that_is_told(tmp_path, stack, caplog):
+    root = zarr.open_group(tmp_path / "all.zarr", mode="w", zarr_format=2)
+    root.attrs["bioformats2raw.layout"] = 3
+    for name in ("0", "1", "OME"):
+        group = root.create_group(name)
+        group.create_array("0", data=stack[int(name == "1") :])
+        group.attrs["multiscales"] = [{"datasets": [{"path": "0"}]}]
+    np.testing.assert_array_equal(read_image(tmp_path / "all.zarr").data[...], stack)
+    assert "all.zarr holds 2 images; the first is taken: give all.zarr/1 for the next one" in caplog.text
+
+
+def test_of_a_plate_the_first_image_is_named(tmp_path):
+    root = zarr.open_group(tmp_path / "p.zarr", mode="w", zarr_format=2)
+    root.attrs["plate"] = {"wells": [{"path": "A/1"}, {"path": "A/2"}]}
+    with pytest.raises(
+        OSError, match=r"p\.zarr .* \(a plate, with A/1/0 as the first of its images\); give the path"
+    ):
+        read_image(tmp_path / "p.zarr")
+    root.create_group("A/1").attrs["well"] = {"images": [{"path": "3"}]}
+    with pytest.raises(OSError, match=r"\(a well, with 3 as the first of its images\)"):
+        read_image(tmp_path / "p.zarr" / "A" / "1")
+
+
+def test_axes_of_a_zarr_in_another_order_are_told(tmp_path, caplog):
+    group = zarr.open_group(tmp_path / "xyz.zarr", mode="w", zarr_format=2)
+    group.create_array("0", shape=(4, 5, 6), dtype=np.uint8)
+    for names, told in (("xyz", True), ("zyx", False), ("cyx", False), ("yxc", False)):
+        caplog.clear()
+        group.attrs["multiscales"] = [{"axes": [{"name": n} for n in names], "datasets": [{"path": "0"}]}]
+        read_image(tmp_path / "xyz.zarr")
+        assert ("axes of xyz.zarr come as x, y, z; the last two are taken" in caplog.text) == told
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            {"photometric": "miniswhite"},
+            "with black for its highest numbers; its numbers are taken as they are",
+        ),
+        (
+            {"photometric": "palette", "colormap": np.zeros((3, 256), np.uint16)},
+            "in colours of its own; its numbers are taken as they are",
+        ),
+        ({"photometric": "minisblack"}, ""),
+    ],
+)
+def test_a_tiff_that_is_not_shown_as_its_numbers_are_is_told(tmp_path, caplog, options, told):
+    image = np.arange(30, dtype=np.uint8).reshape(5, 6)
+    tifffile.imwrite(tmp_path / "a.tif", image, **options)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").data[...], image)
+    assert told in caplog.text and bool(told) == bool(caplog.text)
+
+
+@pytest.mark.parametrize("name", ["a.czi", "a.lif", "a.ND2", "a.h5", "a.n5"])
+def test_of_files_of_other_programs_a_way_is_named(tmp_path, name):
+    (tmp_path / name).mkdir() if name.endswith("n5") else (tmp_path / name).write_bytes(
+        b"\x89HDF other bytes"
+    )
+    with pytest.raises(
+        OSError, match=f"{name} .*; save it as OME-TIFF or OME-Zarr first, for example in Fiji or with"
+    ):
+        read_image(tmp_path / name)
+
+
+def test_of_a_zipped_zarr_it_is_said_to_unzip_it(tmp_path):
+    (tmp_path / "a.zarr.zip").write_bytes(b"PK and so on")
+    with pytest.raises(OSError, match=r"a\.zarr\.zip .*; unzip it, and give what is in it\.$"):
+        read_image(tmp_path / "a.zarr.zip")
+
+
+@pytest.mark.parametrize("url", ["https://example.org/a.zarr", Path("s3://a/b.tif")])
+def test_images_behind_urls_are_not_looked_for_on_disk(url):
+    with pytest.raises(FileNotFoundError, match=r"An image is read from disk; got the URL .*: download it"):
+        read_image(url)

@@ -6,6 +6,7 @@ import errno
 import logging
 import math
 import os
+import re
 import tempfile
 import weakref
 from contextlib import contextmanager, suppress
@@ -26,6 +27,13 @@ log = logging.getLogger(__name__)
 
 _CHUNK, _COARSEST = 512, 512  # sides in pixels: of OME-Zarr's chunks, and the least of its coarser levels
 LABEL_FILES = (".tif", ".tiff", ".zarr")
+_SHOWN = {
+    tifffile.PHOTOMETRIC.MINISWHITE: "with black for its highest numbers",
+    tifffile.PHOTOMETRIC.PALETTE: "in colours of its own",
+}
+# Files of microscopes and of other programs, by their endings, and what to do with them.
+_FOREIGN = (".czi", ".lif", ".nd2", ".oib", ".oif", ".vsi", ".ims", ".h5", ".hdf5", ".hdf", ".n5")
+_CONVERT = "save it as OME-TIFF or OME-Zarr first, for example in Fiji or with bioformats2raw"
 _PLACES = ("scale", "translation")  # what OME-Zarr tells of where pixels lie
 _TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -58,6 +66,10 @@ def read_image(path: str | os.PathLike[str]) -> ImageFile:
     """
     path = Path(path)
     if not path.exists():
+        if re.match(r"[A-Za-z][\w+.-]+:/", str(path)):
+            raise FileNotFoundError(
+                f"An image is read from disk; got the URL {path}: download it, and give its path."
+            )
         raise FileNotFoundError(
             f"An image path takes an existing file; got {str(path)!r}, which is not there: check it."
         )
@@ -77,9 +89,10 @@ def read_image(path: str | os.PathLike[str]) -> ImageFile:
         data = iio.imread(path, plugin="pillow", mode="RGB" if printed else None)
     except Exception as error:  # Pillow raises what it likes
         reason = "" if "can not handle" in str(error) else f" ({brief(error)})"  # that says no more
-        raise OSError(
-            f"{path.name} cannot be read as an image{reason}; give a TIFF, PNG, JPEG or zarr."
-        ) from error
+        remedy = _CONVERT if path.suffix.lower() in _FOREIGN else "give a TIFF, PNG, JPEG or zarr"
+        if path.suffix.lower() == ".zip":
+            remedy = "unzip it, and give what is in it"
+        raise OSError(f"{path.name} cannot be read as an image{reason}; {remedy}.") from error
     data = as_bools(data)
     return ImageFile(data, {2: "YX", 3: "YXS", 4: "TYXS"}.get(data.ndim))
 
@@ -110,6 +123,8 @@ def _read_tiff(path: Path) -> ImageFile:
             raise OSError(f"{path.name} holds no pixels; choose another file.")
         if tiff.is_ome:
             _check_planes(tiff, series, path)
+        if shown := _SHOWN.get(series.keyframe.photometric):
+            log.warning("%s is meant to be shown %s; its numbers are taken as they are.", path.name, shown)
         scale, unit, untold = _pixel_size(tiff, series.axes)
         try:
             data: Any = tifffile.memmap(path, mode="r")  # uncompressed: the system pages it
@@ -187,9 +202,19 @@ def _order(mark: str) -> Literal["little", "big"]:
     return "little" if mark == "<" else "big"
 
 
-_MARKS = {"micrometer": "µm", "nanometer": "nm", "millimeter": "mm", "centimeter": "cm", "meter": "m"}
-_MICROMETERS = {"nm": 1e-3, "µm": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
+_MARKS = {
+    "picometer": "pm",
+    "angstrom": "Å",
+    "nanometer": "nm",
+    "micrometer": "µm",
+    "millimeter": "mm",
+    "centimeter": "cm",
+    "meter": "m",
+}
+_MICROMETERS = {"pm": 1e-6, "Å": 1e-4, "nm": 1e-3, "µm": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
 _UNITS = {
+    "pm": "picometer",
+    **dict.fromkeys(("Å", "\N{ANGSTROM SIGN}", "Angstrom"), "angstrom"),
     **dict.fromkeys(("µm", "um", "micron", "microns", "\\u00B5m", "μm", "micrometer"), "micrometer"),
     "nm": "nanometer",
     "mm": "millimeter",
@@ -251,6 +276,8 @@ def _read_zarr(path: Path) -> ImageFile:
     import zarr
 
     if not any((path / mark).exists() for mark in ("zarr.json", ".zgroup", ".zarray")):
+        if path.suffix.lower() in _FOREIGN:
+            raise OSError(f"{path.name} is a folder and no zarr; {_CONVERT}.")
         raise OSError(
             f"{path.name or path} is a folder and no zarr; give a single file or a zarr, and stack planes that are files "
             "first, for example with tifffile.imread of a list of them."
@@ -260,12 +287,21 @@ def _read_zarr(path: Path) -> ImageFile:
         if isinstance(node, zarr.Array):
             return ImageFile(node)
         attributes: Any = dict(node.attrs)
-        if "bioformats2raw.layout" in attributes.get(
-            "ome", attributes
-        ):  # a collection; the first image of it
+        about = attributes.get("ome", attributes)
+        if "plate" in about:
+            wells = about["plate"]["wells"]
+            raise ValueError(f"a plate, with {wells[0]['path']}/0 as the first of its images")
+        if "well" in about:
+            raise ValueError(f"a well, with {about['well']['images'][0]['path']} as the first of its images")
+        if "bioformats2raw.layout" in about:  # a collection; the first image of it
+            if (several := sum(name.isdigit() for name in node.group_keys())) > 1:
+                log.warning(
+                    "%s holds %d images; the first is taken: give %s for the next one, and so on.",
+                    *(path.name, several, path.name + "/1"),
+                )
             node = zarr.open_group(path / "0", mode="r")
             attributes = dict(node.attrs)
-        about = attributes.get("ome", attributes)
+            about = attributes.get("ome", attributes)
         if "multiscales" not in about:
             names = sorted(node.array_keys())
             raise ValueError(f"a group, with {' and '.join(names) or 'no array'} in it")
@@ -274,6 +310,11 @@ def _read_zarr(path: Path) -> ImageFile:
         data: Any = node[level["path"]]
         axes = [a if isinstance(a, dict) else {"name": a} for a in image.get("axes", [])]
         letters = "".join(a["name"][0].upper() for a in axes)
+        if letters and not letters.replace("C", "").endswith("YX"):
+            log.warning(
+                "axes of %s come as %s; the last two are taken for rows and columns: save it with y and x last.",
+                *(path.name, ", ".join(a["name"] for a in axes)),
+            )
         unit = axes[-1].get("unit") if axes else None
         units = [axis.get("unit") for axis in axes]
         scale, translation = _place_of(level, image, data.ndim, units)
