@@ -596,6 +596,39 @@ def test_who_interrupts_is_told_what_is_kept(
     assert ("what was finished is kept" in told) == kept and ("nothing was kept" in told) != kept
 
 
+def test_a_batch_system_that_ends_it_is_told_what_is_kept_and_nothing_half_done_stays(
+    blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import signal
+
+    def ended(path: Path, *_: object, **__: object) -> None:
+        path.write_bytes(b"half of it")
+        signal.raise_signal(signal.SIGTERM)
+
+    tifffile.imwrite(tmp_path / "blobs.tif", blobs()[0])
+    monkeypatch.setattr("napari_interformer.load_model", lambda _: blob_model)
+    monkeypatch.setattr(tifffile, "imwrite", ended)
+    before = signal.getsignal(signal.SIGTERM)
+    arguments = ("segment", tmp_path / "blobs.tif", "--click", "30,30", "-o", tmp_path / "l.tif")
+    assert run(*arguments, "--device", "cpu", "--features", tmp_path / "f.zarr") == 143
+    assert "interrupted; what was finished is kept" in capsys.readouterr().err
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["blobs.tif", "f.zarr"]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_second_sigterm_does_not_end_the_cleaning_up() -> None:
+    import signal
+
+    with cli.as_interrupt() as ended:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert ended()
+        with cli.between_steps() as asked:  # training asks for itself
+            signal.raise_signal(signal.SIGTERM)
+            assert asked()
+
+
 def test_cuda_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import torch
 

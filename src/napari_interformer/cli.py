@@ -1,8 +1,8 @@
 """The command line: options go in, one call into the library follows, a sentence comes out.
 
 Only this module prints. Results go to standard output; progress and errors go to standard error. Exit codes: 0 done,
-1 it could not be done, 2 the command was misspelt, 130 interrupted. Heavy imports stand inside the commands,
-so that ``--help`` answers at once.
+1 it could not be done, 2 the command was misspelt, 130 interrupted, 143 ended by a batch system (SIGTERM). Heavy
+imports stand inside the commands, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -575,8 +575,11 @@ def why_no_window() -> str | None:
 
 def open_window() -> None:
     """Open napari with the 2-D sample and the plugin's panel; return when the window is closed."""
+    import signal
+
     import napari  # noqa: TID251 - the demo is the window
 
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Qt lets Python hear of a signal only when it has time
     viewer = napari.Viewer(title="napari-interformer demo")
     viewer.open_sample(NAME, "cells")
     viewer.window.add_plugin_dock_widget(NAME)
@@ -891,19 +894,47 @@ def show(line: Any, done: int, total: int) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; every error becomes one sentence and an exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    ended: Callable[[], bool] = bool
     try:
-        app.main(args=arguments, prog_name=NAME, standalone_mode=False)
+        with as_interrupt() as ended:
+            app.main(args=arguments, prog_name=NAME, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo(f"{NAME}: interrupted; {what_is_kept(arguments)}.", err=True)
-        sys.exit(130)
+        sys.exit(143 if ended() else 130)
     except Exception as error:
         if "--debug" in arguments:
             raise
         click.echo(f"{NAME}: {sentence(error)}", err=True)
         sys.exit(1)
+
+
+@contextmanager
+def as_interrupt() -> Iterator[Callable[[], bool]]:
+    """Let SIGTERM, with which batch systems end what takes too long, do what Ctrl+C does: clean up, and say what is kept.
+
+    Yields what tells whether it came. Another one does no more, or it would end the cleaning up.
+    """
+    import signal
+    import threading
+
+    came: list[int] = []
+
+    def end(number: int, _: Any) -> None:
+        if not came:
+            came.append(number)
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # no other may ask for signals
+        yield lambda: bool(came)
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def what_is_kept(arguments: Sequence[str]) -> str:
