@@ -85,6 +85,21 @@ def test_segment_writes_labels_and_a_picture(
     assert f"object 1: {np.count_nonzero(got)} pixels" in told and str(labels) in told
 
 
+def test_the_picture_is_written_though_nobody_listens_to_what_is_printed(
+    blob_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*_: object, **__: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")  # as after ``| head -1``
+
+    tifffile.imwrite(tmp_path / "blobs.tif", blobs()[0])
+    monkeypatch.setattr("napari_interformer.load_model", lambda _: blob_model)
+    monkeypatch.setattr(cli, "report", closed)
+    labels, overlay = tmp_path / "l.tif", tmp_path / "o.png"
+    arguments = ("--click", "30,30", "--device", "cpu", "-o", labels, "--overlay", overlay)
+    assert run("segment", tmp_path / "blobs.tif", *arguments) == 1
+    assert labels.exists() and overlay.exists()
+
+
 def test_segment_takes_several_objects_and_negative_clicks(tmp_path: Path) -> None:
     from napari_interformer.samples import nuclei_stack
 

@@ -319,12 +319,14 @@ def segment(
         unit=planes.unit,
         translation=planes.translation,
     )
-    report(session, without)
-    click.echo(f"labels: {output}")
     if overlay is not None:
         from napari_interformer.picture import write_picture
 
         write_picture(overlay, planes, session, everything[0][0].plane if everything else busiest(session))
+    # Only now: who reads what is printed may stop listening after a line.
+    report(session, without)
+    click.echo(f"labels: {output}")
+    if overlay is not None:
         click.echo(f"picture: {overlay}")
     if wrong is not None:
         raise wrong
