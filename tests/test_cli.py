@@ -317,6 +317,47 @@ def test_where_no_labels_can_be_written_is_told_before_anything_is_encoded(
     assert "features.zarr is a folder: give another name" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("image", "arguments", "told"),
+    [
+        ("cells.tif", ("-o", "f.zarr", "--features", "f.zarr"), "f.zarr is the store of features itself"),
+        (
+            "cells.tif",
+            ("-o", "a.zarr", "--features", "a.zarr/f.zarr"),
+            "a.zarr holds the store of features, which",
+        ),
+        ("par.zarr/0", ("-o", "par.zarr"), "par.zarr holds the image, which would be lost"),
+    ],
+)
+def test_what_is_read_is_not_written_to_and_that_is_told_before_anything_is_encoded(
+    image: str,
+    arguments: tuple[str, ...],
+    told: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from napari_interformer.files import write_labels
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("napari_interformer.checkpoint.load_model", None)
+    tifffile.imwrite("cells.tif", np.zeros((64, 64), np.uint8))
+    write_labels("par.zarr", np.ones((64, 64), int))
+    assert run("segment", image, "--click", "3,3", *arguments) == 1
+    assert told in capsys.readouterr().err
+    assert not Path("f.zarr").exists() and (tifffile.imread("cells.tif") == 0).all()
+
+
+def test_labels_with_an_ending_in_capitals_are_replaced_too(
+    blob_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tifffile.imwrite(tmp_path / "blobs.tif", blobs()[0])
+    monkeypatch.setattr("napari_interformer.load_model", lambda _: blob_model)
+    arguments = ("--click", "30,30", "--device", "cpu", "-o", tmp_path / "L.ZARR")
+    for _ in range(2):
+        assert run("segment", tmp_path / "blobs.tif", *arguments) == 0
+
+
 def test_a_store_says_with_which_contrast_it_was_made(
     cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -39,7 +39,7 @@ from napari_interformer.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from napari_interformer.features import Features
     from napari_interformer.image import Contrast, Plane, Planes
@@ -252,11 +252,15 @@ def segment(
     from napari_interformer.files import LABEL_FILES, check_labels_file, write_labels
     from napari_interformer.image import Planes
     from napari_interformer.prompts import Box, NotEncodedError
+    from napari_interformer.store import located
     from napari_interformer.volume import where_it_ends
 
-    check_output(output, LABEL_FILES, image)
+    read = {"the image": image}
+    if features is not None and isinstance(store := located(features), Path):
+        read["the store of features"] = store
+    check_output(output, LABEL_FILES, read)
     if overlay is not None:
-        check_output(overlay, (".png",), image)
+        check_output(overlay, (".png",), read)
 
     planes = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast)
     check_labels_file(output, planes.shape)
@@ -813,17 +817,25 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def check_output(path: Path, endings: Sequence[str], source: Path | None = None) -> None:
-    """Refuse before hours of work a name with another ending, a place that cannot be written to, and the source's own."""
+def check_output(path: Path, endings: Sequence[str], read: Mapping[str, Path] | None = None) -> None:
+    """Refuse before hours of work a name with another ending, a place that cannot be written to, and that of what is read.
+
+    `read` has what is read, by what it is called.
+    """
     if path.suffix.lower() not in endings:
         raise click.UsageError(f"The output must end in {' or '.join(endings)}; got {path.name}.")
-    if path.is_dir() and path.suffix != ".zarr":
+    if path.is_dir() and path.suffix.lower() != ".zarr":
         raise IsADirectoryError(f"{path} is a folder; give the name of a file.")
-    if source is not None and path.exists() and source.exists() and path.samefile(source):
-        raise FileExistsError(f"{path} is the image itself; give the result another name.")
+    for name, source in (read or {}).items():
+        if path.resolve() == source.resolve() or (
+            path.exists() and source.exists() and path.samefile(source)
+        ):
+            raise FileExistsError(f"{path} is {name} itself; give the result another name.")
+        if path.resolve() in source.resolve().parents:
+            raise FileExistsError(f"{path} holds {name}, which would be lost; give the result another name.")
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} to; make it first.")
-    check_writable(path, path.absolute().parent)
+    check_writable(path, path.resolve().parent)
 
 
 def check_output_folder(path: Path) -> None:
