@@ -374,6 +374,30 @@ def test_a_store_says_with_which_contrast_it_was_made(
     assert np.array_equal(tifffile.imread(tmp_path / "l.tif"), first)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("8,9", "A click takes pixels with a value; the image is NaN at 8,9 of object 3"),
+        ("2,2/8,9", "the image is NaN at 2,2/8,9 of object 3"),
+        ("30,30 8,9,-", "the image is NaN at 8,9,- of object 3"),
+        (
+            "box:6,7,10,11",
+            "A box takes pixels with a value; the image is NaN in the middle of 6,7,10,11 of object 3",
+        ),
+    ],
+)
+def test_a_click_where_the_image_has_no_value_is_told_before_anything_is_encoded(
+    wrong: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = np.ones((64, 64), np.float32)
+    image[8, 9] = np.nan
+    tifffile.imwrite(tmp_path / "a.tif", image)
+    monkeypatch.setattr("napari_interformer.checkpoint.load_model", None)
+    objects = ("--object", "1,1", "--object", "9,8", "--object", wrong)
+    assert run("segment", tmp_path / "a.tif", *objects, "-o", tmp_path / "l.tif") == 1
+    assert told in capsys.readouterr().err
+
+
 def test_saved_clicks_of_another_image_are_refused_before_anything_is_encoded(
     cell, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

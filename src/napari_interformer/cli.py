@@ -750,6 +750,7 @@ def check_object(number: int, prompts: Sequence[Given], planes: Planes) -> None:
     boxes: dict[Plane, BoxPrompt] = {}
     for prompt in prompts:
         check_inside(prompt, planes)
+        check_valued(number, prompt, planes)
         if isinstance(prompt, Mark):
             continue
         if prompt.plane in boxes:
@@ -782,6 +783,23 @@ def check_inside(prompt: Given, planes: Planes) -> None:
     if not all(0 <= p < n for position in positions for p, n in zip(position, shape, strict=True)):
         whole = " x ".join(map(str, shape))
         raise ValueError(f"A {noun} must lie in the image of {whole} ({axes}); got {typed(prompt)}.")
+
+
+def check_valued(number: int, prompt: Given, planes: Planes) -> None:
+    """Refuse a click, a line or a box where the image has no value."""
+    import numpy as np
+
+    from napari_interformer.prompts import Box, Mark
+
+    if planes.dtype.kind != "f":
+        return
+    noun, where = ("click", "at") if isinstance(prompt, Mark) else ("box", "in the middle of")
+    for y, x in prompt.path if isinstance(prompt, Mark) else prompt.middle.path:
+        if np.isnan(planes.raw(prompt.plane, Box(x, y, x + 1, y + 1))).any():
+            raise ValueError(
+                f"A {noun} takes pixels with a value; the image is NaN {where} {typed(prompt)} of object {number}: give "
+                "another place."
+            )
 
 
 def check_prompts(path: Path, image: Path, planes: Planes) -> None:
