@@ -730,6 +730,15 @@ def test_a_package_that_is_missing_is_told_without_pythons_words(
     assert "--debug" not in told
 
 
+@pytest.mark.parametrize(("terminal", "told"), [(True, 0.1), (False, 60)])
+def test_progress_that_goes_to_a_file_takes_few_lines(
+    terminal: bool, told: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    with cli.bar("encoding", "tile") as line:
+        assert line.mininterval == told
+
+
 def test_durations_read_as_people_say_them() -> None:
     assert cli.duration(61) == "1 min 01 s"
     assert cli.duration(3 * 3600 + 120) == "3 h 02 min"

@@ -193,7 +193,11 @@ def encode(
 )
 @click.option("--prompts", type=FILE, help="Clicks saved from the window or by Session.save_prompts (JSON).")
 @click.option(
-    "-o", "--output", type=FILE, required=True, help="The label image to write: .tif, .tiff or .zarr."
+    "-o",
+    "--output",
+    type=FILE,
+    required=True,
+    help="The label image to write: .tif, .tiff or .zarr. One that is there is replaced.",
 )
 @click.option("--overlay", type=FILE, help="A picture of the result to look at (PNG).")
 @click.option(
@@ -901,7 +905,7 @@ def bar(title: str, unit: str) -> Iterator[Any]:
     """Show a bar on standard error for as long as something goes on; `show` moves it."""
     from tqdm import tqdm
 
-    # The delay keeps an error that comes at once free of an empty bar.
+    # The delay keeps an error that comes at once free of an empty bar. In the log of a batch job each state is a line.
     with tqdm(
         desc=title,
         unit=f" {unit}",
@@ -909,6 +913,7 @@ def bar(title: str, unit: str) -> Iterator[Any]:
         dynamic_ncols=True,
         total=0,
         delay=0.1,
+        mininterval=0.1 if sys.stderr.isatty() else 60,
         disable=not first_process(),
     ) as line:
         yield line
