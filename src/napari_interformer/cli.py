@@ -423,7 +423,8 @@ def training_bar(title: str) -> Iterator[Callable[[Progress], None]]:
 
         def told(now: Progress) -> None:
             line.set_postfix_str(
-                f"loss {now.loss:.4f}, IoU {now.first_iou:.3f} -> {now.last_iou:.3f}, {duration(now.seconds_left)} left"
+                f"loss {now.loss:.4f}, IoU {now.first_iou:.3f} -> {now.last_iou:.3f}, {duration(now.seconds_left)} left",
+                refresh=False,
             )
             show(line, now.step, now.steps)
 
@@ -905,7 +906,8 @@ def bar(title: str, unit: str) -> Iterator[Any]:
     """Show a bar on standard error for as long as something goes on; `show` moves it."""
     from tqdm import tqdm
 
-    # The delay keeps an error that comes at once free of an empty bar. In the log of a batch job each state is a line.
+    pause = 0.1 if sys.stderr.isatty() else 60  # in the log of a batch job each state is a line
+    # The delay keeps an error that comes at once free of an empty bar.
     with tqdm(
         desc=title,
         unit=f" {unit}",
@@ -913,7 +915,8 @@ def bar(title: str, unit: str) -> Iterator[Any]:
         dynamic_ncols=True,
         total=0,
         delay=0.1,
-        mininterval=0.1 if sys.stderr.isatty() else 60,
+        mininterval=pause,
+        maxinterval=max(pause, 10),
         disable=not first_process(),
     ) as line:
         yield line
