@@ -617,15 +617,16 @@ _REMEDIES = {
     **dict.fromkeys(
         (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some room there or choose another place"
     ),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a place that you may write to"),
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "make that folder first"),
 }
 
 
-def unwritable(path: Path, error: Exception) -> OSError:
-    """Return an error that says in one sentence what could not be written, why, and what to do."""
+def unwritable(path: Path, error: Exception, denied: str = "choose a place that you may write to") -> OSError:
+    """Return an error that says in one sentence what could not be written, why, and what to do; `denied` where one may not."""
     number = getattr(error, "errno", None)
     remedy = _REMEDIES.get(number or 0, "check the disk or choose another place")
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        remedy = denied
     reason = os.strerror(number) if number else brief(error)
     return OSError(f"{path.name} could not be written to {path.parent} ({reason}); {remedy}.")
 
