@@ -262,7 +262,7 @@ def test_planes_that_an_ome_tiff_never_had_are_black_and_that_is_told(tmp_path, 
     expected = stack[:4].copy()
     expected[1:3] = 0
     np.testing.assert_array_equal(read_image(tmp_path / "sparse.ome.tif").data[...], expected)
-    assert "2 of the 4 planes of sparse.ome.tif were not recorded; they are black" in caplog.text
+    assert "2 of the 4 planes of sparse.ome.tif are not in its files; they are black" in caplog.text
 
 
 def test_an_ome_tiff_under_another_name_opens_without_a_word(tmp_path, stack, caplog):
@@ -739,5 +739,5 @@ def test_of_a_zipped_zarr_it_is_said_to_unzip_it(tmp_path):
 
 @pytest.mark.parametrize("url", ["https://example.org/a.zarr", Path("s3://a/b.tif")])
 def test_images_behind_urls_are_not_looked_for_on_disk(url):
-    with pytest.raises(FileNotFoundError, match=r"An image is read from disk; got the URL .*: download it"):
+    with pytest.raises(FileNotFoundError, match=r"An image is read from disk; got \w+://\w.*: download it"):
         read_image(url)

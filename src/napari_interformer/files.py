@@ -66,10 +66,9 @@ def read_image(path: str | os.PathLike[str]) -> ImageFile:
     """
     path = Path(path)
     if not path.exists():
-        if re.match(r"[A-Za-z][\w+.-]+:/", str(path)):
-            raise FileNotFoundError(
-                f"An image is read from disk; got the URL {path}: download it, and give its path."
-            )
+        if re.match(r"[A-Za-z][\w+.-]+:/", str(path)):  # of two slashes a path keeps one
+            url = re.sub(":/+", "://", str(path), count=1)
+            raise FileNotFoundError(f"An image is read from disk; got {url}: download it, and give its path.")
         raise FileNotFoundError(
             f"An image path takes an existing file; got {str(path)!r}, which is not there: check it."
         )
@@ -167,7 +166,7 @@ def _is_cut(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, size: int)
 
 
 def _check_planes(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path) -> None:
-    """Refuse one of several OME-TIFFs of an image if another is not there, and tell of planes that were never recorded.
+    """Refuse one of several OME-TIFFs of an image if another is not there, and tell of planes that no file has.
 
     tifffile alone makes both black.
     """
@@ -195,7 +194,7 @@ def _check_planes(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path
                 "beside it."
             )
         break
-    log.warning("%s were not recorded; they are black.", told)
+    log.warning("%s are not in its files; they are black.", told)
 
 
 def _order(mark: str) -> Literal["little", "big"]:
