@@ -85,6 +85,21 @@ def test_segment_writes_labels_and_a_picture(
     assert f"object 1: {np.count_nonzero(got)} pixels" in told and str(labels) in told
 
 
+def test_the_picture_is_written_though_nobody_listens_to_what_is_printed(
+    blob_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*_: object, **__: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")  # as after ``| head -1``
+
+    tifffile.imwrite(tmp_path / "blobs.tif", blobs()[0])
+    monkeypatch.setattr("napari_interformer.load_model", lambda _: blob_model)
+    monkeypatch.setattr(cli, "report", closed)
+    labels, overlay = tmp_path / "l.tif", tmp_path / "o.png"
+    arguments = ("--click", "30,30", "--device", "cpu", "-o", labels, "--overlay", overlay)
+    assert run("segment", tmp_path / "blobs.tif", *arguments) == 1
+    assert labels.exists() and overlay.exists()
+
+
 def test_segment_takes_several_objects_and_negative_clicks(tmp_path: Path) -> None:
     from napari_interformer.samples import nuclei_stack
 
@@ -147,7 +162,8 @@ def test_encode_takes_a_tile_as_typed(typed: str, core: int, tmp_path: Path) -> 
     from napari_interformer import Features
 
     tifffile.imwrite(tmp_path / "a.tif", np.arange(200 * 200, dtype=np.uint16).reshape(200, 200))
-    assert run("encode", tmp_path / "a.tif", "-o", tmp_path / "a.zarr", "--tile", typed, "--halo", "32") == 0
+    halo = ["--halo", "32"] if core else []
+    assert run("encode", tmp_path / "a.tif", "-o", tmp_path / "a.zarr", "--tile", typed, *halo) == 0
     assert Features.open(tmp_path / "a.zarr").origin.core == core
     assert run("encode", tmp_path / "a.tif", "-o", tmp_path / "b.zarr", "--tile", "half") == 2
 
@@ -302,6 +318,47 @@ def test_where_no_labels_can_be_written_is_told_before_anything_is_encoded(
     assert "features.zarr is a folder: give another name" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("image", "arguments", "told"),
+    [
+        ("cells.tif", ("-o", "f.zarr", "--features", "f.zarr"), "f.zarr is the store of features itself"),
+        (
+            "cells.tif",
+            ("-o", "a.zarr", "--features", "a.zarr/f.zarr"),
+            "a.zarr holds the store of features, which",
+        ),
+        ("par.zarr/0", ("-o", "par.zarr"), "par.zarr holds the image, which would be lost"),
+    ],
+)
+def test_what_is_read_is_not_written_to_and_that_is_told_before_anything_is_encoded(
+    image: str,
+    arguments: tuple[str, ...],
+    told: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from napari_interformer.files import write_labels
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("napari_interformer.checkpoint.load_model", None)
+    tifffile.imwrite("cells.tif", np.zeros((64, 64), np.uint8))
+    write_labels("par.zarr", np.ones((64, 64), int))
+    assert run("segment", image, "--click", "3,3", *arguments) == 1
+    assert told in capsys.readouterr().err
+    assert not Path("f.zarr").exists() and (tifffile.imread("cells.tif") == 0).all()
+
+
+def test_labels_with_an_ending_in_capitals_are_replaced_too(
+    blob_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tifffile.imwrite(tmp_path / "blobs.tif", blobs()[0])
+    monkeypatch.setattr("napari_interformer.load_model", lambda _: blob_model)
+    arguments = ("--click", "30,30", "--device", "cpu", "-o", tmp_path / "L.ZARR")
+    for _ in range(2):
+        assert run("segment", tmp_path / "blobs.tif", *arguments) == 0
+
+
 def test_a_store_says_with_which_contrast_it_was_made(
     cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -316,6 +373,30 @@ def test_a_store_says_with_which_contrast_it_was_made(
     assert "leave --contrast out" in told and "delete" not in told
     assert run(*arguments) == 0
     assert np.array_equal(tifffile.imread(tmp_path / "l.tif"), first)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("8,9", "A click takes pixels with a value; the image is NaN at 8,9 of object 3"),
+        ("2,2/8,9", "the image is NaN at 2,2/8,9 of object 3"),
+        ("30,30 8,9,-", "the image is NaN at 8,9,- of object 3"),
+        (
+            "box:6,7,10,11",
+            "A box takes pixels with a value; the image is NaN in the middle of 6,7,10,11 of object 3",
+        ),
+    ],
+)
+def test_a_click_where_the_image_has_no_value_is_told_before_anything_is_encoded(
+    wrong: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = np.ones((64, 64), np.float32)
+    image[8, 9] = np.nan
+    tifffile.imwrite(tmp_path / "a.tif", image)
+    monkeypatch.setattr("napari_interformer.checkpoint.load_model", None)
+    objects = ("--object", "1,1", "--object", "9,8", "--object", wrong)
+    assert run("segment", tmp_path / "a.tif", *objects, "-o", tmp_path / "l.tif") == 1
+    assert told in capsys.readouterr().err
 
 
 def test_saved_clicks_of_another_image_are_refused_before_anything_is_encoded(
@@ -596,6 +677,39 @@ def test_who_interrupts_is_told_what_is_kept(
     assert ("what was finished is kept" in told) == kept and ("nothing was kept" in told) != kept
 
 
+def test_a_batch_system_that_ends_it_is_told_what_is_kept_and_nothing_half_done_stays(
+    blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import signal
+
+    def ended(path: Path, *_: object, **__: object) -> None:
+        path.write_bytes(b"half of it")
+        signal.raise_signal(signal.SIGTERM)
+
+    tifffile.imwrite(tmp_path / "blobs.tif", blobs()[0])
+    monkeypatch.setattr("napari_interformer.load_model", lambda _: blob_model)
+    monkeypatch.setattr(tifffile, "imwrite", ended)
+    before = signal.getsignal(signal.SIGTERM)
+    arguments = ("segment", tmp_path / "blobs.tif", "--click", "30,30", "-o", tmp_path / "l.tif")
+    assert run(*arguments, "--device", "cpu", "--features", tmp_path / "f.zarr") == 143
+    assert "interrupted; what was finished is kept" in capsys.readouterr().err
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["blobs.tif", "f.zarr"]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_second_sigterm_does_not_end_the_cleaning_up() -> None:
+    import signal
+
+    with cli.as_interrupt() as ended:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert ended()
+        with cli.between_steps() as asked:  # training asks for itself
+            signal.raise_signal(signal.SIGTERM)
+            assert asked()
+
+
 def test_cuda_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import torch
 
@@ -615,6 +729,23 @@ def test_a_package_that_is_missing_is_told_without_pythons_words(
     told = capsys.readouterr().err
     assert told.startswith("napari-interformer: Encoding on a cluster needs distributed: pip install")
     assert "--debug" not in told
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_that_goes_to_a_file_takes_few_lines(
+    terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import time
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    now = {"loss": 1.0, "first_iou": 0.1, "last_iou": 0.2, "seconds_left": 9.0, "steps": 4}
+    with cli.training_bar("training") as told:
+        for step in range(1, 5):
+            time.sleep(0.12)  # a terminal is told every tenth of a second
+            told(SimpleNamespace(step=step, **now))
+    states = capsys.readouterr().err.count("training: ")
+    assert states >= 4 if terminal else states <= 1
 
 
 def test_durations_read_as_people_say_them() -> None:

@@ -401,7 +401,11 @@ def test_what_is_done_is_done_where_that_cannot_be_noted(tmp_path, monkeypatch, 
         raise PermissionError(errno.EACCES, "no")
 
     monkeypatch.setattr(stores.Store, "pack_all", refused)
-    assert features.finish() and "could not be noted" in caplog.text
+    assert (
+        features.finish()
+        and "could not be noted" in caplog.text
+        and "can be used all the same" in caplog.text
+    )
 
 
 def test_a_store_is_the_same_after_the_working_directory_has_changed(tmp_path, monkeypatch):
@@ -675,8 +679,10 @@ sys.path.insert(0, {os.path.dirname(__file__)!r})
 from test_features import Features, fill, made
 features = fill(made("x.zarr"), [(0,)])
 features.window((0,), features.tiles[0])
-for folder, folders, files in os.walk("x.zarr"):
-    os.chmod(folder, 0o555)
+fill(made("complete.zarr"), [(0,), (1,), (2,)]).finish()
+for name in ("x.zarr", "complete.zarr"):
+    for folder, folders, files in os.walk(name):
+        os.chmod(folder, 0o555)
 if os.geteuid() == 0:
     os.setuid(65534)
 reader = Features.open("x.zarr")
@@ -689,6 +695,7 @@ for attempt in (lambda: fill(Features.open("x.zarr", mode="r+"), [(1,)]), lambda
     except OSError as error:
         print(error)
 print(Features.open("x.zarr").ready_planes().tolist())
+print(made("complete.zarr").finish())  # as encode does
 """
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
@@ -696,10 +703,12 @@ print(Features.open("x.zarr").ready_planes().tolist())
             [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False
         )
     assert run.returncode == 0, run.stderr
-    before, claimed, packed, new, after = run.stdout.splitlines()
+    before, claimed, packed, new, after, complete = run.stdout.splitlines()
     assert before.startswith("[True, False, False] ") and after == "[True, False, False]" and claimed == "[0]"
     for said, name in ((packed, "x.zarr"), (new, "y.zarr")):
-        assert said.startswith(f"{name} could not be written to ") and "a place that you may write to" in said
+        assert said.startswith(f"{name} could not be written to ")
+    assert "encode the rest where you may write" in packed and "choose a place that you may write to" in new
+    assert complete == "True"
 
 
 def test_two_writers_of_one_plane_lose_nothing(tmp_path):

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
@@ -232,6 +233,49 @@ def test_each_file_of_an_ome_tiff_in_several_opens_all_of_it_and_is_refused_wher
         path.write_bytes(whole)
 
 
+@pytest.mark.parametrize("there", [None, b""])
+def test_an_ome_tiff_of_which_a_file_is_missing_is_refused_not_made_black(tmp_path, stack, there):
+    first, second = _write_set(tmp_path, stack, {})
+    whole = second.read_bytes()
+    second.unlink() if there is None else second.write_bytes(there)
+    with pytest.raises(
+        OSError, match=r"1 of the 5 planes of 0\.ome\.tif are not there: they lie in 1\.ome\.tif, .* beside"
+    ):
+        read_image(first)
+    second.write_bytes(whole)
+    first.unlink()
+    with pytest.raises(OSError, match=r"4 of the 5 planes of 1\.ome\.tif .* lie in 0\.ome\.tif,"):
+        read_image(second)
+
+
+def test_planes_that_an_ome_tiff_never_had_are_black_and_that_is_told(tmp_path, stack, caplog):
+    path, _ = _write_set(tmp_path, stack[:4], {})
+    with tifffile.TiffFile(path) as tiff:
+        told = tiff.ome_metadata
+    start = told.index("<TiffData")
+    places = (f'<TiffData FirstZ="{z}" IFD="{page}" PlaneCount="1"/>' for page, z in enumerate((0, 3)))
+    told = told[:start] + "".join(places) + told[told.index("</Pixels>") :]
+    with tifffile.TiffWriter(tmp_path / "sparse.ome.tif") as tiff:
+        for plane in stack[[0, 3]]:
+            tiff.write(plane, description=told, metadata=None, contiguous=False)
+            told = None
+    expected = stack[:4].copy()
+    expected[1:3] = 0
+    np.testing.assert_array_equal(read_image(tmp_path / "sparse.ome.tif").data[...], expected)
+    assert "2 of the 4 planes of sparse.ome.tif are not in its files; they are black" in caplog.text
+
+
+def test_an_ome_tiff_under_another_name_opens_without_a_word(tmp_path, stack, caplog):
+    tifffile.imwrite(tmp_path / "a.ome.tif", stack, ome=True, metadata={"axes": "ZYX"})
+    first, second = _write_set(tmp_path, stack, {})
+    (tmp_path / "a.ome.tif").rename(tmp_path / "b.tif")
+    first.rename(tmp_path / "c.ome.tif")
+    for name in ("b.tif", "c.ome.tif"):
+        np.testing.assert_array_equal(read_image(tmp_path / name).data[...], stack)
+    assert "planes of" not in caplog.text
+    assert second.exists()
+
+
 def test_a_cut_tail_is_refused_or_costs_no_pixel(tmp_path, stack):
     path = tmp_path / "a.tif"
     for options in WRITERS.values():
@@ -329,12 +373,15 @@ def test_pixel_sizes_beyond_what_tiff_can_say_are_kept_in_ome(tmp_path, length):
     assert Planes.of(path).scale == pytest.approx((length, length))
 
 
-@pytest.mark.parametrize("unit", ["micrometer", "um", "nanometer", "furlong", None])
+@pytest.mark.parametrize(
+    "unit", ["micrometer", "um", "nanometer", "angstrom", "\N{ANGSTROM SIGN}", "pm", "furlong", None]
+)
 def test_labels_name_units_as_ome_does(tmp_path, unit):
     path = write_labels(tmp_path / "a.tif", np.ones((4, 30, 40), int), axes="ZYX", scale=(2, 1, 1), unit=unit)
     with tifffile.TiffFile(path) as tiff:
         pixels = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]["Pixels"]
-    known = {"micrometer": "µm", "um": "µm", "nanometer": "nm"}.get(unit, "pixel")
+    known = {"micrometer": "µm", "um": "µm", "nanometer": "nm", "pm": "pm"}.get(unit, "pixel")
+    known = "Å" if unit in ("angstrom", "\N{ANGSTROM SIGN}") else known
     assert [pixels[f"PhysicalSize{axis}Unit"] for axis in "XYZ"] == [known] * 3
     assert pixels["DimensionOrder"].startswith("XY") and (pixels["SizeZ"], pixels["Type"]) == (4, "uint8")
 
@@ -357,7 +404,7 @@ def test_labels_come_back_from_ome_zarr(tmp_path, rng, shape, axes, scale, order
     assert (planes.axes, planes.shape, planes.dtype) == (order, moved.shape, np.uint16)
     wanted = (1,) * len(shape) if scale is None else scale
     assert planes.scale == pytest.approx((1, 1.5, 0.3, 0.2) if axes == "ZTYX" else wanted)
-    assert planes.unit == "micrometer"
+    assert planes.unit == (None if scale is None else "micrometer")
     np.testing.assert_array_equal(planes.data[...], moved)
     group = zarr.open_group(path, mode="r")
     assert group.metadata.zarr_format == 2
@@ -368,6 +415,53 @@ def test_labels_come_back_from_ome_zarr(tmp_path, rng, shape, axes, scale, order
         assert lengths[-1] == pytest.approx(step * planes.scale[-1])
     assert number == (1 if shape[-1] > 1024 else 0)
     assert [p.name for p in tmp_path.iterdir()] == ["labels.ome.zarr"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ome": True, "metadata": {"axes": "ZYX", "PhysicalSizeX": 0.2, "PhysicalSizeY": 0.25}},
+        {"imagej": True, "resolution": (5, 4), "metadata": {"axes": "ZYX", "unit": "um"}},
+    ],
+)
+@pytest.mark.parametrize("ending", ["tif", "zarr"])
+def test_labels_claim_no_pixel_size_that_the_image_does_not_tell(tmp_path, stack, options, ending):
+    tifffile.imwrite(tmp_path / "image.tif", stack, **options)
+    image = Planes.of(tmp_path / "image.tif")
+    assert image.scale == pytest.approx((1, 0.25, 0.2)) and image.told_scale[0] is None
+    path = tmp_path / f"labels.{ending}"
+    write_labels(path, np.ones(image.shape, int), axes="ZYX", scale=image.told_scale, unit=image.unit)
+    found = Planes.of(path)
+    assert found.told_scale == (None, *(pytest.approx(size) for size in (0.25, 0.2)))
+    assert found.unit == "micrometer"
+    if ending == "tif":
+        with tifffile.TiffFile(path) as tiff:
+            assert "PhysicalSizeX=" in tiff.ome_metadata and "PhysicalSizeZ" not in tiff.ome_metadata
+    else:
+        units = [axis.get("unit") for axis in zarr.open_group(path).attrs["multiscales"][0]["axes"]]
+        assert units == [None, "micrometer", "micrometer"]
+
+
+def test_labels_lie_where_the_image_lies(tmp_path):
+    group = zarr.open_group(tmp_path / "i.zarr", mode="w", zarr_format=2)
+    group.create_array("0", shape=(2, 3, 4, 1100), dtype=np.uint8)
+    axes = [{"name": "c", "type": "channel"}, *({"name": n, "unit": "micrometer"} for n in "zyx")]
+    own = [
+        {"type": "scale", "scale": [1, 2, 0.5, 0.25]},
+        {"type": "translation", "translation": [0, 10, 20, 30]},
+    ]
+    image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": own}]}
+    all_levels = {"coordinateTransformations": [{"type": "scale", "scale": [1, 1, 2, 2]}]}
+    for told, expected in ((image, (10, 20, 30)), (image | all_levels, (10, 40, 60))):
+        group.attrs["multiscales"] = [told]
+        planes = Planes.of(tmp_path / "i.zarr", channels=0)
+        assert planes.translation == expected
+        place = {"scale": planes.scale, "unit": planes.unit, "translation": planes.translation}
+        path = write_labels(tmp_path / "l.zarr", np.ones(planes.shape, int), axes=planes.axes, **place)
+        found = Planes.of(path)
+        assert (found.scale, found.unit, found.translation) == (planes.scale, planes.unit, expected)
+        levels = zarr.open_group(path).attrs["multiscales"][0]["datasets"]
+        assert [one["coordinateTransformations"][1]["translation"] for one in levels] == [[*expected]] * 2
 
 
 def test_a_folder_of_labels_takes_the_place_of_a_file(tmp_path):
@@ -447,6 +541,9 @@ def test_what_is_no_label_image_is_refused(tmp_path, labels, error, told):
         ({"scale": (1, math.nan, 1)}, "above 0"),
         ({"scale": (1, 1, math.inf)}, "above 0"),
         ({"scale": ("1", "1", "1")}, "above 0"),
+        ({"scale": (None, -1, 1)}, "above 0"),
+        ({"translation": (1, 1)}, r"translation takes one number per axis .* got \(1, 1\)"),
+        ({"translation": (1, 1, math.nan)}, "translation takes"),
     ],
 )
 def test_axes_and_pixel_sizes_that_do_not_fit_the_labels_are_refused(tmp_path, name, options, told):
@@ -489,6 +586,20 @@ def test_labels_in_ome_zarr_that_cannot_be_put_in_place_leave_the_old_ones(tmp_p
     write_labels(path, np.zeros((8, 8), np.uint8))
     assert (Planes.of(path).data[...] == 0).all()
     assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="not everybody may make links there")
+@pytest.mark.parametrize("name", ["l.tif", "l.zarr"])
+def test_labels_under_the_name_of_a_link_go_where_it_points(tmp_path, name):
+    (tmp_path / "disk").mkdir()
+    link, target = tmp_path / name, tmp_path / "disk" / name
+    link.symlink_to(target)
+    for value in (1, 2):  # at first there is nothing yet
+        write_labels(link, np.full((8, 8), value))
+        assert link.is_symlink() and not target.is_symlink()
+        assert (read_image(target).data[...] == value).all()
+    assert sorted(one.name for one in tmp_path.rglob("l.*")) == [name, name]
+    assert not list(tmp_path.rglob(".saving-*"))
 
 
 @pytest.mark.parametrize("name", ["labels.png", "labels"])
@@ -553,3 +664,80 @@ def test_of_several_images_in_an_ome_tiff_the_first_is_taken_and_that_is_told(tm
             tiff.write(position, photometric="minisblack", metadata={"axes": "ZYX"})
     np.testing.assert_array_equal(np.asarray(read_image(path).data[:]), stack)
     assert "positions.ome.tif holds 2 images; the first is taken, ZYX (5, 48, 70)" in caplog.text
+
+
+def test_of_several_images_in_a_zarr_the_first_is_taken_and_that_is_told(tmp_path, stack, caplog):
+    root = zarr.open_group(tmp_path / "all.zarr", mode="w", zarr_format=2)
+    root.attrs["bioformats2raw.layout"] = 3
+    for name in ("0", "1", "OME"):
+        group = root.create_group(name)
+        group.create_array("0", data=stack[int(name == "1") :])
+        group.attrs["multiscales"] = [{"datasets": [{"path": "0"}]}]
+    np.testing.assert_array_equal(read_image(tmp_path / "all.zarr").data[...], stack)
+    assert "all.zarr holds 2 images; the first is taken: give all.zarr/1 for the next one" in caplog.text
+
+
+def test_of_a_plate_the_first_image_is_named(tmp_path):
+    root = zarr.open_group(tmp_path / "p.zarr", mode="w", zarr_format=2)
+    root.attrs["plate"] = {"wells": [{"path": "A/1"}, {"path": "A/2"}]}
+    with pytest.raises(
+        OSError, match=r"p\.zarr .* \(a plate, with A/1/0 as the first of its images\); give the path"
+    ):
+        read_image(tmp_path / "p.zarr")
+    root.create_group("A/1").attrs["well"] = {"images": [{"path": "3"}]}
+    with pytest.raises(OSError, match=r"\(a well, with 3 as the first of its images\)"):
+        read_image(tmp_path / "p.zarr" / "A" / "1")
+
+
+def test_axes_of_a_zarr_in_another_order_are_told(tmp_path, caplog):
+    group = zarr.open_group(tmp_path / "xyz.zarr", mode="w", zarr_format=2)
+    group.create_array("0", shape=(4, 5, 6), dtype=np.uint8)
+    for names, told in (("xyz", True), ("zyx", False), ("cyx", False), ("yxc", False)):
+        caplog.clear()
+        group.attrs["multiscales"] = [{"axes": [{"name": n} for n in names], "datasets": [{"path": "0"}]}]
+        read_image(tmp_path / "xyz.zarr")
+        assert ("axes of xyz.zarr come as x, y, z; the last two are taken" in caplog.text) == told
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            {"photometric": "miniswhite"},
+            "with black for its highest numbers; its numbers are taken as they are",
+        ),
+        (
+            {"photometric": "palette", "colormap": np.zeros((3, 256), np.uint16)},
+            "in colours of its own; its numbers are taken as they are",
+        ),
+        ({"photometric": "minisblack"}, ""),
+    ],
+)
+def test_a_tiff_that_is_not_shown_as_its_numbers_are_is_told(tmp_path, caplog, options, told):
+    image = np.arange(30, dtype=np.uint8).reshape(5, 6)
+    tifffile.imwrite(tmp_path / "a.tif", image, **options)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").data[...], image)
+    assert told in caplog.text and bool(told) == bool(caplog.text)
+
+
+@pytest.mark.parametrize("name", ["a.czi", "a.lif", "a.ND2", "a.h5", "a.n5"])
+def test_of_files_of_other_programs_a_way_is_named(tmp_path, name):
+    (tmp_path / name).mkdir() if name.endswith("n5") else (tmp_path / name).write_bytes(
+        b"\x89HDF other bytes"
+    )
+    with pytest.raises(
+        OSError, match=f"{name} .*; save it as OME-TIFF or OME-Zarr first, for example in Fiji or with"
+    ):
+        read_image(tmp_path / name)
+
+
+def test_of_a_zipped_zarr_it_is_said_to_unzip_it(tmp_path):
+    (tmp_path / "a.zarr.zip").write_bytes(b"PK and so on")
+    with pytest.raises(OSError, match=r"a\.zarr\.zip .*; unzip it, and give what is in it\.$"):
+        read_image(tmp_path / "a.zarr.zip")
+
+
+@pytest.mark.parametrize("url", ["https://example.org/a.zarr", Path("s3://a/b.tif")])
+def test_images_behind_urls_are_not_looked_for_on_disk(url):
+    with pytest.raises(FileNotFoundError, match=r"An image is read from disk; got \w+://\w.*: download it"):
+        read_image(url)

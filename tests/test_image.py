@@ -199,6 +199,51 @@ def test_a_huge_plane_is_sampled_in_bounded_memory():
     assert sum(data.read) <= 5 * 16_000_000
 
 
+class Chunked(Watched):
+    """One that can only be read in large pieces, as a compressed TIFF of one strip a page, or a lazy stack of files."""
+
+    def __init__(self, shape: tuple[int, ...], chunks: tuple[int, ...], pixels: np.ndarray) -> None:
+        super().__init__(shape)
+        self.chunks, self.pixels = chunks, pixels
+
+    def __getitem__(self, index):
+        super().__getitem__(index)
+        return self.pixels[index]
+
+
+def test_a_plane_in_one_piece_is_read_once_for_all_its_boxes(rng):
+    from concurrent.futures import ThreadPoolExecutor
+
+    pixels = rng.integers(0, 60000, (3, 2, 64, 64)).astype(np.uint16)
+    data = Chunked(pixels.shape, (1, 1, 64, 64), pixels)
+    planes = Planes.of(data, channel_axis=1, contrast=(0, 1))
+    boxes = [(z, Box(x, y, x + 16, y + 16)) for z in range(3) for y in (0, 20, 48) for x in (0, 48)]
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(lambda asked: planes.raw((asked[0],), asked[1]), boxes))
+    for (z, box), got in zip(boxes, found, strict=True):
+        np.testing.assert_array_equal(got, np.moveaxis(pixels[z], 0, -1)[box.slices])
+    planes.raw((0,), boxes[0][1])
+    data.read.clear()
+    for z in (1, 2):
+        for _, box in boxes:
+            planes.raw((z,), box)[:] = 0  # whoever asks may write to what they get
+            planes.with_contrast((0, 5)).read((z,), box)
+    assert data.read == [64 * 64] * 4, "two planes of two channels"
+    np.testing.assert_array_equal(planes.raw((2,), Box(0, 0, 16, 16))[..., 1], pixels[2, 1, :16, :16])
+
+
+@pytest.mark.parametrize(("chunks", "side"), [((1, 64, 64), 40), ((1, 16, 16), 8), ((1, 30, 30), 4)])
+def test_boxes_that_cost_little_are_read_alone(chunks, side, monkeypatch):
+    data = Chunked((2, 64, 64), chunks, np.zeros((2, 64, 64), np.uint16))
+    planes = Planes.of(data, contrast=(0, 1))
+    planes.raw((1,), Box(0, 0, side, side))
+    assert data.read == [side**2]
+    monkeypatch.setattr("napari_interformer.image._KEPT_BYTES", 8000)  # a plane has 8192
+    data.chunks = (1, 64, 64)
+    planes.raw((1,), Box(0, 0, 4, 4))
+    assert data.read == [side**2, 16]
+
+
 def test_one_channel_of_many_is_read_alone():
     data = Watched((60, 64, 64))
     Planes.of(data, channel_axis=0, channels=(7,), contrast=(0, 1)).read()

@@ -1,8 +1,8 @@
 """The command line: options go in, one call into the library follows, a sentence comes out.
 
 Only this module prints. Results go to standard output; progress and errors go to standard error. Exit codes: 0 done,
-1 it could not be done, 2 the command was misspelt, 130 interrupted. Heavy imports stand inside the commands,
-so that ``--help`` answers at once.
+1 it could not be done, 2 the command was misspelt, 130 interrupted, 143 ended by a batch system (SIGTERM). Heavy
+imports stand inside the commands, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from napari_interformer.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from napari_interformer.features import Features
     from napari_interformer.image import Contrast, Plane, Planes
@@ -193,7 +193,11 @@ def encode(
 )
 @click.option("--prompts", type=FILE, help="Clicks saved from the window or by Session.save_prompts (JSON).")
 @click.option(
-    "-o", "--output", type=FILE, required=True, help="The label image to write: .tif, .tiff or .zarr."
+    "-o",
+    "--output",
+    type=FILE,
+    required=True,
+    help="The label image to write: .tif, .tiff or .zarr. One that is there is replaced.",
 )
 @click.option("--overlay", type=FILE, help="A picture of the result to look at (PNG).")
 @click.option(
@@ -252,11 +256,15 @@ def segment(
     from napari_interformer.files import LABEL_FILES, check_labels_file, write_labels
     from napari_interformer.image import Planes
     from napari_interformer.prompts import Box, NotEncodedError
+    from napari_interformer.store import located
     from napari_interformer.volume import where_it_ends
 
-    check_output(output, LABEL_FILES, image)
+    read = {"the image": image}
+    if features is not None and isinstance(store := located(features), Path):
+        read["the store of features"] = store
+    check_output(output, LABEL_FILES, read)
     if overlay is not None:
-        check_output(overlay, (".png",), image)
+        check_output(overlay, (".png",), read)
 
     planes = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast)
     check_labels_file(output, planes.shape)
@@ -311,13 +319,22 @@ def segment(
             find_similar(session, plane, propagate)
         except ValueError as error:
             wrong = error  # told once what was clicked on is written
-    write_labels(output, np.asarray(session.labels), axes=planes.axes, scale=planes.scale, unit=planes.unit)
-    report(session, without)
-    click.echo(f"labels: {output}")
+    write_labels(
+        output,
+        np.asarray(session.labels),
+        axes=planes.axes,
+        scale=planes.told_scale,
+        unit=planes.unit,
+        translation=planes.translation,
+    )
     if overlay is not None:
         from napari_interformer.picture import write_picture
 
         write_picture(overlay, planes, session, everything[0][0].plane if everything else busiest(session))
+    # Only now: who reads what is printed may stop listening after a line.
+    report(session, without)
+    click.echo(f"labels: {output}")
+    if overlay is not None:
         click.echo(f"picture: {overlay}")
     if wrong is not None:
         raise wrong
@@ -406,7 +423,8 @@ def training_bar(title: str) -> Iterator[Callable[[Progress], None]]:
 
         def told(now: Progress) -> None:
             line.set_postfix_str(
-                f"loss {now.loss:.4f}, IoU {now.first_iou:.3f} -> {now.last_iou:.3f}, {duration(now.seconds_left)} left"
+                f"loss {now.loss:.4f}, IoU {now.first_iou:.3f} -> {now.last_iou:.3f}, {duration(now.seconds_left)} left",
+                refresh=False,
             )
             show(line, now.step, now.steps)
 
@@ -568,8 +586,11 @@ def why_no_window() -> str | None:
 
 def open_window() -> None:
     """Open napari with the 2-D sample and the plugin's panel; return when the window is closed."""
+    import signal
+
     import napari  # noqa: TID251 - the demo is the window
 
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Qt lets Python hear of a signal only when it has time
     viewer = napari.Viewer(title="napari-interformer demo")
     viewer.open_sample(NAME, "cells")
     viewer.window.add_plugin_dock_widget(NAME)
@@ -734,6 +755,7 @@ def check_object(number: int, prompts: Sequence[Given], planes: Planes) -> None:
     boxes: dict[Plane, BoxPrompt] = {}
     for prompt in prompts:
         check_inside(prompt, planes)
+        check_valued(number, prompt, planes)
         if isinstance(prompt, Mark):
             continue
         if prompt.plane in boxes:
@@ -766,6 +788,23 @@ def check_inside(prompt: Given, planes: Planes) -> None:
     if not all(0 <= p < n for position in positions for p, n in zip(position, shape, strict=True)):
         whole = " x ".join(map(str, shape))
         raise ValueError(f"A {noun} must lie in the image of {whole} ({axes}); got {typed(prompt)}.")
+
+
+def check_valued(number: int, prompt: Given, planes: Planes) -> None:
+    """Refuse a click, a line or a box where the image has no value."""
+    import numpy as np
+
+    from napari_interformer.prompts import Box, Mark
+
+    if planes.dtype.kind != "f":
+        return
+    noun, where = ("click", "at") if isinstance(prompt, Mark) else ("box", "in the middle of")
+    for y, x in prompt.path if isinstance(prompt, Mark) else prompt.middle.path:
+        if np.isnan(planes.raw(prompt.plane, Box(x, y, x + 1, y + 1))).any():
+            raise ValueError(
+                f"A {noun} takes pixels with a value; the image is NaN {where} {typed(prompt)} of object {number}: give "
+                "another place."
+            )
 
 
 def check_prompts(path: Path, image: Path, planes: Planes) -> None:
@@ -801,17 +840,25 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def check_output(path: Path, endings: Sequence[str], source: Path | None = None) -> None:
-    """Refuse before hours of work a name with another ending, a place that cannot be written to, and the source's own."""
+def check_output(path: Path, endings: Sequence[str], read: Mapping[str, Path] | None = None) -> None:
+    """Refuse before hours of work a name with another ending, a place that cannot be written to, and that of what is read.
+
+    `read` has what is read, by what it is called.
+    """
     if path.suffix.lower() not in endings:
         raise click.UsageError(f"The output must end in {' or '.join(endings)}; got {path.name}.")
-    if path.is_dir() and path.suffix != ".zarr":
+    if path.is_dir() and path.suffix.lower() != ".zarr":
         raise IsADirectoryError(f"{path} is a folder; give the name of a file.")
-    if source is not None and path.exists() and source.exists() and path.samefile(source):
-        raise FileExistsError(f"{path} is the image itself; give the result another name.")
+    for name, source in (read or {}).items():
+        if path.resolve() == source.resolve() or (
+            path.exists() and source.exists() and path.samefile(source)
+        ):
+            raise FileExistsError(f"{path} is {name} itself; give the result another name.")
+        if path.resolve() in source.resolve().parents:
+            raise FileExistsError(f"{path} holds {name}, which would be lost; give the result another name.")
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} to; make it first.")
-    check_writable(path, path.absolute().parent)
+    check_writable(path, path.resolve().parent)
 
 
 def check_output_folder(path: Path) -> None:
@@ -859,6 +906,7 @@ def bar(title: str, unit: str) -> Iterator[Any]:
     """Show a bar on standard error for as long as something goes on; `show` moves it."""
     from tqdm import tqdm
 
+    pause = 0.1 if sys.stderr.isatty() else 60  # in the log of a batch job each state is a line
     # The delay keeps an error that comes at once free of an empty bar.
     with tqdm(
         desc=title,
@@ -867,6 +915,8 @@ def bar(title: str, unit: str) -> Iterator[Any]:
         dynamic_ncols=True,
         total=0,
         delay=0.1,
+        mininterval=pause,
+        maxinterval=max(pause, 10),
         disable=not first_process(),
     ) as line:
         yield line
@@ -884,19 +934,47 @@ def show(line: Any, done: int, total: int) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; every error becomes one sentence and an exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    ended: Callable[[], bool] = bool
     try:
-        app.main(args=arguments, prog_name=NAME, standalone_mode=False)
+        with as_interrupt() as ended:
+            app.main(args=arguments, prog_name=NAME, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo(f"{NAME}: interrupted; {what_is_kept(arguments)}.", err=True)
-        sys.exit(130)
+        sys.exit(143 if ended() else 130)
     except Exception as error:
         if "--debug" in arguments:
             raise
         click.echo(f"{NAME}: {sentence(error)}", err=True)
         sys.exit(1)
+
+
+@contextmanager
+def as_interrupt() -> Iterator[Callable[[], bool]]:
+    """Let SIGTERM, with which batch systems end what takes too long, do what Ctrl+C does: clean up, and say what is kept.
+
+    Yields what tells whether it came. Another one does no more, or it would end the cleaning up.
+    """
+    import signal
+    import threading
+
+    came: list[int] = []
+
+    def end(number: int, _: Any) -> None:
+        if not came:
+            came.append(number)
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # no other may ask for signals
+        yield lambda: bool(came)
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def what_is_kept(arguments: Sequence[str]) -> str:

@@ -387,7 +387,7 @@ class Features:
         if complete := bool(self._done.all()):
             if self._store is not None and not self._store.group.attrs.get("complete"):
                 try:
-                    with _writing(self._store.location):
+                    with _writing(self._store.location, "it can be used all the same"):
                         self._store.pack_all()
                         self._store.group.attrs["complete"] = True
                 except OSError as error:
@@ -513,7 +513,9 @@ class Features:
                 self._gone[row, tile] = missing
             self._cache[row, tile] = halves
         else:
-            with _writing(self._store.location):
+            with _writing(
+                self._store.location, "what it holds can be used; encode the rest where you may write"
+            ):
                 if missing is not None and missing.any():
                     self._store.write_missing(row, core.intersect(Box.of(self.size)).slices, missing)
                 self._store.write(row, tile, np.concatenate([half.ravel() for half in halves]))
@@ -590,8 +592,8 @@ def fitting(kept: dict[Any, Features]) -> dict[Any, Features]:
 
 
 @contextmanager
-def _writing(location: Path | str) -> Iterator[None]:
-    """Turn what fails while a store is written to into one sentence."""
+def _writing(location: Path | str, denied: str = "choose a place that you may write to") -> Iterator[None]:
+    """Turn what fails while a store is written to into one sentence; `denied` is what to do where one may not."""
     try:
         yield
     except Exception as error:
@@ -601,7 +603,7 @@ def _writing(location: Path | str) -> Iterator[None]:
                 "permissions and the network."
             ) from error
         if isinstance(error, OSError):
-            raise unwritable(location, error) from error
+            raise unwritable(location, error, denied) from error
         raise
 
 

@@ -6,12 +6,14 @@ import errno
 import logging
 import math
 import os
+import re
 import tempfile
 import weakref
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
@@ -25,17 +27,31 @@ log = logging.getLogger(__name__)
 
 _CHUNK, _COARSEST = 512, 512  # sides in pixels: of OME-Zarr's chunks, and the least of its coarser levels
 LABEL_FILES = (".tif", ".tiff", ".zarr")
+_SHOWN = {
+    tifffile.PHOTOMETRIC.MINISWHITE: "with black for its highest numbers",
+    tifffile.PHOTOMETRIC.PALETTE: "in colours of its own",
+}
+# Files of microscopes and of other programs, by their endings, and what to do with them.
+_FOREIGN = (".czi", ".lif", ".nd2", ".oib", ".oif", ".vsi", ".ims", ".h5", ".hdf5", ".hdf", ".n5")
+_CONVERT = "save it as OME-TIFF or OME-Zarr first, for example in Fiji or with bioformats2raw"
+_PLACES = ("scale", "translation")  # what OME-Zarr tells of where pixels lie
 _TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """What a file holds: an array (lazy for TIFF and zarr), its axes, and the pixel size per axis."""
+    """What a file holds: an array (lazy for TIFF and zarr), its axes, and the pixel size per axis.
+
+    `untold` are the axes of which it tells no pixel size, so that `scale` has 1 there; `translation` is where the first
+    pixel lies, per axis.
+    """
 
     data: Any
     axes: str | None = None
     scale: tuple[float, ...] | None = None
     unit: str | None = None
+    untold: tuple[int, ...] = ()
+    translation: tuple[float, ...] | None = None
 
 
 def read_image(path: str | os.PathLike[str]) -> ImageFile:
@@ -50,6 +66,9 @@ def read_image(path: str | os.PathLike[str]) -> ImageFile:
     """
     path = Path(path)
     if not path.exists():
+        if re.match(r"[A-Za-z][\w+.-]+:/", str(path)):  # of two slashes a path keeps one
+            url = re.sub(":/+", "://", str(path), count=1)
+            raise FileNotFoundError(f"An image is read from disk; got {url}: download it, and give its path.")
         raise FileNotFoundError(
             f"An image path takes an existing file; got {str(path)!r}, which is not there: check it."
         )
@@ -69,9 +88,10 @@ def read_image(path: str | os.PathLike[str]) -> ImageFile:
         data = iio.imread(path, plugin="pillow", mode="RGB" if printed else None)
     except Exception as error:  # Pillow raises what it likes
         reason = "" if "can not handle" in str(error) else f" ({brief(error)})"  # that says no more
-        raise OSError(
-            f"{path.name} cannot be read as an image{reason}; give a TIFF, PNG, JPEG or zarr."
-        ) from error
+        remedy = _CONVERT if path.suffix.lower() in _FOREIGN else "give a TIFF, PNG, JPEG or zarr"
+        if path.suffix.lower() == ".zip":
+            remedy = "unzip it, and give what is in it"
+        raise OSError(f"{path.name} cannot be read as an image{reason}; {remedy}.") from error
     data = as_bools(data)
     return ImageFile(data, {2: "YX", 3: "YXS", 4: "TYXS"}.get(data.ndim))
 
@@ -100,7 +120,11 @@ def _read_tiff(path: Path) -> ImageFile:
             raise OSError(f"{path.name} is cut short ({path.stat().st_size} bytes); copy it again.")
         if 0 in series.shape or not series.shape:
             raise OSError(f"{path.name} holds no pixels; choose another file.")
-        scale, unit = _pixel_size(tiff, series.axes)
+        if tiff.is_ome:
+            _check_planes(tiff, series, path)
+        if shown := _SHOWN.get(series.keyframe.photometric):
+            log.warning("%s is meant to be shown %s; its numbers are taken as they are.", path.name, shown)
+        scale, unit, untold = _pixel_size(tiff, series.axes)
         try:
             data: Any = tifffile.memmap(path, mode="r")  # uncompressed: the system pages it
         except ValueError:
@@ -111,7 +135,7 @@ def _read_tiff(path: Path) -> ImageFile:
     except Exception as error:
         tiff.close()
         raise error if isinstance(error, OSError) else _damaged(path, error) from error
-    return ImageFile(data, series.axes, scale, unit)
+    return ImageFile(data, series.axes, scale, unit, untold)
 
 
 def _damaged(path: Path, error: Exception) -> OSError:
@@ -141,13 +165,55 @@ def _is_cut(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, size: int)
     return bool(end > size or following != 0)
 
 
+def _check_planes(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path) -> None:
+    """Refuse one of several OME-TIFFs of an image if another is not there, and tell of planes that no file has.
+
+    tifffile alone makes both black.
+    """
+    there = [page for page in series.pages if page is not None]
+    if not (lacking := len(series.pages) - len(there)):
+        return
+    told = f"{lacking} of the {len(series.pages)} planes of {path.name}"
+    files = {page.parent.filename.lower() for page in there}
+    root = ElementTree.fromstring(tiff.ome_metadata or "")
+    for image in root.iterfind("{*}Image"):
+        places = list(image.iterfind("{*}Pixels/{*}TiffData/{*}UUID"))
+        own = root.get("UUID")  # whatever the file is called by now
+        absent = {
+            name: None
+            for one in places
+            if one.text != own and (name := one.get("FileName", "")).lower() not in files
+        }
+        if absent and len(absent) == len({one.get("FileName") for one in places}):
+            continue  # tifffile leaves images out of which nothing is there
+        if absent:
+            first, *others = absent
+            more = f" and {len(others)} more" if others else ""
+            raise OSError(
+                f"{told} are not there: they lie in {first}{more}, which cannot be read; copy all files of the image "
+                "beside it."
+            )
+        break
+    log.warning("%s are not in its files; they are black.", told)
+
+
 def _order(mark: str) -> Literal["little", "big"]:
     return "little" if mark == "<" else "big"
 
 
-_MARKS = {"micrometer": "µm", "nanometer": "nm", "millimeter": "mm", "centimeter": "cm", "meter": "m"}
-_MICROMETERS = {"nm": 1e-3, "µm": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
+_MARKS = {
+    "picometer": "pm",
+    "angstrom": "Å",
+    "nanometer": "nm",
+    "micrometer": "µm",
+    "millimeter": "mm",
+    "centimeter": "cm",
+    "meter": "m",
+}
+_MICROMETERS = {"pm": 1e-6, "Å": 1e-4, "nm": 1e-3, "µm": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
 _UNITS = {
+    "pm": "picometer",
+    **dict.fromkeys(("Å", "\N{ANGSTROM SIGN}", "Angstrom"), "angstrom"),
     **dict.fromkeys(("µm", "um", "micron", "microns", "\\u00B5m", "μm", "micrometer"), "micrometer"),
     "nm": "nanometer",
     "mm": "millimeter",
@@ -163,8 +229,10 @@ def _ratio(mark: str | None, other: str | None) -> float:
     return _MICROMETERS[mark] / _MICROMETERS[other]
 
 
-def _pixel_size(tiff: tifffile.TiffFile, axes: str) -> tuple[tuple[float, ...] | None, str | None]:
-    """Return the pixel size per axis, and its unit, from OME or ImageJ metadata or the resolution tags."""
+def _pixel_size(
+    tiff: tifffile.TiffFile, axes: str
+) -> tuple[tuple[float, ...] | None, str | None, tuple[int, ...]]:
+    """Return the pixel size per axis, its unit, and which axes it is not told of, from OME, ImageJ or the resolution tags."""
     sizes: dict[str, float] = {}
     unit = None
     try:
@@ -194,8 +262,9 @@ def _pixel_size(tiff: tifffile.TiffFile, axes: str) -> tuple[tuple[float, ...] |
     except Exception as error:  # metadata of every vintage; the pixels can be read without
         log.warning("pixel size of %s not understood: %s", tiff.filename, error)
     if not sizes or not _are_lengths(sizes.values()):
-        return None, None
-    return tuple(sizes.get(axis, 1.0) for axis in axes), _UNITS.get(str(unit), unit)
+        return None, None, ()
+    untold = tuple(i for i, axis in enumerate(axes) if axis not in sizes)
+    return tuple(sizes.get(axis, 1.0) for axis in axes), _UNITS.get(str(unit), unit), untold
 
 
 def _are_lengths(numbers: Iterable[float]) -> bool:
@@ -206,6 +275,8 @@ def _read_zarr(path: Path) -> ImageFile:
     import zarr
 
     if not any((path / mark).exists() for mark in ("zarr.json", ".zgroup", ".zarray")):
+        if path.suffix.lower() in _FOREIGN:
+            raise OSError(f"{path.name} is a folder and no zarr; {_CONVERT}.")
         raise OSError(
             f"{path.name or path} is a folder and no zarr; give a single file or a zarr, and stack planes that are files "
             "first, for example with tifffile.imread of a list of them."
@@ -215,12 +286,21 @@ def _read_zarr(path: Path) -> ImageFile:
         if isinstance(node, zarr.Array):
             return ImageFile(node)
         attributes: Any = dict(node.attrs)
-        if "bioformats2raw.layout" in attributes.get(
-            "ome", attributes
-        ):  # a collection; the first image of it
+        about = attributes.get("ome", attributes)
+        if "plate" in about:
+            wells = about["plate"]["wells"]
+            raise ValueError(f"a plate, with {wells[0]['path']}/0 as the first of its images")
+        if "well" in about:
+            raise ValueError(f"a well, with {about['well']['images'][0]['path']} as the first of its images")
+        if "bioformats2raw.layout" in about:  # a collection; the first image of it
+            if (several := sum(name.isdigit() for name in node.group_keys())) > 1:
+                log.warning(
+                    "%s holds %d images; the first is taken: give %s for the next one, and so on.",
+                    *(path.name, several, path.name + "/1"),
+                )
             node = zarr.open_group(path / "0", mode="r")
             attributes = dict(node.attrs)
-        about = attributes.get("ome", attributes)
+            about = attributes.get("ome", attributes)
         if "multiscales" not in about:
             names = sorted(node.array_keys())
             raise ValueError(f"a group, with {' and '.join(names) or 'no array'} in it")
@@ -229,29 +309,49 @@ def _read_zarr(path: Path) -> ImageFile:
         data: Any = node[level["path"]]
         axes = [a if isinstance(a, dict) else {"name": a} for a in image.get("axes", [])]
         letters = "".join(a["name"][0].upper() for a in axes)
+        if letters and not letters.replace("C", "").endswith("YX"):
+            log.warning(
+                "axes of %s come as %s; the last two are taken for rows and columns: save it with y and x last.",
+                *(path.name, ", ".join(a["name"] for a in axes)),
+            )
         unit = axes[-1].get("unit") if axes else None
-        scale = _scale_of(level, image, data.ndim, [axis.get("unit") for axis in axes])
+        units = [axis.get("unit") for axis in axes]
+        scale, translation = _place_of(level, image, data.ndim, units)
         if scale is not None and not _are_lengths(scale):
             log.warning("pixel size of %s makes no sense: %s", path.name, scale)
-            scale = None
+            scale = translation = None
+        # What writers fill in who do not know.
+        untold = tuple(i for i, own in enumerate(units) if unit and not own and scale and scale[i] == 1)
     except Exception as error:  # zarr's stores raise what they like, and metadata is anybody's
         raise OSError(
             f"{path.name} is not a readable zarr image ({brief(error)}); give the path of an array or an OME-Zarr image."
         ) from error
-    return ImageFile(data, letters or None, scale, unit)
+    return ImageFile(data, letters or None, scale, unit, untold, translation)
 
 
-def _scale_of(level: Any, image: Any, ndim: int, units: Sequence[str | None]) -> tuple[float, ...] | None:
-    """Return the pixel size per axis that OME-Zarr tells, for the level and for all of them, lengths in the unit of X."""
+def _place_of(
+    level: Any, image: Any, ndim: int, units: Sequence[str | None]
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Return the pixel size per axis that OME-Zarr tells, and where the first pixel lies, lengths in the unit of X.
+
+    What it tells of the level comes first, then what it tells of all of them.
+    """
     told = (*level.get("coordinateTransformations", ()), *image.get("coordinateTransformations", ()))
-    steps = [np.asarray(one["scale"], float) for one in told if one["type"] == "scale"]
-    if not steps or any(step.shape != (ndim,) for step in steps):
-        return None
-    scale = np.prod(steps, axis=0)
+    steps = [(one["type"], np.asarray(one[one["type"]], float)) for one in told if one["type"] in _PLACES]
+    if "scale" not in dict(steps) or any(step.shape != (ndim,) for _, step in steps):
+        return None, None
+    scale, first = np.ones(ndim), np.zeros(ndim)
+    for kind, step in steps:
+        if kind == "scale":
+            scale, first = scale * step, first * step
+        else:
+            first = first + step
     marks = [_MARKS.get(str(unit)) for unit in units]
     for axis, mark in enumerate(marks):
         scale[axis] *= _ratio(mark, marks[-1])
-    return tuple(scale.tolist())
+        first[axis] *= _ratio(mark, marks[-1])
+    moved = first.any() and np.isfinite(first).all()
+    return tuple(scale.tolist()), tuple(first.tolist()) if moved else None
 
 
 def write_labels(
@@ -259,8 +359,9 @@ def write_labels(
     labels: Any,
     *,
     axes: str | None = None,
-    scale: Sequence[float] | None = None,
+    scale: Sequence[float | None] | None = None,
     unit: str | None = None,
+    translation: Sequence[float] | None = None,
 ) -> Path:
     """Write a label image as compressed OME-TIFF or OME-Zarr, plane by plane, whole or not at all.
 
@@ -274,13 +375,15 @@ def write_labels(
     axes : str, optional
         One letter per axis of `labels`; letters that OME-TIFF does not know, and all if None, become Z, T and C.
     scale, unit : optional
-        Pixel size per axis of `labels`, more than 0.
+        Pixel size per axis of `labels`, more than 0; None where it is not known.
+    translation : optional
+        Where the first pixel lies, per axis of `labels`, in `unit`. Only OME-Zarr keeps it.
 
     Raises
     ------
     TypeError, ValueError
-        If labels are not integers, or negative, axes or scale do not fit them, or the path is a folder of something else
-        or has another ending.
+        If labels are not integers, or negative, axes, scale or translation do not fit them, or the path is a folder of
+        something else or has another ending.
     OSError
         If it cannot be written; the file that was there before is untouched.
     """
@@ -298,11 +401,19 @@ def write_labels(
     if axes is not None and len(axes) != len(shape):
         raise ValueError(f"axes takes one letter per axis of labels of shape {shape}; got {axes!r}.")
     lengths = None if scale is None else np.asarray(scale)
+    if lengths is not None and lengths.dtype == object:
+        lengths = np.asarray([1 if length is None else length for length in lengths])
     if lengths is not None and not (
         lengths.shape == (len(shape),) and lengths.dtype.kind in "iuf" and _are_lengths(lengths)
     ):
         raise ValueError(
             f"scale takes one length above 0 per axis of labels of shape {shape}; got {scale!r}: correct it, or leave it out."
+        )
+    first = None if translation is None else np.asarray(translation, float)
+    if first is not None and not (first.shape == (len(shape),) and np.isfinite(first).all()):
+        raise ValueError(
+            f"translation takes one number per axis of labels of shape {shape}; got {translation!r}: correct it, or leave "
+            "it out."
         )
     indices = list(np.ndindex(*shape[:-2]))
     ends = [(int(plane.min()), int(plane.max())) for plane in (np.asarray(labels[i]) for i in indices)]
@@ -310,7 +421,7 @@ def write_labels(
     if least < 0 or most >= 2**32:
         raise ValueError(f"A label image takes labels from 0 to 2**32 - 1; got {least} to {most}.")
     dtype = np.min_scalar_type(most)
-    found = _Labels(labels, indices, dtype, _ome_axes(axes, len(shape)), scale, unit)
+    found = _Labels(labels, indices, dtype, _ome_axes(axes, len(shape)), scale, unit, translation)
     write = _write_zarr if path.suffix.lower() == ".zarr" else _write_tiff
     try:
         with replacing(path, "labels.ome.tif") as whole:
@@ -348,8 +459,9 @@ class _Labels:
     indices: Sequence[tuple[int, ...]]
     dtype: np.dtype[Any]
     axes: str
-    scale: Sequence[float] | None
+    scale: Sequence[float | None] | None
     unit: str | None
+    translation: Sequence[float] | None
 
     def plane(self, index: tuple[int, ...]) -> NDArray[Any]:
         return np.ascontiguousarray(self.array[index], self.dtype)
@@ -363,13 +475,12 @@ def _write_tiff(path: Path, labels: _Labels) -> None:
         # OME knows no other names, and Bio-Formats reads no file with one that it does not know.
         mark = _MARKS.get(_UNITS.get(str(labels.unit), str(labels.unit)), "pixel")
         for axis, length in zip(labels.axes, labels.scale, strict=True):
-            if axis in "XYZ":
+            if axis in "XYZ" and length is not None:
                 metadata[f"PhysicalSize{axis}"] = float(length)
                 metadata[f"PhysicalSize{axis}Unit"] = mark
-        if mark in _MICROMETERS:  # for readers that know nothing of OME
-            per_cm = [
-                1e4 / (float(length) * _MICROMETERS[mark]) for length in (labels.scale[-1], labels.scale[-2])
-            ]
+        height, width = labels.scale[-2:]
+        if mark in _MICROMETERS and height and width:  # for readers that know nothing of OME
+            per_cm = [1e4 / (float(length) * _MICROMETERS[mark]) for length in (width, height)]
             if all(2**-32 < number < 2**32 for number in per_cm):  # TIFF has no others
                 resolution = {"resolution": tuple(per_cm), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(
@@ -393,14 +504,16 @@ def _write_zarr(path: Path, labels: _Labels) -> None:
     # The axes have to come as time, channel, space.
     order = sorted(range(len(labels.axes)), key=lambda i: "TCZYX".index(labels.axes[i]))
     shape = [labels.array.shape[i] for i in order]
-    scale = [1.0 if labels.scale is None else float(labels.scale[i]) for i in order]
+    sizes = [None] * len(order) if labels.scale is None else labels.scale
+    scale = [float(sizes[i] or 1) for i in order]
     unit = _UNITS.get(str(labels.unit), labels.unit)
     group = zarr.open_group(path, mode="w", zarr_format=2)
     axes: list[dict[str, str]] = []
-    for letter in (labels.axes[i] for i in order):
-        kind = {"T": "time", "C": "channel"}.get(letter, "space")
-        known = {"unit": unit} if kind == "space" and unit not in (None, "pixel") else {}
-        axes.append({"name": letter.lower(), "type": kind, **known})
+    for i in order:
+        kind = {"T": "time", "C": "channel"}.get(labels.axes[i], "space")
+        # 1 of no unit is what stands for a size that nobody knows.
+        known = sizes[i] is not None and kind == "space" and unit not in (None, "pixel")
+        axes.append({"name": labels.axes[i].lower(), "type": kind, **({"unit": str(unit)} if known else {})})
     steps = [2**n for n in range(max(shape[-2:]).bit_length()) if n == 0 or max(shape[-2:]) >> n >= _COARSEST]
     codec: Any = {"id": "gzip", "level": 5}
     levels, datasets = [], []
@@ -417,9 +530,11 @@ def _write_zarr(path: Path, labels: _Labels) -> None:
             )
         )
         lengths = [*scale[:-2], *(length * step for length in scale[-2:])]
-        datasets.append(
-            {"path": str(number), "coordinateTransformations": [{"type": "scale", "scale": lengths}]}
-        )
+        places: list[dict[str, Any]] = [{"type": "scale", "scale": lengths}]
+        if labels.translation is not None:  # the same for all levels: their first pixel is the same one
+            first = [float(labels.translation[i]) for i in order]
+            places.append({"type": "translation", "translation": first})
+        datasets.append({"path": str(number), "coordinateTransformations": places})
     for index in labels.indices:
         plane = labels.plane(index)
         place = tuple(index[i] for i in order[:-2])
@@ -458,6 +573,8 @@ def replacing(path: Path, name: str | None = None) -> Iterator[Path]:
     Its name is `name`, for writers that look at it, or else that of `path`. A folder takes the place of a file or a folder,
     a file only that of a file. If anything fails, `path` is as it was.
     """
+    if path.is_symlink():
+        path = path.resolve()  # the link stays, what it points to is replaced
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
         whole = Path(folder) / (name or path.name)
         yield whole
@@ -499,15 +616,16 @@ _REMEDIES = {
     **dict.fromkeys(
         (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some room there or choose another place"
     ),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a place that you may write to"),
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "make that folder first"),
 }
 
 
-def unwritable(path: Path, error: Exception) -> OSError:
-    """Return an error that says in one sentence what could not be written, why, and what to do."""
+def unwritable(path: Path, error: Exception, denied: str = "choose a place that you may write to") -> OSError:
+    """Return an error that says in one sentence what could not be written, why, and what to do; `denied` where one may not."""
     number = getattr(error, "errno", None)
     remedy = _REMEDIES.get(number or 0, "check the disk or choose another place")
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        remedy = denied
     reason = os.strerror(number) if number else brief(error)
     return OSError(f"{path.name} could not be written to {path.parent} ({reason}); {remedy}.")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import operator
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -37,7 +38,26 @@ _SAMPLED_PLANES = 16
 _SAMPLED_PIXELS = 4_000_000  # kept of all planes
 _READ_PIXELS = 16_000_000  # read of one plane; of larger ones, bands of rows
 _BANDS = 8
+# Where a box costs a large part of a plane, planes up to this many bytes are read whole, and the last one is kept.
+_KEPT_BYTES, _COARSE = 2**30, 4
 _UNNAMED = "?QI"  # Q and I are tifffile's; a stack of those is a Z stack to everybody
+
+
+class _LastPlane:
+    """The plane that was read last, for further boxes of it; never more than one, whichever threads ask."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._plane: Plane | None = None
+        self._pixels: NDArray[Any] = np.empty(0)
+
+    def of(self, plane: Plane, read: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """Return a plane's pixels, read if they are not those that were read last."""
+        with self._lock:
+            if self._plane != plane:
+                self._plane, self._pixels = None, np.empty(0)  # before the next one needs room
+                self._plane, self._pixels = plane, read()
+            return self._pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +81,13 @@ class Planes:
     axes : str
         One letter per axis of `shape`.
     scale : tuple of float, or None
-        Pixel size per axis of `shape`, in `unit`.
+        Pixel size per axis of `shape`, in `unit`; 1 for axes of which the image tells none, see `told_scale`.
     unit : str or None
         Such as "micrometer".
+    untold : tuple of int
+        Axes of `shape` of which the image tells no pixel size.
+    translation : tuple of float, or None
+        Where the first pixel lies, per axis of `shape`, in `unit`.
     colour : bool
         Whether the channels are those of a colour image.
     on_disk : bool
@@ -81,8 +105,11 @@ class Planes:
     unit: str | None = None
     colour: bool = False
     on_disk: bool = False
+    untold: tuple[int, ...] = ()
+    translation: tuple[float, ...] | None = None
     # What was learnt by reading; the same for all contrasts of an image.
     _known: dict[Any, Any] = field(default_factory=dict, repr=False)
+    _last: _LastPlane = field(default_factory=_LastPlane, repr=False)
 
     @classmethod
     def of(
@@ -167,9 +194,11 @@ class Planes:
             )
         if not names.endswith("YX") or len(set(names)) < len(names) or set(names) & set(_UNNAMED):
             names = ("PRHTZYX" if len(names) > 4 else "TZYX")[-len(names) :]
-        scale = found.scale
-        if scale is not None:
-            scale = tuple(s for i, s in enumerate(scale) if i != axis)
+        kept = [i for i in range(len(shape)) if i != axis]
+        scale, translation = (
+            None if told is None else tuple(told[i] for i in kept)
+            for told in (found.scale, found.translation)
+        )
         size = (spatial[-2], spatial[-1])
         planes = cls(
             found.data,
@@ -183,6 +212,8 @@ class Planes:
             found.unit,
             colour,
             isinstance(image, str | os.PathLike),
+            tuple(i for i, there in enumerate(kept) if there in found.untold),
+            translation,
         )
         return planes.with_contrast(contrast)
 
@@ -217,6 +248,13 @@ class Planes:
         return self.leading + self.size
 
     @property
+    def told_scale(self) -> tuple[float | None, ...] | None:
+        """Pixel size per axis of `shape` as `write_labels` takes it: None where the image tells none."""
+        if self.scale is None:
+            return None
+        return tuple(None if i in self.untold else size for i, size in enumerate(self.scale))
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """Of the pixels, in this machine's byte order."""
         dtype: np.dtype[Any] = np.dtype(self.data.dtype).newbyteorder("=")
@@ -244,18 +282,11 @@ class Planes:
         box = Box.of(self.size) if box is None else box
         if not Box.of(self.size).holds(box):
             raise ValueError(f"box takes pixels inside the plane {self.size}; got {tuple(box)}.")
-        index: list[Any] = [*plane, *box.slices]
         try:
-            if self.channel_axis is None:
-                parts = [self.data[tuple(index)]]
-            elif self.channel_axis == len(index):
-                # Last: the channels lie together in the file, and come at once.
-                together = np.asarray(self.data[tuple(index)])
-                parts = [together[..., channel] for channel in self.channels]
-            else:
-                at = self.channel_axis
-                parts = [self.data[(*index[:at], channel, *index[at:])] for channel in self.channels]
-            return np.stack([np.asarray(part, self.dtype) for part in parts], axis=-1)
+            if self._costs_a_plane(box):
+                whole = self._last.of(plane, lambda: self._pixels(plane, Box.of(self.size)))
+                return whole[box.slices].copy()
+            return self._pixels(plane, box)
         except MemoryError:
             raise
         except Exception as error:  # whatever codecs, file systems and lazy arrays raise
@@ -266,6 +297,32 @@ class Planes:
                 else "see what computes or keeps its pixels"
             )
             raise OSError(f"{where} could not be read ({brief(error)}); {remedy}.") from error
+
+    def _pixels(self, plane: Plane, box: Box) -> NDArray[Any]:
+        index: list[Any] = [*plane, *box.slices]
+        if self.channel_axis is None:
+            parts = [self.data[tuple(index)]]
+        elif self.channel_axis == len(index):
+            # Last: the channels lie together in the file, and come at once.
+            together = np.asarray(self.data[tuple(index)])
+            parts = [together[..., channel] for channel in self.channels]
+        else:
+            at = self.channel_axis
+            parts = [self.data[(*index[:at], channel, *index[at:])] for channel in self.channels]
+        return np.stack([np.asarray(part, self.dtype) for part in parts], axis=-1)
+
+    def _costs_a_plane(self, box: Box) -> bool:
+        """Whether a chunk, as the only strip of a compressed TIFF's page, is far larger than a box, and much of a plane."""
+        chunks = getattr(self.data, "chunks", None)
+        pixels = self.size[0] * self.size[1]
+        if not chunks or pixels * len(self.channels) * self.dtype.itemsize > _KEPT_BYTES:
+            return False
+        # Dask tells all lengths of an axis.
+        sides = [int(np.max(side)) for i, side in enumerate(chunks) if i != self.channel_axis][-2:]
+        return (
+            _COARSE * box.height * box.width <= sides[0] * sides[1]
+            and _COARSE * sides[0] * sides[1] >= pixels
+        )
 
     def read(self, plane: Plane = (), box: Box | None = None) -> NDArray[np.float32]:
         """Read one plane, or a box of it, normalised.
