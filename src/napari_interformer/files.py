@@ -53,6 +53,16 @@ class ImageFile:
     untold: tuple[int, ...] = ()
     translation: tuple[float, ...] | None = None
 
+    @property
+    def told_scale(self) -> tuple[float | None, ...] | None:
+        """The pixel size per axis as `write_labels` takes it: None where the file tells none."""
+        return told_scale(self.scale, self.untold)
+
+
+def told_scale(scale: Sequence[float] | None, untold: Sequence[int]) -> tuple[float | None, ...] | None:
+    """Return pixel sizes with None for the axes of which none is told."""
+    return None if scale is None else tuple(None if i in untold else size for i, size in enumerate(scale))
+
 
 def read_image(path: str | os.PathLike[str]) -> ImageFile:
     """Open a TIFF (OME, ImageJ, Big), PNG, JPEG or zarr array; TIFF and zarr are read lazily.

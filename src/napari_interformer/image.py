@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from napari_interformer.files import ImageFile, brief, read_image
+from napari_interformer.files import ImageFile, brief, read_image, told_scale
 from napari_interformer.prompts import Box
 
 if TYPE_CHECKING:
@@ -250,9 +250,7 @@ class Planes:
     @property
     def told_scale(self) -> tuple[float | None, ...] | None:
         """Pixel size per axis of `shape` as `write_labels` takes it: None where the image tells none."""
-        if self.scale is None:
-            return None
-        return tuple(None if i in self.untold else size for i, size in enumerate(self.scale))
+        return told_scale(self.scale, self.untold)
 
     @property
     def dtype(self) -> np.dtype[Any]:

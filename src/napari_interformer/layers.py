@@ -115,20 +115,21 @@ class Source:
             rgb=rgb,
         )
 
-    def pixel_size_of_file(self) -> tuple[list[float], str] | None:
-        """Return the pixel size per axis without channels, and its unit, that the image's file tells.
+    def pixel_size_of_file(self) -> tuple[list[float | None], str] | None:
+        """Return the pixel size per axis without channels, None where it is not known, and its unit, as the image's file tells.
 
-        napari's own reader does not tell it. None if no file of that shape does. A worker thread may do this.
+        napari's own reader does not tell them. None if no file of that shape does. A worker thread may do this.
         """
         path, shape = self.image.source.path, tuple(finest(self.image).shape)
         try:
             file = read_image(path) if path else None
         except (OSError, ValueError):
             return None
-        if file is None or file.scale is None or file.unit is None or tuple(file.data.shape) != shape:
+        scale = None if file is None else file.told_scale
+        if file is None or scale is None or file.unit is None or tuple(file.data.shape) != shape:
             return None
         left_out = len(shape) - 1 if self.image.rgb else self.axis
-        return [size for i, size in enumerate(file.scale) if i != left_out], file.unit
+        return [size for i, size in enumerate(scale) if i != left_out], file.unit
 
     def placement(self) -> dict[str, Any]:
         """Return where a layer without channels must lie to cover the image: scale, translate, rotate and so on.
