@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 
 import dask.array as da
@@ -110,6 +112,13 @@ def test_missing_values_become_black():
     assert planes.read()[3, 4].tolist() == [0, 0, 0]
     assert np.isfinite(planes.contrast).all()
     assert not Planes.of(np.full((8, 8), np.nan)).read().any()
+
+
+def test_planes_can_be_sent_to_other_processes():
+    planes = Planes.of(np.arange(3 * 64, dtype=np.uint16).reshape(3, 8, 8))
+    for again in (pickle.loads(pickle.dumps(planes)), copy.deepcopy(planes)):
+        np.testing.assert_array_equal(again.raw((2,)), planes.raw((2,)))
+        assert again.fingerprint == planes.fingerprint
 
 
 def test_what_is_masked_has_no_value():

@@ -59,6 +59,9 @@ class _LastPlane:
                 self._plane, self._pixels = plane, read()
             return self._pixels
 
+    def __reduce__(self) -> tuple[type[_LastPlane], tuple[()]]:
+        return _LastPlane, ()  # in another process, or a copy, nothing was read yet
+
 
 @dataclass(frozen=True, eq=False)
 class Planes:
