@@ -499,7 +499,7 @@ def test_planes_of_a_stack_are_asked_for_by_number(rng, planes):
     features = encode(rng.integers(0, 9, (3, 20, 20)), FakeModel(), planes=planes)
     assert features.ready_planes().tolist() == [True, False, True]
     assert features.ready(2)
-    with pytest.raises(NotEncodedError, match=r"Plane \(1,\)"):
+    with pytest.raises(NotEncodedError, match=r"Plane 1 is"):
         features.window(1, Box(0, 0, 32, 32))
 
 

@@ -103,7 +103,7 @@ def test_what_is_not_encoded_is_refused_and_the_rest_served(store):
     assert features.waiting((1,)) == [1, 2, 3, 4, 5] and len(features.waiting((0,))) == 6
     features.window((1,), Box(32, 32, 64, 64))
     with pytest.raises(
-        NotEncodedError, match=r"Plane \(1,\) is not encoded at \(32, 32, 96, 64\) yet; encode it"
+        NotEncodedError, match=r"Plane 1 is not encoded at \(32, 32, 96, 64\) yet; encode it"
     ):
         features.window((1,), Box(32, 32, 96, 64))
     fill(features, [(1,)])
