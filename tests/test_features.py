@@ -102,9 +102,7 @@ def test_what_is_not_encoded_is_refused_and_the_rest_served(store):
     assert not features.ready((1,)) and features.ready_planes().tolist() == [False] * 3
     assert features.waiting((1,)) == [1, 2, 3, 4, 5] and len(features.waiting((0,))) == 6
     features.window((1,), Box(32, 32, 64, 64))
-    with pytest.raises(
-        NotEncodedError, match=r"Plane 1 is not encoded at \(32, 32, 96, 64\) yet; encode it"
-    ):
+    with pytest.raises(NotEncodedError, match=r"Plane 1 is not encoded at \(32, 32, 96, 64\) yet; encode it"):
         features.window((1,), Box(32, 32, 96, 64))
     fill(features, [(1,)])
     assert features.ready((1,)) and features.ready_planes().tolist() == [False, True, False]
