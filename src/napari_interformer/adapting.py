@@ -172,7 +172,7 @@ def adapt(
     learner = copy.deepcopy(model)
     # In evaluation mode throughout: nothing that norms have learnt from many images is to be overwritten by few.
     learner.eval().requires_grad_(False)
-    taught = [*learner.neck.parameters(), *learner.decode_head.parameters()]
+    taught = _taught(learner)
     for parameter in taught:
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(taught, lr=config.lr, weight_decay=config.weight_decay)
@@ -202,10 +202,15 @@ def adapt(
             done = share_done(step + 1, steps, seconds, config.minutes)
             left = seconds / done * (1 - done)
             progress(Progress(step + 1, steps, float(loss.detach()), float(first), float(last), left))
-    with torch.no_grad():
-        for new, old in zip(learner.parameters(), model.parameters(), strict=True):
+    with torch.no_grad():  # of what was taught: even 0 and -0 of the encoder would make it another one
+        for new, old in zip(taught, _taught(model), strict=True):
             new.lerp_(old, KEPT)
     return learner.requires_grad_(True).eval()
+
+
+def _taught(model: InterFormer) -> list[torch.nn.Parameter]:
+    """Return what is taught: I-MSA and the head."""
+    return [*model.neck.parameters(), *model.decode_head.parameters()]
 
 
 def adapt_and_save(
