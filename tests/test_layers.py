@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -125,11 +127,11 @@ def test_layers_that_do_not_fit_together_are_refused():
 
 
 @pytest.mark.parametrize(("more", "expected"), [({"PhysicalSizeZ": 1.0}, 1.0), ({}, None)])
-def test_a_file_tells_the_pixel_sizes_that_it_knows_and_no_others(tmp_path, more, expected):
+def test_a_file_tells_the_pixel_sizes_that_it_knows_and_no_others(tmp_path, monkeypatch, more, expected):
     pixels = np.zeros((3, 31, 41), np.uint8)
     told = {"axes": "ZYX", "PhysicalSizeX": 0.25, "PhysicalSizeY": 0.25, **more}
     tifffile.imwrite(tmp_path / "stack.ome.tif", pixels, metadata=told)
     image = Image(pixels)
-    # As napari does it when it opens a file, for which it takes a window.
-    image._source = image.source.model_copy(update={"path": str(tmp_path / "stack.ome.tif")})
+    # As napari has it of files that it opened, for which it takes a window.
+    monkeypatch.setattr(Image, "source", SimpleNamespace(path=str(tmp_path / "stack.ome.tif")))
     assert Source((image,)).pixel_size_of_file() == ([expected, 0.25, 0.25], "micrometer")
