@@ -305,6 +305,15 @@ def test_labels_that_somebody_painted_are_not_given_again():
     assert desk.at(0) == 6 and desk.session.label == 10
 
 
+def test_where_somebody_painted_the_highest_number_there_is_clicks_are_refused_and_nothing_hangs():
+    desk = Desk(labels=np.zeros(squares()[0].shape, np.uint8))
+    desk.annotator.painted(255, Stroke())
+    desk.click(*desk.centres[0])
+    desk.worker.all()
+    assert "hold no label 256" in desk.told[-1] and not desk.annotator.busy
+    assert not desk.session.prompts and not desk.paper.clicks and not desk.session.labels.any()
+
+
 def test_a_large_object_is_written_in_turns_and_what_comes_next_waits(monkeypatch):
     monkeypatch.setattr(
         "napari_interformer.annotator.TURN", 0

@@ -403,8 +403,8 @@ class Annotator:
         except Exception as error:
             self._refuse(error)
         # An object that can be brought back keeps its number.
-        if not (session.unfinished or session.can_redo) and session.label <= self._taken:
-            session.label = self._taken + 1
+        if not session.can_redo:
+            session.number_from(self._taken + 1)
         self._write()
 
     def _write(self) -> None:

@@ -407,7 +407,7 @@ class Desk:
                     "there, and its clicks are gone; press E and click on an object to go on with it."
                 )
                 return
-            session.label = before.label  # there is nothing of it: it is painted again
+            session.number_from(before.label)  # there is nothing of it: it is painted again
             if before.masks:
                 annotator.act(session.adopt, lambda: session.compute((*before.masks, *session.given)))
             clicks.write((*shown, *clicks.read()))

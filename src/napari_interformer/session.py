@@ -385,6 +385,11 @@ class Session:
             )
         self._label = int(value)
 
+    def number_from(self, label: int) -> None:
+        """Let the next object have this number, or a higher one; prompts are refused if the label image cannot hold it."""
+        if not self.unfinished:
+            self._label = max(self._label, label)
+
     @property
     def overwrite(self) -> bool:
         """Whether the current object, and those after it, may take pixels of others."""
