@@ -62,6 +62,7 @@ def test_train_help_has_a_sentence_for_each_setting(capsys: pytest.CaptureFixtur
 
     assert run("train", "--help") == 0
     told = capsys.readouterr().out
+    assert "--objects INTEGER With --adapt: Most objects that are learnt from" in " ".join(told.split())
     assert "[default: 10000; 600 with --adapt]" in " ".join(told.split())
     for field in fields(TrainConfig):
         flag = "--" + field.name.replace("_", "-")
@@ -806,7 +807,9 @@ def test_train_adapts_the_model_in_the_package(tmp_path: Path, capsys: pytest.Ca
     model = tmp_path / "mine.safetensors"
     assert run("train", tmp_path / "data", "--adapt", "-o", model, "--steps", "1", "--crop-sizes", "64") == 2
     assert "--adapt takes" in capsys.readouterr().err
-    only = ("--steps", "1", "--max-clicks", "0", "--seed", "1")
+    assert run("train", tmp_path / "data", "-o", model, "--objects", "5") == 2
+    assert "--objects needs --adapt" in capsys.readouterr().err
+    only = ("--steps", "1", "--max-clicks", "0", "--seed", "1", "--objects", "3", "--passes", "2")
     assert run("train", tmp_path / "data", "--adapt", "-o", model, "--validation", "1") == 1
     assert "keeps all 2 from it" in capsys.readouterr().err
     assert run("train", tmp_path / "data", "--adapt", "-o", model, *only, "--validation", "0.5") == 0

@@ -375,14 +375,18 @@ def train(ctx: click.Context, /, folder: Path, output: Path, only_adapt: bool, *
     check_folder(folder)
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
     check_output(output, (".safetensors",))
+    by_hand = click.core.ParameterSource.COMMANDLINE
+    given = {name: value for name, value in settings.items() if ctx.get_parameter_source(name) is by_hand}
     if only_adapt:
-        by_hand = click.core.ParameterSource.COMMANDLINE
-        given = {name for name in settings if ctx.get_parameter_source(name) is by_hand}
-        adapt_model(folder, output, {name: settings[name] for name in given})
+        adapt_model(folder, output, given)
         return
     from napari_interformer.train import TrainConfig
     from napari_interformer.train import train as run
 
+    known = {field.name for field in dataclasses.fields(TrainConfig)}
+    if foreign := sorted(given.keys() - known):
+        raise click.UsageError(f"{', '.join(map(flag_of, foreign))} needs --adapt.")
+    settings = {name: value for name, value in settings.items() if name in known}
     with training_bar("training") as told, between_steps() as interrupted:
         saved = run(folder, output, TrainConfig(**settings), progress=told, cancelled=interrupted)
     if interrupted():
@@ -442,9 +446,7 @@ def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
     check_new(output)
     names = ("initial", "dataset", "validation")
     usual = TrainConfig()
-    known = {field.name for field in dataclasses.fields(AdaptConfig) if hasattr(usual, field.name)} | set(
-        names
-    )
+    known = {field.name for field in dataclasses.fields(AdaptConfig)} | set(names)
     if unknown := sorted(settings.keys() - known):
         raise click.UsageError(
             f"--adapt takes {', '.join(sorted(flag_of(name) for name in known))}; got {', '.join(map(flag_of, unknown))}."

@@ -139,7 +139,8 @@ class ConfigCommand(click.Command):
     config : callable
         Returns the dataclass; called when the options are needed, since it may load torch.
     modes : dict, optional
-        Flag -> what returns another dataclass, whose defaults hold with that flag; the help tells those that differ.
+        Flag -> what returns another dataclass, whose defaults hold with that flag; the help tells those that differ. Fields
+        that it has alone are options for that flag only.
     """
 
     def __init__(
@@ -156,7 +157,14 @@ class ConfigCommand(click.Command):
         """Return the command's own options, then one for each field."""
         *own, help_option = super().get_params(ctx)
         modes = {flag: other() for flag, other in self.modes.items()}
-        return [*own, *options_of(self.config(), modes), help_option]
+        options = options_of(self.config(), modes)
+        for flag, other in modes.items():
+            known = {option.name for option in options}
+            for option in options_of(other):
+                if option.name not in known and isinstance(option, click.Option):
+                    option.help = f"With {flag}: {option.help}"
+                    options.append(option)
+        return [*own, *options, help_option]
 
 
 def options_of(config: type, modes: dict[str, type] | None = None) -> list[click.Parameter]:
