@@ -2480,6 +2480,9 @@ def test_the_strip_follows_what_napari_takes_back(window):
     window.wait(lambda: strip.state.annotated.tolist() == [False, True, False])
     layer.undo()
     window.wait(lambda: not strip.state.annotated.any())
+    layer.n_edit_dimensions, layer.brush_size = 3, 3
+    layer.paint((1, 60, 60), 5)  # as a ball
+    window.wait(lambda: strip.state.annotated.all())
 
 
 def test_clearing_nothing_uses_no_number(field):

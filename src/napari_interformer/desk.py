@@ -359,8 +359,8 @@ class Desk:
         if self._meanwhile is not None:
             self._meanwhile.append(stroke)
         annotator.painted(int(labels.layer.selected_label), stroke)
-        if plane := self.plane:
-            self._survey([plane])
+        if planes := stroke.planes:
+            self._survey(planes)
 
     def _drawn(self, _: Any) -> None:
         """See what napari's own undo did, which tells nobody: the layer is drawn anew though the plane is the same."""

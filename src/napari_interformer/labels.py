@@ -266,11 +266,14 @@ class LayerLabels:
         """Write single pixels, by their indices into the layer's data."""
         change = np.not_equal(values, 0).astype(int) - (np.asarray(finest(self.layer)[indices]) != 0)
         self._put(indices, values)
-        planes = tuple(index for i, index in enumerate(indices) if i != self.axis)[:-2]
-        if planes:
+        if planes := self.leading_of(indices):
             np.add.at(self._filled, planes, change)
         else:
             self._filled += change.sum()
+
+    def leading_of(self, indices: tuple[NDArray[np.intp], ...]) -> tuple[NDArray[np.intp], ...]:
+        """Return on which planes pixels lie, of their indices into the layer's data: one array for each leading axis."""
+        return tuple(index for i, index in enumerate(indices) if i != self.axis)[:-2]
 
     def wider(self, highest: int) -> NDArray[np.int32] | None:
         """Return the labels as int32 if they could not hold many more than the highest there is: a file has the smallest type.
@@ -351,6 +354,18 @@ class Stroke:
 
     def __init__(self, labels: LayerLabels, edits: Sequence[Any]) -> None:
         self._labels, self._edits = labels, tuple(edits)
+
+    @property
+    def planes(self) -> set[Plane]:
+        """The planes of a stack on which it was painted, which need not be the one on screen: a brush may reach through it."""
+        shape = self._labels.shape[:-2]
+        if not shape:
+            return set()
+        places = (self._labels.leading_of(_pixels(edit)[0]) for edit in self._edits)
+        numbers = {
+            int(number) for place in places for number in np.unique(np.ravel_multi_index(place, shape))
+        }
+        return {tuple(map(int, np.unravel_index(number, shape))) for number in numbers}
 
     def take_back(self) -> None:
         """Give its pixels what they had before."""
