@@ -25,7 +25,7 @@ from napari_interformer.features import Features
 from napari_interformer.loss import ClickConfig, click_loss
 from napari_interformer.painting import check_labels, objects_on
 from napari_interformer.prompts import Box, cut, placed, rounded_up
-from napari_interformer.scales import level_for, maps_at, size_at, to_working
+from napari_interformer.scales import covered, level_for, maps_at, size_at, to_working
 from napari_interformer.settings import at_least
 from napari_interformer.train import LARGEST_GRADIENT, Progress, share_done
 
@@ -333,8 +333,7 @@ def _ignored(
     labels: LabelImage, plane: Plane, size: tuple[int, int], level: int, window: Box
 ) -> NDArray[np.bool_]:
     """Return what of a window in working pixels counts for nothing: beyond the image, and labels below 0."""
-    many = 1 << abs(level)
-    image = Box(*(n // many if level > 0 else n * many for n in window)).intersect(Box.of(size))
+    image = covered(window, level, size)
     seen, below = to_working(np.asarray(labels[(*plane, *image.slices)]) < 0, image, level)
     return cut(below, seen, window, True)
 

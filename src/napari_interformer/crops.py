@@ -200,14 +200,15 @@ class Batch:
     @property
     def targets(self) -> Tensor:
         """Each object within its window: (N, w, w) bool."""
-        cut = self._cut()
+        cut = self._cut
         return cut == self.objects[:, 1].to(cut.dtype)[:, None, None]
 
     @property
     def ignored(self) -> Tensor:
         """What counts for nothing within each object's window: (N, w, w) bool."""
-        return self._cut() < 0
+        return self._cut < 0
 
+    @functools.cached_property
     def _cut(self) -> Tensor:
         return windows(self.labels[:, None], self.objects[:, 0], self.objects[:, 2:], self.window)[:, 0]
 

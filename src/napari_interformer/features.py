@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from napari_interformer.files import brief, unwritable
+from napari_interformer.files import ELSEWHERE, brief, unwritable
 from napari_interformer.image import Planes, plane_of
 from napari_interformer.prompts import DIVISOR, Box, NotEncodedError, rounded_up
 from napari_interformer.store import Shape, Store, is_there, located, make_store, name_of, open_group
@@ -592,7 +592,7 @@ def fitting(kept: dict[Any, Features]) -> dict[Any, Features]:
 
 
 @contextmanager
-def _writing(location: Path | str, denied: str = "choose a place that you may write to") -> Iterator[None]:
+def _writing(location: Path | str, denied: str = ELSEWHERE) -> Iterator[None]:
     """Turn what fails while a store is written to into one sentence; `denied` is what to do where one may not."""
     try:
         yield

@@ -622,6 +622,7 @@ def write_whole(path: Path, content: bytes) -> Path:
 
 # ------------------------------------------------------------------------------------------------ errors
 
+ELSEWHERE = "choose a place that you may write to"
 _REMEDIES = {
     **dict.fromkeys(
         (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some room there or choose another place"
@@ -630,7 +631,7 @@ _REMEDIES = {
 }
 
 
-def unwritable(path: Path, error: Exception, denied: str = "choose a place that you may write to") -> OSError:
+def unwritable(path: Path, error: Exception, denied: str = ELSEWHERE) -> OSError:
     """Return an error that says in one sentence what could not be written, why, and what to do; `denied` where one may not."""
     number = getattr(error, "errno", None)
     remedy = _REMEDIES.get(number or 0, "check the disk or choose another place")

@@ -102,7 +102,7 @@ def magnified(planes: Planes, plane: tuple[int, ...], level: int, box: Box) -> N
         for first in range(0, box.height, rows):
             last = min(first + rows, box.height)
             strip = Box(box.left, box.top + first, box.right, box.top + last)
-            out[first:last] = shrunk(planes.read(plane, _covered(strip, many, planes.size)), many)
+            out[first:last] = shrunk(planes.read(plane, covered(strip, level, planes.size)), many)
         return out
     many = 1 << level
     seen = Box(
@@ -117,9 +117,10 @@ def magnified(planes: Planes, plane: tuple[int, ...], level: int, box: Box) -> N
     return np.ascontiguousarray(pixels[top : top + box.height, left : left + box.width].numpy())
 
 
-def _covered(box: Box, many: int, size: tuple[int, int]) -> Box:
-    """Return the image's pixels under a box of coarse ones."""
-    return Box(*(n * many for n in box)).intersect(Box.of(size))
+def covered(box: Box, level: int, size: tuple[int, int]) -> Box:
+    """Return the image's pixels under a box of working ones, whose sides are multiples of a pixel's."""
+    many = 1 << abs(level)
+    return Box(*(n * many if level < 0 else n // many for n in box)).intersect(Box.of(size))
 
 
 def shrunk(pixels: NDArray[np.float32], many: int) -> NDArray[np.float32]:

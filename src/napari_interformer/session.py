@@ -818,7 +818,7 @@ class Session:
 
     def clear(self) -> list[tuple[Plane, Box]]:
         """Drop the current object's prompts and start anew; an object being edited is put back as it was."""
-        if not (self._steps or self._edited or any(isinstance(change, _Said) for change in self._past)):
+        if not (self.unfinished or any(isinstance(change, _Said) for change in self._past)):
             self._future = []
             return []  # nothing has this number yet: the next object gets it
         # What was found or deleted before the object began can still be taken back.

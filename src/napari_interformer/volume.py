@@ -81,13 +81,13 @@ class Ended:
 
 def where_it_ends(ends: Sequence[Ended]) -> str:
     """Say where an object ends, which counts most, and then why; empty if it ends nowhere."""
-    named = [name_of(end.plane) for end in ends[:MOST_TOLD]]
-    if not named:
+    told = ends[:MOST_TOLD]
+    if not told:
         return ""
-    text = f"Ends before {names_of([end.plane for end in ends[:MOST_TOLD]])}{' and others' * (len(ends) > len(named))}"
+    text = f"Ends before {names_of([end.plane for end in told])}{' and others' * (len(ends) > len(told))}"
     if len({end.reason for end in ends}) == 1:
         return f"{text}: {ends[0].reason}."
-    why = (f"Plane {name}: {end.reason}." for name, end in zip(named, ends, strict=False))
+    why = (f"Plane {name_of(end.plane)}: {end.reason}." for end in told)
     return f"{text}. {' '.join(why)}"
 
 

@@ -321,9 +321,11 @@ class Panel(QScrollArea):
         self._refresh()
 
     def _show_ready(self) -> None:
-        nothing = self._job is None and (self._elsewhere or self.desk.outdated)
-        other = self._job is not None and self.form.image.layer() is not self._job.source.image
-        of = f"{self._job.source.image.name}: " if self._job is not None and other else ""
+        job = self._job
+        nothing = job is None and (self._elsewhere or self.desk.outdated)
+        of = (
+            "" if job is None or self.form.image.layer() is job.source.image else f"{job.source.image.name}: "
+        )
         self.form.show_ready(None if nothing else self.features, self._step, of)
         self._show_planes()
 
