@@ -812,9 +812,14 @@ def test_train_adapts_the_model_in_the_package(tmp_path: Path, capsys: pytest.Ca
     only = ("--steps", "1", "--max-clicks", "0", "--seed", "1", "--objects", "3", "--passes", "2")
     assert run("train", tmp_path / "data", "--adapt", "-o", model, "--validation", "1") == 1
     assert "keeps all 2 from it" in capsys.readouterr().err
-    assert run("train", tmp_path / "data", "--adapt", "-o", model, *only, "--validation", "0.5") == 0
+    assert run("train", tmp_path / "data", "--adapt", "-o", model, "--synthetic", "1") == 2
+    assert "--adapt takes --synthetic below 1" in capsys.readouterr().err
+    assert run("train", tmp_path / "data", "--adapt", "-o", model, "--exclude", "wool") == 1
+    assert "got wool" in capsys.readouterr().err
+    half = ("--validation", "0.5", "--synthetic", "0.5")
+    assert run("train", tmp_path / "data", "--adapt", "-o", model, *only, *half) == 0
     told = capsys.readouterr().out
-    assert "adapted on 1 image" in told
+    assert "adapted on 1 image and 1 synthetic\n" in told
     assert f"--model {model} --split validation --validation 0.5 --seed 1\n" in told
     assert load_model(model).fingerprint == load_model().fingerprint
     assert run("train", tmp_path / "data", "--adapt", "-o", model, "--steps", "1") == 1

@@ -439,38 +439,43 @@ def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
     """Adapt a model to a folder; `settings` are those of `AdaptConfig`, and which images and model."""
     import napari_interformer as ni
     from napari_interformer.adapting import AdaptConfig
-    from napari_interformer.crops import check_some
-    from napari_interformer.datasets import load, split
+    from napari_interformer.crops import synthetic_pictures, training_pictures
     from napari_interformer.train import TrainConfig, check_new
 
     check_new(output)
-    names = ("initial", "dataset", "validation")
-    usual = TrainConfig()
+    names = ("initial", "dataset", "validation", "exclude", "synthetic")
     known = {field.name for field in dataclasses.fields(AdaptConfig)} | set(names)
     if unknown := sorted(settings.keys() - known):
         raise click.UsageError(
             f"--adapt takes {', '.join(sorted(flag_of(name) for name in known))}; got {', '.join(map(flag_of, unknown))}."
         )
-    initial, dataset, fraction = (settings.pop(name, getattr(usual, name)) for name in names)
+    which = {name: settings.pop(name) for name in names if name in settings}
     config = AdaptConfig(**settings)
-    model = ni.load_model(initial or None)
-    chosen, kept = split(list(load(dataset, folder)), fraction=fraction, seed=config.seed)
-    check_some(chosen, kept, fraction)
+    images = TrainConfig(**which, seed=config.seed)
+    if images.synthetic == 1:
+        raise click.UsageError("--adapt takes --synthetic below 1: some of the images are the folder's.")
+    model = ni.load_model(images.initial or None)
+    pictures = training_pictures(folder, images)
+    found = count(len(pictures), "image")
+    # Each image gives as many objects as another, so a share of the images is one of the objects.
+    if made := round(len(pictures) * images.synthetic / (1 - images.synthetic)):
+        pictures += synthetic_pictures(dataclasses.replace(images, synthetic_images=made))
+        found += f" and {made} synthetic"
     features = []
     with bar("encoding", "image") as line:
-        for sample in chosen:
-            features.append(ni.encode(sample.image, model))
-            show(line, len(features), len(chosen))
-    labels: list[Any] = [one.marked for one in chosen]
+        for picture in pictures:
+            features.append(ni.encode(picture.pixels, model))
+            show(line, len(features), len(pictures))
+    labels = [picture.labels for picture in pictures]
     with training_bar("adapting") as told:
         adapted = ni.adapt(model, features, labels, config=config, progress=told)
-    notes = {"adapted": f"from {Path(initial).name or 'default'} on {count(len(chosen), 'image')}"}
+    notes = {"adapted": f"from {Path(images.initial).name or 'default'} on {found}"}
     output.parent.mkdir(parents=True, exist_ok=True)
     ni.save_model(adapted, output, notes)
-    click.echo(f"adapted on {count(len(chosen), 'image')}; kept for a benchmark: {len(kept)}")
+    click.echo(f"adapted on {found}")
     click.echo(f"model: {output}")
-    if kept:
-        split_by = {"dataset": dataset, "validation": fraction, "seed": config.seed}
+    if images.validation:
+        split_by = {"dataset": images.dataset, "validation": images.validation, "seed": config.seed}
         click.echo(f"is it any good? {benchmark_of(folder, output, split_by)}")
 
 

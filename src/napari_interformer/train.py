@@ -79,7 +79,7 @@ class TrainConfig(ClickConfig):
     validation : float
         Share of the images, by kind, that is never trained on.
     synthetic : float
-        Share of the crops that are synthetic images of `samples.py`.
+        Share of the crops that are synthetic images of `samples.py`; of the images, where a model is adapted.
     synthetic_images : int
         How many synthetic images are made (once, at the start).
     exclude : str
