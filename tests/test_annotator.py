@@ -376,11 +376,11 @@ def test_what_a_full_disk_did_not_take_is_written_before_the_object_is_committed
     assert desk.told == ["No space left on device"] and desk.at(0) == 0
     desk.annotator.commit()
     desk.worker.all()
-    assert desk.told == ["No space left on device"] * 3 and not desk.session.stories and desk.session.clicks
+    assert desk.told == ["No space left on device"] * 3 and not desk.session.records and desk.session.clicks
     full = False
     desk.annotator.commit()
     desk.worker.all()
-    assert desk.session.stories and desk.at(0) == 1
+    assert desk.session.records and desk.at(0) == 1
 
 
 def test_undo_goes_by_the_order_of_changes_those_that_wait_for_a_plane_included():

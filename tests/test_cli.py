@@ -425,9 +425,9 @@ def test_saved_clicks_of_another_model_are_replayed_and_it_is_said_in_one_line(
 def saved_clicks(image: Path, path: Path, model: str = "") -> None:
     """Write a file of clicks on an image, of which none is an object yet."""
     from napari_interformer.image import Planes
-    from napari_interformer.stories import Saved, Story
+    from napari_interformer.records import Record, Saved
 
-    Saved(Planes.of(image).fingerprint, model, (), Story(1, (), None, False, False)).write(path)
+    Saved(Planes.of(image).fingerprint, model, (), Record(1, (), None, False, False)).write(path)
 
 
 @pytest.mark.parametrize("kind", ["hyperstack.tif", "series.ome.tif", "colour16.tif", "stack.ome.zarr"])

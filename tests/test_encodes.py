@@ -1,4 +1,4 @@
-"""Encoding beside the window, in a lane that works at once: what is reported when, and when nothing is any more."""
+"""Encoding beside the window, in a worker that works at once: what is reported when, and when nothing is any more."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import pytest
 from napari.layers import Image
 
 from napari_interformer.encodes import Encodes
+from napari_interformer.feature_cache import features_for
 from napari_interformer.layers import Source
 from napari_interformer.prompts import Box
-from napari_interformer.shelf import features_for
 
 
 class Here:
-    """A lane that does its work when it is asked to, and notes in which order it reports."""
+    """A worker that does its work when it is asked to, and notes in which order it reports."""
 
     closed = False
 
@@ -39,11 +39,11 @@ class Here:
 
 @pytest.fixture
 def shop(small_model):
-    """Return encodes of a stack of 3 planes in a lane, what they report, and how to begin them."""
-    told, lane = [], Here()
+    """Return encodes of a stack of 3 planes in a worker, what they report, and how to begin them."""
+    told, worker = [], Here()
     source = Source((Image(np.random.default_rng(0).integers(0, 255, (3, 40, 50), np.uint8)),))
     encodes = Encodes(
-        lane,
+        worker,
         progressed=lambda step: told.append(step.plane),
         ended=lambda job, error: told.append((job.cancelled.is_set(), error)),
     )
@@ -60,52 +60,52 @@ def shop(small_model):
         )
         return encodes.job
 
-    return encodes, lane, told, begin
+    return encodes, worker, told, begin
 
 
 def test_clicks_may_begin_before_the_first_plane_and_what_is_wanted_comes_first(shop):
-    encodes, lane, told, begin = shop
+    encodes, worker, told, begin = shop
     begin(first=((2,), Box(0, 0, 1, 1)))
-    lane.work()
+    worker.work()
     assert told == ["prepared", (2,), (0,), (1,), (False, None)] and encodes.job is None
     begin()
     encodes.want(((1,), Box(0, 0, 1, 1)))
-    lane.work()
+    worker.work()
     assert told[6] == (1,)
 
 
 def test_who_is_told_that_clicks_may_begin_can_stop_it(shop):
-    encodes, lane, told, begin = shop
+    encodes, worker, told, begin = shop
     begin(prepared=lambda job, *_: job.cancelled.set())
-    lane.work()
+    worker.work()
     assert told == [(True, None)] and encodes.job is None
 
 
 def test_cancelled_while_it_is_undecided_nothing_begins(shop):
-    encodes, lane, told, begin = shop
+    encodes, worker, told, begin = shop
     begin(undecided=lambda _: encodes.cancel() or True)
-    lane.work()
+    worker.work()
     assert told == [(True, None)]
 
 
 def test_what_fails_is_told_and_what_was_dropped_reports_no_more(shop):
-    encodes, lane, told, begin = shop
+    encodes, worker, told, begin = shop
     error = OSError("full")
 
     def full(_):
         raise error
 
     begin(undecided=full)
-    lane.work()
+    worker.work()
     assert told == [(False, error)] and encodes.job is None
     job = begin()
     encodes.drop()
-    lane.work()
+    worker.work()
     assert job.cancelled.is_set() and len(told) == 1
 
 
 def test_single_planes_are_added_to_features_that_are_there(shop, small_model):
-    encodes, lane, told, begin = shop
+    encodes, worker, told, begin = shop
     made = []
 
     def prepared(job, _, features):
@@ -113,8 +113,8 @@ def test_single_planes_are_added_to_features_that_are_there(shop, small_model):
         job.cancelled.set()
 
     begin(prepared)
-    lane.work()
+    worker.work()
     ((source, features),) = made
     encodes.go_on(source, features, small_model, "cpu", ((1,),))
-    lane.work()
+    worker.work()
     assert told[1:] == [(1,), (False, None)] and features.ready_planes().tolist() == [False, True, False]

@@ -14,8 +14,8 @@ from napari_interformer import journal
 from napari_interformer.encoding import encode
 from napari_interformer.journal import Journal, Offer, offer
 from napari_interformer.prompts import Box, Click, Mask
+from napari_interformer.records import Record, Saved
 from napari_interformer.session import Session
-from napari_interformer.stories import Saved, Story
 
 IMAGE = "sha256:one"
 
@@ -26,12 +26,12 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "journal"
 
 
-def story(label, *, prompts=None, edited=False):
-    return Story(label, (Click((), 3, label),) if prompts is None else prompts, None, False, edited)
+def record(label, *, prompts=None, edited=False):
+    return Record(label, (Click((), 3, label),) if prompts is None else prompts, None, False, edited)
 
 
 def saved(*finished, current=None, image=IMAGE):
-    return Saved(image, "model", finished, current or story(len(finished) + 1, prompts=()))
+    return Saved(image, "model", finished, current or record(len(finished) + 1, prompts=()))
 
 
 def note(*versions, image=IMAGE, told=None):
@@ -47,7 +47,7 @@ def note(*versions, image=IMAGE, told=None):
 def test_what_was_noted_last_is_offered_once_its_session_is_over():
     mask = Mask((), Box(0, 0, 3, 2), np.array([[1, 0, 1], [0, 1, 0]], bool))
     one = Journal(IMAGE, [].append)
-    for version in (saved(story(1)), saved(story(1), story(2, prompts=(mask,)), current=story(3))):
+    for version in (saved(record(1)), saved(record(1), record(2, prompts=(mask,)), current=record(3))):
         one.write(version)
     one._thread.submit(int).result()
     path = one.path
@@ -57,12 +57,12 @@ def test_what_was_noted_last_is_offered_once_its_session_is_over():
     assert (found.path, found.objects) == (path, 3)
     assert abs((datetime.now() - found.when).total_seconds()) < 60
     again = Saved.read(path)
-    assert [one.label for one in again.finished] == [1, 2] and again.current.prompts == story(3).prompts
+    assert [one.label for one in again.finished] == [1, 2] and again.current.prompts == record(3).prompts
     np.testing.assert_array_equal(again.finished[1].prompts[0].mask, mask.mask)
 
 
 def test_the_newest_is_offered():
-    old, new = note(saved(story(1))), note(saved(story(1), story(2)))
+    old, new = note(saved(record(1))), note(saved(record(1), record(2)))
     os.utime(old, (time.time() - 60,) * 2)
     assert offer(IMAGE, 0).path == new
 
@@ -70,21 +70,25 @@ def test_the_newest_is_offered():
 @pytest.mark.parametrize(
     ("content", "highest", "offered"),
     [
-        (saved(story(1), story(2)), 0, 2),
-        (saved(story(1), story(2)), 2, 0),  # the labels were saved, and opened again
-        (saved(story(5), story(6)), 4, 2),  # they were saved before
-        (saved(story(5), story(6)), 5, 1),  # and in between
-        (saved(story(1), story(2), current=story(3)), 2, 1),
-        (saved(story(1), story(2), current=story(2, edited=True)), 2, 0),
-        (saved(story(1), story(2), current=story(2, edited=True)), 1, 1),
-        (saved(story(1), current=story(2)), 2, 0),  # the window shows the current object in the labels
-        (saved(story(3, edited=True)), 3, 0),
-        (saved(story(3, edited=True), story(4)), 3, 2),
-        (saved(story(1), story(1, edited=True), story(2), story(3)), 2, 1),  # edited before they were saved
-        (saved(story(1), story(2), story(1, edited=True), story(3)), 2, 2),  # before or after
-        (saved(story(1), story(2), story(3), story(1, edited=True)), 2, 2),  # after
-        (saved(story(1), story(2), story(2, edited=True)), 1, 1),
-        (saved(current=story(1)), 0, 1),
+        (saved(record(1), record(2)), 0, 2),
+        (saved(record(1), record(2)), 2, 0),  # the labels were saved, and opened again
+        (saved(record(5), record(6)), 4, 2),  # they were saved before
+        (saved(record(5), record(6)), 5, 1),  # and in between
+        (saved(record(1), record(2), current=record(3)), 2, 1),
+        (saved(record(1), record(2), current=record(2, edited=True)), 2, 0),
+        (saved(record(1), record(2), current=record(2, edited=True)), 1, 1),
+        (saved(record(1), current=record(2)), 2, 0),  # the window shows the current object in the labels
+        (saved(record(3, edited=True)), 3, 0),
+        (saved(record(3, edited=True), record(4)), 3, 2),
+        (
+            saved(record(1), record(1, edited=True), record(2), record(3)),
+            2,
+            1,
+        ),  # edited before they were saved
+        (saved(record(1), record(2), record(1, edited=True), record(3)), 2, 2),  # before or after
+        (saved(record(1), record(2), record(3), record(1, edited=True)), 2, 2),  # after
+        (saved(record(1), record(2), record(2, edited=True)), 1, 1),
+        (saved(current=record(1)), 0, 1),
     ],
 )
 def test_what_the_labels_hold_already_is_not_offered(content, highest, offered):
@@ -137,46 +141,46 @@ def test_what_labels_that_were_saved_in_between_do_not_hold_is_restored(folder, 
 
 
 def test_only_the_last_file_of_an_image_is_offered_in_part():
-    old = note(saved(story(1), story(2), story(3)))
+    old = note(saved(record(1), record(2), record(3)))
     os.utime(old, (time.time() - 60,) * 2)
-    new = note(saved(story(1), story(2)))  # somebody began anew
+    new = note(saved(record(1), record(2)))  # somebody began anew
     assert offer(IMAGE, 2) is None and offer(IMAGE, 0).path == new
     new.unlink()
     assert offer(IMAGE, 2).objects == 1 and offer(IMAGE, 0).path == old
-    assert Saved.read(offer(IMAGE, 1).path).finished == (story(2), story(3))
-    note(saved(story(1), story(2)))  # this run did
+    assert Saved.read(offer(IMAGE, 1).path).finished == (record(2), record(3))
+    note(saved(record(1), record(2)))  # this run did
     assert offer(IMAGE, 2) is None
 
 
 def test_another_image_is_not_offered_it():
-    path = note(saved(story(1)))
-    os.rename(note(saved(story(1), image="sha256:two")), path)  # even if the short hash were the same
+    path = note(saved(record(1)))
+    os.rename(note(saved(record(1), image="sha256:two")), path)  # even if the short hash were the same
     assert offer(IMAGE, 0) is None and offer("sha256:two", 0) is None
 
 
 def test_nothing_is_kept_of_a_session_without_objects(folder):
-    note(saved(story(1)), saved())
+    note(saved(record(1)), saved())
     assert not list(folder.glob("*"))
     note(saved())
     assert not list(folder.glob("*"))
 
 
 def test_files_go_when_they_are_old_or_superseded(folder):
-    old, taken = note(saved(story(1))), note(saved(story(1)))
+    old, taken = note(saved(record(1))), note(saved(record(1)))
     os.utime(old, (time.time() - 31 * 86400,) * 2)
     assert offer(IMAGE, 0).path == taken
     assert not old.exists()
     one = Journal(IMAGE, [].append)
     one.supersede(taken)
     assert taken.exists()  # until there is something in its place
-    one.write(saved(story(1)))
+    one.write(saved(record(1)))
     one.close(lost=True)
     one._thread.shutdown(wait=True)
     assert list(folder.glob("*.json")) == [one.path]
 
 
 def test_an_old_file_that_cannot_be_deleted_yet_ends_nothing(folder, monkeypatch):
-    taken, told = note(saved(story(1))), []
+    taken, told = note(saved(record(1))), []
     unlink = Path.unlink
 
     def refused(path, **options):
@@ -188,10 +192,10 @@ def test_an_old_file_that_cannot_be_deleted_yet_ends_nothing(folder, monkeypatch
     one.supersede(taken)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", refused)
-        one.write(saved(story(1)))
+        one.write(saved(record(1)))
         one._thread.submit(int).result()
     assert taken.exists()
-    one.write(saved(story(1), story(2)))
+    one.write(saved(record(1), record(2)))
     one.close(lost=True)
     one._thread.shutdown(wait=True)
     assert not told and len(Saved.read(one.path).finished) == 2
@@ -199,7 +203,7 @@ def test_an_old_file_that_cannot_be_deleted_yet_ends_nothing(folder, monkeypatch
 
 
 def test_a_damaged_file_is_passed_over():
-    good, bad = note(saved(story(1))), note(saved(story(1), story(2)))
+    good, bad = note(saved(record(1))), note(saved(record(1), record(2)))
     bad.write_bytes(bad.read_bytes()[:-20])
     assert offer(IMAGE, 0).path == good
 
@@ -207,11 +211,11 @@ def test_a_damaged_file_is_passed_over():
 def test_a_folder_that_cannot_be_written_to_is_told_once(folder):
     folder.write_text("a file")
     told = []
-    note(saved(story(1)), told=told)
+    note(saved(record(1)), told=told)
     assert len(told) == 1
     one = Journal(IMAGE, told.append)
     for number in range(2, 5):
-        one.write(saved(story(number)))
+        one.write(saved(record(number)))
         one._thread.submit(int).result()
     assert len(told) == 2
     assert offer(IMAGE, 0) is None

@@ -8,7 +8,7 @@ from qtpy.QtWidgets import QMainWindow
 
 from napari_interformer import checkpoint, journal
 from napari_interformer.image import Planes
-from napari_interformer.stories import Saved
+from napari_interformer.records import Saved
 from napari_interformer.widget import Panel
 from window import PATIENCE, BrightModel, squares
 

@@ -778,11 +778,11 @@ def test_the_size_of_an_object_is_the_one_of_its_first_click_after_undo_and_redo
     s.object_size = 300
     s.redo()
     s.commit()
-    assert s.stories[0].size is None
+    assert s.records[0].size is None
     s.object_size = 30
     s.click(CENTRES[1])
     s.commit()
-    assert s.stories[1].size == 30
+    assert s.records[1].size == 30
 
 
 @pytest.mark.parametrize("live", [False, True])

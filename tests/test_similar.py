@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from conftest import BlobModel, blobs
+from napari_interformer.appearance import Appearance
 from napari_interformer.encoding import encode, room_for
 from napari_interformer.image import Planes
-from napari_interformer.looks import Look
 from napari_interformer.prompts import Box, Click, NotEncodedError
 from napari_interformer.session import Session
 from napari_interformer.similar import MOST, finished
@@ -59,7 +59,7 @@ def test_what_was_found_is_an_object_like_any_other_that_one_click_made(tmp_path
 
 def test_finding_is_one_step_for_undo_and_redo():
     session = after_one_click()
-    before, stories = np.array(session.labels), list(session.stories)
+    before, records = np.array(session.labels), list(session.records)
     session.find_similar()
     found = np.array(session.labels)
     session.click((4, 4))
@@ -67,10 +67,10 @@ def test_finding_is_one_step_for_undo_and_redo():
     np.testing.assert_array_equal(session.labels, found)
     assert session.undo()
     np.testing.assert_array_equal(session.labels, before)
-    assert session.stories == stories and session.label == 2 and not session.can_undo
+    assert session.records == records and session.label == 2 and not session.can_undo
     assert session.redo()
     np.testing.assert_array_equal(session.labels, found)
-    assert session.label == 7 and len(session.stories) == 6
+    assert session.label == 7 and len(session.records) == 6
     session.click((4, 4))
     session.commit()
     assert not session.can_undo and squares_found(session.labels) == [1, 2, 3, 4, 5, 6]
@@ -212,9 +212,9 @@ def test_pixels_with_a_negative_number_are_no_object_to_go_by():
 
 def test_a_look_tells_two_kinds_of_pixels_apart(rng):
     ours, theirs = rng.normal((1, 5), 1, (500, 2)).T, rng.normal((0, 0), 1, (500, 2)).T
-    look = Look.between(ours.astype(np.float32), theirs.astype(np.float32))
-    means = [look.likeness(values).mean() for values in (ours, theirs)]
+    appearance = Appearance.between(ours.astype(np.float32), theirs.astype(np.float32))
+    means = [appearance.likeness(values).mean() for values in (ours, theirs)]
     assert means == pytest.approx([1, 0], abs=1e-6)
-    assert np.mean(look.likeness(ours) > 0.5) > 0.98
-    assert Look.between(ours[:, :0], theirs) is None
-    assert Look.between(ours, ours) is None
+    assert np.mean(appearance.likeness(ours) > 0.5) > 0.98
+    assert Appearance.between(ours[:, :0], theirs) is None
+    assert Appearance.between(ours, ours) is None

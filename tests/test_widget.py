@@ -119,7 +119,7 @@ def viewer(qapp):
 def window(viewer, model, monkeypatch, tmp_path):
     monkeypatch.setattr(journal, "folder", lambda: tmp_path / "journal")  # or a test would find another's
     opened = Window(viewer, model)
-    for module in ("widget", "canvas", "desk", "notes"):
+    for module in ("widget", "canvas", "workspace", "notes"):
         for name in ("show_info", "show_warning"):
             monkeypatch.setattr(f"napari_interformer.{module}.{name}", opened.told.append, raising=False)
     yield opened
@@ -2121,7 +2121,7 @@ def test_finding_can_be_stopped_and_clicks_meanwhile_come_after_it(field, monkey
     steps.release(PLENTY)
     window.idle()
     session = window.panel.annotator.session
-    assert 1 < len(session.stories) < 8 and [click.position for click in session.clicks] == [centres[7]]
+    assert 1 < len(session.records) < 8 and [click.position for click in session.clicks] == [centres[7]]
     assert window.form.similar.isVisible()
 
 
@@ -2152,7 +2152,7 @@ def test_removing_the_labels_stops_propagating(window, monkeypatch):
         window.rest()
 
     monkeypatch.setattr(window.model, "decode_logits", held)
-    monkeypatch.setattr("napari_interformer.lane.Job.show", show)
+    monkeypatch.setattr("napari_interformer.worker.Job.show", show)
     window.key("Shift+S")
     window.wait(lambda: window.panel.annotator is None)
     steps.release(PLENTY)
@@ -2318,7 +2318,7 @@ def test_an_image_that_is_gone_back_to_is_encoded_still_and_its_objects_clicks_a
     window.viewer.layers.remove(second)
     window.wait(lambda: gc.collect() is not None and gone() is None)
     first.data = np.roll(first.data, 5)
-    assert not window.panel._shelf.features
+    assert not window.panel._cache.features
 
 
 def test_another_image_waits_until_the_labels_were_looked_through_and_the_window_does_not(field, monkeypatch):

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from napari_interformer.image import Plane
     from napari_interformer.painting import Stroke
     from napari_interformer.prompts import Box, Given
+    from napari_interformer.records import Saved
     from napari_interformer.session import Session
-    from napari_interformer.stories import Saved
     from napari_interformer.volume import Ended
 
 log = logging.getLogger(__name__)

@@ -665,7 +665,7 @@ def clicked_on(session: Session) -> list[Plane]:
     """Return the planes on which a person said something of an object that is finished."""
     from napari_interformer.prompts import Mask
 
-    prompts = (prompt for story in session.stories for prompt in story.prompts)
+    prompts = (prompt for record in session.records for prompt in record.prompts)
     return sorted({prompt.plane for prompt in prompts if not isinstance(prompt, Mask)})
 
 
@@ -816,7 +816,7 @@ def check_valued(number: int, prompt: Given, planes: Planes) -> None:
 
 def check_prompts(path: Path, image: Path, planes: Planes) -> None:
     """Refuse a file of clicks that is none, or another image's, before hours of encoding."""
-    from napari_interformer.stories import Saved
+    from napari_interformer.records import Saved
 
     if not path.is_file():
         raise FileNotFoundError(

@@ -210,7 +210,7 @@ class Decoding:
             if rest and rest[0].prompt == prompt:
                 step = rest.pop(0)
             else:
-                rest.clear()  # everything after the first difference on this plane is another story
+                rest.clear()  # everything after the first difference on this plane is decoded anew
                 step = self._inside(self._answer(latest.get(prompt.plane), prompt, size))
             latest[prompt.plane] = step
             steps.append(step)

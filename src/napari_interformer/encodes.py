@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from napari_interformer.lane import Job
+from napari_interformer.worker import Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from napari_interformer.encoding import Part, Progress
     from napari_interformer.features import Features
     from napari_interformer.image import Planes
-    from napari_interformer.lane import Lane
     from napari_interformer.layers import Source
     from napari_interformer.model import InterFormer
+    from napari_interformer.worker import WorkerThread
 
 SOON = 0.02  # seconds after which the thread looks again
 
@@ -29,7 +29,7 @@ class Encodes:
 
     Parameters
     ----------
-    lane : Lane
+    worker : WorkerThread
         Encodes.
     progressed : callable
         Told after each tile.
@@ -44,13 +44,13 @@ class Encodes:
 
     def __init__(
         self,
-        lane: Lane,
+        worker: WorkerThread,
         *,
         progressed: Callable[[Progress], None],
         ended: Callable[[Job, Exception | None], None],
     ) -> None:
         self.job: Job | None = None
-        self._lane = lane
+        self._worker = worker
         self._tell_progressed, self._tell_ended = progressed, ended
 
     def begin(
@@ -84,15 +84,15 @@ class Encodes:
         job = Job(source)
 
         def work() -> None:
-            self._lane.share(lambda cores: cores - max(1, cores // 4))
+            self._worker.share(lambda cores: cores - max(1, cores // 4))
             model = load()
             planes, features = find(model)
             features.ready_planes()  # looks through a store, once: not in the window
             while undecided(features):
-                if job.unwanted(self._lane):
+                if job.unwanted(self._worker):
                     return
                 job.cancelled.wait(SOON)
-            self._lane.tell(partial(self._prepared, job, prepared, model, features))
+            self._worker.tell(partial(self._prepared, job, prepared, model, features))
             self._encode(job, planes, features, model, device)
 
         self._start(job, work, first)
@@ -117,7 +117,7 @@ class Encodes:
 
     def _start(self, job: Job, work: Callable[[], None], first: Part | None) -> None:
         self.job, job.wanted = job, first
-        self._lane.run(work, partial(self._ended, job), partial(self._ended, job))
+        self._worker.run(work, partial(self._ended, job), partial(self._ended, job))
 
     def _encode(self, job: Job, planes: Planes, features: Features, model: Any, device: str) -> None:
         """In the thread: encode what a job asks for, and report."""
@@ -130,9 +130,9 @@ class Encodes:
             device=device,
             first=lambda: job.wanted,
             only=job.only,
-            cancelled=partial(job.unwanted, self._lane),
+            cancelled=partial(job.unwanted, self._worker),
         ):
-            self._lane.tell(partial(self._progressed, job, step))
+            self._worker.tell(partial(self._progressed, job, step))
 
     def _prepared(
         self,

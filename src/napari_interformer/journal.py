@@ -1,6 +1,6 @@
 """What was clicked, on disk while it happens: whoever comes back after a crash finds it.
 
-Enters: what is known of a session's objects (`stories.Saved`), after every change. Leaves: a small file of it in the user's
+Enters: what is known of a session's objects (`records.Saved`), after every change. Leaves: a small file of it in the user's
 data folder, written in a thread of its own, and later the offer to restore it. No Qt, no napari.
 """
 
@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from napari_interformer.stories import Saved
+from napari_interformer.records import Saved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from napari_interformer.stories import Story
+    from napari_interformer.records import Record
 
 log = logging.getLogger(__name__)
 
@@ -166,15 +166,15 @@ def _newest_first() -> list[Path]:
 
 def _offered(path: Path, saved: Saved, highest: int, last: bool) -> Offer | None:
     missing = _missing(saved, highest)
-    stories = [story for story in (*missing.finished, missing.current) if story.prompts]
-    if not any(story.label > highest and not story.edited for story in stories):
+    records = [record for record in (*missing.finished, missing.current) if record.prompts]
+    if not any(record.label > highest and not record.edited for record in records):
         return None
     when = datetime.fromtimestamp(path.stat().st_mtime)
     if missing != saved:
         if not last:
             return None
         path = missing.write(path.with_name(f"{path.stem}{_PART}{highest}.json"))
-    return Offer(path, len({story.label for story in stories}), when)
+    return Offer(path, len({record.label for record in records}), when)
 
 
 def _missing(saved: Saved, highest: int) -> Saved:
@@ -184,13 +184,13 @@ def _missing(saved: Saved, highest: int) -> Saved:
     edits after that nobody knows; they are kept, and change nothing where the labels hold them already.
     """
 
-    def is_new(story: Story) -> bool:
-        return story.label > highest
+    def is_new(record: Record) -> bool:
+        return record.label > highest
 
-    held = [i for i, story in enumerate(saved.finished) if not (story.edited or is_new(story))]
+    held = [i for i, record in enumerate(saved.finished) if not (record.edited or is_new(record))]
     later = held[-1] + 1 if held else 0
     finished = tuple(
-        story for i, story in enumerate(saved.finished) if is_new(story) or (story.edited and i >= later)
+        record for i, record in enumerate(saved.finished) if is_new(record) or (record.edited and i >= later)
     )
     current = saved.current
     if not (current.edited or is_new(current)):

@@ -1,8 +1,8 @@
 """InterFormer in one piece: pixels to features once, features and clicks to a mask in real time.
 
 Here the parts are put together, the presets stand, and the network meets NumPy (`encode_pixels`, `prepare_maps`,
-`decode_logits`). What teaches it (`adapting`, `crops`, `crowd`, `train`) converts between the two for itself, and so does
-`scales`, which has torch resize pixels and logits.
+`decode_logits`). What teaches it (`adapting`, `batch_clicks`, `crops`, `train`) converts between the two for itself, and so
+does `scales`, which has torch resize pixels and logits.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class Notes:
         image = session.features.image_fingerprint
 
         def found(offer: Offer | None) -> None:
-            if offer is not None and not session.stories:
+            if offer is not None and not session.records:
                 self.offer = offer
                 self._offered(offer)
                 them = "it" if offer.objects == 1 else "them"
@@ -102,7 +102,7 @@ class Notes:
 
     def _write(self) -> None:
         self.flush()
-        if self._annotator is not None and self._annotator.session.stories and self.offer is not None:
+        if self._annotator is not None and self._annotator.session.records and self.offer is not None:
             self._withdraw()  # their numbers are taken
 
     def _withdraw(self) -> None:

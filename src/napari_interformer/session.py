@@ -21,7 +21,7 @@ from napari_interformer.decoding import Decoding, Steps, image_of
 from napari_interformer.image import plane_of, read_only
 from napari_interformer.painting import Backlog, Painting, check_labels, highest_label
 from napari_interformer.prompts import Box, BoxPrompt, Click, Mask, Scribble
-from napari_interformer.stories import Saved, Story
+from napari_interformer.records import Record, Saved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from napari_interformer.volume import Ended, Gap
 
 
-Replay = tuple[tuple[Story, Steps], ...]
+Replay = tuple[tuple[Record, Steps], ...]
 
 
 class Taken(NamedTuple):
@@ -102,54 +102,54 @@ class _Switched:
 class _Found:
     """Objects were found and finished together: each with what it covers, and the numbers until then."""
 
-    objects: tuple[tuple[Story, Step, Painting], ...]
+    objects: tuple[tuple[Record, Step, Painting], ...]
     label: int
     highest: int
 
     def make(self, session: Session) -> None:
-        for story, step, painting in self.objects:
+        for record, step, painting in self.objects:
             session.backlog.add(
                 partial(
                     painting.paint,
                     step.prompt.plane,
                     step.box,
                     step.mask,
-                    label=story.label,
+                    label=record.label,
                     overwrite=False,
                     prompts=step.prompts,
                 )
             )
-        session.stories = [*session.stories, *(story for story, _, _ in self.objects)]
+        session.records = [*session.records, *(record for record, _, _ in self.objects)]
         session._highest = self.objects[-1][0].label
         session._label = session._highest + 1
 
     def take_back(self, session: Session) -> None:
-        for story, step, painting in reversed(self.objects):
-            session.backlog.add(partial(painting.put_back, step.prompt.plane, story.label, step.prompts))
-        gone = {id(story) for story, _, _ in self.objects}
-        session.stories = [story for story in session.stories if id(story) not in gone]
+        for record, step, painting in reversed(self.objects):
+            session.backlog.add(partial(painting.put_back, step.prompt.plane, record.label, step.prompts))
+        gone = {id(record) for record, _, _ in self.objects}
+        session.records = [record for record in session.records if id(record) not in gone]
         session._highest, session._label = self.highest, self.label
 
 
 @dataclass(frozen=True, eq=False)
 class _Deleted:
-    """An object was taken out of the labels: its story's last chapter, and what it covered."""
+    """An object was taken out of the labels: the record of that, and what it covered."""
 
-    story: Story
+    record: Record
     painting: Painting
 
     def make(self, session: Session) -> None:
         nothing = Box(0, 0, 0, 0), np.zeros((0, 0), bool)
-        for mask in self.story.begun:
+        for mask in self.record.begun:
             session.backlog.add(
-                partial(self.painting.paint, mask.plane, *nothing, label=self.story.label, overwrite=False)
+                partial(self.painting.paint, mask.plane, *nothing, label=self.record.label, overwrite=False)
             )
-        session.stories = [*session.stories, self.story]
+        session.records = [*session.records, self.record]
 
     def take_back(self, session: Session) -> None:
-        for mask in self.story.begun:
-            session.backlog.add(partial(self.painting.put_back, mask.plane, self.story.label, None))
-        session.stories = [story for story in session.stories if story is not self.story]
+        for mask in self.record.begun:
+            session.backlog.add(partial(self.painting.put_back, mask.plane, self.record.label, None))
+        session.records = [record for record in session.records if record is not self.record]
 
 
 _Change = _Said | _Painted | _Switched | _Found | _Deleted
@@ -204,7 +204,7 @@ class Session:
     overwrite, live, object_size
         As given; they can be set at any time: `overwrite` holds for all of the current object, and is a step for `undo` where
         that is painted already (`live`); `object_size` holds for the next one.
-    stories : list of Story
+    records : list of Record
         What became of the objects committed so far, in order (see `objects`).
     decoding : Decoding
         What turns prompts to masks.
@@ -265,7 +265,7 @@ class Session:
         self._size = object_size  # of the current object: a new size is for the next one
         self._edited = False  # whether the current object began with what its label had
         self._begun: dict[Plane, Mask] = {}  # what that was, where it was anything
-        self.stories: list[Story] = []  # of the committed objects, in order
+        self.records: list[Record] = []  # of the committed objects, in order
         self._painting = Painting(target)
         self.backlog = Backlog()  # what is still to be written to `labels`
         self._overwrite, self.live = bool(overwrite), live
@@ -313,22 +313,27 @@ class Session:
     def objects(self) -> dict[int, tuple[Prompt, ...]]:
         """The committed objects' prompts by label; of one that was edited, those of each plane since its last edit."""
         found: dict[int, tuple[Prompt, ...]] = {}
-        for story in self.stories:
-            again = {prompt.plane for prompt in (*story.prompts, *story.begun)}
-            before = found.get(story.label, ()) if story.edited else ()
-            found[story.label] = (*(prompt for prompt in before if prompt.plane not in again), *story.prompts)
+        for record in self.records:
+            again = {prompt.plane for prompt in (*record.prompts, *record.begun)}
+            before = found.get(record.label, ()) if record.edited else ()
+            found[record.label] = (
+                *(prompt for prompt in before if prompt.plane not in again),
+                *record.prompts,
+            )
         return {label: prompts for label, prompts in found.items() if prompts}  # the others were deleted
 
     @property
     def rejected(self) -> tuple[Mask, ...]:
         """What was deleted so far, which `find_similar` does not find again."""
-        return tuple(mask for story in self.stories if not story.prompts for mask in story.begun)
+        return tuple(mask for record in self.records if not record.prompts for mask in record.begun)
 
     @property
     def clicked_before(self) -> set[Plane]:
         """The planes of an object that is being edited on which somebody clicked before it was finished."""
-        stories = [story for story in self.stories if self._edited and story.label == self.label]
-        return {prompt.plane for story in stories for prompt in story.prompts if not isinstance(prompt, Mask)}
+        records = [record for record in self.records if self._edited and record.label == self.label]
+        return {
+            prompt.plane for record in records for prompt in record.prompts if not isinstance(prompt, Mask)
+        }
 
     @property
     def planes(self) -> tuple[Plane, ...]:
@@ -448,7 +453,7 @@ class Session:
         """What `save_prompts` writes: every object's prompts, committed ones and the current one, as they are now."""
         features = self.features
         return Saved(
-            features.image_fingerprint, features.model_fingerprint, tuple(self.stories), self._story()
+            features.image_fingerprint, features.model_fingerprint, tuple(self.records), self._record()
         )
 
     @property
@@ -766,11 +771,11 @@ class Session:
         first = max(self.label, self._highest + 1)
         self._check_label(first + len(similar.steps) - 1)
         objects = tuple(
-            (Story(label, step.prompts, similar.size, False, False), step, Painting(self.labels))
+            (Record(label, step.prompts, similar.size, False, False), step, Painting(self.labels))
             for label, step in enumerate(similar.steps, first)
         )
         self._make(_Found(objects, self.label, self._highest))
-        return [story.label for story, _, _ in objects]
+        return [record.label for record, _, _ in objects]
 
     def _make(self, change: _Switched | _Found | _Deleted) -> None:
         change.make(self)
@@ -803,16 +808,16 @@ class Session:
         return self._finish()
 
     def _finish(self) -> int:
-        """Paint the object if that is not done yet, keep its story, and start the next one."""
+        """Paint the object if that is not done yet, keep its record, and start the next one."""
         if not self.live:
             self._repaint()
-        story = self._story()
-        self.stories.append(story)
+        record = self._record()
+        self.records.append(record)
         self._forget()
-        return story.label
+        return record.label
 
-    def _story(self) -> Story:
-        return Story(
+    def _record(self) -> Record:
+        return Record(
             self.label, self.prompts, self._size, self.overwrite, self._edited, tuple(self._begun.values())
         )
 
@@ -897,20 +902,20 @@ class Session:
         """
         self.adopt_delete(self.compute_delete(label))
 
-    def compute_delete(self, label: int) -> Story:
+    def compute_delete(self, label: int) -> Record:
         """Look for an object in `labels`, all of which it reads, without changing anything; for `adopt_delete`."""
         self._check_no_current("delete")
         masks = self._masks_of(label, "delete")
-        # Its story goes on: where it lay, others found no room.
-        return Story(int(label), (), None, False, True, masks)
+        # Its record goes on: where it lay, others found no room.
+        return Record(int(label), (), None, False, True, masks)
 
-    def adopt_delete(self, story: Story) -> None:
+    def adopt_delete(self, record: Record) -> None:
         """Take out what `compute_delete` returned; errors as for `delete`."""
         self._check_no_current("delete")
         painting = Painting(self.labels)
-        for mask in story.begun:
-            self.backlog.add(partial(painting.begin_with, mask, story.label))
-        self._make(_Deleted(story, painting))
+        for mask in record.begun:
+            self.backlog.add(partial(painting.begin_with, mask, record.label))
+        self._make(_Deleted(record, painting))
 
     def _check_no_current(self, name: str) -> None:
         if self.unfinished:
@@ -986,8 +991,8 @@ class Session:
                 stacklevel=2,
             )
         told = (*saved.finished, saved.current)
-        self._check_free([story for story in told if story.prompts])
-        return tuple((story, self.decoding.steps(story.prompts, story.size)) for story in told)
+        self._check_free([record for record in told if record.prompts])
+        return tuple((record, self.decoding.steps(record.prompts, record.size)) for record in told)
 
     def adopt_saved(self, replay: Replay) -> None:
         """Take over what `compute_saved` returned; errors as for `load_prompts`."""
@@ -995,8 +1000,8 @@ class Session:
         usual = self.object_size, self.overwrite
         *finished, (current, latest) = replay
         try:
-            for story, steps in finished:
-                self._begin(story, steps)
+            for record, steps in finished:
+                self._begin(record, steps)
                 self._finish()  # even if others have all of its pixels, as they had then
             if latest or current.edited:
                 self._begin(current, latest)
@@ -1008,13 +1013,13 @@ class Session:
         finally:
             self.object_size, self.overwrite = usual
 
-    def _begin(self, story: Story, steps: Steps) -> None:
-        """Have an object again as its story has it, of which these are the steps."""
-        self._label, self.object_size, self.overwrite = story.label, story.size, story.overwrite
-        if story.edited:
-            self._take(story.begun or story.prompts)
-        self._show(_Shown(steps, story.size))
-        if story.edited and self.live:
+    def _begin(self, record: Record, steps: Steps) -> None:
+        """Have an object again as its record has it, of which these are the steps."""
+        self._label, self.object_size, self.overwrite = record.label, record.size, record.overwrite
+        if record.edited:
+            self._take(record.begun or record.prompts)
+        self._show(_Shown(steps, record.size))
+        if record.edited and self.live:
             self._repaint()  # planes that it has no more were never shown
 
     def _know_gaps(self) -> None:
@@ -1031,11 +1036,11 @@ class Session:
         for ends, masks in between.items():
             self.gaps[ends] = Gap((None, None), tuple(masks), (), settled=False, overwrite=self.overwrite)
 
-    def _check_free(self, stories: Sequence[Story]) -> None:
+    def _check_free(self, records: Sequence[Record]) -> None:
         """Refuse objects whose numbers others have, or that the labels cannot hold."""
-        for story in stories:
-            self._check_label(story.label)
-        new = np.unique([story.label for story in stories if not story.edited])
+        for record in records:
+            self._check_label(record.label)
+        new = np.unique([record.label for record in records if not record.edited])
         for plane in np.ndindex(*self.features.leading):
             there = np.intersect1d(np.asarray(self.labels[plane or ...]), new)
             if there.size:

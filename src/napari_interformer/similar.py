@@ -15,7 +15,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.ndimage import label as number_parts
 from skimage.feature import peak_local_max
 
-from napari_interformer.looks import NEAR, Look, pixels_of, values_of
+from napari_interformer.appearance import NEAR, Appearance, pixels_of, values_of
 from napari_interformer.painting import objects_on
 from napari_interformer.prompts import Box, Click, Mask
 from napari_interformer.scales import shrunk
@@ -108,8 +108,8 @@ def search(
     for one in session.rejected:
         if one.plane == plane:
             taken[one.box.slices] |= one.mask
-    look = _look(session, examples, max(NEAR, 2 * deep), taken)
-    like = likeness(session, look, plane, box, coarse, cancelled)
+    appearance = _appearance(session, examples, max(NEAR, 2 * deep), taken)
+    like = likeness(session, appearance, plane, box, coarse, cancelled)
     places = _places(like, taken[box.slices][::coarse, ::coarse], deep / coarse)
     areas = [int(one.mask.sum()) for one in examples]
     smallest, largest = SMALLEST * min(areas), LARGEST * max(areas)
@@ -155,27 +155,27 @@ def finished(session: Session, plane: Plane, box: Box) -> list[Mask]:
     return whole[:: -(-len(whole) // EXAMPLES)]
 
 
-def _look(session: Session, examples: Sequence[Mask], reach: float, taken: BoolMask) -> Look:
+def _appearance(session: Session, examples: Sequence[Mask], reach: float, taken: BoolMask) -> Appearance:
     """Return how the examples look; of what is around them, what looks like them may be others, and does not count."""
     pairs = [pixels_of(session, one, reach, taken) for one in examples]
     ours, theirs = (np.concatenate(values, axis=1) for values in zip(*pairs, strict=True))
-    look = Look.between(ours, theirs)
+    appearance = Appearance.between(ours, theirs)
     for _ in range(2):
-        if look is None:
+        if appearance is None:
             break
-        theirs = theirs[:, look.likeness(theirs) < LIKE]
-        look = Look.between(ours, theirs) or look
-    if look is None:
+        theirs = theirs[:, appearance.likeness(theirs) < LIKE]
+        appearance = Appearance.between(ours, theirs) or appearance
+    if appearance is None:
         raise ValueError(
             "Find similar takes objects that look other than what is around them; nothing tells these apart: correct them, "
             "or click on the others yourself."
         )
-    return look
+    return appearance
 
 
 def likeness(
     session: Session,
-    look: Look,
+    appearance: Appearance,
     plane: Plane,
     box: Box,
     coarse: int,
@@ -195,7 +195,7 @@ def likeness(
             part = Box(left, top, min(left + step, width), min(top + step, height))
             pixels = Box(*(n * coarse for n in part)).shift(box.top, box.left).intersect(box)
             if session.features.ready(plane, pixels):
-                like = look.likeness(values_of(session, plane, pixels)).astype(np.float32)
+                like = appearance.likeness(values_of(session, plane, pixels)).astype(np.float32)
                 out[part.slices] = shrunk(like[:, :, None], coarse)[:, :, 0]
     return out
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.ndimage import binary_opening, distance_transform_edt
 
-from napari_interformer.looks import NEAR, Look, pixels_of, shown, values_of
+from napari_interformer.appearance import NEAR, Appearance, pixels_of, shown, values_of
 from napari_interformer.prompts import Box, BoxPrompt, Click, Mark, Mask, cut, line, name_of, names_of
 from napari_interformer.simulate import depth, iou
 
@@ -113,7 +113,7 @@ class _Front:
     mask: Mask
     direction: int
     level: int
-    look: Look | None
+    appearance: Appearance | None
     # Of each colour, 1 where the object is brighter than what is around it, else -1.
     sense: NDArray[np.float32] | None
     trail: list[Mask] = field(default_factory=list)
@@ -268,10 +268,10 @@ def _front(session: Session, plane: Plane, direction: int) -> _Front | None:
     source = _tight(plane, box, mask)
     reach = max(NEAR, float(depth(source.mask)[1].max()))
     ours, theirs = pixels_of(session, source, reach)
-    look, sense = Look.between(ours, theirs), None
-    if look is not None and session.image is not None:
+    appearance, sense = Appearance.between(ours, theirs), None
+    if appearance is not None and session.image is not None:
         sense = np.sign(shown(ours).mean(axis=1) - shown(theirs).mean(axis=1))
-    return _Front(source, direction, step.view.level, look, sense, areas=[int(mask.sum())])
+    return _Front(source, direction, step.view.level, appearance, sense, areas=[int(mask.sum())])
 
 
 def _spreads(pixels: NDArray[np.float32], core: BoolMask) -> NDArray[np.float32]:
@@ -354,9 +354,9 @@ def neighbour(session: Session, front: _Front, other: _Front | None) -> Mask | R
         if 2 * np.count_nonzero(inside & free) < np.count_nonzero(inside):
             return Reason.OCCUPIED
     likeness = contrast = None
-    if front.look is not None:
+    if front.appearance is not None:
         values, core = values_of(session, plane, room), cut(_core(prior.mask), prior.box, room, False)
-        likeness = front.look.likeness(values)
+        likeness = front.appearance.likeness(values)
         if other is None and likeness[core].mean() < LEAST_LIKENESS:
             return Reason.UNLIKE
         if front.sense is not None:

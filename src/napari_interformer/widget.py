@@ -1,7 +1,7 @@
 """The panel `Plugins > InterFormer`: what its buttons do, and what it shows. Decisions are made in `annotator` and `session`.
 
 Two threads work for it: one encodes, one decodes clicks. Both report to the main thread, which alone touches layers. What
-happens to layers is `desk`'s.
+happens to layers is `workspace`'s.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from qtpy.QtWidgets import QApplication, QFileDialog, QInputDialog, QScrollArea
 
 from napari_interformer.annotator import sentence
 from napari_interformer.canvas import Canvas
-from napari_interformer.desk import Desk
 from napari_interformer.encodes import Encodes
+from napari_interformer.feature_cache import FeatureCache, features_for
 from napari_interformer.files import LABEL_FILES, write_labels
 from napari_interformer.form import DEFAULT_MODEL, DELETE, EDIT, Form
 from napari_interformer.keys import CTRL, Keys
 from napari_interformer.labels import labels_of, made_for, new_labels
-from napari_interformer.lane import Job, Lane
 from napari_interformer.layers import finest
 from napari_interformer.notes import Notes
 from napari_interformer.prompts import Box, Click, blank, draw_click
-from napari_interformer.shelf import Shelf, features_for
 from napari_interformer.strip import StackState
+from napari_interformer.worker import Job, WorkerThread
+from napari_interformer.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,12 +81,12 @@ class Panel(QScrollArea):
         self.setWidgetResizable(True)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         # docs/performance.md has the figures behind these two threads, their cores and their priorities.
-        self.encoder, self.decoder = Lane("encode", patient=True), Lane("decode")
+        self.encoder, self.decoder = WorkerThread("encode", patient=True), WorkerThread("decode")
         self.features: Features | None = None
         self.canvas = Canvas(viewer, self.decoder.tell)
         self.screen = self.canvas.screen
         self.notes = Notes(self, self.decoder.tell, self.form.show_offer)
-        self.desk = Desk(
+        self.workspace = Workspace(
             self,
             viewer,
             self.canvas,
@@ -98,7 +98,7 @@ class Panel(QScrollArea):
             outdated=self._outdated,
         )
         self._loaded: Loaded | None = None  # one at a time: they are large
-        self._shelf = Shelf()
+        self._cache = FeatureCache()
         self._encodes = Encodes(self.encoder, progressed=self._progressed, ended=self._ended)
         self._step: Progress | None = None  # how far the encode on its way is, once it is anywhere
         self._adapting: Job | None = None
@@ -113,17 +113,17 @@ class Panel(QScrollArea):
     @property
     def annotator(self) -> Annotator | None:
         """The session, and what waits in line for it; None if there is no session."""
-        return self.desk.annotator
+        return self.workspace.annotator
 
     @property
     def clicks(self) -> ClickLayer | None:
         """The layer of clicks, if there is one."""
-        return self.desk.clicks
+        return self.workspace.clicks
 
     @property
     def labels(self) -> LayerLabels | None:
         """The layer that the session writes to."""
-        return self.desk.labels
+        return self.workspace.labels
 
     # ------------------------------------------------------------------------------------- wiring
 
@@ -235,7 +235,7 @@ class Panel(QScrollArea):
             return
         source, store = self.form.source(), self.form.store_path()
         name, device = self.form.model_name(), self.form.device.currentText()
-        known, made = self._loaded, [self.features, *self._shelf.features]
+        known, made = self._loaded, [self.features, *self._cache.features]
         self.form.show_loading()
         self._encodes.begin(
             source,
@@ -322,7 +322,7 @@ class Panel(QScrollArea):
 
     def _show_ready(self) -> None:
         job = self._job
-        nothing = job is None and (self._elsewhere or self.desk.outdated)
+        nothing = job is None and (self._elsewhere or self.workspace.outdated)
         of = (
             "" if job is None or self.form.image.layer() is job.source.image else f"{job.source.image.name}: "
         )
@@ -346,9 +346,9 @@ class Panel(QScrollArea):
         if any(
             finest(layer) is not pixels for layer, pixels in zip(job.source.layers, job.pixels, strict=True)
         ):
-            self.desk.pixels_replaced()
+            self.workspace.pixels_replaced()
         else:
-            self._shelf.keep(job.source.layers, features)
+            self._cache.keep(job.source.layers, features)
         self._show_ready()
         self._refresh()
         self.decoder.run(partial(warm_up, loaded.model), lambda _: None, self._failed)
@@ -372,7 +372,7 @@ class Panel(QScrollArea):
             layer = new_labels(source, features.shape) if chosen is None else chosen
             self._annotate(source, model, features, layer)
             self.features = features
-        self.desk.go_on()
+        self.workspace.go_on()
 
     def _check_committed(self, annotator: Annotator, clicks: ClickLayer, source: Source) -> None:
         """Refuse to begin on an image, or with other features, while there is an object that would be lost."""
@@ -389,7 +389,7 @@ class Panel(QScrollArea):
 
     def _annotate(self, source: Source, model: InterFormer, features: Features, layer: Labels) -> None:
         """Start a session as the form says."""
-        self.desk.annotate(
+        self.workspace.annotate(
             source,
             model,
             features,
@@ -415,7 +415,11 @@ class Panel(QScrollArea):
         if annotator is None or clicks is None or labels is None:
             return
         layer = self.form.labels.layer()
-        if layer is labels.layer or self.form.image.layer() is not clicks.source.image or self.desk.outdated:
+        if (
+            layer is labels.layer
+            or self.form.image.layer() is not clicks.source.image
+            or self.workspace.outdated
+        ):
             return  # what is chosen counts at the next Encode
         try:
             if annotator.session.prompts or annotator.busy:
@@ -480,7 +484,7 @@ class Panel(QScrollArea):
     def _use(self, loaded: Loaded) -> None:
         """Let a model answer from the next click on."""
         self._loaded = loaded
-        self.desk.use(loaded.model)
+        self.workspace.use(loaded.model)
 
     def adapt(self) -> None:
         """Ask for a name, and teach a copy of the model from the finished objects."""
@@ -583,7 +587,7 @@ class Panel(QScrollArea):
         asked = np.zeros(features.leading, bool)
         for click in annotator.waiting:
             asked[click.plane] = True
-        shown = self.desk.plane
+        shown = self.workspace.plane
         self.form.planes.show_state(
             StackState(
                 features.leading,
@@ -688,7 +692,7 @@ class Panel(QScrollArea):
         """Find what looks like the finished objects in the part of the image on screen, in the decoding thread."""
         if self._carrying is not None:
             return  # the key is there though the button is not
-        annotator, plane = self._now(), self.desk.plane
+        annotator, plane = self._now(), self.workspace.plane
         assert self.labels is not None and self.clicks is not None
         source = self.clicks.source
         if plane is None or not self.screen.upright(source):
@@ -816,7 +820,7 @@ class Panel(QScrollArea):
     def _removed(self, event: Any) -> None:
         for emitter, told in self._of_layer(event.value):
             emitter.disconnect(told)
-        self._shelf.drop(event.value)
+        self._cache.drop(event.value)
         self._fill_layers()
         # Not now: a layer that is removed while another one is being removed leaves napari's canvas in disorder.
         QTimer.singleShot(0, self._look_for_layers)
@@ -826,7 +830,7 @@ class Panel(QScrollArea):
         layers = self.viewer.layers
         if self._job is not None and any(layer not in layers for layer in self._job.source.layers):
             self.cancel()
-        if self.desk.look_for_layers():
+        if self.workspace.look_for_layers():
             self.cancel_adapting()
             self.features = None
             self.form.show_setup()
@@ -834,7 +838,7 @@ class Panel(QScrollArea):
 
     def _pixels_given(self, event: Any) -> None:
         """Somebody gave an image other pixels."""
-        self._shelf.drop(event.source)
+        self._cache.drop(event.source)
 
     def _image_chosen(self, _: Any = None) -> None:
         self.form.adapt()
@@ -871,7 +875,7 @@ class Panel(QScrollArea):
             return ""
         if self.viewer.dims.ndisplay == 3 and not self.canvas.picking:
             return "Clicks need the 2-D view."
-        return f"{name} has other data than was encoded: press Encode." if self.desk.outdated else ""
+        return f"{name} has other data than was encoded: press Encode." if self.workspace.outdated else ""
 
     def _refresh(self) -> None:
         annotator = self.annotator
@@ -907,7 +911,7 @@ class Panel(QScrollArea):
         for emitter, told in self._of_viewer():
             emitter.disconnect(told)
         try:
-            self.desk.leave()
+            self.workspace.leave()
         finally:
             self.encoder.close()
             self.decoder.close()

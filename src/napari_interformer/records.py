@@ -24,7 +24,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Story:
+class Record:
     """How an object came about.
 
     Attributes
@@ -58,27 +58,27 @@ class Story:
 
 @dataclass(frozen=True)
 class Saved:
-    """All stories of a session.
+    """All records of a session.
 
     Attributes
     ----------
     image, model : str
         Fingerprints of what the prompts were given on, and of what answered.
-    finished : tuple of Story
+    finished : tuple of Record
         In the order of their commits; an object that was edited has several.
-    current : Story
+    current : Record
         Of the object that is not committed yet; perhaps without prompts.
     """
 
     image: str
     model: str
-    finished: tuple[Story, ...]
-    current: Story
+    finished: tuple[Record, ...]
+    current: Record
 
     def write(self, path: Path) -> Path:
         """Write JSON: whole or not at all."""
         head = json.dumps({"format": FORMAT, "image": self.image, "model": self.model})[:-1]
-        objects = ", ".join(story.json for story in self.finished)
+        objects = ", ".join(record.json for record in self.finished)
         return write_whole(path, f'{head}, "objects": [{objects}], "current": {self.current.json}}}'.encode())
 
     @classmethod
@@ -132,22 +132,22 @@ class Saved:
         )
 
 
-def _to_json(story: Story) -> dict[str, Any]:
+def _to_json(record: Record) -> dict[str, Any]:
     return {
-        "label": int(story.label),
-        "size": None if story.size is None else float(story.size),
-        "overwrite": story.overwrite,
-        "edited": story.edited,
-        "prompts": list(map(_prompt_to_json, story.prompts)),
-        "begun": list(map(_prompt_to_json, story.begun)),
+        "label": int(record.label),
+        "size": None if record.size is None else float(record.size),
+        "overwrite": record.overwrite,
+        "edited": record.edited,
+        "prompts": list(map(_prompt_to_json, record.prompts)),
+        "begun": list(map(_prompt_to_json, record.begun)),
     }
 
 
-def _from_json(entry: dict[str, Any]) -> Story:
+def _from_json(entry: dict[str, Any]) -> Record:
     size = None if entry["size"] is None else float(entry["size"])
     if size is not None and not 0 < size < math.inf:
         raise ValueError("not written by this package")
-    return Story(
+    return Record(
         int(entry["label"]),
         tuple(map(_prompt_from_json, entry["prompts"])),
         size,

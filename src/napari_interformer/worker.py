@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from napari_interformer.layers import Source
 
 _PATIENCE = 10  # "niceness"; torch's threads inherit it from the thread that first calls it
-_CORES = threading.Lock()  # one lane after the other asks how many there are
+_CORES = threading.Lock()  # one worker after the other asks how many there are
 
 
-class Lane(QObject):
+class WorkerThread(QObject):
     """A thread that does one thing after another and reports to the thread that made it.
 
     It stays: torch keeps a team of threads for each thread that calls it, and a new one for every click would cost more
@@ -52,9 +52,9 @@ class Lane(QObject):
         # The application owns it: were the thread the last to let go of it, Qt would delete it there.
         application = QApplication.instance()
         super().__init__(application)
-        for lane in [] if application is None else application.findChildren(Lane):
-            if lane is not self:
-                lane._go_if_over()
+        for worker in [] if application is None else application.findChildren(WorkerThread):
+            if worker is not self:
+                worker._go_if_over()
         self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._calls: deque[Callable[[], None]] = deque()
@@ -116,7 +116,7 @@ class Lane(QObject):
 
         Torch's threads wait for each other by spinning, so more of them than there are free cores is ruinous: on 2 cores,
         one of them busy, encoding on 2 threads took 5 times as long as on 1 and a click 3 times, at times 70 times. The
-        lanes share the cores.
+        workers share the cores.
         """
         if self._shared:
             return
@@ -158,21 +158,21 @@ class Lane(QObject):
         self._jobs.put(None)
 
 
-def _work(lane: Lane, jobs: queue.SimpleQueue[Any], patient: bool) -> None:
+def _work(worker: WorkerThread, jobs: queue.SimpleQueue[Any], patient: bool) -> None:
     if patient and sys.platform == "linux":
         # Elsewhere a thread has no priority of its own, or another way to it.
         thread = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, thread, max(_PATIENCE, os.getpriority(os.PRIO_PROCESS, thread)))
     while (job := jobs.get()) is not None:
-        if lane.closed:
+        if worker.closed:
             continue
         work, done, failed = job
         try:
             result = work()
         except Exception as error:
-            lane.tell(_bound(failed, error))
+            worker.tell(_bound(failed, error))
         else:
-            lane.tell(_bound(done, result))
+            worker.tell(_bound(done, result))
             del result
         del job, work, done, failed  # or the window would live on in them until the next job
 
@@ -208,9 +208,9 @@ class Job:
             self._shown = time.monotonic()
             self._bar.update(done - self._bar.n)
 
-    def unwanted(self, lane: Lane) -> bool:
-        """Whether whoever works at it in this lane should stop."""
-        return self.cancelled.is_set() or lane.closed
+    def unwanted(self, worker: WorkerThread) -> bool:
+        """Whether whoever works at it in this worker should stop."""
+        return self.cancelled.is_set() or worker.closed
 
     def close(self) -> None:
         """Take it from the activities."""

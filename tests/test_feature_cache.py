@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
+from napari_interformer.feature_cache import FeatureCache, features_for
 from napari_interformer.image import Planes
-from napari_interformer.shelf import Shelf, features_for
 
 
 @pytest.fixture(scope="module")
@@ -17,17 +17,17 @@ def planes():
 
 
 def test_features_are_kept_for_their_layers_until_one_of_them_is_dropped(planes, small_model):
-    shelf = Shelf()
+    cache = FeatureCache()
     _, one = features_for(planes, small_model, None, [])
     _, other = features_for(planes, small_model, None, [])
-    shelf.keep(("image",), one)
-    shelf.keep(("red", "green"), other)
-    shelf.keep(("image",), one)
-    assert shelf.features == [other, one]
-    shelf.drop("green")
-    assert shelf.features == [one]
-    shelf.drop("another")
-    assert shelf.features == [one]
+    cache.keep(("image",), one)
+    cache.keep(("red", "green"), other)
+    cache.keep(("image",), one)
+    assert cache.features == [other, one]
+    cache.drop("green")
+    assert cache.features == [one]
+    cache.drop("another")
+    assert cache.features == [one]
 
 
 def test_the_same_image_and_model_get_the_same_features(planes, small_model):

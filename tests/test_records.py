@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from napari_interformer.prompts import Click
-from napari_interformer.stories import Saved, Story
+from napari_interformer.records import Record, Saved
 
 
 @pytest.fixture
 def file(tmp_path):
-    story = Story(1, (Click((), 3, 4),), None, False, False)
-    return Saved("image", "model", (), story).write(tmp_path / "clicks.json")
+    record = Record(1, (Click((), 3, 4),), None, False, False)
+    return Saved("image", "model", (), record).write(tmp_path / "clicks.json")
 
 
 def test_a_file_that_is_not_there_or_a_folder_is_told(tmp_path):

@@ -7,7 +7,14 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from napari_interformer.crowd import Clicks, draw_clicks, fold_all, next_clicks, obey_all, squared_depths
+from napari_interformer.batch_clicks import (
+    Clicks,
+    draw_clicks,
+    fold_all,
+    next_clicks,
+    obey_all,
+    squared_depths,
+)
 from napari_interformer.prompts import draw_click, fold, obey
 from napari_interformer.simulate import DEPTH_RATIO, depth, next_click
 
@@ -38,7 +45,7 @@ def test_squared_depths_are_the_distances_to_outside(rng):
 def test_planes_are_worked_on_in_parts_without_a_difference(rng, monkeypatch):
     regions = torch.from_numpy(blobs(rng))
     whole = squared_depths(regions)
-    monkeypatch.setattr("napari_interformer.crowd.AT_ONCE", 5 * SHAPE[0] * SHAPE[1] ** 2)
+    monkeypatch.setattr("napari_interformer.batch_clicks.AT_ONCE", 5 * SHAPE[0] * SHAPE[1] ** 2)
     assert torch.equal(squared_depths(regions), whole)
 
 

@@ -30,21 +30,21 @@ if TYPE_CHECKING:
     from napari_interformer.clicks import ClickLayer
     from napari_interformer.features import Features
     from napari_interformer.keys import Keys
-    from napari_interformer.lane import Lane
     from napari_interformer.layers import Source
     from napari_interformer.model import InterFormer
     from napari_interformer.notes import Notes
     from napari_interformer.prompts import Click
-    from napari_interformer.stories import Story
+    from napari_interformer.records import Record
+    from napari_interformer.worker import WorkerThread
 
 AT_ONCE = 0.05  # seconds for which the window may wait for an answer
 # What a session knew of the objects in a Labels layer, for the next one there, of another panel too: the array, its image,
 # their clicks.
-_KNOWN: WeakKeyDictionary[Labels, tuple[Any, str, list[Story]]] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[Labels, tuple[Any, str, list[Record]]] = WeakKeyDictionary()
 RESTING = 60  # milliseconds without a move after which the mouse may be about to be pressed
 
 
-class Desk:
+class Workspace:
     """One session after another, each with a layer of clicks and a Labels layer. All methods are the main thread's.
 
     Parameters
@@ -55,7 +55,7 @@ class Desk:
         Has the layers.
     canvas : Canvas
         Of this viewer; what is clicked on it is the session's.
-    lane : Lane
+    worker : WorkerThread
         Decodes.
     keys : Keys
         Bound on the layers as long as there is a session.
@@ -81,7 +81,7 @@ class Desk:
         parent: QObject,
         viewer: napari.viewer.Viewer,
         canvas: Canvas,
-        lane: Lane,
+        worker: WorkerThread,
         keys: Keys,
         notes: Notes,
         *,
@@ -92,7 +92,7 @@ class Desk:
         self.annotator: Annotator | None = None
         self.labels: LayerLabels | None = None
         self.outdated = False
-        self._viewer, self._canvas, self._lane = viewer, canvas, lane
+        self._viewer, self._canvas, self._worker = viewer, canvas, worker
         self._keys, self._notes = keys, notes
         self._tell_begun, self._tell_changed, self._tell_outdated = begun, changed, outdated
         self._model: InterFormer | None = None
@@ -157,9 +157,9 @@ class Desk:
             layer.visible = True  # napari cannot write to a layer that it has never drawn
             show_info(f"{layer.name} was hidden; it is shown, since labels are written to it.")
         self.end()
-        array, image, stories = _KNOWN.pop(layer, (None, "", []))
+        array, image, records = _KNOWN.pop(layer, (None, "", []))
         if array is not None and array() is labels.array and image == features.image_fingerprint:
-            session.stories = stories
+            session.records = records
         clicks, layers = self.clicks, self._viewer.layers
         if clicks is not None and (not clicks.fits(source) or clicks.layer not in layers):
             self._canvas.put_clicks_away()
@@ -176,7 +176,7 @@ class Desk:
         for one in source.layers:
             self._follow(one.events.data, self.pixels_replaced)
         self._place()
-        annotator = Annotator(session, clicks, self._lane, tell=show_warning, changed=self._changed)
+        annotator = Annotator(session, clicks, self._worker, tell=show_warning, changed=self._changed)
         self.annotator, self._model, self._brush = annotator, model, 0
         self._notes.open(annotator)
         self._bind()
@@ -203,7 +203,7 @@ class Desk:
             self._keys.bind(self.clicks.shapes.layer)
 
     def _changed(self) -> None:
-        self._lane.later(self._give_brush)  # once the mask is seen: napari draws its controls anew for it
+        self._worker.later(self._give_brush)  # once the mask is seen: napari draws its controls anew for it
         self._notes.changed()
         self._tell_changed()
 
@@ -314,7 +314,7 @@ class Desk:
         if self.annotator is not None and self.labels is not None:
             self.annotator.close()
             session = self.annotator.session
-            known = weakref.ref(self.labels.array), session.features.image_fingerprint, session.stories
+            known = weakref.ref(self.labels.array), session.features.image_fingerprint, session.records
             _KNOWN[self.labels.layer] = known
         for emitter, told in self._followed:
             emitter.disconnect(told)
@@ -340,14 +340,14 @@ class Desk:
     def _edited(self) -> None:
         if self.annotator is not None:
             self.annotator.edited()
-            self._lane.tell(self._await_answer)
+            self._worker.tell(self._await_answer)
 
     def _await_answer(self) -> None:
         """Wait for an answer that comes at once, rather than draw the click without it and then draw again.
 
         Drawing and Python's lock would hold up the decoding thread: it took three times as long.
         """
-        self._lane.wait(lambda: self.annotator is None or not self.annotator.busy, AT_ONCE)
+        self._worker.wait(lambda: self.annotator is None or not self.annotator.busy, AT_ONCE)
 
     # -------------------------------------------------------------------------------- the Labels layer
 

@@ -29,7 +29,7 @@ NEAR = 6.0  # pixels around an object, at least, that are its surroundings
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class Appearance:
     """What tells an object from its surroundings: a direction in feature space, and where the two lie along it."""
 
     weights: NDArray[np.float64]
@@ -37,7 +37,7 @@ class Look:
     object: float
 
     @classmethod
-    def between(cls, ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> Look | None:
+    def between(cls, ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> Appearance | None:
         """Return what tells pixels (C, N) of objects from others (C, M); None if nothing does."""
         if not (ours.shape[1] and theirs.shape[1]):
             return None

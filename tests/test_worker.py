@@ -9,56 +9,56 @@ import weakref
 import pytest
 from qtpy.QtCore import QEvent
 
-from napari_interformer.lane import Lane
+from napari_interformer.worker import WorkerThread
 
 SECONDS = 60  # nothing takes that long
 
 
 @pytest.fixture
-def lane(qapp):
-    made = Lane("test")
+def worker(qapp):
+    made = WorkerThread("test")
     yield made
     made.close()
     made._thread.join(SECONDS)
 
 
-def test_a_report_arrives_though_the_one_before_it_raises(lane, qapp, qtbot):
+def test_a_report_arrives_though_the_one_before_it_raises(worker, qapp, qtbot):
     arrived = []
 
     def drawn():
         """Do as napari's progress bars: handle events while something is drawn; then fail."""
-        lane.tell(lambda: arrived.append("second"))
+        worker.tell(lambda: arrived.append("second"))
         qapp.processEvents()
         raise ValueError("the first")
 
-    lane.tell(drawn)
+    worker.tell(drawn)
     with qtbot.captureExceptions() as raised:
         qapp.processEvents()
         qtbot.waitUntil(lambda: arrived == ["second"], timeout=2000)
     assert [str(value) for _, value, _ in raised] == ["the first"]
 
 
-def test_what_is_for_later_is_not_done_at_once(lane, qtbot):
+def test_what_is_for_later_is_not_done_at_once(worker, qtbot):
     done = []
-    lane.later(lambda: done.append(threading.current_thread()))
+    worker.later(lambda: done.append(threading.current_thread()))
     assert not done
     qtbot.waitUntil(lambda: done == [threading.main_thread()], timeout=2000)
 
 
 def test_closed_lanes_go_once_their_threads_have_ended(qapp):
     begun, go_on, results = threading.Event(), threading.Event(), []
-    over, at_work = Lane("over"), Lane("at work")
+    over, at_work = WorkerThread("over"), WorkerThread("at work")
     at_work.run(lambda: begun.set() or go_on.wait(SECONDS), results.append, results.append)
     assert begun.wait(SECONDS)
-    for lane in (over, at_work):
-        lane.close()
+    for worker in (over, at_work):
+        worker.close()
     over._thread.join(SECONDS)
     gone, still = weakref.ref(over), weakref.ref(at_work)
     thread = at_work._thread
-    del over, at_work, lane
+    del over, at_work, worker
 
     def another():
-        made = Lane("another")
+        made = WorkerThread("another")
         qapp.sendPostedEvents(None, QEvent.Type.DeferredDelete)
         made.close()
         made._thread.join(SECONDS)

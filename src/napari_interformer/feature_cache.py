@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from napari_interformer.model import InterFormer
 
 
-class Shelf:
+class FeatureCache:
     """Features by the layers they were made from, those used last at the end."""
 
     def __init__(self) -> None:
