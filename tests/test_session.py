@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import dask.array
 import numpy as np
@@ -783,6 +784,35 @@ def test_the_size_of_an_object_is_the_one_of_its_first_click_after_undo_and_redo
     s.click(CENTRES[1])
     s.commit()
     assert s.records[1].size == 30
+
+
+def test_the_next_object_is_taken_to_be_as_large_as_those_finished_last(tmp_path, blob_model):
+    blob_model.config = replace(blob_model.config, diameters=(8.0, 20.0))
+
+    def begin():
+        return Session(FEATURES, blob_model, image=Planes.of(IMAGE, contrast=(0, 255)))
+
+    s = begin()
+    assert s.expected_size is None
+    sizes = []
+    for box in ((20, 22, 40, 43), (24, 88, 27, 91), (24, 152, 27, 155), (104, 24, 107, 27)):
+        s.box(box[:2], box[2:])
+        s.commit()
+        sizes.append(s.expected_size)
+    assert sizes == [26, 20, 20, 4]  # one small object does not outweigh what the model knows best
+    s.click(CENTRES[4])
+    s.undo()
+    s.object_size = 300
+    assert s.expected_size == 300
+    s.object_size = None
+    s.redo()
+    s.save_prompts(tmp_path / "clicks.json")
+    assert s.records[0].size is None and s.saved.current.size == 4
+    again = begin()
+    again.load_prompts(tmp_path / "clicks.json")
+    np.testing.assert_array_equal(again.mask, s.mask)
+    assert again.expected_size == 4 and again.object_size is None
+    assert session().expected_size is None
 
 
 @pytest.mark.parametrize("live", [False, True])

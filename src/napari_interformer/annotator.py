@@ -87,12 +87,12 @@ class Ahead:
     """The answer to clicks that are not made yet; None until the worker has it."""
 
     clicks: tuple[Given, ...]
-    object_size: float | None  # as the session had it
+    expected_size: float | None  # as the session had it
     answer: Answer | None = None
 
     def serves(self, session: Session, clicks: Sequence[Given]) -> bool:
         """Whether its answer, if it has one, is the answer to these clicks now."""
-        return self.clicks == tuple(clicks) and self.object_size == session.object_size
+        return self.clicks == tuple(clicks) and self.expected_size == session.expected_size
 
 
 class Annotator:
@@ -192,7 +192,7 @@ class Annotator:
         clicks = (*self._current, click)
         if self._ahead is not None and self._ahead.serves(self.session, clicks):
             return
-        ahead = self._ahead = Ahead(clicks, self.session.object_size)
+        ahead = self._ahead = Ahead(clicks, self.session.expected_size)
 
         def work() -> None:
             if self._ahead is ahead:  # the mouse may have moved on meanwhile

@@ -217,7 +217,7 @@ def encode(
 @click.option(
     "--object-size",
     type=click.FloatRange(min=0, min_open=True),
-    help="How large the objects are across, in pixels.  [default: the first answer tells]",
+    help="How large the objects are across, in pixels.  [default: the first answer tells, and the objects before]",
 )
 @image_options
 def segment(

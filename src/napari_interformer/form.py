@@ -90,7 +90,7 @@ class SizeBox(QSpinBox):
     def __init__(self) -> None:
         super().__init__()
         self.setRange(0, 100_000)
-        self.setSpecialValueText("found from the click")
+        self.setSpecialValueText("automatic")
         self.setSuffix(" px")
         self.lineEdit().installEventFilter(self)
 
@@ -362,7 +362,7 @@ class Form(QWidget):
         self.size = _hint(
             SizeBox(),
             "How large objects are across, in pixels. Small ones are magnified and large ones seen from farther away; "
-            "if you do not say, the first answer tells.",
+            "if you do not say, the first answer and the objects that you finished before tell.",
         )
         rows = QFormLayout()
         rows.setVerticalSpacing(4)

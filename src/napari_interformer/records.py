@@ -34,7 +34,7 @@ class Record:
     prompts : tuple of Click, Scribble, BoxPrompt or Mask
         In order.
     size : float or None
-        How large objects were said to be, in pixels.
+        How large it was taken to be when it began, in pixels.
     overwrite : bool
         Whether it could take pixels of others.
     edited : bool

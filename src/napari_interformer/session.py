@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial, reduce
 from numbers import Real
 from pathlib import Path
+from statistics import median_high
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from napari_interformer.volume import Ended, Gap
 
 
+FINISHED = 5  # objects, the newest, that tell how large the next one is: few, since images and tasks change
+
 Replay = tuple[tuple[Record, Steps], ...]
 
 
@@ -48,7 +51,7 @@ class Taken(NamedTuple):
 
 
 class _Shown(NamedTuple):
-    """The current object at a time: its steps, and how large objects were said to be when it began."""
+    """The current object at a time: its steps, and how large it was taken to be when it began."""
 
     steps: Steps
     size: float | None
@@ -191,7 +194,8 @@ class Session:
         The image, as `Planes.of` takes it, so that small objects can be magnified and large ones be seen whole;
         that of `features` if they were just encoded. Without it every object is seen at the image's own magnification.
     object_size : float, optional
-        How large objects are across, in pixels; found out from the first answer if None. It takes the image.
+        How large objects are across, in pixels. If None, they are taken to be as large as those finished last, and the first
+        one's size is found out from its first answer. It takes the image.
     highest : int, optional
         The highest label in `labels`, where that is known; all of them are read if None.
 
@@ -263,6 +267,7 @@ class Session:
         self.features, self.decoding = features, Decoding(features, model, image)
         self.object_size: float | None = object_size
         self._size = object_size  # of the current object: a new size is for the next one
+        self._extents: list[int] = []  # of the objects committed so far, in pixels
         self._edited = False  # whether the current object began with what its label had
         self._begun: dict[Plane, Mask] = {}  # what that was, where it was anything
         self.records: list[Record] = []  # of the committed objects, in order
@@ -413,6 +418,17 @@ class Session:
         self._overwrite = overwrite
         if self.live:
             self._repaint()
+
+    @property
+    def expected_size(self) -> float | None:
+        """How large the next object is taken to be, in pixels: as said, or else as those finished last; None if nothing tells.
+
+        One small object alone does not have the next one magnified: a part of a larger one would be taken for it.
+        """
+        diameters = self.model.config.diameters
+        if self.object_size is not None or self.image is None or not diameters or not self._extents:
+            return self.object_size
+        return float(median_high([diameters[1], *self._extents[-FINISHED:]]))
 
     @property
     def unfinished(self) -> bool:
@@ -813,8 +829,15 @@ class Session:
             self._repaint()
         record = self._record()
         self.records.append(record)
+        self._extents.append(self._extent)
         self._forget()
         return record.label
+
+    @property
+    def _extent(self) -> int:
+        """How large the current object is across on the plane where it is largest."""
+        found = (Box.around(self.plane_mask(plane)[1]) for plane in self.planes)
+        return max((max(box.width, box.height) for box in found), default=0)
 
     def _record(self) -> Record:
         return Record(
@@ -890,7 +913,7 @@ class Session:
         self._take(step.prompt for step in taken.steps)
         # The start, not a change: undo does not go behind it.
         self._past, self._future = [], []
-        self._show(_Shown(taken.steps, self.object_size))
+        self._show(_Shown(taken.steps, self._size_now))
 
     def delete(self, label: int) -> None:
         """Take an object out of `labels`, on all planes; one step for `undo`, until the next commit or edit.
@@ -1062,8 +1085,8 @@ class Session:
 
     @property
     def _size_now(self) -> float | None:
-        """How large objects were said to be when the current one began, or are, if none has."""
-        return self._size if self._steps else self.object_size
+        """How large the current object was taken to be when it began, or is, if it has not."""
+        return self._size if self._steps else self.expected_size
 
     @property
     def _shown(self) -> _Shown:
