@@ -357,9 +357,8 @@ class Session:
     def mask(self) -> BoolMask:
         """The current object: bool, the shape of the image or stack (made anew at every read)."""
         whole = np.zeros(self.features.shape, bool)
-        for plane in self.planes:
-            box, mask = self.plane_mask(plane)
-            whole[plane][box.slices] = mask
+        for plane, step in _newest(self._steps).items():
+            whole[plane][step.box.slices] = step.mask
         return whole
 
     def plane_mask(self, plane: Plane = ()) -> tuple[Box, BoolMask]:
@@ -438,7 +437,7 @@ class Session:
     @property
     def empty(self) -> bool:
         """Whether the current object has no pixel."""
-        return not any(self.plane_mask(plane)[1].any() for plane in self.planes)
+        return not any(step.mask.any() for step in _newest(self._steps).values())
 
     @property
     def covered(self) -> bool:
@@ -446,12 +445,11 @@ class Session:
         if self.overwrite:
             return False
         masked = False
-        for plane in self.planes:
-            box, mask = self.plane_mask(plane)
-            there = np.asarray(self.labels[(*plane, *box.slices)])
-            if (mask & ((there == 0) | (there == self.label))).any():
+        for plane, step in _newest(self._steps).items():
+            there = np.asarray(self.labels[(*plane, *step.box.slices)])
+            if (step.mask & ((there == 0) | (there == self.label))).any():
                 return False
-            masked |= bool(mask.any())
+            masked |= bool(step.mask.any())
         return masked
 
     @property
@@ -829,15 +827,16 @@ class Session:
             self._repaint()
         record = self._record()
         self.records.append(record)
-        self._extents.append(self._extent)
+        if self._steps:  # a saved deletion has none
+            self._extents.append(self._extent)
         self._forget()
         return record.label
 
     @property
     def _extent(self) -> int:
         """How large the current object is across on the plane where it is largest."""
-        found = (Box.around(self.plane_mask(plane)[1]) for plane in self.planes)
-        return max((max(box.width, box.height) for box in found), default=0)
+        found = (Box.around(step.mask) for step in _newest(self._steps).values())
+        return max(max(box.width, box.height) for box in found)
 
     def _record(self) -> Record:
         return Record(
