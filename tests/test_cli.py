@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -681,7 +682,6 @@ def test_who_interrupts_is_told_what_is_kept(
 def test_a_batch_system_that_ends_it_is_told_what_is_kept_and_nothing_half_done_stays(
     blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import signal
 
     def ended(path: Path, *_: object, **__: object) -> None:
         path.write_bytes(b"half of it")
@@ -699,7 +699,6 @@ def test_a_batch_system_that_ends_it_is_told_what_is_kept_and_nothing_half_done_
 
 
 def test_a_second_sigterm_does_not_end_the_cleaning_up() -> None:
-    import signal
 
     with cli.as_interrupt() as ended:
         with pytest.raises(KeyboardInterrupt):
@@ -755,11 +754,14 @@ def test_durations_read_as_people_say_them() -> None:
     assert cli.duration(float("inf")) == "unknown time"
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_training_that_is_interrupted_keeps_its_state_and_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    code: int,
 ) -> None:
-    import signal
-
     from napari_interformer import train as training
     from napari_interformer.samples import synthetic
 
@@ -771,22 +773,20 @@ def test_training_that_is_interrupted_keeps_its_state_and_says_so(
     click_loss = training.click_loss
 
     def pressed(*arguments: object) -> object:
-        signal.raise_signal(signal.SIGINT)  # Ctrl+C in the midst of a step
+        signal.raise_signal(number)  # in the midst of a step
         return click_loss(*arguments)
 
     monkeypatch.setattr(training, "click_loss", pressed)
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(number)
     settings = ("--workers", 0, "--crop-sizes", 64, "--pixels-per-step", 4096, "--max-clicks", 0)
     model = tmp_path / "m.safetensors"
-    assert run("train", tmp_path, "-o", model, "--validation", 0, *settings) == 130
+    assert run("train", tmp_path, "-o", model, "--validation", 0, *settings) == code
     assert "interrupted; what was finished is kept" in capsys.readouterr().err
     assert not model.exists() and (tmp_path / "m.state.pt").exists()
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
 
 
 def test_asking_twice_ends_work_at_once() -> None:
-    import signal
-
     with pytest.raises(KeyboardInterrupt), cli.between_steps() as asked:
         assert not asked()
         signal.raise_signal(signal.SIGTERM)

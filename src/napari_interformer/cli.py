@@ -12,6 +12,7 @@ import math
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
@@ -388,9 +389,11 @@ def train(ctx: click.Context, /, folder: Path, output: Path, only_adapt: bool, *
         raise click.UsageError(f"{', '.join(map(flag_of, foreign))} needs --adapt.")
     settings = {name: value for name, value in settings.items() if name in known}
     with training_bar("training") as told, between_steps() as interrupted:
-        saved = run(folder, output, TrainConfig(**settings), progress=told, cancelled=interrupted)
-    if interrupted():
-        raise KeyboardInterrupt
+        saved = run(
+            folder, output, TrainConfig(**settings), progress=told, cancelled=lambda: bool(interrupted())
+        )
+    if asked := interrupted():
+        signal.raise_signal(asked)  # now it ends as any command does
     if first_process():
         click.echo(f"model: {saved}")
         if settings["validation"]:
@@ -398,13 +401,11 @@ def train(ctx: click.Context, /, folder: Path, output: Path, only_adapt: bool, *
 
 
 @contextmanager
-def between_steps() -> Iterator[Callable[[], bool]]:
+def between_steps() -> Iterator[Callable[[], int]]:
     """Let Ctrl+C, or a batch system's SIGTERM, stop work between two steps, where its state can be saved; a second one at once.
 
-    Yields what tells whether anybody has asked.
+    Yields what tells by which signal somebody has asked, 0 if nobody has.
     """
-    import signal
-
     asked: list[int] = []
 
     def ask(number: int, _: Any) -> None:
@@ -414,7 +415,7 @@ def between_steps() -> Iterator[Callable[[], bool]]:
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(asked)
+        yield lambda: asked[0] if asked else 0
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -964,7 +965,6 @@ def as_interrupt() -> Iterator[Callable[[], bool]]:
 
     Yields what tells whether it came. Another one does no more, or it would end the cleaning up.
     """
-    import signal
     import threading
 
     came: list[int] = []
