@@ -61,7 +61,7 @@ LARGEST_WINDOW = 4
 CUT = 2.0  # logit; what lies between it and its negative is in doubt
 # Shares of a mask beyond doubt: below the first, magnifications are tried until one reaches the second. Chosen on drawn
 # objects and on training images of dsb2018.
-DOUBTFUL, STEADY = 0.12, 0.35
+DOUBTFUL, STEADY = 0.2, 0.35
 LEAST_PLANE = 64  # pixels; a plane is not shrunk to less
 SPACING = (
     6  # working pixels between those of a scribble that the reference label gets; see docs/training-log.md
