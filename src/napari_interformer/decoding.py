@@ -59,10 +59,13 @@ if TYPE_CHECKING:
 # click is decoded again.
 LARGEST_WINDOW = 4
 CUT = 2.0  # logit; what lies between it and its negative is in doubt
-# Shares of a mask beyond doubt: below the first, magnifications are tried until one reaches the second. Chosen on drawn
-# objects and on training images of dsb2018.
-DOUBTFUL, STEADY = 0.2, 0.35
+# Shares of a mask beyond doubt: below DOUBTFUL, the next magnifications are tried until one is STEADY; below LOST, all of
+# them. Chosen on drawn objects and on training images of dsb2018.
+LOST, DOUBTFUL, STEADY = 0.12, 0.25, 0.35
 LEAST_PLANE = 64  # pixels; a plane is not shrunk to less
+# Levels that are tried: each takes four times as long as the one before.
+NEXT, FARTHER = (-1, FINEST, -2, -3), (-4, -5, -6)
+SPECK = 8  # working pixels; what is smaller at a level is not looked at from farther away
 SPACING = (
     6  # working pixels between those of a scribble that the reference label gets; see docs/training-log.md
 )
@@ -337,13 +340,17 @@ class Decoding:
 
         At a wrong magnification the network sees a speck or a texture, and hesitates where it ends.
         """
-        coarser = itertools.takewhile(
-            lambda level: min(self._padded(level)) >= LEAST_PLANE, itertools.count(-1, -1)
-        )
-        for level in (*itertools.islice(coarser, 1), FINEST, *coarser):
+        for level in (*NEXT, *(FARTHER if step.view.steadiness < LOST else ())):
+            if min(self._padded(level)) < LEAST_PLANE:
+                break
             other = self._answer_at(level, None, step.prompt)
-            if other is not None and other.view.steadiness >= STEADY:
+            if other is None:
+                continue
+            if other.view.steadiness >= STEADY:
                 return other
+            found = Box.around(other.view.mask)
+            if level < 0 and max(found.width, found.height) < SPECK:
+                break
         return step
 
     def _size_is_open(self, prompt: Prompt, size: float | None) -> bool:
