@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from conftest import BlobModel, blobs
-from napari_interformer.decoding import Decoding
-from napari_interformer.encoding import encode
+from napari_interformer.decoding import Decoding, Step, View
+from napari_interformer.encoding import encode, room_for
+from napari_interformer.image import Planes
 from napari_interformer.prompts import Box, BoxPrompt, Click, Mask
 from napari_interformer.samples import synthetic
 
@@ -106,3 +109,36 @@ def test_the_same_prompts_give_the_same_mask_on_any_number_of_threads(default_mo
     for one, two, four in zip(*answers.values(), strict=True):
         assert (one != two).sum() <= 1  # docs/how-it-works.md: a pixel of which both logits are equal
         assert (one != four).sum() <= 1
+
+
+@pytest.mark.parametrize(
+    ("doubt", "across", "steady", "tried", "taken"),
+    [
+        (0.3, 40, -1, [0], 0),  # sure enough
+        (0.2, 40, -2, [0, -1, 1, -2], -2),
+        (0.2, 40, -5, [0, -1, 1, -2, -3], 0),  # the next ones alone
+        (0.1, 40, -5, [0, -1, 1, -2, -3, -4, -5], -5),
+        (0.1, 4, -5, [0, -1], 0),  # a speck, seen from farther away, is a smaller one
+    ],
+)
+def test_a_first_answer_in_doubt_has_other_magnifications_tried(
+    doubt, across, steady, tried, taken, monkeypatch
+):
+    size, asked = 8192, []
+    planes = Planes.of(np.zeros((size, size), np.uint8), contrast=(0, 255))
+    model = BlobModel()
+    model.config = replace(model.config, diameters=(8.0, 60.0))
+    decoding = Decoding(room_for(planes, model), model, planes)
+
+    def answer_at(level, previous, prompt):
+        asked.append(level)
+        share = {0: doubt, steady: 0.9}.get(level, 0.2)
+        mask = np.zeros((64, 64), bool)
+        mask[:across, :across] = True
+        view = View(level, Box(0, 0, 64, 64), np.zeros((64, 64), np.uint8), mask, share)
+        return Step((prompt,), Box(0, 0, 64, 64), mask.copy(), view)
+
+    monkeypatch.setattr(decoding, "_answer_at", answer_at)
+    monkeypatch.setattr(decoding, "_turn", lambda step: 0)
+    (step,) = decoding.steps([Click((), 40, 40)])
+    assert asked == tried and step.view.level == taken
