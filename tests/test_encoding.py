@@ -299,7 +299,7 @@ def test_two_encoders_share_a_store(rng, tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork for each kill; a fresh process takes seconds")
 def test_killed_ten_times_at_random_the_next_run_goes_on(rng, tmp_path):
-    np.save(tmp_path / "image.npy", rng.integers(0, 9, (4, 280, 280)).astype(np.uint8))
+    np.save(tmp_path / "image.npy", rng.integers(0, 9, (12, 280, 280)).astype(np.uint8))
     # One process loads the packages and forks those that are killed; each says a tile before it is written.
     program = f"""
 import os, random, signal, sys, time
@@ -320,7 +320,7 @@ for _ in range(10):
         encode(image, Slow(), store={str(tmp_path / "x.zarr")!r}, device="cpu")
         os._exit(0)
     os.close(told)
-    for _ in range(chance.randint(2, 9)):  # 4 * 25 tiles are more than these
+    for _ in range(chance.randint(2, 9)):  # and some while it sleeps
         made += len(os.read(heard, 1))
     time.sleep(chance.uniform(0, 0.02))
     os.kill(child, signal.SIGKILL)
@@ -333,9 +333,9 @@ print(made)
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     made, store = int(run.stdout), tmp_path / "x.zarr"
-    left = sum(len(Features.open(store).waiting((z,))) for z in range(4))
+    left, most = sum(len(Features.open(store).waiting((z,))) for z in range(12)), 12 * 25
     # A kill loses what is at hand, and no more.
-    assert 0 < left < 4 * 25 and made - 10 * encoding.CPU_BATCH <= 4 * 25 - left
+    assert 0 < left < most and made - 10 * encoding.CPU_BATCH <= most - left
     model = FakeModel()
     image = np.load(tmp_path / "image.npy")
     features = encode(image, model, store=store)
@@ -346,7 +346,7 @@ print(made)
         {path.relative_to(one): path.read_bytes() for path in one.rglob("c/*/*") if path.suffix != ".partial"}
         for one in (store, tmp_path / "y.zarr")
     ]
-    assert kept[0] == kept[1] and len(kept[0]) == 4
+    assert kept[0] == kept[1] and len(kept[0]) == 12
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="two processes from one that has loaded the packages")
@@ -546,4 +546,5 @@ def test_masks_show_no_seam(default_model):
     print(
         f"IoU with and without tiles, {len(agreement)} objects: {np.mean(agreement):.4f}, {min(agreement):.4f} at least"
     )
-    assert min(agreement) > 0.98
+    # Of cells that lie on no seam as many differ by more than 0.02 (docs/performance.md, Tiles).
+    assert np.mean(agreement) > 0.99 and min(agreement) > 0.95 and np.mean(np.array(agreement) < 0.98) < 0.1

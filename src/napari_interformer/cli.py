@@ -394,6 +394,7 @@ def train(ctx: click.Context, /, folder: Path, output: Path, only_adapt: bool, *
         )
     if asked := interrupted():
         signal.raise_signal(asked)  # now it ends as any command does
+        raise KeyboardInterrupt  # in the background, where a shell has Ctrl+C ignored
     if first_process():
         click.echo(f"model: {saved}")
         if settings["validation"]:
