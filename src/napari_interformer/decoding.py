@@ -342,7 +342,7 @@ class Decoding:
         """
         for level in (*NEXT, *(FARTHER if step.view.steadiness < LOST else ())):
             if min(self._padded(level)) < LEAST_PLANE:
-                break
+                continue
             other = self._answer_at(level, None, step.prompt)
             if other is None:
                 continue
