@@ -310,7 +310,7 @@ def _lessons(
         go_on()
         plane, label, box = found[number]
         mask = np.asarray(labels[(*plane, *box.slices)]) == label
-        level = 0 if image is None else level_for(max(box.height, box.width), model.config.diameters)
+        level = 0 if image is None else level_for(box.extent, model.config.diameters)
         if level > 0 and rng.random() < UNMAGNIFIED:
             level = 0
         seen, target = to_working(mask, box, level)
@@ -344,7 +344,7 @@ def _window(model: InterFormer, seen: Box, size: tuple[int, int], rng: np.random
     for start, stop, length in ((seen.left, seen.right, size[1]), (seen.top, seen.bottom, size[0])):
         most = rounded_up(length)
         side = model.config.click_window
-        while side < ROOM * max(seen.width, seen.height) and side < model.config.window:
+        while side < ROOM * seen.extent and side < model.config.window:
             side *= 2
         side = min(side, most)
         reach = max(0, side - (stop - start)) / 4

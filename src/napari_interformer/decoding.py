@@ -348,8 +348,7 @@ class Decoding:
                 continue
             if other.view.steadiness >= STEADY:
                 return other
-            found = Box.around(other.view.mask)
-            if level < 0 and max(found.width, found.height) < SPECK:
+            if level < 0 and Box.around(other.view.mask).extent < SPECK:
                 break
         return step
 
@@ -367,7 +366,7 @@ class Decoding:
 
     def _first_level(self, prompt: Prompt, size: float | None) -> int:
         if not isinstance(prompt, Mark):
-            size = max(prompt.box.width, prompt.box.height)
+            size = prompt.box.extent
         if self.image is None or size is None:
             return 0
         return level_for(min(size, max(self.features.size)), self.model.config.diameters)
@@ -376,9 +375,8 @@ class Decoding:
         """Return 1 if the object is so small that it should be magnified, -1 if it is too large, else 0."""
         if self.image is None or not isinstance(step.prompt, Mark):
             return 0
-        view, found = step.view, Box.around(step.view.mask)
+        view, extent = step.view, Box.around(step.view.mask).extent
         least, most = self.model.config.diameters
-        extent = max(found.width, found.height)
         if extent > most or self._wider(view.box, view.mask, view.level, math.inf) != view.box:
             return -1
         return int(0 < extent < least and view.level < FINEST)
@@ -507,7 +505,7 @@ class Decoding:
         size = self._padded(level)
         room = (config.zoom_expansion - 1) / 4
         roomy = known.grown(round(known.height * room), round(known.width * room))
-        fits = previous is not None and max(previous.width, previous.height) <= self._limit
+        fits = previous is not None and previous.extent <= self._limit
         if previous is not None and fits and previous.holds(roomy.intersect(Box.of(size))):
             return previous
         spans = []

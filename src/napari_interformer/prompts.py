@@ -69,6 +69,11 @@ class Box(NamedTuple):
         return self.right - self.left
 
     @property
+    def extent(self) -> int:
+        """How large what it just holds is across: the longer of its sides."""
+        return max(self.height, self.width)
+
+    @property
     def empty(self) -> bool:
         """Whether no pixel is covered."""
         return self.height <= 0 or self.width <= 0

@@ -835,8 +835,7 @@ class Session:
     @property
     def _extent(self) -> int:
         """How large the current object is across on the plane where it is largest."""
-        found = (Box.around(step.mask) for step in _newest(self._steps).values())
-        return max(max(box.width, box.height) for box in found)
+        return max(Box.around(step.mask).extent for step in _newest(self._steps).values())
 
     def _record(self) -> Record:
         return Record(

@@ -100,7 +100,7 @@ def search(
         )
     examples = finished(session, plane, box)
     deep = float(np.median([depth(one.mask)[1].max() for one in examples]))
-    size = float(np.median([max(one.box.width, one.box.height) for one in examples]))
+    size = float(np.median([one.box.extent for one in examples]))
     coarse = max(1, int(deep / WORKED))
     taken = np.zeros(session.features.size, bool)  # which takes memory only where it is touched
     room = box.grown(2 * round(size), 2 * round(size)).intersect(Box.of(taken.shape))
