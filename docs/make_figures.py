@@ -206,19 +206,19 @@ def save(picture: Any, path: Path) -> None:
 
 
 def families(path: Path) -> None:
-    """Take one picture of each kind of synthetic microscopy, its truth outlined in the lower right half."""
+    """Take a picture of each kind of synthetic microscopy, two of stacks, with the truth outlined in the lower right half."""
     from skimage.color import gray2rgb
     from skimage.exposure import rescale_intensity
     from skimage.segmentation import find_boundaries
 
     # Seeds whose objects are neither tiny nor larger than the tile; in the order of FAMILIES, then of VOLUMES.
-    flat = dict(zip(FAMILIES, (7, 8, 7, 5, 1, 1, 9, 6, 8, 7), strict=True))
+    flat = dict(zip(FAMILIES, (7, 8, 7, 5, 1, 1, 9, 6, 8, 7, 8), strict=True))
     deep = dict(zip(VOLUMES, (3, 1), strict=True))
     side, gap, tiles = 208, 4, []
     pictures = [synthetic(np.random.default_rng(seed), (side, side), name) for name, seed in flat.items()]
     for name, seed in deep.items():
         stack, objects = synthetic_stack(np.random.default_rng(seed), (16, side, side), name)
-        pictures.append((stack[8], objects[8]))
+        pictures += [(stack[z], objects[z]) for z in (5, 8)]
     for image, labels in pictures:
         values = np.asarray(image, float)
         low, high = np.percentile(values, (0.5, 99.8))
@@ -227,7 +227,7 @@ def families(path: Path) -> None:
         right = np.add.outer(np.arange(side), np.arange(side)) > side
         tile[find_boundaries(labels, mode="inner") & right] = (0, 230, 118)
         tiles.append(np.pad(tile, ((0, gap), (0, gap), (0, 0)), constant_values=255))
-    rows = [np.hstack(tiles[start : start + 4]) for start in range(0, len(tiles), 4)]
+    rows = [np.hstack(tiles[start : start + 5]) for start in range(0, len(tiles), 5)]
     save(np.vstack(rows)[:-gap, :-gap], path)
 
 

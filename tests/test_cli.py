@@ -820,7 +820,11 @@ def test_train_adapts_the_model_in_the_package(tmp_path: Path, capsys: pytest.Ca
     assert run("train", tmp_path / "data", "--adapt", "-o", model, *only, *half) == 0
     told = capsys.readouterr().out
     assert "adapted on 1 image and 1 synthetic\n" in told
+    assert "1 image kept from it: is it any good? " in told
     assert f"--model {model} --split validation --validation 0.5 --seed 1\n" in told
     assert load_model(model).fingerprint == load_model().fingerprint
+    assert run("train", tmp_path / "data", "--adapt", "-o", tmp_path / "all.safetensors", *only) == 0
+    told = capsys.readouterr().out
+    assert "adapted on 2 images\n" in told and "any good" not in told  # none of two is kept
     assert run("train", tmp_path / "data", "--adapt", "-o", model, "--steps", "1") == 1
     assert "mine.safetensors is there already; name another output" in capsys.readouterr().err

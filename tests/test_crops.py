@@ -280,6 +280,30 @@ def test_kinds_and_families_can_be_left_out(folder, monkeypatch):
         lambda rng, size, exclude: asked.append(exclude) or synthetic(rng, size, "nuclei"),
     )
     assert len(crops.synthetic_pictures(left)) == 3
-    assert asked == [{"tissue", "membranes"}] * 3
+    assert asked == [{"tissue", "membranes"}] * 2  # the first is a plane of a stack
     with pytest.raises(ValueError, match=r"exclude takes kinds of image and synthetic families .*; got cats"):
         crops.training_pictures(folder, replace(config, exclude="cats"))
+
+
+def test_every_fifth_synthetic_image_is_a_plane_of_a_stack(monkeypatch):
+    flat, deep = [], []
+    drawn = samples.synthetic_stack
+
+    def stack(rng, size, exclude):
+        deep.append((size, set(exclude)))
+        return drawn(rng, size, "nuclei")
+
+    monkeypatch.setattr(samples, "synthetic_stack", stack)
+    monkeypatch.setattr(
+        samples, "synthetic", lambda rng, size, exclude: flat.append(size) or synthetic(rng, size, "nuclei")
+    )
+    config = replace(QUICK, synthetic_images=10, crop_sizes=(64,), exclude="organelles")
+    made = crops.synthetic_pictures(config)
+    assert len(made) == 10 and len(flat) == 8 and deep == [((8, 80, 80), {"organelles"})] * 2
+    for picture in made:
+        assert picture.pixels.shape == picture.labels.shape == (80, 80)
+        np.testing.assert_array_equal(
+            np.unique(picture.labels[picture.labels > 0]), np.arange(1, picture.labels.max() + 1)
+        )
+    crops.synthetic_pictures(replace(config, exclude="organelles,nuclei"))
+    assert len(flat) == 18 and len(deep) == 2  # no stacks are left

@@ -396,9 +396,7 @@ def train(ctx: click.Context, /, folder: Path, output: Path, only_adapt: bool, *
         signal.raise_signal(asked)  # now it ends as any command does
         raise KeyboardInterrupt  # in the background, where a shell has Ctrl+C ignored
     if first_process():
-        click.echo(f"model: {saved}")
-        if settings["validation"]:
-            click.echo(f"is it any good? {benchmark_of(folder, saved, settings)}")
+        tell_model(folder, saved, settings)
 
 
 @contextmanager
@@ -475,22 +473,29 @@ def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     ni.save_model(adapted, output, notes)
     click.echo(f"adapted on {found}")
-    click.echo(f"model: {output}")
-    if images.validation:
-        split_by = {"dataset": images.dataset, "validation": images.validation, "seed": config.seed}
-        click.echo(f"is it any good? {benchmark_of(folder, output, split_by)}")
+    split_by = {"dataset": images.dataset, "validation": images.validation, "seed": config.seed}
+    tell_model(folder, output, split_by)
 
 
-def benchmark_of(folder: Path, model: Path, settings: dict[str, Any]) -> str:
-    """Return the command that measures a model on the images that were kept from it: split as `settings` split them."""
+def tell_model(folder: Path, model: Path, settings: dict[str, Any]) -> None:
+    """Say where a model is, and how to measure it on the images that were kept from it, if there are any.
+
+    `settings` are those that the images were split by.
+    """
+    from napari_interformer import datasets
     from napari_interformer.benchmark import BenchmarkConfig
 
+    click.echo(f"model: {model}")
+    everything = list(datasets.load(settings["dataset"], folder))
+    _, kept = datasets.split(everything, fraction=settings["validation"], seed=settings["seed"])
+    if not kept:
+        return
     usual = BenchmarkConfig()
     words: list[Any] = [NAME, "benchmark", folder, "--model", model, "--split", "validation"]
     for name in ("dataset", "validation", "seed"):
         if settings[name] != getattr(usual, name):
             words += [flag_of(name), settings[name]]
-    return shlex.join(map(str, words))
+    click.echo(f"{count(len(kept), 'image')} kept from it: is it any good? {shlex.join(map(str, words))}")
 
 
 def _benchmark_config() -> type:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 # so it is fewer than the 16 of an image's pixels with which the benchmark begins (`benchmark.SPECK`).
 LEAST_PIXELS = 12
 ROOMY = 1.5  # pixels across, of an image that is made smaller, for each of a crop's
+EVERY_PLANE = 5  # synthetic images of which one is a plane of a stack
+THICK = 8  # planes of that stack
 TRIES = 300  # crops that are cut for one that holds an object, at most
 # Of an image's intensities, between which the black and the white of a crop are drawn.
 LEVELS = np.concatenate([np.linspace(0, 2, 21), np.linspace(98.5, 100, 31)])
@@ -99,7 +101,7 @@ def training_pictures(folder: str | Path, config: TrainConfig) -> list[Picture]:
     chosen, kept = datasets.split(everything, fraction=config.validation, seed=config.seed)
     check_some(chosen, kept, config.validation)
     left_out = excluded(config)
-    known = {sample.kind for sample in everything} | set(samples.FAMILIES)
+    known = {sample.kind for sample in everything} | samples.FAMILIES.keys() | samples.VOLUMES.keys()
     if unknown := left_out - known:
         raise ValueError(
             f"exclude takes kinds of image and synthetic families ({', '.join(sorted(known - {''}))}); got "
@@ -156,9 +158,15 @@ def synthetic_pictures(config: TrainConfig, cancelled: Callable[[], bool] | None
 
 def _synthetic_picture(config: TrainConfig, number: int) -> Picture:
     size = max(config.crop_sizes) * 5 // 4
-    exclude = excluded(config) & set(samples.FAMILIES)
+    left_out = excluded(config)
     rng = np.random.default_rng([config.seed, number])
-    picture = Picture(*samples.synthetic(rng, (size, size), exclude=exclude))
+    if number % EVERY_PLANE == 0 and (kinds := samples.VOLUMES.keys() - left_out):
+        stack, objects = samples.synthetic_stack(
+            rng, (THICK, size, size), exclude=samples.VOLUMES.keys() - kinds
+        )
+        picture = Picture(stack[THICK // 2], relabel_sequential(objects[THICK // 2])[0])
+    else:
+        picture = Picture(*samples.synthetic(rng, (size, size), exclude=left_out & samples.FAMILIES.keys()))
     _ = picture.areas, picture.quantiles  # counted here, by many processes
     return picture
 

@@ -439,6 +439,34 @@ def leaves(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
     return camera(rng, signal, photons=(100, 2000)), whole(labels, max(12, round(0.02 * across**2)))
 
 
+def vesicles(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
+    """Vesicles, droplets and yeasts at low magnification: small, apart and crisp, brighter or darker than their ground."""
+    across = math.exp(rng.uniform(math.log(8), math.log(32)))
+    mean = across / 2
+    labels = scatter(
+        rng,
+        size,
+        (mean * 0.8, mean * 1.25),
+        rng.uniform(0.02, 0.15),
+        roughness=rng.uniform(0, 0.1),
+        stretch=rng.uniform(0, 0.25),
+        overlap=0.05,
+        gather=rng.uniform(0, 0.2),
+    )
+    signal = paint(labels, per_object(rng, labels, rng.uniform(0.05, 0.4)))
+    signal *= texture(rng, size, 3, rng.uniform(0, 0.2))
+    if rng.random() < 0.3:  # a thin coat with less inside
+        signal *= 1 - rng.uniform(0.2, 0.6) * (depth(labels) > max(1.5, 0.25 * mean))
+    signal = gaussian_filter(signal, rng.uniform(0.5, 0.9))
+    ground = texture(rng, size, rng.uniform(2, across), rng.uniform(0, 0.08))
+    ground *= 1 + rng.uniform(0, 0.15) * clouds(rng, size, size[0] / 2)
+    if rng.random() < 0.35:
+        signal = ground * np.clip(1 - rng.uniform(0.3, 0.8) * signal, 0, None)
+    else:
+        signal = rng.uniform(0.05, 0.6) * ground + signal
+    return camera(rng, exposed(signal)), whole(labels)
+
+
 FAMILIES: dict[str, Family] = {
     "nuclei": nuclei,
     "cells": whole_cells,
@@ -450,6 +478,7 @@ FAMILIES: dict[str, Family] = {
     "membranes": membranes,
     "organelles": organelles,
     "leaves": leaves,
+    "vesicles": vesicles,
 }
 
 
