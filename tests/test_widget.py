@@ -6,6 +6,7 @@ import copy
 import gc
 import importlib
 import threading
+import time
 import weakref
 from functools import partial
 
@@ -2471,11 +2472,13 @@ def test_other_data_in_the_labels_keeps_the_object_that_is_worked_on(field):
     assert "its clicks are gone" in window.told[-1] and area(layer.data, 2) == 400
 
 
-def test_the_strip_follows_what_napari_takes_back(window):
+def test_the_strip_follows_what_napari_takes_back(window, monkeypatch):
     image, _ = squares()
     window.open(np.stack([image] * 3))
     window.viewer.dims.set_current_step(0, 1)
     layer, strip = window.viewer.layers[LABELS], window.form.planes
+    save = layer._save_history  # tells of the stroke, before there are its pixels
+    monkeypatch.setattr(layer, "_save_history", lambda change: (save(change), time.sleep(0.2)))
     layer.paint((1, 60, 60), 5)
     window.wait(lambda: strip.state.annotated.tolist() == [False, True, False])
     layer.undo()

@@ -360,7 +360,8 @@ class Workspace:
             self._meanwhile.append(stroke)
         annotator.painted(int(labels.layer.selected_label), stroke)
         if planes := stroke.planes:
-            self._survey(planes)
+            # Once it is painted: of what no mouse does, napari tells before.
+            self._worker.later(lambda: self._survey(planes) if self.labels is labels else None)
 
     def _drawn(self, _: Any) -> None:
         """See what napari's own undo did, which tells nobody: the layer is drawn anew though the plane is the same."""
