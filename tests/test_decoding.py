@@ -91,6 +91,34 @@ def test_distant_clicks_keep_what_lies_beyond_the_window():
     assert mask[30, 25] and mask[30, 1505]
 
 
+class Speckled(BlobModel):
+    """A model whose every answer has two specks, one of them at the window's edge, and a larger part, wherever one clicks."""
+
+    def decode_logits(self, maps, reference, roi=None):
+        logits = super().decode_logits(maps, reference, roi)
+        logits[8:10, 8:10] = logits[40:42, :2] = 1.0
+        logits[8:14, 40:46] = 1.0
+        return logits
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_small_parts_that_nobody_asked_for_are_dropped(finished):
+    image = np.zeros((64, 64), np.uint8)
+    image[20:44, 20:44] = 200
+    decoding = decoding_of(image, Speckled())
+    prompts = [Click((), 32, 32)]
+    if finished:  # before: a speck is a part of it
+        mask = np.zeros(image.shape, bool)
+        mask[8:10, 8:10] = True
+        prompts.insert(0, Mask((), Box.of(image.shape), mask))
+    mask = mask_of(decoding.steps(prompts)[-1], image.shape)
+    assert mask[32, 32] and mask[40, 0] and mask[10, 42] and mask[8, 8] == finished
+    asked = mask_of(decoding.steps([*prompts, Click((), 9, 9)])[-1], image.shape)
+    assert asked[8:10, 8:10].all()
+    refused = mask_of(decoding.steps([*prompts, Click((), 10, 42, False)])[-1], image.shape)
+    assert not refused[10, 42]
+
+
 def test_the_same_prompts_give_the_same_mask_on_any_number_of_threads(default_model):
     image, labels = synthetic(np.random.default_rng(1), (192, 192), "tissue")
     features, before = encode(image, default_model), torch.get_num_threads()

@@ -66,6 +66,7 @@ LEAST_PLANE = 64  # pixels; a plane is not shrunk to less
 # Levels that are tried: each takes four times as long as the one before.
 NEXT, FARTHER = (-1, FINEST, -2, -3), (-4, -5, -6)
 SPECK = 8  # working pixels; what is smaller at a level is not looked at from farther away
+LOOSE = 0.05  # of a mask's largest part; what is smaller and not marked is dropped
 SPACING = (
     6  # working pixels between those of a scribble that the reference label gets; see docs/training-log.md
 )
@@ -470,7 +471,10 @@ class Decoding:
             )
         logits = self.model.decode_logits(self._prepare(mark.plane, level, window), reference, roi)
         steadiness = int(np.count_nonzero(logits > CUT)) / max(1, int(np.count_nonzero(logits > -CUT)))
-        logits = obey(logits, itertools.chain.from_iterable(marked))
+        pixels = list(itertools.chain.from_iterable(marked))
+        # Parts of what somebody finished before are no specks.
+        grown = any(isinstance(one, Mask) for one in prompts)
+        logits = _without_specks(obey(logits, pixels), pixels, known if grown else np.zeros_like(known))
         mask = logits > 0
         view = View(level, window, fold(reference, mask), mask, steadiness)
         if level != 0:
@@ -570,6 +574,29 @@ def _largest_part(mask: BoolMask) -> BoolMask:
     """Return the largest of the parts that a mask falls into."""
     parts, count = number_parts(mask)
     return mask if count < 2 else parts == 1 + np.bincount(parts[mask] - 1).argmax()
+
+
+def _without_specks(
+    logits: NDArray[np.float32], marks: Iterable[tuple[int, int, bool]], kept: BoolMask
+) -> NDArray[np.float32]:
+    """Return logits whose mask has no small parts that nobody asked for: the network leaves some beside neighbours.
+
+    Parts stay that hold a mark or anything of `kept`, go on beyond the window, or are no smaller than `LOOSE` of the largest.
+    """
+    parts, count = number_parts(logits > 0)
+    if count < 2:
+        return logits
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    stays = sizes >= LOOSE * sizes.max()
+    for some in (parts[kept], parts[0], parts[-1], parts[:, 0], parts[:, -1]):
+        stays[some] = True
+    height, width = logits.shape
+    for y, x, _ in marks:
+        if 0 <= y < height and 0 <= x < width:
+            stays[parts[y, x]] = True
+    stays[0] = True
+    return np.where(stays[parts], logits, -np.abs(logits))
 
 
 def _outside(view: View, window: Box) -> bool:
