@@ -84,7 +84,7 @@ class BlobModel:
 
     strides = (4, 8, 16, 32)
     channels = (1, 1, 1, 1)
-    fingerprint = "blobs"
+    fingerprint = decoder_fingerprint = "blobs"
     training = False
 
     def __init__(self, window: int = 64) -> None:

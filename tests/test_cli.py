@@ -159,6 +159,58 @@ def test_segment_writes_what_was_clicked_on_though_nothing_similar_can_be_looked
     assert tifffile.imread(tmp_path / "labels.tif")[20, 20] == 1
 
 
+def test_saved_clicks_are_carried_through_the_stack_if_asked_for(
+    blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import napari_interformer as ni
+    from conftest import blobs
+
+    monkeypatch.setattr(ni, "load_model", lambda *_, **__: blob_model)
+    image, truth = blobs()
+    tifffile.imwrite(
+        tmp_path / "s.tif", np.stack([image] * 3), photometric="minisblack", metadata={"axes": "ZYX"}
+    )
+    session = ni.Session(ni.encode(tmp_path / "s.tif", blob_model, contrast="auto"), blob_model)
+    for y, x in ((32, 32), (32, 96)):
+        session.click((1, y, x))
+        session.commit()
+    session.click((1, 32, 160))  # not committed
+    session.save_prompts(tmp_path / "c.json")
+    command = ("segment", tmp_path / "s.tif", "--prompts", tmp_path / "c.json", "-o", tmp_path / "l.tif")
+    assert run(*command) == 0
+    assert not tifffile.imread(tmp_path / "l.tif")[[0, 2]].any()
+    assert run(*command, "--propagate") == 0
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "l.tif"), [np.where(truth < 4, truth, 0)] * 3)
+    session = ni.Session(session.features, blob_model)
+    session.save_prompts(tmp_path / "c.json")
+    capsys.readouterr()
+    assert run(*command, "--similar") == 1
+    assert "--similar goes by objects that were clicked on; there are none" in capsys.readouterr().err
+
+
+def test_a_picture_that_somebody_else_wrote_is_not_replaced(
+    blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import imageio.v3 as iio
+
+    import napari_interformer as ni
+    from conftest import blobs
+
+    monkeypatch.setattr(ni, "load_model", lambda *_, **__: blob_model)
+    tifffile.imwrite(tmp_path / "blobs.tif", blobs()[0])
+    arguments = ("segment", tmp_path / "blobs.tif", "--click", "30,30", "-o")
+    for _ in range(2):  # its own it replaces
+        assert run(*arguments, tmp_path / "l.tif", "--overlay", tmp_path / "o.png") == 0
+    tifffile.imwrite(tmp_path / "raw.tif", np.zeros((9, 9), np.uint16))
+    iio.imwrite(tmp_path / "photo.png", np.zeros((9, 9, 3), np.uint8))
+    (tmp_path / "notes.tif").write_text("of value")
+    for output, overlay in (("raw.tif", "o.png"), ("l.tif", "photo.png"), ("notes.tif", "o.png")):
+        before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        assert run(*arguments, tmp_path / output, "--overlay", tmp_path / overlay) == 1
+        assert "is there already, and napari-interformer did not write it" in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 @pytest.mark.parametrize(("typed", "core"), [("192", 128), ("whole", 0)])
 def test_encode_takes_a_tile_as_typed(typed: str, core: int, tmp_path: Path) -> None:
     from napari_interformer import Features

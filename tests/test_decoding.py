@@ -12,7 +12,7 @@ from conftest import BlobModel, blobs
 from napari_interformer.decoding import Decoding, Step, View
 from napari_interformer.encoding import encode, room_for
 from napari_interformer.image import Planes
-from napari_interformer.prompts import Box, BoxPrompt, Click, Mask
+from napari_interformer.prompts import Box, BoxPrompt, Click, Mask, Scribble
 from napari_interformer.samples import synthetic
 
 IMAGE, LABELS = blobs()
@@ -89,6 +89,16 @@ def test_distant_clicks_keep_what_lies_beyond_the_window():
     image[20:40, 20:60] = image[20:40, 1500:1560] = 200
     mask = mask_of(decoding_of(image).steps([Click((), 30, 40), Click((), 30, 1530)])[-1], image.shape)
     assert mask[30, 25] and mask[30, 1505]
+
+
+def test_a_line_that_leaves_the_image_and_comes_back_counts_as_its_longest_piece():
+    away_and_back = Scribble.along([(32, 20), (-20, 20), (-20, 170), (32, 170), (112, 170)])
+    (step,) = decoding_of(IMAGE).steps([away_and_back])
+    assert step.prompt.path[0] == (0, 170) and step.prompt.path[-1] == (112, 170)
+    mask = mask_of(step, IMAGE.shape)
+    assert not mask[0, 40:140].any()
+    with pytest.raises(ValueError, match="inside the image"):
+        decoding_of(IMAGE).steps([Scribble.along([(-5, 20), (-5, 170)])])
 
 
 class Speckled(BlobModel):

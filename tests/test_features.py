@@ -454,11 +454,14 @@ def test_features_of_another_image_or_model_are_refused_when_opened(tmp_path, mo
     changed = SimpleNamespace(**{**vars(MODEL), "fingerprint": "n"})
     Features.open(tmp_path / "x.zarr", mode=mode, image=same, model=MODEL)
     for options, named in [
-        ({"image": other}, "image"),
-        ({"model": changed}, "model"),
-        ({"image": other, "model": changed}, "image and model"),
+        (
+            {"image": other},
+            r"image \(or of other channels of it\); give that image and those channels, or another store",
+        ),
+        ({"model": changed}, "model; give another store, or delete this one"),
+        ({"image": other, "model": changed}, r"image and model \(or of other channels of it\); give"),
     ]:
-        with pytest.raises(ValueError, match=f"of another {named}; give another store, or delete this one"):
+        with pytest.raises(ValueError, match=f"of another {named}"):
             Features.open(tmp_path / "x.zarr", mode=mode, **options)
     with pytest.raises(TypeError, match="model takes what load_model returns; got str"):
         Features.open(tmp_path / "x.zarr", mode=mode, model="default")

@@ -442,6 +442,48 @@ def test_labels_claim_no_pixel_size_that_the_image_does_not_tell(tmp_path, stack
         assert units == [None, "micrometer", "micrometer"]
 
 
+def ome_zarr(path, unit):
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    group.create_array("0", shape=(3, 4, 5), dtype=np.uint8)
+    place = [{"type": "scale", "scale": [3, 0.5, 0.5]}]
+    axes = [{"name": "t", "type": "time", "unit": unit}, {"name": "y"}, {"name": "x"}]
+    group.attrs["multiscales"] = [
+        {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": place}]}
+    ]
+
+
+@pytest.mark.parametrize("kind", ["ome", "ome minutes", "imagej", "zarr", "zarr milliseconds"])
+@pytest.mark.parametrize("ending", ["tif", "zarr"])
+def test_the_time_between_frames_is_kept_in_seconds(tmp_path, kind, ending):
+    movie, path = np.zeros((3, 4, 5), np.uint8), tmp_path / ("m.zarr" if "zarr" in kind else "m.tif")
+    seconds = {"ome minutes": 180, "zarr milliseconds": 0.003}.get(kind, 3)
+    if kind == "imagej":  # which tells no pixel size here
+        tifffile.imwrite(path, movie, imagej=True, metadata={"axes": "TYX", "finterval": 3.0})
+    elif "ome" in kind:
+        mark = "min" if "minutes" in kind else "s"
+        told = {"axes": "TYX", "TimeIncrement": 3.0, "TimeIncrementUnit": mark, "PhysicalSizeX": 0.5}
+        tifffile.imwrite(path, movie, ome=True, metadata=told)
+    else:
+        ome_zarr(path, "millisecond" if "milliseconds" in kind else "second")
+    image = Planes.of(path)
+    assert image.axes == "TYX" and image.told_scale[0] == pytest.approx(seconds)
+    labels = tmp_path / f"labels.{ending}"
+    write_labels(labels, np.ones(movie.shape, int), axes="TYX", scale=image.told_scale, unit=image.unit)
+    found = Planes.of(labels)
+    assert found.axes == "TYX" and found.told_scale[0] == pytest.approx(seconds)
+    if ending == "tif":
+        with tifffile.TiffFile(labels) as tiff:
+            assert "TimeIncrementUnit=" in tiff.ome_metadata
+    else:
+        assert zarr.open_group(labels).attrs["multiscales"][0]["axes"][0]["unit"] == "second"
+
+
+def test_what_nobody_calls_time_gets_no_seconds(tmp_path):
+    write_labels(tmp_path / "l.tif", np.ones((2, 3, 4, 5), int), scale=(5, 2, 1, 1))
+    with tifffile.TiffFile(tmp_path / "l.tif") as tiff:
+        assert tiff.series[0].axes == "TZYX" and "TimeIncrement" not in tiff.ome_metadata
+
+
 def test_labels_lie_where_the_image_lies(tmp_path):
     group = zarr.open_group(tmp_path / "i.zarr", mode="w", zarr_format=2)
     group.create_array("0", shape=(2, 3, 4, 1100), dtype=np.uint8)
@@ -542,6 +584,7 @@ def test_what_is_no_label_image_is_refused(tmp_path, labels, error, told):
         ({"scale": (1, 1, math.inf)}, "above 0"),
         ({"scale": ("1", "1", "1")}, "above 0"),
         ({"scale": (None, -1, 1)}, "above 0"),
+        ({"axes": "ZXY"}, r"axes takes Y and X last; got 'ZXY'"),
         ({"translation": (1, 1)}, r"translation takes one number per axis .* got \(1, 1\)"),
         ({"translation": (1, 1, math.nan)}, "translation takes"),
     ],

@@ -147,7 +147,7 @@ def test_a_large_object_is_written_whole_and_nothing_before_it_is_undone_in_its_
     ("units", "scale", "unit"),
     [
         (("s", "nm", "um", "um"), [5, 0.002, 0.5, 0.5], "micrometer"),
-        (("s", "pixel", "um", "mm"), [5, 2, 0.0005, 0.5], "millimeter"),
+        (("ms", "pixel", "um", "mm"), [0.005, 2, 0.0005, 0.5], "millimeter"),
         (None, [5, 2, 0.5, 0.5], None),
     ],
 )
@@ -155,6 +155,9 @@ def test_pixel_sizes_have_the_unit_of_x(units, scale, unit):
     layer = Labels(np.zeros((2, 3, 4, 5), int), scale=(5, 2, -0.5, 0.5), units=units)
     sizes, name = LayerLabels(layer).pixel_size
     assert sizes == pytest.approx(scale) and name == unit
+    layer.axis_labels = ("t", "z", "y", "x")
+    sizes, _ = LayerLabels(layer).pixel_size
+    assert sizes == [pytest.approx(scale[0]) if units else None, *map(pytest.approx, scale[1:])]
 
 
 @pytest.mark.parametrize("kind", ["tiff", "zarr"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 
 import dask.array
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from conftest import BlobModel, blobs
 from napari_interformer.encoding import encode, encode_tiles, room_for
+from napari_interformer.features import Features
 from napari_interformer.image import Planes
 from napari_interformer.prompts import Box, BoxPrompt, Click, NotEncodedError
 from napari_interformer.session import Session
@@ -1063,6 +1065,45 @@ def test_prompts_made_with_another_model_are_answered_with_a_warning(tmp_path):
     path.write_text(path.read_text().replace(FEATURES.model_fingerprint, "another"))
     with pytest.warns(UserWarning, match="another model"):
         session().load_prompts(path)
+
+
+def test_prompts_that_were_answered_in_another_way_are_told(tmp_path):
+    adapted = BlobModel()
+    adapted.decoder_fingerprint = "adapted"
+    s = session()
+    s.click(CENTRES[0])
+    s.commit()
+    s.click(CENTRES[1])
+    path = s.save_prompts(tmp_path / "prompts.json")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        session().load_prompts(path)
+    with pytest.warns(UserWarning, match="another model"):
+        Session(FEATURES, adapted).load_prompts(path)
+    s.change_model(adapted)
+    s.commit()
+    s.save_prompts(path)
+    with pytest.warns(UserWarning, match="another model"):  # one of them was
+        session().load_prompts(path)
+
+
+def test_prompts_of_a_session_with_the_image_are_told_to_one_without(tmp_path):
+    model = BlobModel()
+    model.config = replace(model.config, diameters=(8.0, 60.0))
+    planes = Planes.of(IMAGE, contrast=(0, 255))
+    encode(planes, model, device="cpu", store=tmp_path / "features.zarr")
+    stored = Features.open(tmp_path / "features.zarr")
+    with_image, without = Session(stored, model, image=planes), Session(stored, model)
+    for one, other, told in (
+        (with_image, without, "image=image"),
+        (without, with_image, "without the image"),
+    ):
+        one.click(CENTRES[0])
+        path = one.save_prompts(tmp_path / "prompts.json")
+        one.clear()
+        with pytest.warns(UserWarning, match=told):
+            other.load_prompts(path)
+        other.clear()
 
 
 def test_computing_changes_nothing_until_it_is_adopted():

@@ -118,6 +118,9 @@ def test_only_the_box_is_looked_through_and_what_lies_in_it_tells_what_is_looked
         session.find_similar(box=Box(120, 80, 192, 160))
     with pytest.raises(ValueError, match="outside of it"):
         session.find_similar(box=Box(300, 0, 400, 80))
+    for box in ((1, 2, 3), "abcd", (0.5, 0, 9, 9), 7):
+        with pytest.raises(ValueError, match="box of whole numbers"):
+            session.find_similar(box=box)
 
 
 def test_what_is_much_larger_or_smaller_or_looks_otherwise_is_left():

@@ -9,6 +9,7 @@ import pytest
 
 from conftest import BlobModel, blobs
 from napari_interformer.encoding import encode, encode_tiles
+from napari_interformer.image import Planes
 from napari_interformer.prompts import Box, Mask
 from napari_interformer.session import Session
 from napari_interformer.volume import Ended, Reason, between, carry, where_it_ends
@@ -35,6 +36,16 @@ def test_an_object_is_carried_both_ways_and_ends_where_it_ends(stack):
         np.testing.assert_array_equal(s.mask[z], labels == 1)
     assert s.commit() == 1
     assert (s.labels == 1).sum() == 5 * 1024
+
+
+def test_times_within_depths_are_refused():
+    planes = np.zeros((3, 2, 64, 64), np.uint8)
+    planes[..., 20:40, 20:40] = 200
+    session = Session(encode(Planes.of(planes, axes="ZTYX"), MODEL, device="cpu"), MODEL)
+    session.click((1, 1, 30, 30))
+    with pytest.raises(ValueError, match="got ZTYX: encode the image with T before Z"):
+        session.propagate()
+    assert session.planes == ((1, 1),)
 
 
 def test_an_object_is_carried_from_a_box_though_a_red_click_corrects_it(stack):

@@ -27,7 +27,7 @@ class BrightModel:
 
     def __init__(self) -> None:
         self.config = CONFIG
-        self.fingerprint = "bright"
+        self.fingerprint = self.decoder_fingerprint = "bright"
         self.channels, self.strides = (1, 1, 1, 1), (1, 8, 16, 32)
         self.device, self.training = torch.device("cpu"), False
         self.gate, self.steps = threading.Event(), threading.Semaphore(PLENTY)

@@ -198,7 +198,7 @@ def encode(
     "--output",
     type=FILE,
     required=True,
-    help="The label image to write: .tif, .tiff or .zarr. One that is there is replaced.",
+    help=f"The label image to write: .tif, .tiff or .zarr. One that {NAME} wrote is replaced.",
 )
 @click.option("--overlay", type=FILE, help="A picture of the result to look at (PNG).")
 @click.option(
@@ -256,7 +256,7 @@ def segment(
     import napari_interformer as ni
     from napari_interformer.files import LABEL_FILES, check_labels_file, write_labels
     from napari_interformer.image import Planes
-    from napari_interformer.prompts import Box, NotEncodedError
+    from napari_interformer.prompts import Box, Mask, NotEncodedError
     from napari_interformer.store import located
     from napari_interformer.volume import where_it_ends
 
@@ -298,6 +298,14 @@ def segment(
         load_prompts(session, prompts)
         if session.prompts:
             commit()
+        if propagate:  # what has masks was carried, or taken from labels, when it was saved
+            there = {int(label) for label in np.unique(np.asarray(session.labels))}
+            bare = {
+                label
+                for label, said in session.objects.items()
+                if not any(isinstance(one, Mask) for one in said)
+            }
+            carry(session, sorted(bare & there))
     for one in everything:
         for prompt in one:
             while True:  # until it needs nothing more: an object may go on beyond what was there
@@ -314,7 +322,12 @@ def segment(
                 click.echo(f"object {session.label}: {where_it_ends(ends)}", err=True)
         commit()
     wrong: ValueError | None = None
-    for plane in clicked_on(session) if similar else ():
+    clicked = clicked_on(session)
+    if similar and not clicked:
+        wrong = ValueError(
+            "--similar goes by objects that were clicked on; there are none: give clicks of one."
+        )
+    for plane in clicked if similar else ():
         encode_shown(planes, encoded, network, device, [(plane, Box.of(planes.size))])
         try:
             find_similar(session, plane, propagate)
@@ -396,7 +409,9 @@ def train(ctx: click.Context, /, folder: Path, output: Path, only_adapt: bool, *
         signal.raise_signal(asked)  # now it ends as any command does
         raise KeyboardInterrupt  # in the background, where a shell has Ctrl+C ignored
     if first_process():
-        tell_model(folder, saved, settings)
+        from napari_interformer.checkpoint import read_checkpoint
+
+        tell_model(folder, saved, int(read_checkpoint(saved).notes["kept"]), settings)
 
 
 @contextmanager
@@ -455,7 +470,7 @@ def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
     if images.synthetic == 1:
         raise click.UsageError("--adapt takes --synthetic below 1: some of the images are the folder's.")
     model = ni.load_model(images.initial or None)
-    pictures = training_pictures(folder, images)
+    pictures, kept = training_pictures(folder, images)
     found = count(len(pictures), "image")
     # Each image gives as many objects as another, so a share of the images is one of the objects.
     if made := round(len(pictures) * images.synthetic / (1 - images.synthetic)):
@@ -474,20 +489,17 @@ def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
     ni.save_model(adapted, output, notes)
     click.echo(f"adapted on {found}")
     split_by = {"dataset": images.dataset, "validation": images.validation, "seed": config.seed}
-    tell_model(folder, output, split_by)
+    tell_model(folder, output, kept, split_by)
 
 
-def tell_model(folder: Path, model: Path, settings: dict[str, Any]) -> None:
+def tell_model(folder: Path, model: Path, kept: int, settings: dict[str, Any]) -> None:
     """Say where a model is, and how to measure it on the images that were kept from it, if there are any.
 
     `settings` are those that the images were split by.
     """
-    from napari_interformer import datasets
     from napari_interformer.benchmark import BenchmarkConfig
 
     click.echo(f"model: {model}")
-    everything = list(datasets.load(settings["dataset"], folder))
-    _, kept = datasets.split(everything, fraction=settings["validation"], seed=settings["seed"])
     if not kept:
         return
     usual = BenchmarkConfig()
@@ -495,7 +507,7 @@ def tell_model(folder: Path, model: Path, settings: dict[str, Any]) -> None:
     for name in ("dataset", "validation", "seed"):
         if settings[name] != getattr(usual, name):
             words += [flag_of(name), settings[name]]
-    click.echo(f"{count(len(kept), 'image')} kept from it: is it any good? {shlex.join(map(str, words))}")
+    click.echo(f"{count(kept, 'image')} kept from it: is it any good? {shlex.join(map(str, words))}")
 
 
 def _benchmark_config() -> type:
@@ -680,15 +692,22 @@ def find_similar(session: Session, plane: Plane, propagate: bool) -> None:
     """Find what looks like the finished objects of a plane, carry it through the stack if asked for, and say how much it is."""
     with bar("finding", "place") as line:
         found = session.find_similar(plane, progress=lambda done, total: show(line, done, total))
-    if propagate and found:
-        with bar("propagating", "object") as line:
-            for number, label in enumerate(found, 1):
-                session.edit(label, plane)
-                session.propagate()
-                session.commit()
-                show(line, number, len(found))
+    if propagate:
+        carry(session, found, plane)
     where = f" on plane {', '.join(map(str, plane))}" if plane else ""
     click.echo(f"{count(len(found), 'similar object')} found{where}")
+
+
+def carry(session: Session, labels: Sequence[int], plane: Plane | None = None) -> None:
+    """Carry finished objects through the stack, from one plane or from all that they have."""
+    if not labels:
+        return
+    with bar("propagating", "object") as line:
+        for number, label in enumerate(labels, 1):
+            session.edit(label, plane)
+            session.propagate()
+            session.commit()
+            show(line, number, len(labels))
 
 
 def report(session: Session, without: dict[int, str]) -> None:
@@ -870,6 +889,13 @@ def check_output(path: Path, endings: Sequence[str], read: Mapping[str, Path] | 
             raise FileExistsError(f"{path} is {name} itself; give the result another name.")
         if path.resolve() in source.resolve().parents:
             raise FileExistsError(f"{path} holds {name}, which would be lost; give the result another name.")
+    if path.is_file() and path.suffix.lower() in (".tif", ".tiff", ".png"):
+        from napari_interformer.files import written_here
+
+        if not written_here(path):  # somebody's image, as likely as not
+            raise FileExistsError(
+                f"{path} is there already, and {NAME} did not write it; give the result another name, or remove it."
+            )
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} to; make it first.")
     check_writable(path, path.resolve().parent)

@@ -95,8 +95,8 @@ class Picture:
         return float(np.sqrt(4 * np.median(self.areas) / np.pi)) if len(self.areas) else 1.0
 
 
-def training_pictures(folder: str | Path, config: TrainConfig) -> list[Picture]:
-    """Return the images of the training split."""
+def training_pictures(folder: str | Path, config: TrainConfig) -> tuple[list[Picture], int]:
+    """Return the images of the training split, and how many are kept from it."""
     everything = list(datasets.load(config.dataset, folder))
     chosen, kept = datasets.split(everything, fraction=config.validation, seed=config.seed)
     check_some(chosen, kept, config.validation)
@@ -120,7 +120,7 @@ def training_pictures(folder: str | Path, config: TrainConfig) -> list[Picture]:
             f"train takes labelled images; none of the {len(pictures)} that are trained on has an object of "
             f"{LEAST_PIXELS} pixels: 0 is background and every other number an object."
         )
-    return useful
+    return useful, len(kept)
 
 
 def check_some(chosen: Sequence[datasets.Sample], kept: Sequence[datasets.Sample], validation: float) -> None:

@@ -274,7 +274,7 @@ def _plane(path: Path, pixels: NDArray[Any], axes: str) -> NDArray[Any]:
     if sorted(left) not in (["X", "Y"], ["S", "X", "Y"]) or (plane.ndim == 3 and plane.shape[2] > 4):
         raise ValueError(
             f"A data set takes images (Y, X) or (Y, X, 3); {path} has {' x '.join(map(str, pixels.shape))} ({axes}): save each "
-            "plane as an image of its own, with a label image of the same name."
+            "plane as an image of its own, with a label image of the same name, and up to three channels as RGB."
         )
     if plane.ndim == 3:  # the fourth of RGBA, and the second of grey with alpha, are no pixels
         return plane[..., :3] if plane.shape[2] > 2 else plane[..., 0]

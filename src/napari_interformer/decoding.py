@@ -84,6 +84,10 @@ class Decoder(Protocol):
         """Which features it can decode."""
 
     @property
+    def decoder_fingerprint(self) -> str:
+        """How it decodes them."""
+
+    @property
     def strides(self) -> tuple[int, int, int, int]:
         """Strides of its feature maps in pixels."""
 
@@ -297,9 +301,9 @@ class Decoding:
                 raise ValueError(
                     f"A {name} takes whole numbers; got {(*prompt.plane, *stop)}: {make} rounds them."
                 )
-        there = _within(prompt.path, size)
-        if len(there) < len(prompt.path):
-            there = _within(line(prompt.path), size)
+        there = (
+            prompt.path if all(_is_within(stop, size) for stop in prompt.path) else _piece(prompt.path, size)
+        )
         if not inside or not there:
             raise ValueError(
                 f"A {name} takes a position inside the image of shape {tuple(self.features.shape)}; got "
@@ -560,9 +564,18 @@ class Decoding:
         return step if box == step.box else replace(step, box=box, mask=step.mask[: box.height, : box.width])
 
 
-def _within(pixels: Iterable[tuple[int, int]], size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-    """Return those rows and columns that lie inside a plane."""
-    return tuple((y, x) for y, x in pixels if 0 <= y < size[0] and 0 <= x < size[1])
+def _is_within(pixel: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Whether a row and column lie inside a plane."""
+    return 0 <= pixel[0] < size[0] and 0 <= pixel[1] < size[1]
+
+
+def _piece(path: Sequence[tuple[int, int]], size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    """Return the longest piece of a line that lies inside a plane, pixel by pixel; empty if none does.
+
+    Where it leaves the image and comes back, nobody drew what would join the pieces.
+    """
+    pieces = itertools.groupby(line(path), lambda pixel: _is_within(pixel, size))
+    return max((tuple(piece) for inside, piece in pieces if inside), key=len, default=())
 
 
 def _pixels(mark: Mark, level: int) -> list[tuple[int, int]]:

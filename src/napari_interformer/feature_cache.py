@@ -62,8 +62,8 @@ def features_for(
         asked = Origin.of(planes, model, core=found.origin.core, halo=found.origin.halo)
         if different := found.origin.differences(asked):
             raise ValueError(
-                f"{name_of(path)} holds features of another {' and '.join(different)}; choose another folder, or the image and "
-                "model it was made with."
+                f"{name_of(path)} holds features of another {' and '.join(different)}; choose another folder, or the image, "
+                "channels and model it was made with."
             )
         return planes, found
     if isinstance(path, Path) and not path.absolute().parent.is_dir():

@@ -281,14 +281,15 @@ class Features:
 
     def _check(self, origin: Origin) -> None:
         if different := self.origin.differences(origin):
-            only = different == ["contrast"]
-            remedy = (
-                "the contrast they were encoded with, or another store"
-                if only
-                else "another store, or delete this one"
-            )
+            others = " (or of other channels of it)" if "image" in different else ""
+            remedy = "another store, or delete this one"
+            if different == ["contrast"]:
+                remedy = "the contrast they were encoded with, or another store"
+            elif others:
+                remedy = "that image and those channels, or another store"
             raise ValueError(
-                f"{name_of(self.path or Path('memory'))} holds features of another {' and '.join(different)}; give {remedy}."
+                f"{name_of(self.path or Path('memory'))} holds features of another {' and '.join(different)}{others}; give "
+                f"{remedy}."
             )
 
     # ------------------------------------------------------------------------------------------- reading

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _CHUNK, _COARSEST = 512, 512  # sides in pixels: of OME-Zarr's chunks, and the least of its coarser levels
 LABEL_FILES = (".tif", ".tiff", ".zarr")
+WRITER = "napari-interformer"  # says so in TIFF and PNG
 _SHOWN = {
     tifffile.PHOTOMETRIC.MINISWHITE: "with black for its highest numbers",
     tifffile.PHOTOMETRIC.PALETTE: "in colours of its own",
@@ -40,7 +41,7 @@ _TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 @dataclass(frozen=True)
 class ImageFile:
-    """What a file holds: an array (lazy for TIFF and zarr), its axes, and the pixel size per axis.
+    """What a file holds: an array (lazy for TIFF and zarr), its axes, and the pixel size per axis; for time, its seconds.
 
     `untold` are the axes of which it tells no pixel size, so that `scale` has 1 there; `translation` is where the first
     pixel lies, per axis.
@@ -221,6 +222,12 @@ _MARKS = {
     "meter": "m",
 }
 _MICROMETERS = {"pm": 1e-6, "Å": 1e-4, "nm": 1e-3, "µm": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
+_SECONDS = {
+    **dict.fromkeys(("ms", "millisecond"), 1e-3),
+    **dict.fromkeys(("s", "second"), 1.0),
+    **dict.fromkeys(("min", "minute"), 60.0),
+    **dict.fromkeys(("h", "hour"), 3600.0),
+}
 _UNITS = {
     "pm": "picometer",
     **dict.fromkeys(("Å", "\N{ANGSTROM SIGN}", "Angstrom"), "angstrom"),
@@ -242,9 +249,12 @@ def _ratio(mark: str | None, other: str | None) -> float:
 def _pixel_size(
     tiff: tifffile.TiffFile, axes: str
 ) -> tuple[tuple[float, ...] | None, str | None, tuple[int, ...]]:
-    """Return the pixel size per axis, its unit, and which axes it is not told of, from OME, ImageJ or the resolution tags."""
+    """Return the pixel size per axis, its unit, and which axes it is not told of, from OME, ImageJ or the resolution tags.
+
+    Time is in seconds.
+    """
     sizes: dict[str, float] = {}
-    unit = None
+    unit, interval = None, 0.0
     try:
         tags = tiff.pages.first.tags
         resolution = {
@@ -260,7 +270,10 @@ def _pixel_size(
             for axis in sizes.keys() - {"X"}:  # Z may come in another unit
                 other = pixels.get(f"PhysicalSize{axis}Unit", "µm")
                 sizes[axis] *= _ratio(other, unit)
+            if second := _SECONDS.get(pixels.get("TimeIncrementUnit", "s")):
+                interval = second * float(pixels.get("TimeIncrement", 0))
         elif tiff.is_imagej and tiff.imagej_metadata:
+            interval = float(tiff.imagej_metadata.get("finterval", 0))
             unit = tiff.imagej_metadata.get("unit")
             if unit and unit not in ("pixel", "inch"):
                 sizes = resolution
@@ -271,7 +284,12 @@ def _pixel_size(
             sizes, unit = {axis: 1e4 * length for axis, length in resolution.items()}, "micrometer"
     except Exception as error:  # metadata of every vintage; the pixels can be read without
         log.warning("pixel size of %s not understood: %s", tiff.filename, error)
-    if not sizes or not _are_lengths(sizes.values()):
+    if not _are_lengths(sizes.values()):
+        sizes.clear()
+    unit = unit if sizes else None
+    if 0 < interval < math.inf:  # which many writers leave at 0
+        sizes["T"] = interval
+    if not sizes.keys() & set(axes):
         return None, None, ()
     untold = tuple(i for i, axis in enumerate(axes) if axis not in sizes)
     return tuple(sizes.get(axis, 1.0) for axis in axes), _UNITS.get(str(unit), unit), untold
@@ -342,7 +360,7 @@ def _read_zarr(path: Path) -> ImageFile:
 def _place_of(
     level: Any, image: Any, ndim: int, units: Sequence[str | None]
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    """Return the pixel size per axis that OME-Zarr tells, and where the first pixel lies, lengths in the unit of X.
+    """Return the pixel size per axis that OME-Zarr tells, and where the first pixel lies: lengths in the unit of X, time in s.
 
     What it tells of the level comes first, then what it tells of all of them.
     """
@@ -358,8 +376,9 @@ def _place_of(
             first = first + step
     marks = [_MARKS.get(str(unit)) for unit in units]
     for axis, mark in enumerate(marks):
-        scale[axis] *= _ratio(mark, marks[-1])
-        first[axis] *= _ratio(mark, marks[-1])
+        factor = _SECONDS.get(str(units[axis])) or _ratio(mark, marks[-1])
+        scale[axis] *= factor
+        first[axis] *= factor
     moved = first.any() and np.isfinite(first).all()
     return tuple(scale.tolist()), tuple(first.tolist()) if moved else None
 
@@ -379,13 +398,15 @@ def write_labels(
     ----------
     path : str or Path
         OME-Zarr if it ends in .zarr, OME-TIFF if in .tif or .tiff. A file is replaced if it exists, and so are labels
-        in OME-Zarr.
+        in OME-Zarr; `written_here` tells whether that is a loss.
     labels : (..., Y, X) integer
         Any array that can be indexed; stored in the smallest unsigned type that holds it.
     axes : str, optional
-        One letter per axis of `labels`; letters that OME-TIFF does not know, and all if None, become Z, T and C.
+        One letter per axis of `labels`, Y and X last; letters that OME-TIFF does not know, and all before them if None, become
+        Z, T and C.
     scale, unit : optional
-        Pixel size per axis of `labels`, more than 0; None where it is not known.
+        Pixel size per axis of `labels`, more than 0; None where it is not known. Of an axis that `axes` calls T, the seconds
+        from one time to the next.
     translation : optional
         Where the first pixel lies, per axis of `labels`, in `unit`. Only OME-Zarr keeps it.
 
@@ -410,6 +431,8 @@ def write_labels(
     check_labels_file(path, shape)
     if axes is not None and len(axes) != len(shape):
         raise ValueError(f"axes takes one letter per axis of labels of shape {shape}; got {axes!r}.")
+    if axes is not None and axes[-2:].upper() != "YX":
+        raise ValueError(f"axes takes Y and X last; got {axes!r}: move the axes with numpy.moveaxis.")
     lengths = None if scale is None else np.asarray(scale)
     if lengths is not None and lengths.dtype == object:
         lengths = np.asarray([1 if length is None else length for length in lengths])
@@ -431,7 +454,8 @@ def write_labels(
     if least < 0 or most >= 2**32:
         raise ValueError(f"A label image takes labels from 0 to 2**32 - 1; got {least} to {most}.")
     dtype = np.min_scalar_type(most)
-    found = _Labels(labels, indices, dtype, _ome_axes(axes, len(shape)), scale, unit, translation)
+    timed = "T" in (axes or "").upper()
+    found = _Labels(labels, indices, dtype, _ome_axes(axes, len(shape)), scale, unit, translation, timed)
     write = _write_zarr if path.suffix.lower() == ".zarr" else _write_tiff
     try:
         with replacing(path, "labels.ome.tif") as whole:
@@ -463,7 +487,7 @@ def check_labels_file(path: Path, shape: Sequence[int]) -> None:
 
 @dataclass(frozen=True)
 class _Labels:
-    """Labels that can be written: their planes in C order, and what each axis is."""
+    """Labels that can be written: their planes in C order, what each axis is, and whether the size of T is a time."""
 
     array: Any
     indices: Sequence[tuple[int, ...]]
@@ -472,6 +496,7 @@ class _Labels:
     scale: Sequence[float | None] | None
     unit: str | None
     translation: Sequence[float] | None
+    timed: bool
 
     def plane(self, index: tuple[int, ...]) -> NDArray[Any]:
         return np.ascontiguousarray(self.array[index], self.dtype)
@@ -488,6 +513,8 @@ def _write_tiff(path: Path, labels: _Labels) -> None:
             if axis in "XYZ" and length is not None:
                 metadata[f"PhysicalSize{axis}"] = float(length)
                 metadata[f"PhysicalSize{axis}Unit"] = mark
+            elif axis == "T" and length is not None and labels.timed:
+                metadata |= {"TimeIncrement": float(length), "TimeIncrementUnit": "s"}
         height, width = labels.scale[-2:]
         if mark in _MICROMETERS and height and width:  # for readers that know nothing of OME
             per_cm = [1e4 / (float(length) * _MICROMETERS[mark]) for length in (width, height)]
@@ -503,6 +530,7 @@ def _write_tiff(path: Path, labels: _Labels) -> None:
         compression="zlib",
         photometric="minisblack",
         bigtiff=math.prod(shape) * labels.dtype.itemsize > 2**31,
+        software=WRITER,
         **resolution,
     )
 
@@ -522,8 +550,11 @@ def _write_zarr(path: Path, labels: _Labels) -> None:
     for i in order:
         kind = {"T": "time", "C": "channel"}.get(labels.axes[i], "space")
         # 1 of no unit is what stands for a size that nobody knows.
-        known = sizes[i] is not None and kind == "space" and unit not in (None, "pixel")
-        axes.append({"name": labels.axes[i].lower(), "type": kind, **({"unit": str(unit)} if known else {})})
+        own = {"space": None if unit == "pixel" else unit, "time": "second" if labels.timed else None}.get(
+            kind
+        )
+        known = {} if own is None or sizes[i] is None else {"unit": str(own)}
+        axes.append({"name": labels.axes[i].lower(), "type": kind, **known})
     steps = [2**n for n in range(max(shape[-2:]).bit_length()) if n == 0 or max(shape[-2:]) >> n >= _COARSEST]
     codec: Any = {"id": "gzip", "level": 5}
     levels, datasets = [], []
@@ -552,6 +583,19 @@ def _write_zarr(path: Path, labels: _Labels) -> None:
             level[place] = plane[::step, ::step]  # labels are no numbers: no mean of them
     image: Any = {"version": "0.4", "name": "labels", "axes": axes, "datasets": datasets}
     group.attrs.update({"multiscales": [image], "image-label": {"version": "0.4"}})
+
+
+def written_here(path: Path) -> bool:
+    """Whether a TIFF or PNG was written by this package, so that replacing it loses no data of anybody's."""
+    import imageio.v3 as iio
+
+    try:
+        if path.suffix.lower() == ".png":
+            return bool(iio.immeta(path, plugin="pillow").get("Software") == WRITER)
+        with tifffile.TiffFile(path) as tiff:
+            return bool(tiff.pages.first.software == WRITER)
+    except Exception:  # whatever else it may be
+        return False
 
 
 def _is_labels(path: Path) -> bool:

@@ -478,9 +478,9 @@ def _finest(image: Any) -> Any:
     except (ValueError, TypeError):  # lists of unequal length, tensors on a GPU
         array = np.asarray(None)
     if array.dtype.kind in "OUS":
-        raise TypeError(
-            f"An image takes an array or a path; got {type(image).__name__}: convert it with numpy.asarray."
-        )
+        # What has several arrays by name is none: a zarr group, a data set of xarray.
+        do = "take one of the arrays in it" if hasattr(image, "keys") else "convert it with numpy.asarray"
+        raise TypeError(f"An image takes an array or a path; got {type(image).__name__}: {do}.")
     return array
 
 

@@ -301,18 +301,27 @@ class LayerLabels:
         return tuple(str(name) for i, name in enumerate(self.layer.axis_labels) if i != self.axis)
 
     @property
-    def pixel_size(self) -> tuple[list[float], str | None]:
+    def pixel_size(self) -> tuple[list[float | None], str | None]:
         """Pixel size per axis, and its unit, which is that of X; None for pixels.
 
-        A file has one unit for all lengths, while napari has one for each axis. What is no length, such as time, keeps its
-        own number.
+        A file has one unit for all lengths, while napari has one for each axis. Time is in seconds; None where an axis is
+        called t, and nobody has said in which unit it is.
         """
         unit = self.layer.units[-1]
-        scale = [
-            abs(float(size)) * _factor(own, unit)  # a mirrored layer's pixels are no smaller
-            for i, (size, own) in enumerate(zip(self.layer.scale, self.layer.units, strict=True))
-            if i != self.axis
-        ]
+        scale: list[float | None] = []
+        for i, (size, own, name) in enumerate(
+            zip(self.layer.scale, self.layer.units, self.layer.axis_labels, strict=True)
+        ):
+            if i != self.axis:
+                factor = (
+                    _factor(own, "second")
+                    if (timed := own.is_compatible_with("second"))
+                    else _factor(own, unit)
+                )
+                untold = str(name).lower() == "t" and not timed
+                scale.append(
+                    None if untold else factor * abs(float(size))
+                )  # a mirrored layer's pixels are no smaller
         return scale, None if str(unit) == "pixel" else str(unit)
 
     @property

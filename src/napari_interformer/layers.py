@@ -115,10 +115,10 @@ class Source:
             rgb=rgb,
         )
 
-    def pixel_size_of_file(self) -> tuple[list[float | None], str] | None:
-        """Return the pixel size per axis without channels, None where it is not known, and its unit, as the image's file tells.
+    def told_by_file(self) -> tuple[str, list[float | None], str | None] | None:
+        """Return what the image's file tells of its axes without channels: letters, pixel sizes (None where unknown), unit.
 
-        napari's own reader does not tell them. None if no file of that shape does. A worker thread may do this.
+        napari's own reader does not tell them. None if no file of that shape tells a size. A worker thread may do this.
         """
         path, shape = self.image.source.path, tuple(finest(self.image).shape)
         try:
@@ -126,10 +126,12 @@ class Source:
         except (OSError, ValueError):
             return None
         scale = None if file is None else file.told_scale
-        if file is None or scale is None or file.unit is None or tuple(file.data.shape) != shape:
+        if file is None or scale is None or tuple(file.data.shape) != shape:
             return None
         left_out = len(shape) - 1 if self.image.rgb else self.axis
-        return [size for i, size in enumerate(scale) if i != left_out], file.unit
+        kept = [i for i in range(len(shape)) if i != left_out]
+        letters = file.axes or "?" * len(shape)
+        return "".join(letters[i] for i in kept), [scale[i] for i in kept], file.unit
 
     def placement(self) -> dict[str, Any]:
         """Return where a layer without channels must lie to cover the image: scale, translate, rotate and so on.

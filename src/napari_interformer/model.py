@@ -141,8 +141,17 @@ PRESETS = {
 }
 
 
-def _forget_fingerprint(model: InterFormer, _: object) -> None:
-    model._fingerprint = None
+def _forget_fingerprints(model: InterFormer, _: object) -> None:
+    model._fingerprints.clear()
+
+
+def _hash(module: nn.Module) -> str:
+    # The tensors tell all of the sizes; a setting of a later version must not part a store from its model.
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 class InterFormer(nn.Module):
@@ -180,8 +189,8 @@ class InterFormer(nn.Module):
         )
         self.decode_head = Head(config.channels, config.head_width, config.logit_parts, config.head_norm)
         self.auxiliary_head = AuxiliaryHead(config.channels[2], config.head_width, config.head_norm)
-        self._fingerprint: str | None = None
-        self.register_load_state_dict_post_hook(_forget_fingerprint)  # type: ignore[no-untyped-call]
+        self._fingerprints: dict[str, str] = {}
+        self.register_load_state_dict_post_hook(_forget_fingerprints)  # type: ignore[no-untyped-call]
 
     def encode(self, x: Tensor, before_layer: Callable[[], None] | None = None) -> list[Tensor]:
         """Encode a batch.
@@ -264,18 +273,20 @@ class InterFormer(nn.Module):
     @property
     def fingerprint(self) -> str:
         """Hash of the encoder: equal for models whose features can stand for each other, however these are decoded."""
-        if self._fingerprint is None:
-            # The tensors tell all of the encoder's sizes; a setting of a later version must not part a store from its model.
-            digest = hashlib.sha256()
-            for name, tensor in sorted(self.backbone.state_dict().items()):
-                digest.update(f"{name} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-            self._fingerprint = digest.hexdigest()
-        return self._fingerprint
+        if "encoder" not in self._fingerprints:
+            self._fingerprints["encoder"] = _hash(self.backbone)
+        return self._fingerprints["encoder"]
+
+    @property
+    def decoder_fingerprint(self) -> str:
+        """Hash of I-MSA and the head: equal for models that answer clicks in the same way, if their features are the same."""
+        if "decoder" not in self._fingerprints:
+            self._fingerprints["decoder"] = _hash(nn.ModuleList([self.neck, self.decode_head]))
+        return self._fingerprints["decoder"]
 
     def train(self, mode: bool = True) -> Self:
-        """Switch between training and evaluation; weights that may change lose their fingerprint."""
-        self._fingerprint = None
+        """Switch between training and evaluation; weights that may change lose their fingerprints."""
+        self._fingerprints.clear()
         return super().train(mode)
 
     @torch.inference_mode()

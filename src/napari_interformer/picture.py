@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import imageio.v3 as iio
 import numpy as np
+from PIL.PngImagePlugin import PngInfo
 from skimage.draw import disk
 from skimage.segmentation import find_boundaries
 
-from napari_interformer.files import write_whole
+from napari_interformer.files import WRITER, write_whole
 from napari_interformer.prompts import Box, BoxPrompt, Mark, line
 
 if TYPE_CHECKING:
@@ -46,4 +47,7 @@ def write_picture(path: Path, planes: Planes, session: Session, plane: tuple[int
         for wider, colour in ((1, (255, 255, 255)), (0, green if mark.positive else red)):
             for pixel in line(mark.path):
                 drawn[disk(pixel, radius + wider, shape=planes.size)] = colour
-    write_whole(path, iio.imwrite("<bytes>", np.clip(drawn, 0, 255).astype(np.uint8), extension=".png"))
+    about = PngInfo()
+    about.add_text("Software", WRITER)
+    pixels = np.clip(drawn, 0, 255).astype(np.uint8)
+    write_whole(path, iio.imwrite("<bytes>", pixels, plugin="pillow", extension=".png", pnginfo=about))

@@ -41,6 +41,8 @@ class Record:
         Whether it began with what the label had on its planes, and replaced that.
     begun : tuple of Mask
         What that was.
+    decoder : str
+        Fingerprint of how the prompts were answered; empty if they were not, or in files of earlier versions.
     """
 
     label: int
@@ -49,6 +51,7 @@ class Record:
     overwrite: bool
     edited: bool
     begun: tuple[Mask, ...] = ()
+    decoder: str = ""
 
     @functools.cached_property
     def json(self) -> str:
@@ -63,21 +66,26 @@ class Saved:
     Attributes
     ----------
     image, model : str
-        Fingerprints of what the prompts were given on, and of what answered.
+        Fingerprints of what the prompts were given on, and of what had encoded it.
     finished : tuple of Record
         In the order of their commits; an object that was edited has several.
     current : Record
         Of the object that is not committed yet; perhaps without prompts.
+    magnified : bool or None
+        Whether small and large objects could be seen at other magnifications, since the image was at hand; None if the file
+        does not tell.
     """
 
     image: str
     model: str
     finished: tuple[Record, ...]
     current: Record
+    magnified: bool | None = None
 
     def write(self, path: Path) -> Path:
         """Write JSON: whole or not at all."""
-        head = json.dumps({"format": FORMAT, "image": self.image, "model": self.model})[:-1]
+        about = {"format": FORMAT, "image": self.image, "model": self.model, "magnified": self.magnified}
+        head = json.dumps(about)[:-1]
         objects = ", ".join(record.json for record in self.finished)
         return write_whole(path, f'{head}, "objects": [{objects}], "current": {self.current.json}}}'.encode())
 
@@ -110,7 +118,11 @@ class Saved:
             if content["format"] == FORMAT:
                 finished = tuple(map(_from_json, content["objects"]))
                 return cls(
-                    str(content["image"]), str(content["model"]), finished, _from_json(content["current"])
+                    str(content["image"]),
+                    str(content["model"]),
+                    finished,
+                    _from_json(content["current"]),
+                    content.get("magnified"),
                 )
         except (
             ValueError,
@@ -140,6 +152,7 @@ def _to_json(record: Record) -> dict[str, Any]:
         "edited": record.edited,
         "prompts": list(map(_prompt_to_json, record.prompts)),
         "begun": list(map(_prompt_to_json, record.begun)),
+        "decoder": record.decoder,
     }
 
 
@@ -153,7 +166,8 @@ def _from_json(entry: dict[str, Any]) -> Record:
         size,
         bool(entry["overwrite"]),
         bool(entry["edited"]),
-        tuple(map(_mask_from_json, entry.get("begun", ()))),  # earlier files have none
+        tuple(map(_mask_from_json, entry.get("begun", ()))),  # earlier files have none, nor the next
+        str(entry.get("decoder", "")),
     )
 
 

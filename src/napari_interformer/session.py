@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import warnings
 from dataclasses import dataclass, replace
 from functools import partial, reduce
@@ -467,7 +468,11 @@ class Session:
         """What `save_prompts` writes: every object's prompts, committed ones and the current one, as they are now."""
         features = self.features
         return Saved(
-            features.image_fingerprint, features.model_fingerprint, tuple(self.records), self._record()
+            features.image_fingerprint,
+            features.model_fingerprint,
+            tuple(self.records),
+            self._record(),
+            self.image is not None,
         )
 
     @property
@@ -752,7 +757,7 @@ class Session:
         Raises
         ------
         ValueError
-            If there is a current object, or no finished one in the box; nothing changes.
+            If there is a current object, or no finished one in the box, or `box` is none; nothing changes.
         NotEncodedError
             If the finished objects lie where nothing is encoded yet.
         """
@@ -771,7 +776,12 @@ class Session:
 
         self._check_no_current("find_similar")
         whole = Box.of(self.features.size)
-        box = whole if box is None else Box(*box).intersect(whole)
+        try:
+            box = whole if box is None else Box(*map(operator.index, box)).intersect(whole)
+        except TypeError:
+            raise ValueError(
+                f"find_similar takes a box of whole numbers (left, top, right, bottom); got {box!r}."
+            ) from None
         return search(
             self, plane_of(plane, self.features.leading), box, progress=progress, cancelled=cancelled
         )
@@ -785,7 +795,13 @@ class Session:
         first = max(self.label, self._highest + 1)
         self._check_label(first + len(similar.steps) - 1)
         objects = tuple(
-            (Record(label, step.prompts, similar.size, False, False), step, Painting(self.labels))
+            (
+                Record(
+                    label, step.prompts, similar.size, False, False, decoder=self.model.decoder_fingerprint
+                ),
+                step,
+                Painting(self.labels),
+            )
             for label, step in enumerate(similar.steps, first)
         )
         self._make(_Found(objects, self.label, self._highest))
@@ -838,9 +854,9 @@ class Session:
         return max(Box.around(step.mask).extent for step in _newest(self._steps).values())
 
     def _record(self) -> Record:
-        return Record(
-            self.label, self.prompts, self._size, self.overwrite, self._edited, tuple(self._begun.values())
-        )
+        decoder = self.model.decoder_fingerprint if self.prompts else ""
+        begun = tuple(self._begun.values())
+        return Record(self.label, self.prompts, self._size, self.overwrite, self._edited, begun, decoder)
 
     def clear(self) -> list[tuple[Plane, Box]]:
         """Drop the current object's prompts and start anew; an object being edited is put back as it was."""
@@ -1006,12 +1022,23 @@ class Session:
             raise ValueError(
                 f"{Path(path).name} belongs to another image; open the image its prompts were given on."
             )
-        if saved.model != self.features.model_fingerprint:
+        told = (*saved.finished, saved.current)
+        others = {record.decoder for record in told} - {"", self.model.decoder_fingerprint}
+        name, same = Path(path).name, "answers its clicks in its own way"
+        if saved.model != self.features.model_fingerprint or others:
+            warnings.warn(f"{name} was made with another model; this one {same}.", stacklevel=2)
+        if saved.magnified and self.image is None:
             warnings.warn(
-                f"{Path(path).name} was made with another model; this one answers its clicks in its own way.",
+                f"{name} was made with the image at hand, so that small and large objects were seen at other magnifications; "
+                f"this session has none and {same}: make it with Session(features, model, image=image).",
                 stacklevel=2,
             )
-        told = (*saved.finished, saved.current)
+        elif saved.magnified is False and self.image is not None:
+            warnings.warn(
+                f"{name} was made without the image, from its features alone; this session, which sees small and large objects "
+                f"at other magnifications, {same}.",
+                stacklevel=2,
+            )
         self._check_free([record for record in told if record.prompts])
         return tuple((record, self.decoding.steps(record.prompts, record.size)) for record in told)
 

@@ -304,7 +304,7 @@ def train(
         torch.distributed.init_process_group()
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device))
 
-    pictures = training_pictures(folder, config)
+    pictures, kept = training_pictures(folder, config)
     synthetic = synthetic_pictures(config, cancelled) if config.synthetic else []
     log.info("%d images, %d synthetic ones", len(pictures), len(synthetic))
     settings = json.dumps(dataclasses.asdict(config))
@@ -397,7 +397,11 @@ def train(
     elif rank == 0:
         trained = cast("InterFormer", average.module).eval()
         told = dataclasses.replace(config, initial=Path(config.initial).name)  # a machine's paths stay on it
-        notes = {"trained": f"{step} steps, {seconds / 3600:.2f} h on {device.type}", "config": repr(told)}
+        notes = {
+            "trained": f"{step} steps, {seconds / 3600:.2f} h on {device.type}",
+            "kept": str(kept),  # images that were not trained on
+            "config": repr(told),
+        }
         save_model(trained, output, notes, half=True)
         state_path.unlink(missing_ok=True)
     if world > 1:

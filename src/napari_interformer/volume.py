@@ -164,11 +164,17 @@ def carry(
     Raises
     ------
     ValueError
-        If the image is a single plane, or the object has no prompts.
+        If the image is a single plane, times lie within depths, or the object has no prompts.
     """
     leading = session.features.leading
     if not leading:
         raise ValueError("propagate takes a stack; got a single plane: commit the object as it is.")
+    axes = session.features.origin.axes
+    if axes.endswith("TYX") and "Z" in axes:
+        raise ValueError(
+            f"propagate goes along the last axis before (Y, X), Z in a series of stacks; got {axes}: encode the image with T "
+            "before Z, as numpy.swapaxes lays it."
+        )
     given = session.given
     # Without any, an object that is being edited spreads from the planes it has.
     kept: tuple[Prompt, ...] = given or session.masks

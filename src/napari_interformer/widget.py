@@ -758,13 +758,14 @@ class Panel(QScrollArea):
         """Write labels in the decoding thread, once everything before is done."""
         assert self.clicks is not None
         source, (scale, unit) = self.clicks.source, labels.pixel_size
-        names = labels.axis_labels  # such as z, or -3 where nobody named it
+        names = labels.axis_labels[:-2]  # such as z, or -3 where nobody named it
         axes = "".join(name if len(name) == 1 else "?" for name in names)
 
         def work() -> Path:
-            told = None if unit or any(size != 1 for size in scale) else source.pixel_size_of_file()
-            sizes, of_unit = told or (scale, unit)
-            return write_labels(path, labels, axes=axes, scale=sizes, unit=of_unit)
+            told = None if unit or any(size not in (1, None) for size in scale) else source.told_by_file()
+            letters, sizes, of_unit = told or (axes, scale, unit)
+            letters = axes if axes.strip("?") else letters[: len(axes)]  # what somebody said comes first
+            return write_labels(path, labels, axes=f"{letters}YX", scale=sizes, unit=of_unit)
 
         annotator.act(lambda saved: show_info(f"Labels are saved as {saved.name}."), work)
 
