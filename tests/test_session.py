@@ -364,6 +364,42 @@ class Stroke:
         self.labels[self.where] = self.before
 
 
+def test_undo_of_overwrite_leaves_what_was_painted_over_the_object():
+    s = session(live=True, overwrite=True)
+    s.click(CENTRES[0])
+    s.painted(Stroke(s.labels, 20, 20, 9, (12, 12)))
+    before = s.labels.copy()
+    s.overwrite = False
+    s.undo()
+    np.testing.assert_array_equal(s.labels, before)
+
+
+def test_what_an_erased_neighbour_left_to_the_object_comes_back_with_redo():
+    s = session(labels=np.where(LABELS == 6, 3, 0).astype(np.int32), live=True)
+    s.label = 7
+    for centre in (CENTRES[0], CENTRES[5]):  # the second is covered by object 3
+        s.click(centre)
+    s.painted(Stroke(s.labels, 100, 150, 0, (12, 12)))
+    s.click(CENTRES[1])
+    before = s.labels.copy()
+    assert (before[100:112, 150:162] == 7).all()
+    s.undo()
+    s.redo()
+    np.testing.assert_array_equal(s.labels, before)
+
+
+def test_a_stroke_that_lay_in_the_way_of_an_answer_leaves_no_hole():
+    s = session(live=True)
+    stroke = Stroke(s.labels, 30, 30, 9, (4, 4))  # painted while the click is answered
+    s.click(CENTRES[0])
+    s.painted(stroke, late=True)
+    assert (s.labels == 1).sum() == (LABELS == 1).sum() - 16
+    s.undo()
+    np.testing.assert_array_equal(s.labels, LABELS == 1)
+    s.redo()
+    assert (s.labels == 9).sum() == 16
+
+
 CLICK = st.tuples(st.just("click"), st.integers(0, 5), st.booleans())
 STROKE = st.tuples(
     st.just("stroke"), st.tuples(st.integers(0, 130), st.integers(0, 160)), st.sampled_from([0, 1, 9])

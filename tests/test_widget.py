@@ -17,7 +17,7 @@ from napari.layers import Labels
 from napari.utils.colormaps.standardize_color import transform_color
 from qtpy.QtCore import QEvent, QTimer
 
-from napari_interformer import adapting, checkpoint, journal
+from napari_interformer import adapting, checkpoint, journal, widget
 from napari_interformer.checkpoint import load_model, models
 from napari_interformer.clicks import CLICKS
 from napari_interformer.drawings import SHAPES
@@ -2486,6 +2486,110 @@ def test_the_strip_follows_what_napari_takes_back(window, monkeypatch):
     layer.n_edit_dimensions, layer.brush_size = 3, 3
     layer.paint((1, 60, 60), 5)  # as a ball
     window.wait(lambda: strip.state.annotated.all())
+
+
+@pytest.mark.parametrize("how", ["undo", "clear", "commit"])
+def test_labels_that_are_hidden_are_written_on_a_plane_that_they_were_never_drawn_on(window, how):
+    image, centres = squares()
+    window.open(np.stack([image] * 5))
+    layer = window.viewer.layers[LABELS]
+    window.viewer.dims.set_current_step(0, 1)
+    window.rest()
+    layer.visible = False
+    window.viewer.dims.set_current_step(0, 3)
+    window.rest()
+    window.click_and_wait(centres[1])
+    assert area(layer.data[3]) == 400
+    getattr(window.panel, how)()
+    window.idle()
+    layer.visible = True
+    window.rest()
+    np.testing.assert_array_equal(layer._slice.image.raw, layer.data[3])
+    assert area(layer.data) == (400 if how == "commit" else 0)
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    assert np.unique(layer.data, return_counts=True)[1][1:].tolist() == [400] * (2 if how == "commit" else 1)
+    assert not window.told
+
+
+def test_an_opened_label_file_follows_an_image_that_gets_its_pixel_size(window):
+    image, centres = squares()
+    layer = window.viewer.add_image(image)
+    opened = window.viewer.add_labels(np.zeros(image.shape, int), name="opened")
+    window.form.labels.choose(opened)
+    window.encode()
+    layer.scale, layer.units = (0.5, 0.5), "um"
+    window.viewer.reset_view()
+    window.rest()
+    world = layer.data_to_world(centres[1])
+    window.click_and_wait(world)
+    assert opened.get_value(world, world=True) == 1
+    assert window.panel.labels.pixel_size == ([0.5, 0.5], "micrometer")
+
+
+def test_a_plane_that_was_replaced_is_encoded_anew_though_the_sample_is_the_same(window):
+    image, centres = squares()
+    stack = np.stack([image] * 40)
+    stack[1] = 0
+    layer = window.viewer.add_image(stack, contrast_limits=(0, 255))
+    window.viewer.dims.set_current_step(0, 1)
+    window.encode()
+    mended = stack.copy()
+    mended[1] = image
+    layer.data = mended
+    window.encode()
+    window.click_and_wait(centres[0])
+    assert area(window.labels[1]) == 400
+
+
+def test_a_click_that_waits_keeps_the_labels_from_being_changed(waiting):
+    window, _ = waiting
+    labels = window.panel.labels
+    other = window.viewer.add_labels(np.zeros(labels.shape, int), name="other")
+    window.form.labels.choose(other)
+    window.form.labels.activated.emit(window.form.labels.currentIndex())
+    assert "commit [C] or clear" in window.told[-1] and window.panel.labels is labels
+    window.model.steps.release(PLENTY)
+    window.wait(lambda: window.panel._job is None)
+    window.idle()
+    assert area(labels.layer.data[3]) == 400
+
+
+def test_a_click_that_waits_is_kept_though_another_image_is_refused(window, monkeypatch):
+    image, centres = squares()
+    window.viewer.add_image(np.stack([image] * 4), name="first")
+    window.viewer.dims.set_current_step(0, 0)
+    window.model.steps = threading.Semaphore(0)
+    window.encode(wait=False)
+    window.wait(lambda: window.panel.annotator is not None)
+    window.form.cancel.click()
+    window.model.steps.release(PLENTY)
+    window.wait(lambda: window.panel._job is None)
+    window.choose(window.viewer.add_image(np.stack([image // 2] * 4), name="second"))
+    prepared, features_for = threading.Event(), widget.features_for
+    monkeypatch.setattr(widget, "features_for", lambda *a: prepared.wait(PATIENCE) and features_for(*a))
+    window.form.encode.click()
+    window.rest()
+    window.viewer.layers.selection.active = window.points
+    window.points.mode = "add"
+    window.viewer.dims.set_current_step(0, 3)
+    window.rest()
+    window.click(centres[0])
+    window.wait(lambda: window.panel.annotator.waiting)
+    prepared.set()
+    window.wait(lambda: area(window.labels[3]) == 400)
+    assert "belongs to" in window.told[-1] and len(window.points.data) == 1
+
+
+def test_nothing_is_restored_while_a_click_waits(field, monkeypatch):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    after_a_crash(window, monkeypatch)
+    window.click_and_wait(centres[1])
+    window.form.restore.click()
+    window.idle()
+    assert "Restore takes a panel without an open object" in window.told[-1]
+    assert area(window.labels) == 400
 
 
 def test_clearing_nothing_uses_no_number(field):

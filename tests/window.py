@@ -110,6 +110,19 @@ class Hands:
         self.QTest.mouseMove(self.canvas, pixel)
         self.QTest.mouseClick(self.canvas, getattr(self.Qt.MouseButton, f"{button}Button"), pos=pixel)
 
+    def hold(self, world: tuple[float, ...]) -> None:
+        """Press the left button, and hold it."""
+        pixel = self.pixel(world)
+        self.QTest.mouseMove(self.canvas, pixel)
+        self.app.processEvents()
+        self.QTest.mousePress(self.canvas, self.Qt.MouseButton.LeftButton, pos=pixel)
+        self.app.processEvents()
+
+    def let_go(self, world: tuple[float, ...]) -> None:
+        """Release the left button."""
+        self.QTest.mouseRelease(self.canvas, self.Qt.MouseButton.LeftButton, pos=self.pixel(world))
+        self.app.processEvents()
+
     def drag(self, start: tuple[float, ...], end: tuple[float, ...], button: str = "Left") -> None:
         first, last, pressed = (
             self.pixel(start),

@@ -333,9 +333,14 @@ class Annotator:
     def painted(self, label: int, stroke: Stroke) -> None:
         """Hear that somebody painted with a label: no later object gets it, and `undo` takes the stroke back in its turn."""
         self.found(label)
+        late = self.busy
+        if label == self.session.label and not self.session.can_redo:
+            self.session.number_from(
+                label + 1
+            )  # of no object is anything painted yet, not if its click is being answered
 
         def then(_: None) -> None:
-            self.session.painted(stroke)
+            self.session.painted(stroke, late=late)
             self._undone.clear()
 
         self.act(then)

@@ -152,8 +152,9 @@ def lay_over(layer: Labels, source: Source) -> bool:
             f"Labels are written where the image is; {layer.name} lies elsewhere than {image.name}: copy the image's scale and "
             "transforms (right-click on it) and apply them to the labels, or choose a new layer."
         )
-    if not lies:
+    if unplaced:
         _mark(layer, image.unique_id)
+    if not lies:
         place(layer, source)
     return not lies
 
@@ -239,20 +240,35 @@ class LayerLabels:
         self, indices: tuple[NDArray[np.intp], ...], values: NDArray[Any] | int, *, drawn: bool = True
     ) -> None:
         with self._writing():
-            self.layer.data_setitem(indices, values, refresh=drawn)
+            layer = self.layer
+            if (
+                not layer.visible
+            ):  # napari has no slice of it where the slider is now, and would fail half-way
+                finest(layer)[indices] = values
+                self._forget_history()
+                return
+            # A stroke that is just being drawn must not take what is written here for its own.
+            drawing, layer._block_history = layer._block_history, False
+            try:
+                layer.data_setitem(indices, values, refresh=drawn)
+            finally:
+                layer._block_history = drawing
 
     def _put_whole(self, key: Any, values: NDArray[Any], *, drawn: bool) -> None:
         """Write all of a box, of which napari's own undo knows nothing."""
         with self._writing():
             finest(self.layer)[self._in_layer(key)] = values
-            if self.layer.editable:
-                # It would undo what came before, in the place of this: switched off and on, it forgets.
-                mode = self.layer.mode
-                self.layer.editable = False
-                self.layer.editable = True
-                self.layer.mode = mode
+            self._forget_history()
             if drawn:
                 self.layer.refresh(thumbnail=False, highlight=False, extent=False)
+
+    def _forget_history(self) -> None:
+        """Have napari forget what it could undo: that would be what came before, in the place of what was written."""
+        if self.layer.editable:  # switched off and on, it forgets
+            mode = self.layer.mode
+            self.layer.editable = False
+            self.layer.editable = True
+            self.layer.mode = mode
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -375,6 +391,11 @@ class Stroke:
             int(number) for place in places for number in np.unique(np.ravel_multi_index(place, shape))
         }
         return {tuple(map(int, np.unravel_index(number, shape))) for number in numbers}
+
+    @property
+    def highest(self) -> int:
+        """The highest label that was painted, 0 if it was erased."""
+        return max((int(np.max(_pixels(edit)[2])) for edit in self._edits), default=0)
 
     def take_back(self) -> None:
         """Give its pixels what they had before."""

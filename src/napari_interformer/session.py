@@ -78,6 +78,7 @@ class _Painted:
 
     stroke: Stroke
     painting: Painting
+    late: bool = False  # painted while what comes before it was still being answered, and thus under it
 
     def make(self, session: Session) -> None:
         session.backlog.add(self.stroke.make)
@@ -87,6 +88,8 @@ class _Painted:
         self.stroke.take_back()
         # Or what it gave back to the object would count as painted by somebody.
         session._painting.restore(self.painting)
+        if self.late and session.live:
+            session._repaint()  # the object has the pixels now from which the stroke kept it
 
 
 @dataclass(frozen=True, eq=False)
@@ -682,10 +685,13 @@ class Session:
         self._future.clear()
         return changed
 
-    def painted(self, stroke: Stroke) -> None:
-        """Hear of a stroke that was just painted into `labels`: `undo` takes it back in its turn."""
+    def painted(self, stroke: Stroke, *, late: bool = False) -> None:
+        """Hear of a stroke that was just painted into `labels`: `undo` takes it back in its turn.
+
+        `late` if what came before it was not in the labels yet.
+        """
         self.backlog.work_off()
-        self._past.append(_Painted(stroke, self._painting.copy()))
+        self._past.append(_Painted(stroke, self._painting.copy(), late))
         self._future.clear()
 
     def undo(self) -> bool:
@@ -695,11 +701,15 @@ class Session:
         last = self._past[-1]
         last.take_back(self)
         self._future.append(self._past.pop())
-        if isinstance(last, _Said):
+        if isinstance(last, _Said | _Switched) or (isinstance(last, _Painted) and last.late):
             # What was painted between the two may have gone under the object: it is as it was after those strokes.
-            strokes = itertools.takewhile(lambda change: isinstance(change, _Painted), reversed(self._past))
-            for stroke in reversed(list(strokes)):
+            strokes = [
+                *itertools.takewhile(lambda change: isinstance(change, _Painted), reversed(self._past))
+            ]
+            for stroke in reversed(strokes):
                 stroke.make(self)
+            if strokes and isinstance(newest := strokes[0], _Painted):
+                self.backlog.add(partial(self._painting.restore, newest.painting))
         return True
 
     def redo(self) -> bool:

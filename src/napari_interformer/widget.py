@@ -235,7 +235,9 @@ class Panel(QScrollArea):
             return
         source, store = self.form.source(), self.form.store_path()
         name, device = self.form.model_name(), self.form.device.currentText()
-        known, made = self._loaded, [self.features, *self._cache.features]
+        # Of an image that got other pixels nothing is good any more, though its fingerprint may be the same: it is a sample.
+        made = [*([] if self.workspace.outdated else [self.features]), *self._cache.features]
+        known = self._loaded
         self.form.show_loading()
         self._encodes.begin(
             source,
@@ -313,7 +315,8 @@ class Panel(QScrollArea):
         if error is not None:
             self.form.show_setup()
         self._show_ready()
-        if self.annotator is not None:
+        clicks = self.clicks
+        if self.annotator is not None and clicks is not None and clicks.source.image is job.source.image:
             if error is not None or job.cancelled.is_set():
                 self.annotator.give_up()
         if error is not None:
@@ -422,7 +425,7 @@ class Panel(QScrollArea):
         ):
             return  # what is chosen counts at the next Encode
         try:
-            if annotator.session.prompts or annotator.busy:
+            if annotator.session.prompts or annotator.waiting or annotator.busy:
                 raise ValueError(
                     f"Object {annotator.session.label} belongs to {labels.layer.name}: commit [C] or clear [Shift+C] it, then "
                     "choose another layer."
@@ -783,20 +786,20 @@ class Panel(QScrollArea):
     def load_prompts(self) -> None:
         """Replay saved clicks."""
         annotator = self._now()
-        _check_none_open(annotator)
+        _check_none_open(annotator, "Load clicks")
         path, _ = QFileDialog.getOpenFileName(self, "Load clicks", "", "Clicks (*.json)")
         if path:
             session = annotator.session
 
             def work() -> Replay:
-                _check_none_open(annotator)  # a click may have been in line
+                _check_none_open(annotator, "Load clicks")  # a click may have been in line
                 return session.compute_saved(path)
 
             annotator.act(session.adopt_saved, work)
 
     def restore(self) -> None:
         """Replay what another session noted of this image."""
-        self._now()
+        _check_none_open(self._now(), "Restore")
         self.notes.restore()
 
     # -------------------------------------------------------------------------- layers come and go
@@ -980,12 +983,12 @@ def _load(name: str, device: str) -> InterFormer:
     return load_model(name, device=decoding_device(device))
 
 
-def _check_none_open(annotator: Annotator) -> None:
+def _check_none_open(annotator: Annotator, what: str) -> None:
     """Refuse saved clicks while there is an object that they would get mixed up with."""
     if annotator.session.prompts or annotator.waiting:
         raise ValueError(
-            f"Load clicks takes a panel without an open object; object {annotator.session.label} is not finished: commit or "
-            "clear it first."
+            f"{what} takes a panel without an open object; object {annotator.session.label} is not finished: commit or clear "
+            "it first."
         )
 
 

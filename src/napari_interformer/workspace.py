@@ -358,7 +358,7 @@ class Workspace:
         stroke = Stroke(labels, event.value)
         if self._meanwhile is not None:
             self._meanwhile.append(stroke)
-        annotator.painted(int(labels.layer.selected_label), stroke)
+        annotator.painted(stroke.highest, stroke)
         if planes := stroke.planes:
             # Once it is painted: of what no mouse does, napari tells before.
             self._worker.later(lambda: self._survey(planes) if self.labels is labels else None)
