@@ -26,7 +26,7 @@ from napari_interformer.loss import ClickConfig, click_loss
 from napari_interformer.painting import check_labels, objects_on
 from napari_interformer.prompts import Box, cut, placed, rounded_up
 from napari_interformer.scales import covered, level_for, maps_at, size_at, to_working
-from napari_interformer.settings import at_least
+from napari_interformer.settings import SHARE, at_least
 from napari_interformer.train import LARGEST_GRADIENT, Progress, share_done
 
 if TYPE_CHECKING:
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# How much of the old weights the new ones keep: what few objects teach about other objects holds half-way between the two
-# (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
-KEPT = 0.5
 UNMAGNIFIED = 0.3  # of the small objects: so a session sees them at the first click
 WARMUP = 20  # steps until the learning rate is the one that was asked for
 ROOM = 1.4  # a window's side relative to its object's, at least
@@ -67,6 +64,9 @@ class AdaptConfig(ClickConfig):
         Objects per step, at the smallest decoding window.
     lr, weight_decay : float
         AdamW.
+    kept : float
+        How much of the old weights the new ones keep: what few objects teach about other objects holds half-way between the two
+        (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
     seed : int
         Of the choice of objects and the clicks.
     """
@@ -79,6 +79,7 @@ class AdaptConfig(ClickConfig):
     windows_per_step: int = 8
     lr: float = 1e-3
     weight_decay: float = 0.01
+    kept: float = 0.5
     seed: int = 0
 
     allowed: ClassVar = ClickConfig.allowed | {
@@ -89,6 +90,7 @@ class AdaptConfig(ClickConfig):
         "windows_per_step": at_least(1),
         "lr": at_least(0),
         "weight_decay": at_least(0),
+        "kept": SHARE,
         "seed": at_least(0),
     }
 
@@ -204,7 +206,7 @@ def adapt(
             progress(Progress(step + 1, steps, float(loss.detach()), float(first), float(last), left))
     with torch.no_grad():  # of what was taught: even 0 and -0 of the encoder would make it another one
         for new, old in zip(taught, _taught(model), strict=True):
-            new.lerp_(old, KEPT)
+            new.lerp_(old, config.kept)
     return learner.requires_grad_(True).eval()
 
 
