@@ -404,9 +404,10 @@ CLICK = st.tuples(st.just("click"), st.integers(0, 5), st.booleans())
 STROKE = st.tuples(
     st.just("stroke"), st.tuples(st.integers(0, 130), st.integers(0, 160)), st.sampled_from([0, 1, 9])
 )
+SWITCH = st.tuples(st.just("switch"), st.just(0), st.just(0))
 
 
-@given(st.lists(CLICK | STROKE, min_size=1, max_size=6), st.booleans())
+@given(st.lists(CLICK | STROKE | SWITCH, min_size=1, max_size=6), st.booleans())
 @settings(max_examples=60)
 def test_undo_and_redo_walk_through_clicks_and_strokes_in_their_order(changes, overwrite):
     s = session(labels=np.where(LABELS == 6, 3, 0).astype(np.int32), live=True, overwrite=overwrite)
@@ -414,8 +415,12 @@ def test_undo_and_redo_walk_through_clicks_and_strokes_in_their_order(changes, o
     for kind, where, what in changes:
         if kind == "click":
             s.click(CENTRES[where], what)
-        else:
+        elif kind == "stroke":
             s.painted(Stroke(s.labels, *where, what))
+        elif s.prompts:  # else it is no change
+            s.overwrite = not s.overwrite
+        else:
+            continue
         seen.append(s.labels.copy())
     for _ in range(2):
         for before in reversed(seen[:-1]):
