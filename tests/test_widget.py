@@ -984,8 +984,8 @@ def test_what_becomes_of_the_open_object_is_told_when_its_image_goes(field):
     assert area(window.labels) == 400
 
 
-def test_a_click_on_a_plane_that_is_not_encoded_encodes_that_plane_alone(window):
-    image, centres = squares()
+def begin_and_stop(window, image):
+    """Begin to encode a stack of four planes, and stop once clicks can begin."""
     window.viewer.add_image(np.stack([image] * 4))
     window.viewer.dims.set_current_step(0, 0)
     window.model.steps = threading.Semaphore(0)
@@ -994,6 +994,11 @@ def test_a_click_on_a_plane_that_is_not_encoded_encodes_that_plane_alone(window)
     window.form.cancel.click()
     window.model.steps.release(PLENTY)
     window.wait(lambda: window.panel._job is None)
+
+
+def test_a_click_on_a_plane_that_is_not_encoded_encodes_that_plane_alone(window):
+    image, centres = squares()
+    begin_and_stop(window, image)
     tiles = len(window.panel.features.tiles)
     window.viewer.dims.set_current_step(0, 3)
     window.rest()
@@ -2557,14 +2562,7 @@ def test_a_click_that_waits_keeps_the_labels_from_being_changed(waiting):
 
 def test_a_click_that_waits_is_kept_though_another_image_is_refused(window, monkeypatch):
     image, centres = squares()
-    window.viewer.add_image(np.stack([image] * 4), name="first")
-    window.viewer.dims.set_current_step(0, 0)
-    window.model.steps = threading.Semaphore(0)
-    window.encode(wait=False)
-    window.wait(lambda: window.panel.annotator is not None)
-    window.form.cancel.click()
-    window.model.steps.release(PLENTY)
-    window.wait(lambda: window.panel._job is None)
+    begin_and_stop(window, image)
     window.choose(window.viewer.add_image(np.stack([image // 2] * 4), name="second"))
     prepared, features_for = threading.Event(), widget.features_for
     monkeypatch.setattr(widget, "features_for", lambda *a: prepared.wait(PATIENCE) and features_for(*a))
