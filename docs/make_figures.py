@@ -214,7 +214,7 @@ def families(path: Path) -> None:
     # Seeds whose objects are neither tiny nor larger than the tile; in the order of FAMILIES, then of VOLUMES.
     flat = dict(zip(FAMILIES, (7, 8, 7, 5, 1, 1, 9, 6, 8, 7, 8), strict=True))
     deep = dict(zip(VOLUMES, (3, 1), strict=True))
-    side, gap, tiles = 208, 4, []
+    side, seen, gap, tiles = 208, slice(18, 190), 4, []
     pictures = [synthetic(np.random.default_rng(seed), (side, side), name) for name, seed in flat.items()]
     for name, seed in deep.items():
         stack, objects = synthetic_stack(np.random.default_rng(seed), (16, side, side), name)
@@ -226,7 +226,7 @@ def families(path: Path) -> None:
         tile = tile if tile.ndim == 3 else gray2rgb(tile)
         right = np.add.outer(np.arange(side), np.arange(side)) > side
         tile[find_boundaries(labels, mode="inner") & right] = (0, 230, 118)
-        tiles.append(np.pad(tile, ((0, gap), (0, gap), (0, 0)), constant_values=255))
+        tiles.append(np.pad(tile[seen, seen], ((0, gap), (0, gap), (0, 0)), constant_values=255))
     rows = [np.hstack(tiles[start : start + 5]) for start in range(0, len(tiles), 5)]
     save(np.vstack(rows)[:-gap, :-gap], path)
 

@@ -209,7 +209,11 @@ def test_a_store_is_gone_on_with(tmp_path):
 )
 def test_a_store_of_something_else_is_refused_by_name(tmp_path, options, named):
     fill(made(tmp_path / "x.zarr", contrast=(0, 255)), [(0,)])
-    remedy = "the contrast they were" if named == "contrast" else "another store, or delete"
+    remedy = "another store, or delete"
+    if named == "contrast":
+        remedy = "the contrast they were"
+    elif named == "image":
+        named, remedy = r"image \(or of other channels of it\)", "that image and those channels"
     with pytest.raises(ValueError, match=f"holds features of another {named}; give {remedy}"):
         made(tmp_path / "x.zarr", **{"contrast": (0, 255), **options})
     assert Features.open(tmp_path / "x.zarr").ready((0,))
