@@ -1849,8 +1849,8 @@ def test_a_new_store_is_not_made_where_no_folder_is(window, tmp_path):
     assert "no is not there" in window.told[-1] and not list(tmp_path.glob("*"))
 
 
-def after_a_crash(window, monkeypatch, labels=None):
-    """Let the clicks be noted, then open the same image in a window that knows nothing, as after a crash."""
+def crash(window, monkeypatch, labels=None):
+    """Let the clicks be noted, then open the same image in a window that knows nothing, as after a crash; encode nothing."""
     panel = window.panel
     panel.notes.timer.timeout.emit()  # unless it has come already, on a busy machine
     panel.notes.journal._thread.shutdown(wait=True)
@@ -1865,6 +1865,11 @@ def after_a_crash(window, monkeypatch, labels=None):
     window.viewer.add_image(image)
     if labels is not None:
         window.form.labels.choose(window.viewer.add_labels(labels))
+
+
+def after_a_crash(window, monkeypatch, labels=None):
+    """Do as after a `crash`, and encode."""
+    crash(window, monkeypatch, labels)
     window.encode()
     window.idle()
 
@@ -2579,7 +2584,7 @@ def test_a_click_that_waits_is_kept_though_another_image_is_refused(window, monk
     assert "belongs to" in window.told[-1] and len(window.points.data) == 1
 
 
-def test_nothing_is_restored_while_a_click_waits(field, monkeypatch):
+def test_nothing_is_restored_while_an_object_is_open(field, monkeypatch):
     window, centres = field
     window.click_and_wait(centres[0])
     after_a_crash(window, monkeypatch)
@@ -2588,6 +2593,28 @@ def test_nothing_is_restored_while_a_click_waits(field, monkeypatch):
     window.idle()
     assert "Restore takes a panel without an open object" in window.told[-1]
     assert area(window.labels) == 400
+
+
+def test_nothing_is_restored_while_a_click_waits(window, monkeypatch):
+    image, centres = squares()
+    window.open(np.stack([image] * 4))
+    window.viewer.dims.set_current_step(0, 0)
+    window.click_and_wait(centres[0])
+    crash(window, monkeypatch)
+    window.viewer.dims.set_current_step(0, 0)
+    window.model.steps = threading.Semaphore(0)
+    window.encode(wait=False)
+    window.wait(lambda: window.panel.notes.offer is not None)
+    window.viewer.dims.set_current_step(0, 3)
+    window.rest()
+    window.click(centres[1])
+    window.wait(lambda: window.panel.annotator.waiting)
+    window.form.restore.click()
+    window.idle()
+    assert "Restore takes a panel without an open object" in window.told[-1]
+    window.model.steps.release(PLENTY)
+    window.wait(lambda: area(window.labels[3]) == 400)
+    assert not window.labels[:3].any()
 
 
 def test_clearing_nothing_uses_no_number(field):

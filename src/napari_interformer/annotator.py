@@ -334,10 +334,9 @@ class Annotator:
         """Hear that somebody painted with a label: no later object gets it, and `undo` takes the stroke back in its turn."""
         self.found(label)
         late = self.busy
+        # Where its click is still being answered, nothing of the object is painted yet: it can have another number.
         if label == self.session.label and not self.session.can_redo:
-            self.session.number_from(
-                label + 1
-            )  # of no object is anything painted yet, not if its click is being answered
+            self.session.number_from(label + 1)
 
         def then(_: None) -> None:
             self.session.painted(stroke, late=late)

@@ -160,10 +160,9 @@ def _synthetic_picture(config: TrainConfig, number: int) -> Picture:
     size = max(config.crop_sizes) * 5 // 4
     left_out = excluded(config)
     rng = np.random.default_rng([config.seed, number])
-    if number % EVERY_PLANE == 0 and (kinds := samples.VOLUMES.keys() - left_out):
-        stack, objects = samples.synthetic_stack(
-            rng, (THICK, size, size), exclude=samples.VOLUMES.keys() - kinds
-        )
+    if number % EVERY_PLANE == 0 and samples.VOLUMES.keys() - left_out:
+        exclude = left_out & samples.VOLUMES.keys()
+        stack, objects = samples.synthetic_stack(rng, (THICK, size, size), exclude=exclude)
         picture = Picture(stack[THICK // 2], relabel_sequential(objects[THICK // 2])[0])
     else:
         picture = Picture(*samples.synthetic(rng, (size, size), exclude=left_out & samples.FAMILIES.keys()))

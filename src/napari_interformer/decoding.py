@@ -301,9 +301,9 @@ class Decoding:
                 raise ValueError(
                     f"A {name} takes whole numbers; got {(*prompt.plane, *stop)}: {make} rounds them."
                 )
-        there = (
-            prompt.path if all(_is_within(stop, size) for stop in prompt.path) else _piece(prompt.path, size)
-        )
+        there = prompt.path
+        if not all(_is_within(stop, size) for stop in there):
+            there = _piece(there, size)
         if not inside or not there:
             raise ValueError(
                 f"A {name} takes a position inside the image of shape {tuple(self.features.shape)}; got "
@@ -478,7 +478,7 @@ class Decoding:
         pixels = list(itertools.chain.from_iterable(marked))
         # Parts of what somebody finished before are no specks.
         grown = any(isinstance(one, Mask) for one in prompts)
-        logits = _without_specks(obey(logits, pixels), pixels, known if grown else np.zeros_like(known))
+        logits = _without_specks(obey(logits, pixels), pixels, known & grown)
         mask = logits > 0
         view = View(level, window, fold(reference, mask), mask, steadiness)
         if level != 0:
@@ -564,7 +564,7 @@ class Decoding:
         return step if box == step.box else replace(step, box=box, mask=step.mask[: box.height, : box.width])
 
 
-def _is_within(pixel: tuple[int, int], size: tuple[int, int]) -> bool:
+def _is_within(pixel: tuple[int, int], size: tuple[int, ...]) -> bool:
     """Whether a row and column lie inside a plane."""
     return 0 <= pixel[0] < size[0] and 0 <= pixel[1] < size[1]
 
@@ -604,12 +604,11 @@ def _without_specks(
     stays = sizes >= LOOSE * sizes.max()
     for some in (parts[kept], parts[0], parts[-1], parts[:, 0], parts[:, -1]):
         stays[some] = True
-    height, width = logits.shape
     for y, x, _ in marks:
-        if 0 <= y < height and 0 <= x < width:
+        if _is_within((y, x), logits.shape):
             stays[parts[y, x]] = True
     stays[0] = True
-    return np.where(stays[parts], logits, -np.abs(logits))
+    return np.where(stays[parts], logits, -logits)
 
 
 def _outside(view: View, window: Box) -> bool:

@@ -550,11 +550,9 @@ def _write_zarr(path: Path, labels: _Labels) -> None:
     for i in order:
         kind = {"T": "time", "C": "channel"}.get(labels.axes[i], "space")
         # 1 of no unit is what stands for a size that nobody knows.
-        own = {"space": None if unit == "pixel" else unit, "time": "second" if labels.timed else None}.get(
-            kind
-        )
-        known = {} if own is None or sizes[i] is None else {"unit": str(own)}
-        axes.append({"name": labels.axes[i].lower(), "type": kind, **known})
+        own = {"space": unit, "time": "second" if labels.timed else None}.get(kind)
+        known = sizes[i] is not None and own not in (None, "pixel")
+        axes.append({"name": labels.axes[i].lower(), "type": kind, **({"unit": str(own)} if known else {})})
     steps = [2**n for n in range(max(shape[-2:]).bit_length()) if n == 0 or max(shape[-2:]) >> n >= _COARSEST]
     codec: Any = {"id": "gzip", "level": 5}
     levels, datasets = [], []

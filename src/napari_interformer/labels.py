@@ -241,11 +241,9 @@ class LayerLabels:
     ) -> None:
         with self._writing():
             layer = self.layer
-            if (
-                not layer.visible
-            ):  # napari has no slice of it where the slider is now, and would fail half-way
-                finest(layer)[indices] = values
-                self._forget_history()
+            # Hidden, it has no slice where the slider is now, and napari would fail half-way.
+            if not layer.visible:
+                self._put_past_napari(indices, values)
                 return
             # A stroke that is just being drawn must not take what is written here for its own.
             drawing, layer._block_history = layer._block_history, False
@@ -257,13 +255,13 @@ class LayerLabels:
     def _put_whole(self, key: Any, values: NDArray[Any], *, drawn: bool) -> None:
         """Write all of a box, of which napari's own undo knows nothing."""
         with self._writing():
-            finest(self.layer)[self._in_layer(key)] = values
-            self._forget_history()
+            self._put_past_napari(self._in_layer(key), values)
             if drawn:
                 self.layer.refresh(thumbnail=False, highlight=False, extent=False)
 
-    def _forget_history(self) -> None:
-        """Have napari forget what it could undo: that would be what came before, in the place of what was written."""
+    def _put_past_napari(self, key: Any, values: Any) -> None:
+        """Write to the layer's data, and have napari forget what it could undo: what came before, in the place of this."""
+        finest(self.layer)[key] = values
         if self.layer.editable:  # switched off and on, it forgets
             mode = self.layer.mode
             self.layer.editable = False
@@ -325,19 +323,13 @@ class LayerLabels:
         """
         unit = self.layer.units[-1]
         scale: list[float | None] = []
-        for i, (size, own, name) in enumerate(
-            zip(self.layer.scale, self.layer.units, self.layer.axis_labels, strict=True)
-        ):
-            if i != self.axis:
-                factor = (
-                    _factor(own, "second")
-                    if (timed := own.is_compatible_with("second"))
-                    else _factor(own, unit)
-                )
-                untold = str(name).lower() == "t" and not timed
-                scale.append(
-                    None if untold else factor * abs(float(size))
-                )  # a mirrored layer's pixels are no smaller
+        for i, (size, own) in enumerate(zip(self.layer.scale, self.layer.units, strict=True)):
+            if i == self.axis:
+                continue
+            timed = own.is_compatible_with("second")
+            length = abs(float(size)) * _factor(own, "second" if timed else unit)  # no smaller if mirrored
+            untold = str(self.layer.axis_labels[i]).lower() == "t" and not timed
+            scale.append(None if untold else length)
         return scale, None if str(unit) == "pixel" else str(unit)
 
     @property

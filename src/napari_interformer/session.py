@@ -82,6 +82,7 @@ class _Painted:
 
     def make(self, session: Session) -> None:
         session.backlog.add(self.stroke.make)
+        session.backlog.add(partial(session._painting.restore, self.painting))
 
     def take_back(self, session: Session) -> None:
         session.backlog.work_off()
@@ -703,13 +704,9 @@ class Session:
         self._future.append(self._past.pop())
         if isinstance(last, _Said | _Switched) or (isinstance(last, _Painted) and last.late):
             # What was painted between the two may have gone under the object: it is as it was after those strokes.
-            strokes = [
-                *itertools.takewhile(lambda change: isinstance(change, _Painted), reversed(self._past))
-            ]
-            for stroke in reversed(strokes):
+            strokes = itertools.takewhile(lambda change: isinstance(change, _Painted), reversed(self._past))
+            for stroke in reversed(list(strokes)):
                 stroke.make(self)
-            if strokes and isinstance(newest := strokes[0], _Painted):
-                self.backlog.add(partial(self._painting.restore, newest.painting))
         return True
 
     def redo(self) -> bool:
@@ -804,11 +801,10 @@ class Session:
         # What follows a number that somebody chose may not be free.
         first = max(self.label, self._highest + 1)
         self._check_label(first + len(similar.steps) - 1)
+        decoder = self.model.decoder_fingerprint
         objects = tuple(
             (
-                Record(
-                    label, step.prompts, similar.size, False, False, decoder=self.model.decoder_fingerprint
-                ),
+                Record(label, step.prompts, similar.size, False, False, decoder=decoder),
                 step,
                 Painting(self.labels),
             )

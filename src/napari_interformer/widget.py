@@ -236,7 +236,7 @@ class Panel(QScrollArea):
         source, store = self.form.source(), self.form.store_path()
         name, device = self.form.model_name(), self.form.device.currentText()
         # Of an image that got other pixels nothing is good any more, though its fingerprint may be the same: it is a sample.
-        made = [*([] if self.workspace.outdated else [self.features]), *self._cache.features]
+        made = [None if self.workspace.outdated else self.features, *self._cache.features]
         known = self._loaded
         self.form.show_loading()
         self._encodes.begin(
@@ -316,9 +316,9 @@ class Panel(QScrollArea):
             self.form.show_setup()
         self._show_ready()
         clicks = self.clicks
-        if self.annotator is not None and clicks is not None and clicks.source.image is job.source.image:
-            if error is not None or job.cancelled.is_set():
-                self.annotator.give_up()
+        own = clicks is not None and clicks.source.image is job.source.image
+        if self.annotator is not None and own and (error is not None or job.cancelled.is_set()):
+            self.annotator.give_up()
         if error is not None:
             self._failed(error)
         self._refresh()
