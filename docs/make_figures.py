@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from napari_interformer import journal
 from napari_interformer.samples import FAMILIES, VOLUMES, cells, nuclei_stack, synthetic, synthetic_stack
@@ -125,6 +125,82 @@ def window_with_cells(path: Path) -> None:
     camera.center = (0, 215, 260)
     camera.zoom = 2.1
     shoot(viewer, path)
+
+
+def clicks_in_turn(path: Path) -> None:
+    """Segment some of the 2-D sample click by click, then find what looks like it: a picture that moves."""
+    _, truth = cells()
+    viewer, panel = open_panel("cells")
+    camera = getattr(viewer, "scene", viewer).camera
+    camera.center, camera.zoom = (0, 165, 350), 2.6
+    film = Film(viewer, panel)
+    film.take("The image is encoded. Click on a nucleus", 1200)
+    touching = int(truth[143, 392])  # the first answer takes some of its neighbour, too
+    numbers = [int(n) for n in np.unique(truth[120:220, 270:380]) if n and (truth == n).sum() > 300]
+    numbers = [touching, *(number for number in numbers if number != touching)][:3]
+    for number in numbers:
+        target = truth == number
+        for _ in range(3):
+            step = next_click(panel.annotator.session.mask, target)
+            if step is None or iou(panel.annotator.session.mask, target) > 0.85:
+                break
+            told = "Click: there it is" if step[2] else "Too much? Click there with the right button"
+            film.click(step[:2], step[2], told)
+        panel.commit()
+        settle(lambda: not panel.annotator.busy)
+        film.take("C: finished, on to the next", 700)
+    film.take("G: find what looks like these", 1000)
+    panel.find_similar()
+    settle(lambda: not panel.annotator.busy, at_least=1)
+    film.take("Found. Correct what is wrong, or take it back with Ctrl+Z", 3000)
+    film.save(path)
+    viewer.close()
+    settle(lambda: True)
+
+
+class Film:
+    """The canvas, frame by frame, with a caption and the mouse."""
+
+    side = (360, 560)  # rows and columns of the canvas that are kept, from its middle
+
+    def __init__(self, viewer: Any, panel: Any) -> None:
+        self.viewer, self.panel = viewer, panel
+        self.frames: list[Image.Image] = []
+        self.times: list[int] = []
+
+    def take(self, caption: str, milliseconds: int, mouse: tuple[int, ...] | None = None) -> None:
+        """Add a frame; `mouse` is a pixel of the image."""
+        settle(lambda: True, at_least=0.6)
+        picture = self.viewer.screenshot(canvas_only=True, flash=False)
+        top, left = ((have - keep) // 2 for have, keep in zip(picture.shape, self.side, strict=False))
+        frame = Image.fromarray(picture).convert("RGB")
+        draw = ImageDraw.Draw(frame)
+        if mouse is not None:
+            camera = getattr(self.viewer, "scene", self.viewer).camera
+            away = (np.array(mouse) - np.array(camera.center)[-2:]) * camera.zoom
+            y, x = away + np.array(picture.shape[:2]) / 2
+            arrow = np.array([(0, 0), (0, 17), (4, 13), (7, 19), (10, 18), (7, 12), (12, 12)])
+            draw.polygon([(x + dx, y + dy) for dx, dy in arrow], "white", "black")
+        rows, columns = self.side
+        frame = frame.crop((left, top, left + columns, top + rows))
+        draw = ImageDraw.Draw(frame)
+        draw.rectangle((0, rows - 30, columns, rows), (38, 41, 48))
+        draw.text((12, rows - 25), caption, "white", ImageFont.load_default(16))
+        self.frames.append(frame)
+        self.times.append(milliseconds)
+
+    def click(self, place: tuple[int, ...], positive: bool, caption: str) -> None:
+        """Show the mouse where it clicks next, then what the click gave."""
+        self.take(caption, 450, place)
+        click(self.panel, place, positive)
+        self.take(caption, 700, place)
+
+    def save(self, path: Path) -> None:
+        """Write a GIF of few colours, the same for all frames, so that only what changes is stored again."""
+        whole = Image.fromarray(np.vstack([np.asarray(frame) for frame in self.frames]))
+        palette = whole.quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in self.frames)
+        first.save(path, save_all=True, append_images=others, duration=self.times, loop=0, optimize=True)
 
 
 def canvas_with_boxes(path: Path) -> None:
