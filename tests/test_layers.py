@@ -90,10 +90,37 @@ def test_our_layers_leave_the_channels_out(axis):
 def test_contrast_is_the_layers_or_percentiles():
     data = np.arange(5 * 40 * 40, dtype=np.uint16).reshape(5, 40, 40)
     image = Image(data, contrast_limits=(100, 1000))
-    assert Source((image,)).planes().contrast == ((100.0, 1000.0),)
+    assert Source((image,), contrast="layer").planes().contrast == ((100.0, 1000.0),)
     low, high = Source((image,), contrast="volume").planes().contrast[0]
     assert 0 <= low < 100 and 7900 < high <= 7999
     assert Source((image,), contrast="plane").planes().contrast == "plane"
+
+
+def test_limits_that_nobody_chose_give_way_to_percentiles(rng):
+    data = rng.integers(100, 1000, (5, 40, 40)).astype(np.uint16)
+    data[2, 7, 7] = 60_000  # a hot pixel, by which napari has all else dark
+    image = Image(data)
+    assert image.contrast_limits[1] == 60_000
+    percentiles = Source((image,), contrast="volume").planes().contrast
+    assert percentiles[0][1] < 1001
+    assert Source((image,)).planes().contrast == percentiles
+    image.contrast_limits = (100, 60_000)  # as dark as it may be
+    assert Source((image,)).planes().contrast == percentiles
+    for chosen in ((300, 60_000), (100, 700), (200, 800)):  # each cuts something off
+        image.contrast_limits = chosen
+        assert Source((image,)).planes().contrast == (tuple(map(float, chosen)),)
+
+
+def test_each_channel_has_limits_of_its_own(rng):
+    bright, dim = rng.integers(100, 1000, (2, 40, 40)).astype(np.uint16) // np.array(
+        [[[1]], [[10]]], np.uint16
+    )
+    (low, high), (low_dim, high_dim) = Source((Image(np.stack([bright, dim])),), 0).planes().contrast
+    assert (
+        low_dim < 20 < low < 150 and high_dim < 101 < 900 < high
+    )  # of one layer, whose limits are those of the brighter channel
+    layers = Image(bright), Image(dim, contrast_limits=(20, 60))
+    assert Source(layers).planes().contrast == ((low, high), (20.0, 60.0))
 
 
 @pytest.mark.parametrize("kind", ["numpy", "dask", "zarr", "multiscale"])
@@ -106,7 +133,7 @@ def test_any_kind_of_array_is_read_plane_by_plane(kind, rng):
         "multiscale": [data, data[:, ::2, ::2]],
     }[kind]
     image = Image(given, multiscale=kind == "multiscale", contrast_limits=(0, 255))
-    planes = Source((image,)).planes()
+    planes = Source((image,), contrast="layer").planes()
     assert planes.shape == (3, 40, 48)
     np.testing.assert_array_equal(planes.read((1,))[..., 0], data[1])
 
@@ -115,9 +142,10 @@ def test_rgb_and_channels_become_colours(rng):
     data = rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)
     np.testing.assert_array_equal(Source((Image(data, rgb=True),)).planes().read(), data)
     layers = tuple(Image(data[..., i], contrast_limits=(0, 255)) for i in range(3))
-    np.testing.assert_array_equal(Source(layers).planes().read(), data)
+    np.testing.assert_array_equal(Source(layers, contrast="layer").planes().read(), data)
     channels = Image(np.moveaxis(data, 2, 0), contrast_limits=(0, 255))
-    np.testing.assert_array_equal(Source((channels,), 0, (2, 0)).planes().read()[..., :2], data[..., [2, 0]])
+    chosen = Source((channels,), 0, (2, 0), "layer").planes()
+    np.testing.assert_array_equal(chosen.read()[..., :2], data[..., [2, 0]])
 
 
 def test_layers_that_do_not_fit_together_are_refused():

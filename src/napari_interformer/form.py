@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from napari_interformer.journal import Offer
 
 _CONTRAST = {
+    "Automatic": "auto",
     "Layer's limits": "layer",
     "Percentiles of the volume": "volume",
     "Percentiles per plane": "plane",
@@ -237,7 +238,8 @@ class Form(QWidget):
         self.contrast = _hint(
             QComboBox(),
             "What the model sees as black and white: the layer's contrast limits as they are when you press Encode, or "
-            "percentiles 0.5 and 99.8 of the volume or of each plane.",
+            "percentiles 0.5 and 99.8 of the volume or of each plane. Automatic takes the limits if they cut something off, "
+            "and else the percentiles of the volume.",
         )
         self.contrast.addItems(list(_CONTRAST))
         rows.addRow("Layer", self.image)

@@ -245,6 +245,26 @@ class Planes:
             )
         return replace(self, contrast=tuple((float(low), float(high)) for low, high in pairs))
 
+    def shown_between(self, limits: Sequence[tuple[float, float]]) -> Planes:
+        """Return the same planes in the contrast in which a viewer shows them, where that was chosen.
+
+        Limits that cut nothing off, such as those that napari takes from the darkest and the brightest pixel, were chosen by
+        nobody, and one hot pixel makes all others dim: there the percentiles hold, as without a viewer.
+
+        Parameters
+        ----------
+        limits : sequence of (float, float)
+            The viewer's black and white, one pair for all channels or one for each.
+        """
+        percentiles = self._survey()[1]
+        shown = tuple(limits) * len(percentiles) if len(limits) == 1 else tuple(limits)
+        return self.with_contrast(
+            [
+                (black, white) if black > low or white < high else (low, high)
+                for (black, white), (low, high) in zip(shown, percentiles, strict=True)
+            ]
+        )
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Leading axes, Y and X."""

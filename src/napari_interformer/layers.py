@@ -36,7 +36,7 @@ PLACE = (
     "axis_labels",
 )  # of a layer, and its events
 
-ContrastChoice = Literal["layer", "volume", "plane"]
+ContrastChoice = Literal["auto", "layer", "volume", "plane"]
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,15 @@ class Source:
         Axis of the layer's data that holds channels.
     channels : tuple of int or None
         Which of them to use.
-    contrast : "layer", "volume" or "plane"
-        The layers' own limits, or percentiles of the volume or of each plane.
+    contrast : "auto", "layer", "volume" or "plane"
+        The layers' own limits, or percentiles of the volume or of each plane; "auto" takes the layers' limits where they
+        cut something off, and else percentiles of the volume (see `Planes.shown_between`). RGB is taken as it is.
     """
 
     layers: tuple[Image, ...]
     channel_axis: int | None = None
     channels: tuple[int, ...] | None = None
-    contrast: ContrastChoice = "layer"
+    contrast: ContrastChoice = "auto"
 
     @property
     def image(self) -> Image:
@@ -92,7 +93,6 @@ class Source:
             If the layers do not fit together, or their axes make no sense.
         """
         arrays = [finest(layer) for layer in self.layers]
-        limits: Contrast = "auto" if self.contrast == "layer" else self.contrast
         if len(arrays) > 1:
             shapes = {tuple(array.shape) for array in arrays}
             if len(shapes) > 1 or any(layer.rgb for layer in self.layers) or self.channel_axis is not None:
@@ -100,20 +100,18 @@ class Source:
                     "Several image layers are taken as channels if they are grey and of one shape; got "
                     f"{', '.join(f'{layer.name} {tuple(layer.data.shape)}' for layer in self.layers)}: choose others."
                 )
-            if self.contrast == "layer":
-                limits = [_limits(layer) for layer in self.layers]
-            stack: Any = _Stack(arrays)
-            return Planes.of(stack, channel_axis=0, contrast=limits)
+        data: Any = _Stack(arrays) if len(arrays) > 1 else arrays[0]
         rgb = bool(self.image.rgb)
-        if self.contrast == "layer" and not rgb:
-            limits = _limits(self.image)
-        return Planes.of(
-            arrays[0],
-            channel_axis=self.axis,
+        limits = [] if rgb else [_limits(layer) for layer in self.layers]
+        percentiles: Contrast = self.contrast if self.contrast in ("volume", "plane") else "auto"
+        planes = Planes.of(
+            data,
+            channel_axis=0 if len(arrays) > 1 else self.axis,
             channels=None if self.axis is None else self.channels,
-            contrast=limits,
+            contrast=limits if limits and self.contrast == "layer" else percentiles,
             rgb=rgb,
         )
+        return planes.shown_between(limits) if limits and self.contrast == "auto" else planes
 
     def told_by_file(self) -> tuple[str, list[float | None], str | None] | None:
         """Return what the image's file tells of its axes without channels: letters, pixel sizes (None where unknown), unit.
