@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import zarr
 
 from conftest import blobs
 from napari_interformer import cli
@@ -201,14 +203,26 @@ def test_a_picture_that_somebody_else_wrote_is_not_replaced(
     arguments = ("segment", tmp_path / "blobs.tif", "--click", "30,30", "-o")
     for _ in range(2):  # its own it replaces
         assert run(*arguments, tmp_path / "l.tif", "--overlay", tmp_path / "o.png") == 0
+        assert run(*arguments, tmp_path / "l.zarr") == 0
     tifffile.imwrite(tmp_path / "raw.tif", np.zeros((9, 9), np.uint16))
     iio.imwrite(tmp_path / "photo.png", np.zeros((9, 9, 3), np.uint8))
-    (tmp_path / "notes.tif").write_text("of value")
-    for output, overlay in (("raw.tif", "o.png"), ("l.tif", "photo.png"), ("notes.tif", "o.png")):
-        before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for name in ("notes.tif", "notes.zarr"):
+        (tmp_path / name).write_text("of value")
+    theirs = zarr.open_group(tmp_path / "theirs.zarr", mode="w")
+    theirs.attrs["image-label"] = {"version": "0.4"}
+    theirs.create_array("0", data=np.ones((9, 9), int))
+    shutil.copytree(tmp_path / "l.zarr", tmp_path / "both.zarr")
+    zarr.open_group(tmp_path / "both.zarr").create_array("measured", data=np.ones(3))
+
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    names = ("raw.tif", "notes.tif", "notes.zarr", "theirs.zarr", "both.zarr")
+    for output, overlay in (*((name, "o.png") for name in names), ("l.tif", "photo.png")):
+        before = files()
         assert run(*arguments, tmp_path / output, "--overlay", tmp_path / overlay) == 1
         assert "is there already, and napari-interformer did not write it" in capsys.readouterr().err
-        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+        assert files() == before
 
 
 @pytest.mark.parametrize(("typed", "core"), [("192", 128), ("whole", 0)])
@@ -369,7 +383,9 @@ def test_where_no_labels_can_be_written_is_told_before_anything_is_encoded(
     (tmp_path / "features.zarr").mkdir()
     monkeypatch.setattr("napari_interformer.checkpoint.load_model", None)
     assert run("segment", path, "--click", f"{y},{x}", "-o", tmp_path / "features.zarr") == 1
-    assert "features.zarr is a folder: give another name" in capsys.readouterr().err
+    assert (
+        "features.zarr is there already, and napari-interformer did not write it" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

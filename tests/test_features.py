@@ -437,6 +437,28 @@ def test_features_know_when_another_store_lies_in_the_place_of_theirs(tmp_path):
     assert features.replaced
 
 
+@pytest.mark.parametrize("then", ["deleted", "replaced"])
+def test_a_store_that_is_no_longer_the_same_is_neither_written_to_nor_read(tmp_path, monkeypatch, then):
+    monkeypatch.setattr("napari_interformer.features._LOOK", 0)
+    place = tmp_path / "x.zarr"
+    features = fill(made(place), [(0,)])
+    reader = Features.open(place)
+    shutil.rmtree(place)
+    if then == "replaced":
+        fill(made(place, pixels=255 - image())).finish()
+    after = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    for act in (
+        lambda: fill(features, [(1,)]),
+        features.finish,
+        lambda: reader.window((0,), Box(0, 0, 64, 64)),
+    ):
+        with pytest.raises(OSError, match=r"x\.zarr was deleted, or replaced"):
+            act()
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == after
+    if then == "replaced":
+        assert Features.open(place, image=255 - image()).ready_planes().all()
+
+
 def test_finished_features_need_no_look_at_each_plane(tmp_path, monkeypatch):
     features = fill(made(tmp_path / "x.zarr"), [(0,), (1,)])
     assert not features.finish()

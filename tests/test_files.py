@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from PIL import Image
 
 from napari_interformer.files import read_image, write_labels
 from napari_interformer.image import Planes
@@ -784,3 +785,81 @@ def test_of_a_zipped_zarr_it_is_said_to_unzip_it(tmp_path):
 def test_images_behind_urls_are_not_looked_for_on_disk(url):
     with pytest.raises(FileNotFoundError, match=r"An image is read from disk; got \w+://\w.*: download it"):
         read_image(url)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+@pytest.mark.parametrize("ome", [False, True])
+def test_grey_channels_side_by_side_are_no_colours(tmp_path, rng, channels, ome):
+    pixels = rng.integers(3, 30, (20, 24, channels)).astype(np.uint8)
+    path = tmp_path / "grey.ome.tif"
+    tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig="contig", ome=ome)
+    assert read_image(path).axes == "YXC"
+    planes = Planes.of(path, channels=channels - 1)
+    assert not planes.colour and planes.contrast[0][1] < 30
+    np.testing.assert_array_equal(planes.raw()[..., 0], pixels[..., -1])
+    if channels == 2:
+        alpha = {"planarconfig": "contig", "extrasamples": ["unassalpha"]}
+        tifffile.imwrite(path, pixels, photometric="minisblack", ome=ome, **alpha)
+        assert read_image(path).axes == "YXS"
+
+
+@pytest.mark.parametrize("how", ["in a loop", "appended"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_frames_that_were_written_one_by_one_are_a_stack(tmp_path, rng, how, compression):
+    stack = rng.integers(0, 60_000, (5, 40, 48)).astype(np.uint16)
+    path = tmp_path / "frames.tif"
+    if how == "appended":
+        for frame in stack:
+            tifffile.imwrite(path, frame, append=True, compression=compression)
+    else:
+        with tifffile.TiffWriter(path) as tiff:
+            for frame in stack:
+                tiff.write(frame, compression=compression)
+    planes = Planes.of(path)
+    assert planes.shape == stack.shape
+    np.testing.assert_array_equal(planes.raw((3,))[..., 0], stack[3])
+
+
+def test_stacks_that_were_written_one_by_one_are_told(tmp_path, stack, caplog):
+    with tifffile.TiffWriter(tmp_path / "two.tif") as tiff:
+        for one in (stack, stack):
+            tiff.write(one, photometric="minisblack")
+        tiff.write(stack[0, :8, :8], photometric="minisblack")  # a thumbnail is not
+    assert read_image(tmp_path / "two.tif").data.shape == stack.shape
+    assert "two.tif holds 2 images; the first is taken" in caplog.text
+
+
+def test_a_png_may_be_as_large_as_it_is(tmp_path, monkeypatch):
+    iio.imwrite(tmp_path / "large.png", np.eye(40, dtype=np.uint8))
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 500)
+    assert read_image(tmp_path / "large.png").data.shape == (40, 40)
+    assert Image.MAX_IMAGE_PIXELS == 500
+
+
+@pytest.mark.parametrize(
+    ("names", "kinds", "letters"),
+    [
+        ("wavelength z y x", "channel space space space", "CZYX"),
+        ("slice y x", "space space space", "?YX"),
+        ("column y x", "space space space", "?YX"),
+        ("frame section y x", "time space space space", "T?YX"),
+        ("section y x", "", "?YX"),
+    ],
+)
+def test_axes_of_ome_zarr_are_what_their_types_say(tmp_path, names, kinds, letters):
+    axes = [{"name": name} for name in names.split()]
+    for axis, kind in zip(axes, kinds.split(), strict=False):
+        axis["type"] = kind
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    group.create_array("0", shape=(3,) * (len(axes) - 2) + (20, 20), dtype=np.uint8)
+    group.attrs["multiscales"] = [{"axes": axes, "datasets": [{"path": "0"}]}]
+    assert read_image(tmp_path / "a.zarr").axes == letters
+    assert not Planes.of(tmp_path / "a.zarr").colour
+
+
+def test_before_axes_had_names_ome_zarr_had_five(tmp_path):
+    group = zarr.open_group(tmp_path / "old.zarr", mode="w", zarr_format=2)
+    group.create_array("0", shape=(2, 2, 3, 20, 20), dtype=np.uint8)
+    group.attrs["multiscales"] = [{"version": "0.2", "datasets": [{"path": "0"}]}]
+    planes = Planes.of(tmp_path / "old.zarr")
+    assert (planes.leading, planes.axes, planes.channels) == ((2, 3), "TZYX", (0, 1))

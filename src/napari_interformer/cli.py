@@ -889,7 +889,7 @@ def check_output(path: Path, endings: Sequence[str], read: Mapping[str, Path] | 
             raise FileExistsError(f"{path} is {name} itself; give the result another name.")
         if path.resolve() in source.resolve().parents:
             raise FileExistsError(f"{path} holds {name}, which would be lost; give the result another name.")
-    if path.is_file() and path.suffix.lower() in (".tif", ".tiff", ".png"):
+    if path.exists() and path.suffix.lower() != ".safetensors":
         from napari_interformer.files import written_here
 
         if not written_here(path):  # somebody's image, as likely as not

@@ -11,6 +11,7 @@ import math
 import shutil
 import tempfile
 import threading
+import time
 import uuid
 import weakref
 from collections import OrderedDict
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 2
 _CACHE_BYTES = 256 * 2**20  # tiles of stored features that are kept decompressed
+_LOOK = 1.0  # seconds for which a store that was seen is taken to be there
 _MEMORY_BYTES = 10**9  # larger features without a store go to a temporary one
 
 
@@ -151,6 +153,7 @@ class Features:
         if kept is not None and kept.read_only and kept.group.attrs.get("complete"):
             self._done[:] = True  # whoever writes looks: a file may have been lost on the way here
         self._looked = bool(self._done.all())
+        self._found = time.monotonic()  # when the store was last seen to be the one that was opened
 
     # --------------------------------------------------------------------------------- making and opening
 
@@ -383,7 +386,13 @@ class Features:
         """Note in the store that all planes are done, if they are: whoever opens it then need not look for each.
 
         What a process that was killed has not packed is packed. Where nothing can be written, it is done all the same.
+
+        Raises
+        ------
+        OSError
+            If the store was deleted or replaced since it was opened.
         """
+        self._look_for_store(now=True)
         self._refresh_all()
         if complete := bool(self._done.all()):
             if self._store is not None and not self._store.group.attrs.get("complete"):
@@ -405,6 +414,23 @@ class Features:
         except Exception:  # whatever zarr finds in its place
             return True
         return bool(now != self._store.group.attrs.get("id"))
+
+    def _look_for_store(self, *, now: bool = False) -> None:
+        """Raise an OSError if the store is not the one that was opened; unless `now`, what was seen a moment ago will do."""
+        if self._store is None:
+            return
+        where = self._store.location
+        gone = (
+            isinstance(where, Path) and not (where / "zarr.json").exists()
+        )  # cheap enough to be asked each time
+        if not (gone or now) and time.monotonic() - self._found < _LOOK:
+            return
+        if gone or self.replaced:
+            raise OSError(
+                f"{name_of(where)} was deleted, or replaced by another store, while it was in use; open it "
+                "anew, or encode again into another store."
+            )
+        self._found = time.monotonic()
 
     def window(self, plane: Plane, box: Box) -> list[NDArray[np.float32]]:
         """Read the maps of a window.
@@ -436,6 +462,7 @@ class Features:
                 f"box takes multiples of {DIVISOR} inside the padded plane {self.padded}; got {tuple(box)}."
             )
         if not self.ready(plane, box):
+            self._look_for_store()
             raise NotEncodedError(plane_of(plane, self.leading), box)
         maps = [np.empty(shape, np.float32) for shape in _shapes(box, self.origin)]
         for tile in self.touched(box):
@@ -514,6 +541,7 @@ class Features:
                 self._gone[row, tile] = missing
             self._cache[row, tile] = halves
         else:
+            self._look_for_store()
             with _writing(
                 self._store.location, "what it holds can be used; encode the rest where you may write"
             ):
@@ -554,6 +582,7 @@ class Features:
             if key in self._cache:
                 self._cache.move_to_end(key)
                 return self._cache[key]
+        self._look_for_store()
         numbers = self._store.read(row, tile)
         if numbers is None:  # it was there, or was noted as if it were
             self._done[row, tile] = False

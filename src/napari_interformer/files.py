@@ -31,6 +31,7 @@ WRITER = "napari-interformer"  # says so in TIFF and PNG
 _SHOWN = {
     tifffile.PHOTOMETRIC.MINISWHITE: "with black for its highest numbers",
     tifffile.PHOTOMETRIC.PALETTE: "in colours of its own",
+    tifffile.PHOTOMETRIC.SEPARATED: "in amounts of ink",
 }
 # Files of microscopes and of other programs, by their endings, and what to do with them.
 _FOREIGN = (".czi", ".lif", ".nd2", ".oib", ".oif", ".vsi", ".ims", ".h5", ".hdf5", ".hdf", ".n5")
@@ -94,9 +95,10 @@ def read_image(path: str | os.PathLike[str]) -> ImageFile:
     import imageio.v3 as iio
 
     try:
-        # Of amounts of ink, Pillow knows what colours they make.
-        printed = iio.immeta(path, plugin="pillow")["mode"] == "CMYK"
-        data = iio.imread(path, plugin="pillow", mode="RGB" if printed else None)
+        with _of_any_size():
+            # Of amounts of ink, Pillow knows what colours they make.
+            printed = iio.immeta(path, plugin="pillow")["mode"] == "CMYK"
+            data = iio.imread(path, plugin="pillow", mode="RGB" if printed else None)
     except Exception as error:  # Pillow raises what it likes
         reason = "" if "can not handle" in str(error) else f" ({brief(error)})"  # that says no more
         remedy = _CONVERT if path.suffix.lower() in _FOREIGN else "give a TIFF, PNG, JPEG or zarr"
@@ -105,6 +107,18 @@ def read_image(path: str | os.PathLike[str]) -> ImageFile:
         raise OSError(f"{path.name} cannot be read as an image{reason}; {remedy}.") from error
     data = as_bools(data)
     return ImageFile(data, {2: "YX", 3: "YXS", 4: "TYXS"}.get(data.ndim))
+
+
+@contextmanager
+def _of_any_size() -> Iterator[None]:
+    """Have Pillow open images of more than 179 megapixels, which it takes for attacks: whoever named the file wants it."""
+    from PIL import Image
+
+    most, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = most
 
 
 def as_bools(data: NDArray[Any]) -> NDArray[Any]:
@@ -120,12 +134,14 @@ def _read_tiff(path: Path) -> ImageFile:
     except Exception as error:  # a damaged file breaks tifffile in many places
         raise _damaged(path, error) from error
     try:
-        series = tiff.series[0]
-        # Of other kinds of TIFF, what comes after the first is thumbnails, labels and the like.
-        if tiff.is_ome and len(tiff.series) > 1:
+        frames = _frames(tiff)
+        series = frames or tiff.series[0]
+        # What comes after the first and is of another shape is thumbnails, labels and the like, but in OME-TIFF.
+        more = [one for one in tiff.series[1:] if tiff.is_ome or one.shape == series.shape]
+        if more and not frames:
             log.warning(
                 "%s holds %d images; the first is taken, %s %s: save the others as files of their own.",
-                *(path.name, len(tiff.series), series.axes, series.shape),
+                *(path.name, len(more) + 1, series.axes, series.shape),
             )
         if _is_cut(tiff, series, path.stat().st_size):
             raise OSError(f"{path.name} is cut short ({path.stat().st_size} bytes); copy it again.")
@@ -136,7 +152,14 @@ def _read_tiff(path: Path) -> ImageFile:
         if shown := _SHOWN.get(series.keyframe.photometric):
             log.warning("%s is meant to be shown %s; its numbers are taken as they are.", path.name, shown)
         scale, unit, untold = _pixel_size(tiff, series.axes)
+        axes = series.axes
+        if series.keyframe.photometric == tifffile.PHOTOMETRIC.MINISBLACK and "C" not in axes:
+            alpha = tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA
+            if not set(alpha) & set(series.keyframe.extrasamples):
+                axes = axes.replace("S", "C")  # grey channels side by side, and no colours
         try:
+            if frames:
+                raise ValueError("one array for each frame")
             data: Any = tifffile.memmap(path, mode="r")  # uncompressed: the system pages it
         except ValueError:
             data = zarr.open(series.aszarr(level=0), mode="r")
@@ -146,7 +169,16 @@ def _read_tiff(path: Path) -> ImageFile:
     except Exception as error:
         tiff.close()
         raise error if isinstance(error, OSError) else _damaged(path, error) from error
-    return ImageFile(data, series.axes, scale, unit, untold)
+    return ImageFile(data, axes, scale, unit, untold)
+
+
+def _frames(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries | None:
+    """Return a stack of frames that were written one by one, each of which tifffile takes for an image; None if it is none."""
+    pages = [one.keyframe for one in tiff.series if len(one.pages) == 1]
+    if tiff.is_ome or not 1 < len(pages) == len(tiff.series) or len({page.hash for page in pages}) > 1:
+        return None
+    shape = (len(pages), *pages[0].shape)
+    return tifffile.TiffPageSeries(pages, shape, pages[0].dtype, axes=f"Q{pages[0].axes}", kind="generic")
 
 
 def _damaged(path: Path, error: Exception) -> OSError:
@@ -336,7 +368,9 @@ def _read_zarr(path: Path) -> ImageFile:
         level = image["datasets"][0]
         data: Any = node[level["path"]]
         axes = [a if isinstance(a, dict) else {"name": a} for a in image.get("axes", [])]
-        letters = "".join(a["name"][0].upper() for a in axes)
+        if not axes and data.ndim == 5:
+            axes = [{"name": name} for name in "tczyx"]  # as it was before 0.3, which let others be named
+        letters = "".join(_letter(axis) for axis in axes)
         if letters and not letters.replace("C", "").endswith("YX"):
             log.warning(
                 "axes of %s come as %s; the last two are taken for rows and columns: save it with y and x last.",
@@ -355,6 +389,16 @@ def _read_zarr(path: Path) -> ImageFile:
             f"{path.name} is not a readable zarr image ({brief(error)}); give the path of an array or an OME-Zarr image."
         ) from error
     return ImageFile(data, letters or None, scale, unit, untold, translation)
+
+
+def _letter(axis: Any) -> str:
+    """Return the letter for an axis of OME-Zarr: by its type, then its name; "?" for one that is neither."""
+    name, kind = str(axis["name"]).upper(), axis.get("type")
+    if kind in ("channel", "time"):
+        return str(kind[0].upper())
+    # An axis of space may be called "slice", "section" or "column", and is none of samples or channels.
+    known = "ZYX" if kind == "space" else "TCZYX"
+    return name[0] if name[0] in known else "?"
 
 
 def _place_of(
@@ -580,14 +624,18 @@ def _write_zarr(path: Path, labels: _Labels) -> None:
         for level, step in zip(levels, steps, strict=True):
             level[place] = plane[::step, ::step]  # labels are no numbers: no mean of them
     image: Any = {"version": "0.4", "name": "labels", "axes": axes, "datasets": datasets}
-    group.attrs.update({"multiscales": [image], "image-label": {"version": "0.4"}})
+    group.attrs.update({"multiscales": [image], "image-label": {"version": "0.4"}, "software": WRITER})
 
 
 def written_here(path: Path) -> bool:
-    """Whether a TIFF or PNG was written by this package, so that replacing it loses no data of anybody's."""
+    """Whether a TIFF, PNG or zarr was written by this package, so that replacing it loses no data of anybody's."""
     import imageio.v3 as iio
+    import zarr
 
     try:
+        if path.is_dir():
+            group = zarr.open_group(path, mode="r")
+            return group.attrs.get("software") == WRITER and all(name.isdigit() for name in group)
         if path.suffix.lower() == ".png":
             return bool(iio.immeta(path, plugin="pillow").get("Software") == WRITER)
         with tifffile.TiffFile(path) as tiff:
@@ -597,7 +645,7 @@ def written_here(path: Path) -> bool:
 
 
 def _is_labels(path: Path) -> bool:
-    """Whether a folder is a label image that may be replaced."""
+    """Whether a folder is a label image."""
     import zarr
 
     try:
