@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import tracemalloc
 from pathlib import Path
 
 import dask.array as da
@@ -241,7 +242,37 @@ def test_a_plane_in_one_piece_is_read_once_for_all_its_boxes(rng):
     np.testing.assert_array_equal(planes.raw((2,), Box(0, 0, 16, 16))[..., 1], pixels[2, 1, :16, :16])
 
 
-@pytest.mark.parametrize(("chunks", "side"), [((1, 64, 64), 40), ((1, 16, 16), 8), ((1, 30, 30), 4)])
+@pytest.mark.parametrize(
+    "chunks",
+    [(8, 64, 32), ((8, 3, 1), (64, 32), (16, 40, 40)), (4, 1, 96), (12, 96, 96)],
+    ids=["even", "uneven", "flat", "one"],
+)
+def test_chunks_of_many_planes_are_read_once_for_all_of_them(rng, chunks):
+    pixels = rng.integers(0, 60000, (12, 96, 96)).astype(np.uint16)
+    data = Chunked(pixels.shape, chunks, pixels)
+    planes = Planes.of(data, contrast=(0, 1))
+    for z in range(12):
+        for y, x in np.ndindex(6, 6):
+            box = Box(16 * x, 16 * y, 16 * x + 16, 16 * y + 16).grown(3, 1).intersect(Box.of((96, 96)))
+            np.testing.assert_array_equal(planes.raw((z,), box)[..., 0], pixels[z][box.slices])
+    if chunks != (4, 1, 96):  # as small as a box
+        assert sum(data.read) == pixels.size
+
+
+def test_of_chunks_only_so_much_is_kept(rng, monkeypatch):
+    monkeypatch.setattr("napari_interformer.image._KEPT_BYTES", 3 * 4 * 32 * 32 * 2)
+    pixels = rng.integers(0, 60000, (8, 96, 96)).astype(np.uint16)
+    planes = Planes.of(Chunked(pixels.shape, (4, 32, 32), pixels), contrast=(0, 1))
+    tracemalloc.start()
+    for z, y, x in np.ndindex(8, 6, 6):
+        box = Box(16 * x, 16 * y, 16 * x + 16, 16 * y + 16)
+        np.testing.assert_array_equal(planes.raw((z,), box)[..., 0], pixels[z][box.slices])
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 6 * 4 * 32 * 32 * 2
+
+
+@pytest.mark.parametrize(("chunks", "side"), [((1, 64, 64), 40), ((1, 16, 16), 9), ((1, 30, 30), 16)])
 def test_boxes_that_cost_little_are_read_alone(chunks, side, monkeypatch):
     data = Chunked((2, 64, 64), chunks, np.zeros((2, 64, 64), np.uint16))
     planes = Planes.of(data, contrast=(0, 1))
@@ -251,6 +282,13 @@ def test_boxes_that_cost_little_are_read_alone(chunks, side, monkeypatch):
     data.chunks = (1, 64, 64)
     planes.raw((1,), Box(0, 0, 4, 4))
     assert data.read == [side**2, 16]
+
+
+@pytest.mark.parametrize(("chunk", "read"), [(1, 64 * 64), (100, 64 * 64)])
+def test_one_of_many_channels_that_come_last_is_read_alone(chunk, read):
+    data = Chunked((64, 64, 100), (64, 64, chunk), np.zeros((64, 64, 100), np.uint16))
+    Planes.of(data, channel_axis=2, channels=(7,), contrast=(0, 1)).read()
+    assert data.read == [read]
 
 
 def test_one_channel_of_many_is_read_alone():

@@ -15,6 +15,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections import Counter
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -299,7 +300,7 @@ def segment(
         if session.prompts:
             commit()
         if propagate:  # what has masks was carried, or taken from labels, when it was saved
-            there = {int(label) for label in np.unique(np.asarray(session.labels))}
+            there = pixels_of(session).keys()
             bare = {
                 label
                 for label, said in session.objects.items()
@@ -712,23 +713,30 @@ def carry(session: Session, labels: Sequence[int], plane: Plane | None = None) -
 
 def report(session: Session, without: dict[int, str]) -> None:
     """Print how many pixels each object has, and why some have none."""
-    import numpy as np
-
-    numbers, counts = np.unique(np.asarray(session.labels), return_counts=True)
-    sizes = {int(number): int(size) for number, size in zip(numbers, counts, strict=True)}
+    sizes = pixels_of(session)
     for number in sorted({*without, *session.objects, *sizes} - {0}):
         # What others have covered since, too.
         told = "" if number in sizes else f": {without.get(number, 'all of it belongs to objects before it')}"
         click.echo(f"object {number}: {count(sizes.get(number, 0), 'pixel')}{told}")
 
 
+def pixels_of(session: Session) -> Counter[int]:
+    """Count the pixels of each number in the labels, plane by plane: all at once would take several times their memory."""
+    import numpy as np
+
+    sizes: Counter[int] = Counter()
+    for plane in np.ndindex(*session.labels.shape[:-2]):
+        numbers, counts = np.unique(np.asarray(session.labels[plane]), return_counts=True)
+        sizes.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
+    return sizes
+
+
 def busiest(session: Session) -> tuple[int, ...]:
     """Return the plane with the most labelled pixels."""
     import numpy as np
 
-    labels = np.asarray(session.labels)
-    sizes = np.count_nonzero(labels, axis=(-2, -1))
-    return tuple(int(i) for i in np.unravel_index(int(np.argmax(sizes)), labels.shape[:-2]))
+    planes = np.ndindex(*session.labels.shape[:-2])
+    return max(planes, key=lambda plane: np.count_nonzero(np.asarray(session.labels[plane])))
 
 
 def open_features(

@@ -8,12 +8,15 @@ stack, (T, Z) for a series of stacks.
 from __future__ import annotations
 
 import hashlib
+import math
 import operator
 import os
 import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from functools import partial
+from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -38,29 +41,36 @@ _SAMPLED_PLANES = 16
 _SAMPLED_PIXELS = 4_000_000  # kept of all planes
 _READ_PIXELS = 16_000_000  # read of one plane; of larger ones, bands of rows
 _BANDS = 8
-# Where a box costs a large part of a plane, planes up to this many bytes are read whole, and the last one is kept.
-_KEPT_BYTES, _COARSE = 2**30, 4
+# A chunk that is so many times as large as a box is read whole, and kept for the boxes that come next. Chunks of several
+# planes are kept up to so many bytes, for the next planes; of single planes a quarter of it will do.
+_COARSE, _KEPT_BYTES = 4, 2**30
 _UNNAMED = "?QI"  # Q and I are tifffile's; a stack of those is a Z stack to everybody
 
 
-class _LastPlane:
-    """The plane that was read last, for further boxes of it; never more than one, whichever threads ask."""
+class _Chunks:
+    """Chunks that were read last, of one plane or of the planes that share them, whichever threads ask."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._plane: Plane | None = None
-        self._pixels: NDArray[Any] = np.empty(0)
+        self._planes: tuple[slice, ...] | None = None
+        self._kept: OrderedDict[Box, NDArray[Any]] = OrderedDict()
 
-    def of(self, plane: Plane, read: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-        """Return a plane's pixels, read if they are not those that were read last."""
+    def of(
+        self, planes: tuple[slice, ...], box: Box, most: int, read: Callable[[], NDArray[Any]]
+    ) -> NDArray[Any]:
+        """Return a chunk's pixels, read if they are not kept; the ones used last are, up to `most` bytes, and this one."""
         with self._lock:
-            if self._plane != plane:
-                self._plane, self._pixels = None, np.empty(0)  # before the next one needs room
-                self._plane, self._pixels = plane, read()
-            return self._pixels
+            if self._planes != planes:
+                self._planes, self._kept = planes, OrderedDict()  # before the next ones need room
+            if box not in self._kept:
+                while sum(pixels.nbytes for pixels in self._kept.values()) > most:
+                    self._kept.popitem(last=False)
+                self._kept[box] = read()
+            self._kept.move_to_end(box)
+            return self._kept[box]
 
-    def __reduce__(self) -> tuple[type[_LastPlane], tuple[()]]:
-        return _LastPlane, ()  # in another process, or a copy, nothing was read yet
+    def __reduce__(self) -> tuple[type[_Chunks], tuple[()]]:
+        return _Chunks, ()  # in another process, or a copy, nothing was read yet
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +122,7 @@ class Planes:
     translation: tuple[float, ...] | None = None
     # What was learnt by reading; the same for all contrasts of an image.
     _known: dict[Any, Any] = field(default_factory=dict, repr=False)
-    _last: _LastPlane = field(default_factory=_LastPlane, repr=False)
+    _chunks: _Chunks = field(default_factory=_Chunks, repr=False)
 
     @classmethod
     def of(
@@ -304,10 +314,7 @@ class Planes:
         if not Box.of(self.size).holds(box):
             raise ValueError(f"box takes pixels inside the plane {self.size}; got {tuple(box)}.")
         try:
-            if self._costs_a_plane(box):
-                whole = self._last.of(plane, lambda: self._pixels(plane, Box.of(self.size)))
-                return whole[box.slices].copy()
-            return self._pixels(plane, box)
+            return self._by_chunks(plane, box) if self._is_coarse(box) else self._pixels(plane, box)
         except MemoryError:
             raise
         except Exception as error:  # whatever codecs, file systems and lazy arrays raise
@@ -319,31 +326,60 @@ class Planes:
             )
             raise OSError(f"{where} could not be read ({brief(error)}); {remedy}.") from error
 
-    def _pixels(self, plane: Plane, box: Box) -> NDArray[Any]:
-        index: list[Any] = [*plane, *box.slices]
+    def _pixels(self, planes: Sequence[int | slice], box: Box) -> NDArray[Any]:
+        """Read a box of a plane, or of several, as (..., Y, X, channels)."""
+        index: list[Any] = [*planes, *box.slices]
         if self.channel_axis is None:
             parts = [self.data[tuple(index)]]
-        elif self.channel_axis == len(index):
-            # Last: the channels lie together in the file, and come at once.
-            together = np.asarray(self.data[tuple(index)])
-            parts = [together[..., channel] for channel in self.channels]
+        elif self.channel_axis == len(index) and self._lengths[-1] > 1:
+            # The channels lie together in the file, and come at once.
+            first = min(self.channels)
+            together = np.asarray(self.data[(*index, slice(first, max(self.channels) + 1))])
+            parts = [together[..., channel - first] for channel in self.channels]
         else:
             at = self.channel_axis
             parts = [self.data[(*index[:at], channel, *index[at:])] for channel in self.channels]
         return np.stack([np.asarray(part, self.dtype) for part in parts], axis=-1)
 
-    def _costs_a_plane(self, box: Box) -> bool:
-        """Whether a chunk, as the only strip of a compressed TIFF's page, is far larger than a box, and much of a plane."""
-        chunks = getattr(self.data, "chunks", None)
-        pixels = self.size[0] * self.size[1]
-        if not chunks or pixels * len(self.channels) * self.dtype.itemsize > _KEPT_BYTES:
-            return False
-        # Dask tells all lengths of an axis.
-        sides = [int(np.max(side)) for i, side in enumerate(chunks) if i != self.channel_axis][-2:]
+    @property
+    def _lengths(self) -> tuple[int, ...]:
+        """Lengths of the array's largest chunk per axis; 1 where it has none."""
+        chunks = getattr(self.data, "chunks", None) or (1,) * len(self.data.shape)
+        return tuple(int(np.max(length)) for length in chunks)  # Dask tells all lengths of an axis
+
+    def _starts(self) -> list[NDArray[np.int_]]:
+        """Return where the array's chunks begin on each axis but that of the channels, and where the last one ends."""
+        found = []
+        for axis, (length, chunk) in enumerate(zip(self.data.shape, self.data.chunks, strict=True)):
+            if axis != self.channel_axis:
+                sizes = chunk if np.iterable(chunk) else [chunk] * -(-length // chunk)
+                found.append(np.minimum(np.cumsum([0, *sizes]), length))
+        return found
+
+    def _is_coarse(self, box: Box) -> bool:
+        """Whether a chunk, as the only strip of a compressed TIFF's page or many planes of light-sheet data, dwarfs a box."""
+        pixels = math.prod(n for i, n in enumerate(self._lengths) if i != self.channel_axis)
         return (
-            _COARSE * box.height * box.width <= sides[0] * sides[1]
-            and _COARSE * sides[0] * sides[1] >= pixels
+            _COARSE * box.height * box.width <= pixels
+            and pixels * len(self.channels) * self.dtype.itemsize <= _KEPT_BYTES
         )
+
+    def _by_chunks(self, plane: Plane, box: Box) -> NDArray[Any]:
+        """Read a box from whole chunks, which are kept for what is read next."""
+        *leading, rows, columns = self._starts()
+        planes = tuple(_spans(edges, at, at + 1)[0] for edges, at in zip(leading, plane, strict=True))
+        spans = product(_spans(rows, box.top, box.bottom), _spans(columns, box.left, box.right))
+        within = tuple(at - part.start for at, part in zip(plane, planes, strict=True))
+        deep = any(part.stop - part.start > 1 for part in planes)
+        most = _KEPT_BYTES if deep else _KEPT_BYTES // 4
+        out = np.empty((box.height, box.width, len(self.channels)), self.dtype)
+        for row, column in spans:
+            chunk = Box(column.start, row.start, column.stop, row.stop)
+            pixels = self._chunks.of(planes, chunk, most, partial(self._pixels, planes, chunk))[within]
+            both = chunk.intersect(box)
+            there, here = (both.shift(-one.top, -one.left).slices for one in (chunk, box))
+            out[here] = pixels[there]
+        return out
 
     def read(self, plane: Plane = (), box: Box | None = None) -> NDArray[np.float32]:
         """Read one plane, or a box of it, normalised.
@@ -412,6 +448,13 @@ class Planes:
 
     def _plane(self, number: int) -> Plane:
         return tuple(int(i) for i in np.unravel_index(number, self.leading)) if self.leading else ()
+
+
+def _spans(starts: NDArray[np.int_], low: int, high: int) -> list[slice]:
+    """Return the chunks that touch low..high, of those that begin at `starts` and end at the next one."""
+    first = np.searchsorted(starts, low, "right") - 1
+    last = np.searchsorted(starts, high, "left")
+    return [slice(int(a), int(b)) for a, b in pairwise(starts[first : last + 1])]
 
 
 def stretch(pixels: NDArray[Any], low: float, high: float) -> NDArray[np.float32]:

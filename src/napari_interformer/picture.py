@@ -27,13 +27,13 @@ def write_picture(path: Path, planes: Planes, session: Session, plane: tuple[int
     labels: NDArray[np.integer[Any]] = np.asarray(session.labels[plane])
     drawn = planes.read(plane)
     colours = np.array(
-        [[230, 159, 0], [86, 180, 233], [240, 228, 66], [0, 114, 178], [213, 94, 0], [204, 121, 167]]
+        [[230, 159, 0], [86, 180, 233], [240, 228, 66], [0, 114, 178], [213, 94, 0], [204, 121, 167]],
+        np.float32,
     )
     inside = labels > 0
-    tint = colours[labels % len(colours)]
-    drawn[inside] = 0.75 * drawn[inside] + 0.25 * tint[inside]
+    drawn[inside] = 0.75 * drawn[inside] + 0.25 * colours[labels[inside] % len(colours)]
     outline = find_boundaries(labels, mode="inner")
-    drawn[outline] = tint[outline]
+    drawn[outline] = colours[labels[outline] % len(colours)]
     radius = max(2.0, min(planes.size) / 250)
     green, red = (0, 160, 60), (220, 30, 30)
     here = [p for prompts in session.objects.values() for p in prompts if p.plane == plane]
