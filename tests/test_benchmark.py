@@ -100,8 +100,10 @@ def test_noc_is_the_first_click_at_the_threshold_and_the_limit_where_never():
     trial = Trial("a", "", 1, (0.5, 0.82, 0.79, 0.91), (), 1.0)
     assert [trial.clicks_to(t, 20) for t in (0.5, 0.8, 0.9, 0.95)] == [1, 2, 4, None]
     assert trial.iou_after(1) == 0.5 and trial.iou_after(10) == 0.91
-    result = Result("m", [trial, replace(trial, ious=(0.1,) * 20)], 1.0, 2.0)
+    both = [trial, replace(trial, kind="slow", ious=(0.1,) * 20)]
+    result = Result("m", both, [("", 0.2, 1.0), ("slow", 0.8, 1.0)])
     figures = result.summary(CONFIG)
+    assert result.summary(CONFIG, "slow")["s/MP"] == 0.8 and result.summary(CONFIG, "")["s/MP"] == 0.2
     assert figures["NoC@80"] == (2 + 20) / 2 and figures["NoF@80"] == 1 and figures["s/MP"] == 0.5
     assert result.curve(3) == pytest.approx([(0.5 + 0.1) / 2, (0.82 + 0.1) / 2, (0.79 + 0.1) / 2])
 
@@ -158,7 +160,8 @@ def test_boxes_are_drawn_as_exactly_as_asked_and_the_same_each_time():
     ignore = np.zeros(LABELS.shape, bool)
     ignore[:, :90] = True
     assert drawn_box(replace(SAMPLE, ignore=ignore), 2, exact) == Box(90, 16, 112, 48)
-    flat = replace(SAMPLE, labels=np.pad(np.ones((100, 400), int), 50))
+    labels = np.pad(np.ones((100, 400), int), 50)
+    flat = replace(SAMPLE, image=labels, labels=labels)
     boxes = [drawn_box(replace(flat, name=str(n)), 1, careful) for n in range(300)]
     assert boxes == [drawn_box(replace(flat, name=str(n)), 1, careful) for n in range(300)]
     assert len(set(boxes)) > 250 and drawn_box(flat, 1, careful) != drawn_box(
@@ -169,6 +172,21 @@ def test_boxes_are_drawn_as_exactly_as_asked_and_the_same_each_time():
     assert (farthest <= [40, 10, 40, 10]).all() and (farthest >= [36, 9, 36, 9]).all(), "2.5 sigma at most"
     np.testing.assert_allclose(off.std(axis=0), [16, 4, 16, 4], rtol=0.15)
     assert np.abs(off.mean(axis=0)).max() < 2.5
+
+
+def test_an_object_without_a_value_in_its_middle_starts_with_a_click(small_model):
+    image = IMAGE.astype(np.float32)
+    image[30:34, 94:98] = np.nan
+    config = replace(CONFIG, box=0.0, max_clicks=2)
+    trials = measure([replace(SAMPLE, image=image)], methods(config, small_model), config).results[0].trials
+    assert [trial.label for trial in trials if trial.box is None] == [2]
+
+
+def test_clicks_that_end_before_a_threshold_are_refused():
+    with pytest.raises(
+        ValueError, match=r"until takes an IoU of at least the highest threshold, 0\.9; got 0\.8"
+    ):
+        replace(CONFIG, until=0.8)
 
 
 def test_a_box_drawn_without_any_care_still_holds_a_pixel_of_the_image():

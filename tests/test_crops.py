@@ -147,6 +147,26 @@ def test_crops_without_objects_are_not_cut_for_ever(monkeypatch):
         batch()
 
 
+def test_of_a_large_image_with_one_object_every_step_finds_it(monkeypatch):
+    monkeypatch.setattr(crops, "TRIES", 60)  # one in two hundred would hold it
+    labels = np.zeros((1200, 1200), np.int32)
+    labels[700:720, 300:320] = 1
+    made = Batches([Picture((labels * 200).astype(np.uint8), labels)], [], QUICK, WINDOW, 0)
+    rows = [np.argwhere(made[step].labels[0].numpy() > 0)[:, 0].mean() for step in range(20)]
+    assert np.ptp(rows) > 10  # not always in the middle
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (0, 470), (470, 470)])
+def test_a_crop_around_an_object_holds_it(corner):
+    labels = np.zeros((500, 500), np.int32)
+    labels[corner[0] : corner[0] + 30, corner[1] : corner[1] + 30] = 1
+    picture, rng = Picture((labels * 200).astype(np.uint8), labels), np.random.default_rng(0)
+    config = replace(QUICK, diameters=(20.0, 20.0), zoom=(0.1, 10.0))
+    for _ in range(30):
+        cut = crops.cut_labels(picture, crops.draw_place(picture, 64, config, rng, on_object=True))
+        assert (cut == 1).sum() > 50
+
+
 def test_crops_show_objects_as_large_as_asked_for():
     config, rng = replace(QUICK, diameters=(20.0, 20.0), zoom=(0.1, 10.0)), np.random.default_rng(0)
     disks = np.zeros((200, 200), np.int32)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import imageio.v3 as iio
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from PIL import Image
 from scipy.io import savemat
 from skimage.io import imsave
 
-from napari_interformer.datasets import DATASETS, Sample, load, split
+from napari_interformer.datasets import DATASETS, Sample, load, read, read_labels, split
 
 PICTURE = np.arange(20 * 24 * 3, dtype=np.uint8).reshape(20, 24, 3)
 MASK = np.zeros((20, 24), np.uint8)
@@ -313,3 +316,37 @@ def test_a_mask_of_several_objects_is_told_once(tmp_path, caplog):
 def test_an_unknown_data_set_lists_the_known_ones(tmp_path):
     with pytest.raises(ValueError, match="grabcut"):
         list(load("coco", tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["LA", "RGB", "RGBA"])
+def test_labels_of_which_a_reader_would_keep_half_are_refused(tmp_path, kind):
+    numbers = np.array([[0, 3], [300, 301]], np.uint16)
+    path = tmp_path / "labels.png"
+    path.write_bytes(png16(np.stack([numbers] * len(kind), axis=-1)))
+    with pytest.raises(ValueError, match=r"labels\.png has 16 bits of colour or with alpha"):
+        read_labels(path)
+    iio.imwrite(path, numbers)
+    np.testing.assert_array_equal(read_labels(path), numbers)
+
+
+def png16(pixels):
+    """Return a PNG of 16 bits and several numbers a pixel, which Pillow does not write."""
+    height, width, count = pixels.shape
+    kind = {2: 4, 3: 2, 4: 6}[count]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+
+    def part(name, content):
+        return (
+            struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        )
+
+    head = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + part(b"IHDR", head) + part(b"IDAT", zlib.compress(rows)) + part(b"IEND", b"")
+    )
+
+
+def test_ink_is_seen_as_the_colours_that_it_makes(tmp_path):
+    picture = Image.new("RGB", (16, 16), (240, 235, 245))
+    picture.convert("CMYK").save(tmp_path / "ink.jpg", quality=100)
+    assert np.abs(read(tmp_path / "ink.jpg").astype(int) - (240, 235, 245)).max() < 4

@@ -19,7 +19,7 @@ import torch
 
 from learning import QUICK, SMALLEST, batch, pictures, write_folder
 from napari_interformer import train as training
-from napari_interformer.checkpoint import read_checkpoint
+from napari_interformer.checkpoint import load_model, read_checkpoint
 from napari_interformer.crops import Batches, Picture
 from napari_interformer.model import PRESETS, InterFormer
 from napari_interformer.train import Step, train
@@ -262,6 +262,26 @@ def test_a_state_is_gone_on_with_by_the_same_run_only(folder, tmp_path, monkeypa
     with pytest.raises(FileExistsError, match=r"m\.safetensors is there already; name another output"):
         train(folder, output, QUICK)
     assert output.read_bytes() == trained
+
+
+def test_a_model_beside_the_state_of_another_run_is_not_replaced(folder, tmp_path):
+    output = tmp_path / "m.safetensors"
+    train(folder, output, QUICK, cancelled=lambda: True)
+    output.write_text("made by somebody meanwhile")
+    with pytest.raises(FileExistsError, match=r"or delete it to go on with m\.state\.pt"):
+        train(folder, output, QUICK)
+    assert output.read_text() == "made by somebody meanwhile"
+
+
+@pytest.mark.parametrize(
+    ("seen", "kept"), [((9.0, 60.0), (24, 60)), ((80.0, 200.0), (24, 200)), ((5.0, 15.0), (15, 15))]
+)
+def test_a_session_shows_a_model_objects_as_large_as_those_that_it_learnt_from(
+    seen, kept, folder, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(PRESETS, "smallest", replace(SMALLEST, diameters=(24.0, 60.0)))
+    train(folder, tmp_path / "m.safetensors", replace(QUICK, steps=1, diameters=seen, zoom=(0.1, 40.0)))
+    assert load_model(tmp_path / "m.safetensors").config.diameters == kept
 
 
 def test_a_state_of_another_version_is_told(folder, tmp_path):

@@ -118,6 +118,11 @@ class BenchmarkConfig:
             raise ValueError(
                 f"thresholds takes IoU above 0 and up to 1; got {', '.join(map(str, self.thresholds)) or 'none'}."
             )
+        if 0 < self.until < max(self.thresholds):
+            raise ValueError(
+                f"until takes an IoU of at least the highest threshold, {max(self.thresholds)}; got {self.until}: objects "
+                "whose clicks end before it would count as failures."
+            )
 
     @property
     def least_pixels(self) -> int:
@@ -185,8 +190,7 @@ class Result:
 
     method: str
     trials: list[Trial] = field(default_factory=list)
-    encode_seconds: float = 0.0
-    megapixels: float = 0.0
+    encoded: list[tuple[str, float, float]] = field(default_factory=list)  # kind, seconds, megapixels
 
     @property
     def title(self) -> str:
@@ -211,7 +215,8 @@ class Result:
             )
             figures[f"NoF@{percent}"] = sum(n is None for n in counts)
         figures["ms/click"] = 1000 * sum(t.seconds for t in trials) / sum(len(t.ious) for t in trials)
-        figures["s/MP"] = self.encode_seconds / self.megapixels
+        spent = [(seconds, size) for of, seconds, size in self.encoded if kind is None or of == kind]
+        figures["s/MP"] = sum(seconds for seconds, _ in spent) / sum(size for _, size in spent)
         return figures
 
     def curve(self, most: int) -> list[float]:
@@ -382,8 +387,8 @@ def measure(
         for name, method in methods.items():
             began = time.perf_counter()
             annotator = method(sample.image)
-            results[name].encode_seconds += time.perf_counter() - began
-            results[name].megapixels += sample.labels.size / 1e6
+            spent = time.perf_counter() - began
+            results[name].encoded.append((sample.kind, spent, sample.labels.size / 1e6))
             for label in labels:
                 results[name].trials.append(attempt(annotator, sample, label, config))
         if progress is not None:
@@ -444,7 +449,10 @@ FARTHEST = 2.5  # sigma; nobody is off by more
 
 
 def drawn_box(sample: Sample, label: int, config: BenchmarkConfig) -> Box | None:
-    """Return a box as a person draws it around an object, the same at each run; None if objects start with a click."""
+    """Return a box as a person draws it around an object, the same at each run; None if the object starts with a click.
+
+    That is so, too, if the middle of the box has no value, which a session takes for no object.
+    """
     if config.box is None:
         return None
     seen = sample.labels == label
@@ -456,7 +464,9 @@ def drawn_box(sample: Sample, label: int, config: BenchmarkConfig) -> Box | None
     sides = np.rint(box + off * ([box.width, box.height] * 2)).astype(int)
     first = np.clip(sides[:2], 0, np.array(box[2:]) - 1)  # left, top; something of the object is left to hold
     last = np.clip(sides[2:], first + 1, whole[2:])
-    return Box(*map(int, (*first, *last)))
+    drawn = Box(*map(int, (*first, *last)))
+    middle = BoxPrompt((), drawn).middle
+    return None if np.isnan(sample.image[middle.y, middle.x]).any() else drawn
 
 
 # ------------------------------------------------------------------------------------------------ report

@@ -43,6 +43,7 @@ LEAST_PIXELS = 12
 ROOMY = 1.5  # pixels across, of an image that is made smaller, for each of a crop's
 EVERY_PLANE = 5  # synthetic images of which one is a plane of a stack
 THICK = 8  # planes of that stack
+MISSES = 20  # crops in a row without an object before one is laid around one
 TRIES = 300  # crops that are cut for one that holds an object, at most
 # Of an image's intensities, between which the black and the white of a crop are drawn.
 LEVELS = np.concatenate([np.linspace(0, 2, 21), np.linspace(98.5, 100, 31)])
@@ -262,7 +263,7 @@ class Batches(Dataset[Batch]):
         pixels: list[Tensor] = []
         labels: list[NDArray[np.integer]] = []
         objects: list[tuple[int, int, int, int]] = []
-        tries = itertools.count()
+        tries, empty = itertools.count(), 0
         while len(pixels) < count or len(objects) < 2:  # batch norm cannot learn from one
             if next(tries) > TRIES * count:
                 raise ValueError(
@@ -273,9 +274,11 @@ class Batches(Dataset[Batch]):
                 picture = self.synthetic[int(rng.integers(len(self.synthetic)))]
             else:
                 picture = self.real[int(rng.choice(len(self.real), p=self.chances))]
-            place = draw_place(picture, size, config, rng)
+            # A large image may have next to nothing in it: after some tries with nothing, one looks where something is.
+            place = draw_place(picture, size, config, rng, on_object=empty >= MISSES)
             numbers = cut_labels(picture, place)
             found = choose_objects(numbers, per_image, rng)
+            empty = 0 if len(found) else empty + 1
             if len(found) == 0:
                 continue
             around = find_objects(numbers)
@@ -348,8 +351,10 @@ class Place:
     factor: float
 
 
-def draw_place(picture: Picture, size: int, config: TrainConfig, rng: np.random.Generator) -> Place:
-    """Draw a square of `size` pixels, magnified, turned and stretched at random."""
+def draw_place(
+    picture: Picture, size: int, config: TrainConfig, rng: np.random.Generator, *, on_object: bool = False
+) -> Place:
+    """Draw a square of `size` pixels, magnified, turned and stretched at random; anywhere, or around an object."""
     # By the objects' size, not the image's: what was seen at one magnification is then known at all. But the image's
     # shorter side fills at least four fifths of the crop's, so that little more than a third of its area is black.
     shape = np.array(picture.labels.shape)
@@ -358,6 +363,10 @@ def draw_place(picture: Picture, size: int, config: TrainConfig, rng: np.random.
     linear = warp(rng) / factor  # from the crop's axes to the image's
     reach = np.abs(linear).sum(1) * size / 2
     centre = np.where(2 * reach < shape, rng.uniform(reach, np.maximum(shape - reach, reach)), shape / 2)
+    if on_object and len(there := np.flatnonzero(picture.labels > 0)):
+        # Within the crop whatever its turn; at the image's border it reaches beyond.
+        off = rng.uniform(-1, 1, 2) * size / (4 * factor)
+        centre = np.array(np.unravel_index(rng.choice(there), picture.labels.shape)) + off
     first = np.maximum(np.floor(centre - reach).astype(int) - 2, 0)
     last = np.minimum(np.ceil(centre + reach).astype(int) + 3, shape)
     # To -1..1 from edge to edge, columns first. Rows and columns add up, which is quicker than `affine_grid`.

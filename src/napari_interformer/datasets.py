@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import imageio.v3 as iio
 import numpy as np
 import tifffile
 from scipy.io import loadmat
 from scipy.ndimage import label
 
-from napari_interformer.files import as_bools, brief
+from napari_interformer.files import brief, is_halved, read_picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -234,6 +233,11 @@ def read_labels(path: Path) -> NDArray[np.int32]:
         raise ValueError(
             f"A label image takes exact numbers, and JPEG changes them; got {path}: save the labels anew as TIFF or PNG."
         )
+    if path.is_file() and is_halved(path):
+        raise ValueError(
+            f"A label image takes one number for each pixel; {path} has 16 bits of colour or with alpha, of which half would "
+            "be lost: save it as grayscale."
+        )
     pixels = _plane(path, *_pixels(path, numbers=True))
     if pixels.ndim == 3 and (pixels != pixels[..., :1]).any():
         raise ValueError(
@@ -255,13 +259,12 @@ def _pixels(path: Path, *, numbers: bool = False) -> tuple[NDArray[Any], str]:
         if path.suffix.lower() in (".tif", ".tiff"):
             with tifffile.TiffFile(path) as file:
                 return file.series[0].asarray(), file.series[0].axes
-        palette = numbers and iio.immeta(path, plugin="pillow")["mode"] == "P"
-        pixels = iio.imread(path, plugin="pillow", mode="P" if palette else None)
+        pixels = read_picture(path, numbers=numbers)
     except FileNotFoundError:
         raise
     except Exception as error:  # a damaged file breaks readers in many places
         raise OSError(f"{path} cannot be read as an image ({brief(error)}); copy it again.") from error
-    return as_bools(pixels), "YXS" if pixels.ndim == 3 else "YX"
+    return pixels, "YXS" if pixels.ndim == 3 else "YX"
 
 
 def _plane(path: Path, pixels: NDArray[Any], axes: str) -> NDArray[Any]:

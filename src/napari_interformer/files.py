@@ -92,21 +92,42 @@ def read_image(path: str | os.PathLike[str]) -> ImageFile:
         raise OSError(f"{path.name} is an empty file; copy it again.")
     if mark in _TIFF_MARKS:
         return _read_tiff(path)
-    import imageio.v3 as iio
-
     try:
-        with _of_any_size():
-            # Of amounts of ink, Pillow knows what colours they make.
-            printed = iio.immeta(path, plugin="pillow")["mode"] == "CMYK"
-            data = iio.imread(path, plugin="pillow", mode="RGB" if printed else None)
+        data = read_picture(path)
     except Exception as error:  # Pillow raises what it likes
         reason = "" if "can not handle" in str(error) else f" ({brief(error)})"  # that says no more
         remedy = _CONVERT if path.suffix.lower() in _FOREIGN else "give a TIFF, PNG, JPEG or zarr"
         if path.suffix.lower() == ".zip":
             remedy = "unzip it, and give what is in it"
         raise OSError(f"{path.name} cannot be read as an image{reason}; {remedy}.") from error
-    data = as_bools(data)
     return ImageFile(data, {2: "YX", 3: "YXS", 4: "TYXS"}.get(data.ndim))
+
+
+def read_picture(path: Path, *, numbers: bool = False) -> NDArray[Any]:
+    """Read a PNG, JPEG or BMP: (Y, X), or (Y, X, colours); with `numbers`, of a palette those that stand for its colours.
+
+    Raises whatever Pillow raises.
+    """
+    import imageio.v3 as iio
+
+    if is_halved(path):
+        log.warning(
+            "%s has 16 bits of colour or with alpha, of which 8 are read: save it as TIFF.", path.name
+        )
+    with _of_any_size():
+        mode = iio.immeta(path, plugin="pillow")["mode"]
+        # Of amounts of ink, Pillow knows what colours they make.
+        wanted = {"CMYK": "RGB", "P": "P" if numbers else None}.get(mode)
+        data = iio.imread(path, plugin="pillow", mode=wanted)
+    # Pillow's True is 255.
+    return np.not_equal(data, False) if data.dtype == bool else data
+
+
+def is_halved(path: Path) -> bool:
+    """Whether a file is a PNG of 16 bits with colours or alpha: of each number Pillow keeps the upper half."""
+    with path.open("rb") as file:
+        head = file.read(26)  # up to the bits of a number, and what a pixel consists of: 0 is one grey number
+    return len(head) == 26 and head[:4] == b"\x89PNG" and head[24] == 16 and head[25] != 0
 
 
 @contextmanager
@@ -119,11 +140,6 @@ def _of_any_size() -> Iterator[None]:
         yield
     finally:
         Image.MAX_IMAGE_PIXELS = most
-
-
-def as_bools(data: NDArray[Any]) -> NDArray[Any]:
-    """Return truth values whose bytes are 0 and 1, for Pillow's True is 255; anything else as it is."""
-    return np.not_equal(data, False) if data.dtype == bool else data
 
 
 def _read_tiff(path: Path) -> ImageFile:

@@ -293,8 +293,7 @@ def train(
         raise ValueError(f"precision takes auto, bf16 or fp32; got {config.precision!r}.")
     output = Path(output)
     state_path = output.with_name(f"{output.name.removesuffix('.safetensors')}.state.pt")
-    if not state_path.exists():
-        check_new(output)
+    check_new(output, state_path)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = decoding_device(config.device)
     if world > 1:
@@ -312,6 +311,9 @@ def train(
 
     torch.manual_seed(config.seed)
     model = load_model(config.initial) if config.initial else initialise(InterFormer(PRESETS[config.preset]))
+    if model.config.diameters:  # a session shows it objects as large as those that it learns from
+        low, high = model.config.diameters[0], config.diameters[1]
+        model.config = dataclasses.replace(model.config, diameters=(min(low, high), high))
     model.to(device).train()
     average = averaged(model, config.average)
     step_module = Step(model, config).to(device)
@@ -409,12 +411,13 @@ def train(
     return output
 
 
-def check_new(output: Path) -> None:
+def check_new(output: Path, state: Path | None = None) -> None:
     """Refuse to put a model in the place of one that took hours."""
     if output.exists():
-        raise FileExistsError(
-            f"{output.name} is there already; name another output, or delete it to train anew."
-        )
+        remedy = "name another output, or delete it to train anew"
+        if state is not None and state.exists():
+            remedy = f"name another output, or delete it to go on with {state.name}, which lies beside it"
+        raise FileExistsError(f"{output.name} is there already; {remedy}.")
 
 
 def digest(pictures: Sequence[Picture]) -> str:
