@@ -38,6 +38,7 @@ def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     with display(), tempfile.TemporaryDirectory() as scratch:
         journal.folder = lambda: Path(scratch)  # or the window would offer what was clicked before
+        clicks_in_turn(IMAGES / "clicks.gif")
         window_with_cells(IMAGES / "napari.png")
         canvas_with_boxes(IMAGES / "boxes.png")
         canvas_with_similar(IMAGES / "similar.png")
@@ -46,7 +47,7 @@ def main() -> None:
     overlay(IMAGES / "overlay.png")
     if data is not None:
         benchmark(data)
-    for path in sorted(IMAGES.glob("*.png")):
+    for path in sorted(IMAGES.iterdir()):
         print(f"{path.relative_to(IMAGES.parent)}: {path.stat().st_size / 1000:.0f} kB")
 
 
@@ -140,15 +141,16 @@ def clicks_in_turn(path: Path) -> None:
     numbers = [touching, *(number for number in numbers if number != touching)][:3]
     for number in numbers:
         target = truth == number
-        for _ in range(3):
+        for _ in range(4):
             step = next_click(panel.annotator.session.mask, target)
-            if step is None or iou(panel.annotator.session.mask, target) > 0.85:
+            if step is None or iou(panel.annotator.session.mask, target) > 0.9:
                 break
-            told = "Click: there it is" if step[2] else "Too much? Click there with the right button"
-            film.click(step[:2], step[2], told)
+            film.click(
+                step[:2], step[2], "Click" if step[2] else "Too much: click there with the right button"
+            )
         panel.commit()
         settle(lambda: not panel.annotator.busy)
-        film.take("C: finished, on to the next", 700)
+        film.take("C: finished", 700)
     film.take("G: find what looks like these", 1000)
     panel.find_similar()
     settle(lambda: not panel.annotator.busy, at_least=1)
@@ -197,8 +199,11 @@ class Film:
 
     def save(self, path: Path) -> None:
         """Write a GIF of few colours, the same for all frames, so that only what changes is stored again."""
-        whole = Image.fromarray(np.vstack([np.asarray(frame) for frame in self.frames]))
-        palette = whole.quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        pixels = np.vstack([np.asarray(frame) for frame in self.frames])
+        coloured = pixels[np.ptp(pixels.astype(int), axis=2) > 20][None]
+        found = Image.fromarray(coloured).quantize(96, Image.Quantize.MAXCOVERAGE).getpalette()
+        palette = Image.new("P", (1, 1))
+        palette.putpalette([*np.repeat(np.arange(0, 256, 4), 3).tolist(), *(found or [])])
         first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in self.frames)
         first.save(path, save_all=True, append_images=others, duration=self.times, loop=0, optimize=True)
 
