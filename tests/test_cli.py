@@ -18,8 +18,8 @@ import zarr
 
 from conftest import blobs
 from napari_interformer import cli
+from napari_interformer.geometry import Box
 from napari_interformer.options import options_of
-from napari_interformer.prompts import Box
 
 
 def run(*arguments: object) -> int:

@@ -24,8 +24,9 @@ import zarr
 from napari_interformer import features as room
 from napari_interformer import store as stores
 from napari_interformer.features import Features, Origin, fitting
+from napari_interformer.geometry import Box
 from napari_interformer.image import Planes
-from napari_interformer.prompts import Box, NotEncodedError
+from napari_interformer.prompts import NotEncodedError
 
 MODEL = SimpleNamespace(fingerprint="m", channels=(2, 3, 4, 5), strides=(4, 8, 16, 32))
 

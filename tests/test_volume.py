@@ -9,8 +9,9 @@ import pytest
 
 from conftest import BlobModel, blobs
 from napari_interformer.encoding import encode, encode_tiles
+from napari_interformer.geometry import Box
 from napari_interformer.image import Planes
-from napari_interformer.prompts import Box, Mask
+from napari_interformer.prompts import Mask
 from napari_interformer.session import Session
 from napari_interformer.volume import Ended, Reason, between, carry, where_it_ends
 

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from napari_interformer.decoding import Steps
+    from napari_interformer.geometry import Box
     from napari_interformer.image import Plane
     from napari_interformer.painting import Stroke
-    from napari_interformer.prompts import Box, Given
+    from napari_interformer.prompts import Given
     from napari_interformer.records import Saved
     from napari_interformer.session import Session
     from napari_interformer.volume import Ended

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 from napari_interformer.files import write_whole
+from napari_interformer.geometry import DIVISOR
 from napari_interformer.model import InterFormer, InterFormerConfig, resolve_device
-from napari_interformer.prompts import DIVISOR
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

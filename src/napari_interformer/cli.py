@@ -44,9 +44,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from napari_interformer.features import Features
+    from napari_interformer.geometry import Box
     from napari_interformer.image import Contrast, Plane, Planes
     from napari_interformer.model import InterFormer
-    from napari_interformer.prompts import Box, BoxPrompt, Given, Mark
+    from napari_interformer.prompts import BoxPrompt, Given, Mark
     from napari_interformer.session import Session
     from napari_interformer.train import Progress
     from napari_interformer.volume import Ended
@@ -256,8 +257,9 @@ def segment(
 
     import napari_interformer as ni
     from napari_interformer.files import LABEL_FILES, check_labels_file, write_labels
+    from napari_interformer.geometry import Box
     from napari_interformer.image import Planes
-    from napari_interformer.prompts import Box, Mask, NotEncodedError
+    from napari_interformer.prompts import Mask, NotEncodedError
     from napari_interformer.store import located
     from napari_interformer.volume import where_it_ends
 
@@ -835,7 +837,8 @@ def check_valued(number: int, prompt: Given, planes: Planes) -> None:
     """Refuse a click, a line or a box where the image has no value."""
     import numpy as np
 
-    from napari_interformer.prompts import Box, Mark
+    from napari_interformer.geometry import Box
+    from napari_interformer.prompts import Mark
 
     if planes.dtype.kind != "f":
         return

@@ -18,28 +18,17 @@ from scipy.ndimage import binary_dilation, binary_erosion
 from scipy.ndimage import label as number_parts
 
 from napari_interformer.features import padded
+from napari_interformer.geometry import DIVISOR, Box, cut, line, paste, placed, rounded_up
 from napari_interformer.image import Planes
-from napari_interformer.prompts import (
-    DIVISOR,
-    Box,
-    BoxPrompt,
-    Click,
-    Mark,
-    Mask,
-    Scribble,
+from napari_interformer.prompts import BoxPrompt, Click, Mark, Mask, Scribble, in_order
+from napari_interformer.reference import (
     State,
     blank,
-    cut,
     draw_click,
     fitting_cut,
     fold,
-    in_order,
-    line,
     obey,
-    paste,
-    placed,
     region,
-    rounded_up,
     sure,
     within,
 )
@@ -51,9 +40,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_interformer.features import Features
+    from napari_interformer.geometry import BoolMask
     from napari_interformer.image import Plane
     from napari_interformer.model import InterFormerConfig
-    from napari_interformer.prompts import BoolMask, Prompt, Reference
+    from napari_interformer.prompts import Prompt
+    from napari_interformer.reference import Reference
 
 # A window grows with its object up to this many training windows a side; beyond, only the part around the newest
 # click is decoded again.

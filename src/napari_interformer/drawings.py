@@ -14,8 +14,9 @@ import numpy as np
 from napari.layers import Shapes
 from napari.utils.colormaps.standardize_color import transform_color
 
+from napari_interformer.geometry import Box
 from napari_interformer.layers import GREEN, RED
-from napari_interformer.prompts import Box, BoxPrompt, Click, Scribble
+from napari_interformer.prompts import BoxPrompt, Click, Scribble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable

@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from napari_interformer.files import ELSEWHERE, brief, unwritable
+from napari_interformer.geometry import DIVISOR, Box, rounded_up
 from napari_interformer.image import Planes, plane_of
-from napari_interformer.prompts import DIVISOR, Box, NotEncodedError, rounded_up
+from napari_interformer.prompts import NotEncodedError
 from napari_interformer.store import Shape, Store, is_there, located, make_store, name_of, open_group
 
 if TYPE_CHECKING:

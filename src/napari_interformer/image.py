@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from napari_interformer.files import ImageFile, brief, read_image, told_scale
-from napari_interformer.prompts import Box
+from napari_interformer.geometry import Box
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

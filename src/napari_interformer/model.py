@@ -18,7 +18,7 @@ from torch import nn
 
 from napari_interformer.decoder import IMSA, AuxiliaryHead, Head, Prepared, resize
 from napari_interformer.encoder import Encoder, strides_of
-from napari_interformer.prompts import DIVISOR
+from napari_interformer.geometry import DIVISOR
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

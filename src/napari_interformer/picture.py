@@ -11,7 +11,8 @@ from skimage.draw import disk
 from skimage.segmentation import find_boundaries
 
 from napari_interformer.files import WRITER, write_whole
-from napari_interformer.prompts import Box, BoxPrompt, Mark, line
+from napari_interformer.geometry import Box, line
+from napari_interformer.prompts import BoxPrompt, Mark
 
 if TYPE_CHECKING:
     from pathlib import Path

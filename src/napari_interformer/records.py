@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_interformer.files import brief, write_whole
-from napari_interformer.prompts import Box, BoxPrompt, Click, Mask, Scribble
+from napari_interformer.geometry import Box
+from napari_interformer.prompts import BoxPrompt, Click, Mask, Scribble
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from napari_interformer.features import cut_maps
-from napari_interformer.prompts import Box
+from napari_interformer.geometry import Box
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from napari_interformer.decoding import Decoding, Steps, image_of
+from napari_interformer.geometry import Box
 from napari_interformer.image import plane_of, read_only
 from napari_interformer.painting import Backlog, Painting, check_labels, highest_label
-from napari_interformer.prompts import Box, BoxPrompt, Click, Mask, Scribble
+from napari_interformer.prompts import BoxPrompt, Click, Mask, Scribble
 from napari_interformer.records import Record, Saved
 
 if TYPE_CHECKING:
@@ -32,9 +33,10 @@ if TYPE_CHECKING:
 
     from napari_interformer.decoding import Decoder, Step
     from napari_interformer.features import Features
+    from napari_interformer.geometry import BoolMask
     from napari_interformer.image import ImageLike, Plane, Planes
     from napari_interformer.painting import LabelArray, Stroke
-    from napari_interformer.prompts import BoolMask, Given, Prompt
+    from napari_interformer.prompts import Given, Prompt
     from napari_interformer.similar import Similar
     from napari_interformer.volume import Ended, Gap
 

@@ -17,7 +17,8 @@ import numpy as np
 from scipy.ndimage import binary_opening, distance_transform_edt
 
 from napari_interformer.appearance import NEAR, Appearance, pixels_of, shown, values_of
-from napari_interformer.prompts import Box, BoxPrompt, Click, Mark, Mask, cut, line, name_of, names_of
+from napari_interformer.geometry import Box, cut, line
+from napari_interformer.prompts import BoxPrompt, Click, Mark, Mask, name_of, names_of
 from napari_interformer.simulate import depth, iou
 
 if TYPE_CHECKING:
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_interformer.decoding import Step, Steps
+    from napari_interformer.geometry import BoolMask
     from napari_interformer.image import Plane
-    from napari_interformer.prompts import BoolMask, Prompt
+    from napari_interformer.prompts import Prompt
     from napari_interformer.session import Session
 
 log = logging.getLogger(__name__)

@@ -23,11 +23,13 @@ from napari_interformer.encodes import Encodes
 from napari_interformer.feature_cache import FeatureCache, features_for
 from napari_interformer.files import LABEL_FILES, write_labels
 from napari_interformer.form import DEFAULT_MODEL, DELETE, EDIT, Form
+from napari_interformer.geometry import Box
 from napari_interformer.keys import CTRL, Keys
 from napari_interformer.labels import labels_of, made_for, new_labels
 from napari_interformer.layers import finest
 from napari_interformer.notes import Notes
-from napari_interformer.prompts import Box, Click, blank, draw_click
+from napari_interformer.prompts import Click
+from napari_interformer.reference import blank, draw_click
 from napari_interformer.strip import StackState
 from napari_interformer.worker import Job, WorkerThread
 from napari_interformer.workspace import Workspace
