@@ -16,7 +16,7 @@ import uuid
 import weakref
 from collections import OrderedDict
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -76,8 +76,8 @@ class Origin:
         Side of a tile's own pixels, and how much more was encoded around it; core 0 is the whole plane.
     channels, strides : tuple of int
         Of the four maps.
-    axes, scale, unit
-        Of the image, for whoever saves labels.
+    axes : str
+        The image's letters, for whoever saves labels.
     floating : bool
         Whether the image may hold pixels without a value (NaN).
     """
@@ -92,8 +92,6 @@ class Origin:
     channels: tuple[int, int, int, int]
     strides: tuple[int, int, int, int]
     axes: str
-    scale: tuple[float, ...] | None
-    unit: str | None
     floating: bool
 
     @classmethod
@@ -110,8 +108,6 @@ class Origin:
             channels=model.channels,
             strides=model.strides,
             axes=planes.axes,
-            scale=planes.scale,
-            unit=planes.unit,
             floating=planes.dtype.kind == "f",
         )
 
@@ -701,12 +697,13 @@ def _tiles(size: tuple[int, int], core: int) -> list[Box]:
 
 
 def _origin(stored: dict[str, Any]) -> Origin:
-    """Turn JSON's lists back into tuples."""
+    """Turn JSON's lists back into tuples; what other versions noted beside it, such as pixel sizes, is left out."""
 
     def tuples(value: Any) -> Any:
         return tuple(tuples(item) for item in value) if isinstance(value, list) else value
 
-    return Origin(**{name: tuples(value) for name, value in stored.items()})
+    known = {field.name for field in fields(Origin)}
+    return Origin(**{name: tuples(value) for name, value in stored.items() if name in known})
 
 
 def _package() -> str:
