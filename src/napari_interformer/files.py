@@ -12,7 +12,7 @@ import weakref
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -244,38 +244,46 @@ def _order(mark: str) -> Literal["little", "big"]:
     return "little" if mark == "<" else "big"
 
 
-_MARKS = {
-    "picometer": "pm",
-    "angstrom": "Å",
-    "nanometer": "nm",
-    "micrometer": "µm",
-    "millimeter": "mm",
-    "centimeter": "cm",
-    "meter": "m",
+class _Length(NamedTuple):
+    """A unit of length: its name in OME-Zarr and in napari, how OME-TIFF writes it, and what others call it."""
+
+    name: str
+    mark: str
+    micrometers: float
+    aliases: tuple[str, ...] = ()
+
+
+_LENGTHS = {
+    name: unit
+    for unit in (
+        _Length("picometer", "pm", 1e-6),
+        _Length("angstrom", "Å", 1e-4, ("\N{ANGSTROM SIGN}", "Angstrom")),
+        _Length("nanometer", "nm", 1e-3),
+        _Length("micrometer", "µm", 1.0, ("um", "micron", "microns", "\\u00B5m", "μm")),
+        _Length("millimeter", "mm", 1e3),
+        _Length("centimeter", "cm", 1e4),
+        _Length("meter", "m", 1e6),
+    )
+    for name in (unit.name, unit.mark, *unit.aliases)
 }
-_MICROMETERS = {"pm": 1e-6, "Å": 1e-4, "nm": 1e-3, "µm": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
 _SECONDS = {
     **dict.fromkeys(("ms", "millisecond"), 1e-3),
     **dict.fromkeys(("s", "second"), 1.0),
     **dict.fromkeys(("min", "minute"), 60.0),
     **dict.fromkeys(("h", "hour"), 3600.0),
 }
-_UNITS = {
-    "pm": "picometer",
-    **dict.fromkeys(("Å", "\N{ANGSTROM SIGN}", "Angstrom"), "angstrom"),
-    **dict.fromkeys(("µm", "um", "micron", "microns", "\\u00B5m", "μm", "micrometer"), "micrometer"),
-    "nm": "nanometer",
-    "mm": "millimeter",
-    "cm": "centimeter",
-    "m": "meter",
-}
 
 
-def _ratio(mark: str | None, other: str | None) -> float:
-    """Return how many of another unit one makes, by their marks; 1 where they are the same or not both known lengths."""
-    if mark == other or mark not in _MICROMETERS or other not in _MICROMETERS:
-        return 1.0
-    return _MICROMETERS[mark] / _MICROMETERS[other]
+def _named(unit: str | None) -> str | None:
+    """Return the name of a unit of length that goes by several; any other as it is."""
+    length = _LENGTHS.get(str(unit))  # metadata may hold anything
+    return length.name if length else unit
+
+
+def _ratio(unit: str | None, other: str | None) -> float:
+    """Return how many of another unit one makes, whatever they are called; 1 where they are not both known lengths."""
+    one, another = _LENGTHS.get(str(unit)), _LENGTHS.get(str(other))
+    return one.micrometers / another.micrometers if one and another else 1.0
 
 
 def _pixel_size(
@@ -324,7 +332,7 @@ def _pixel_size(
     if not sizes.keys() & set(axes):
         return None, None, ()
     untold = tuple(i for i, axis in enumerate(axes) if axis not in sizes)
-    return tuple(sizes.get(axis, 1.0) for axis in axes), _UNITS.get(str(unit), unit), untold
+    return tuple(sizes.get(axis, 1.0) for axis in axes), _named(unit), untold
 
 
 def _are_lengths(numbers: Iterable[float]) -> bool:
@@ -418,9 +426,8 @@ def _place_of(
             scale, first = scale * step, first * step
         else:
             first = first + step
-    marks = [_MARKS.get(str(unit)) for unit in units]
-    for axis, mark in enumerate(marks):
-        factor = _SECONDS.get(str(units[axis])) or _ratio(mark, marks[-1])
+    for axis, unit in enumerate(units):
+        factor = _SECONDS.get(str(unit)) or _ratio(unit, units[-1])
         scale[axis] *= factor
         first[axis] *= factor
     moved = first.any() and np.isfinite(first).all()
@@ -552,16 +559,16 @@ def _write_tiff(path: Path, labels: _Labels) -> None:
     shape = tuple(labels.array.shape)
     if labels.scale is not None:
         # OME knows no other names, and Bio-Formats reads no file with one that it does not know.
-        mark = _MARKS.get(_UNITS.get(str(labels.unit), str(labels.unit)), "pixel")
+        unit = _LENGTHS.get(str(labels.unit))
         for axis, length in zip(labels.axes, labels.scale, strict=True):
             if axis in "XYZ" and length is not None:
                 metadata[f"PhysicalSize{axis}"] = float(length)
-                metadata[f"PhysicalSize{axis}Unit"] = mark
+                metadata[f"PhysicalSize{axis}Unit"] = unit.mark if unit else "pixel"
             elif axis == "T" and length is not None and labels.timed:
                 metadata |= {"TimeIncrement": float(length), "TimeIncrementUnit": "s"}
         height, width = labels.scale[-2:]
-        if mark in _MICROMETERS and height and width:  # for readers that know nothing of OME
-            per_cm = [1e4 / (float(length) * _MICROMETERS[mark]) for length in (width, height)]
+        if unit and height and width:  # for readers that know nothing of OME
+            per_cm = [1e4 / (float(length) * unit.micrometers) for length in (width, height)]
             if all(2**-32 < number < 2**32 for number in per_cm):  # TIFF has no others
                 resolution = {"resolution": tuple(per_cm), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(
@@ -588,7 +595,7 @@ def _write_zarr(path: Path, labels: _Labels) -> None:
     shape = [labels.array.shape[i] for i in order]
     sizes = [None] * len(order) if labels.scale is None else labels.scale
     scale = [float(sizes[i] or 1) for i in order]
-    unit = _UNITS.get(str(labels.unit), labels.unit)
+    unit = _named(labels.unit)
     group = zarr.open_group(path, mode="w", zarr_format=2)
     axes: list[dict[str, str]] = []
     for i in order:
