@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from napari_interformer.annotator import Annotator
     from napari_interformer.clicks import ClickLayer
+    from napari_interformer.encodes import EncodeJob
     from napari_interformer.encoding import Part, Progress
     from napari_interformer.features import Features
     from napari_interformer.labels import LayerLabels
@@ -253,7 +254,7 @@ class Panel(QScrollArea):
         self._refresh()
 
     @property
-    def _job(self) -> Job | None:
+    def _job(self) -> EncodeJob | None:
         """The encode on its way."""
         return self._encodes.job
 
@@ -312,7 +313,7 @@ class Panel(QScrollArea):
             self.annotator.encoded(step.plane)
         self._wanted()
 
-    def _ended(self, job: Job, error: Exception | None) -> None:
+    def _ended(self, job: EncodeJob, error: Exception | None) -> None:
         self._step = None
         if error is not None:
             self.form.show_setup()
@@ -336,7 +337,7 @@ class Panel(QScrollArea):
 
     # ----------------------------------------------------------------------------------- session
 
-    def _prepared(self, job: Job, loaded: Loaded, features: Features) -> None:
+    def _prepared(self, job: EncodeJob, loaded: Loaded, features: Features) -> None:
         """Let clicks begin: the model is loaded, and there is room for features that are still to come."""
         if any(layer not in self.viewer.layers for layer in job.source.layers):
             job.cancelled.set()
@@ -510,10 +511,10 @@ class Panel(QScrollArea):
 
     def adapt_as(self, wanted: str) -> None:
         """Teach a copy of the model in the encoding thread; keep it under a name, and use it."""
-        annotator, clicks = self._now(), self.clicks
-        if self._job is not None or self._adapting is not None or clicks is None:
+        annotator = self._now()
+        if self._job is not None or self._adapting is not None or self.clicks is None:
             return
-        job = self._adapting = Job(clicks.source)
+        job = self._adapting = Job()
         assert self._loaded is not None
         session, (before, device, model) = annotator.session, self._loaded
         stopped = partial(job.unwanted, self.encoder)
@@ -720,8 +721,7 @@ class Panel(QScrollArea):
 
     def _begin_carrying(self, name: str, text: str) -> tuple[Callable[[int, int], None], Callable[[], bool]]:
         """Return what long work in the decoding thread tells of its progress to, and asks whether to stop."""
-        assert self.clicks is not None
-        job = self._carrying = Job(self.clicks.source)
+        job = self._carrying = Job()
 
         def told(done: int, most: int) -> None:
             self.decoder.tell(partial(self._carried, job, name, text, done, most))
