@@ -23,6 +23,7 @@ from napari_interformer.encodes import Encodes
 from napari_interformer.feature_cache import FeatureCache, features_for
 from napari_interformer.files import LABEL_FILES, write_labels
 from napari_interformer.form import DEFAULT_MODEL, DELETE, EDIT, Form
+from napari_interformer.gaps import where_it_ends
 from napari_interformer.geometry import Box
 from napari_interformer.keys import CTRL, Keys
 from napari_interformer.labels import labels_of, made_for, new_labels
@@ -46,12 +47,12 @@ if TYPE_CHECKING:
     from napari_interformer.encodes import EncodeJob
     from napari_interformer.encoding import Part, Progress
     from napari_interformer.features import Features
+    from napari_interformer.gaps import Ended
     from napari_interformer.labels import LayerLabels
     from napari_interformer.layers import Source
     from napari_interformer.model import InterFormer
     from napari_interformer.session import Replay
     from napari_interformer.train import Progress as Learnt
-    from napari_interformer.volume import Ended
 
 
 class Loaded(NamedTuple):
@@ -961,8 +962,6 @@ def warm_up(model: InterFormer) -> None:
 
 
 def _tell_ends(ends: Sequence[Ended]) -> None:
-    from napari_interformer.volume import where_it_ends  # as in `Annotator.propagate`
-
     if ends:
         show_info(where_it_ends(ends))
 
