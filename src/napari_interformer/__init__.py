@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from napari_interformer.session import Session as Session
 
 __version__ = "0.1.0"
+NAME = "napari-interformer"  # of the package, its command and its plugin
 
 _HOME = {
     "Box": "napari_interformer.geometry",

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from napari_interformer import __version__
+from napari_interformer import NAME, __version__
 from napari_interformer.options import (
     BOX,
     BOX_MARK,
@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     from napari_interformer.prompts import BoxPrompt, Given, Mark
     from napari_interformer.session import Session
     from napari_interformer.train import Progress
-
-NAME = "napari-interformer"
 
 
 # ------------------------------------------------------------------------------------------ commands

@@ -58,9 +58,8 @@ LEAST_PLANE = 64  # pixels; a plane is not shrunk to less
 NEXT, FARTHER = (-1, FINEST, -2, -3), (-4, -5, -6)
 SPECK = 8  # working pixels; what is smaller at a level is not looked at from farther away
 LOOSE = 0.05  # of a mask's largest part; what is smaller and not marked is dropped
-SPACING = (
-    6  # working pixels between those of a scribble that the reference label gets; see docs/training-log.md
-)
+# Working pixels between those of a scribble that the reference label gets; see docs/training-log.md.
+SPACING = 6
 
 
 class Decoder(Protocol):
@@ -435,11 +434,10 @@ class Decoding:
         if level == 0:
             return Step(prompts, window, mask, view)
         cut_at = np.float32(lowest)
-        around, fine = to_image(
-            logits - cut_at, window, level
-        )  # where it is positive: all that counts is there
-        placed = prompt.box.shift(-around.top, -around.left)
-        return Step(prompts, around, _largest_part(within(fine + cut_at, placed, lowest)), view)
+        # Where it is positive: all that counts is there.
+        around, fine = to_image(logits - cut_at, window, level)
+        shifted = prompt.box.shift(-around.top, -around.left)
+        return Step(prompts, around, _largest_part(within(fine + cut_at, shifted, lowest)), view)
 
     def _decode(self, previous: Step | None, mark: Mark, window: Box, level: int) -> Step:
         config = self.model.config

@@ -310,9 +310,8 @@ class ShapeLayer:
             stops = [(top, left), (top, right), (bottom, right), (bottom, left)]
             kind = "rectangle"
         else:
-            stops = [*prompt.path] * (
-                1 if len(prompt.path) > 1 else 2
-            )  # napari draws no path of a single point
+            # napari draws no path of a single point.
+            stops = [*prompt.path] * (1 if len(prompt.path) > 1 else 2)
             kind = "path"
         places = [layer.world_to_data(self.source.world((*prompt.plane, *stop))) for stop in stops]
         return np.array(places), kind

@@ -17,12 +17,12 @@ import weakref
 from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
+from napari_interformer import __version__
 from napari_interformer.files import ELSEWHERE, brief, unwritable
 from napari_interformer.geometry import DIVISOR, Box, rounded_up
 from napari_interformer.image import Planes, plane_of
@@ -44,8 +44,8 @@ _LOOK = 1.0  # seconds for which a store that was seen is taken to be there
 _MEMORY_BYTES = 10**9  # larger features without a store go to a temporary one
 
 
-class Encoder(Protocol):
-    """What features need to know of a model."""
+class MapMaker(Protocol):
+    """What makes the maps, as far as features need to know it: a model."""
 
     @property
     def fingerprint(self) -> str:
@@ -95,7 +95,7 @@ class Origin:
     floating: bool
 
     @classmethod
-    def of(cls, planes: Planes, model: Encoder, *, core: int, halo: int) -> Origin:
+    def of(cls, planes: Planes, model: MapMaker, *, core: int, halo: int) -> Origin:
         """Describe features that are about to be made."""
         return cls(
             image=planes.fingerprint,
@@ -156,7 +156,7 @@ class Features:
 
     @classmethod
     def create(
-        cls, planes: Planes, model: Encoder, *, core: int, halo: int, store: str | Path | None = None
+        cls, planes: Planes, model: MapMaker, *, core: int, halo: int, store: str | Path | None = None
     ) -> Features:
         """Make room for the features of an image, or go on with a store that has some of them.
 
@@ -205,7 +205,7 @@ class Features:
         *,
         mode: Literal["r", "r+"] = "r",
         image: ImageLike | None = None,
-        model: Encoder | None = None,
+        model: MapMaker | None = None,
     ) -> Features:
         """Open stored features; another process may still be writing them.
 
@@ -637,7 +637,7 @@ def _writing(location: Path | str, denied: str = ELSEWHERE) -> Iterator[None]:
 def _attributes(origin: Origin) -> dict[str, Any]:
     return {
         "interformer": FORMAT,
-        "package": _package(),
+        "package": __version__,
         "id": uuid.uuid4().hex,  # of this store: another one may take its place
         "origin": asdict(origin),
         "complete": False,
@@ -704,10 +704,3 @@ def _origin(stored: dict[str, Any]) -> Origin:
 
     known = {field.name for field in fields(Origin)}
     return Origin(**{name: tuples(value) for name, value in stored.items() if name in known})
-
-
-def _package() -> str:
-    try:
-        return version("napari-interformer")
-    except PackageNotFoundError:
-        return "unknown"

@@ -18,6 +18,8 @@ from xml.etree import ElementTree
 import numpy as np
 import tifffile
 
+from napari_interformer import NAME
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -27,7 +29,6 @@ log = logging.getLogger(__name__)
 
 _CHUNK, _COARSEST = 512, 512  # sides in pixels: of OME-Zarr's chunks, and the least of its coarser levels
 LABEL_FILES = (".tif", ".tiff", ".zarr")
-WRITER = "napari-interformer"  # says so in TIFF and PNG
 _SHOWN = {
     tifffile.PHOTOMETRIC.MINISWHITE: "with black for its highest numbers",
     tifffile.PHOTOMETRIC.PALETTE: "in colours of its own",
@@ -581,7 +582,7 @@ def _write_tiff(path: Path, labels: _Labels) -> None:
         compression="zlib",
         photometric="minisblack",
         bigtiff=math.prod(shape) * labels.dtype.itemsize > 2**31,
-        software=WRITER,
+        software=NAME,
         **resolution,
     )
 
@@ -631,7 +632,7 @@ def _write_zarr(path: Path, labels: _Labels) -> None:
         for level, step in zip(levels, steps, strict=True):
             level[place] = plane[::step, ::step]  # labels are no numbers: no mean of them
     image: Any = {"version": "0.4", "name": "labels", "axes": axes, "datasets": datasets}
-    group.attrs.update({"multiscales": [image], "image-label": {"version": "0.4"}, "software": WRITER})
+    group.attrs.update({"multiscales": [image], "image-label": {"version": "0.4"}, "software": NAME})
 
 
 def written_here(path: Path) -> bool:
@@ -642,11 +643,11 @@ def written_here(path: Path) -> bool:
     try:
         if path.is_dir():
             group = zarr.open_group(path, mode="r")
-            return group.attrs.get("software") == WRITER and all(name.isdigit() for name in group)
+            return group.attrs.get("software") == NAME and all(name.isdigit() for name in group)
         if path.suffix.lower() == ".png":
-            return bool(iio.immeta(path, plugin="pillow").get("Software") == WRITER)
+            return bool(iio.immeta(path, plugin="pillow").get("Software") == NAME)
         with tifffile.TiffFile(path) as tiff:
-            return bool(tiff.pages.first.software == WRITER)
+            return bool(tiff.pages.first.software == NAME)
     except Exception:  # whatever else it may be
         return False
 

@@ -410,16 +410,3 @@ def resolve_devices(names: str = "auto") -> list[torch.device]:
     if found == [torch.device("cuda")]:
         return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
     return found
-
-
-__all__ = [
-    "MEAN",
-    "PRESETS",
-    "STD",
-    "InterFormer",
-    "InterFormerConfig",
-    "decoding_device",
-    "normalise",
-    "resolve_device",
-    "resolve_devices",
-]
