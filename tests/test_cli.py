@@ -496,7 +496,9 @@ def saved_clicks(image: Path, path: Path, model: str = "") -> None:
     from napari_interformer.image import Planes
     from napari_interformer.records import Record, Saved
 
-    Saved(Planes.of(image).fingerprint, model, (), Record(1, (), None, False, False)).write(path)
+    Saved(
+        Planes.of(image).fingerprint, model, (), Record(1, (), size=None, overwrite=False, edited=False)
+    ).write(path)
 
 
 @pytest.mark.parametrize("kind", ["hyperstack.tif", "series.ome.tif", "colour16.tif", "stack.ome.zarr"])

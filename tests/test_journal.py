@@ -28,7 +28,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def record(label, *, prompts=None, edited=False):
-    return Record(label, (Click((), 3, label),) if prompts is None else prompts, None, False, edited)
+    given = (Click((), 3, label),) if prompts is None else prompts
+    return Record(label, given, size=None, overwrite=False, edited=edited)
 
 
 def saved(*finished, current=None, image=IMAGE):

@@ -10,7 +10,7 @@ import re
 import tempfile
 import weakref
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from xml.etree import ElementTree
@@ -51,6 +51,7 @@ class ImageFile:
 
     data: Any
     axes: str | None = None
+    _: KW_ONLY
     scale: tuple[float, ...] | None = None
     unit: str | None = None
     untold: tuple[int, ...] = ()
@@ -170,7 +171,7 @@ def _read_tiff(path: Path) -> ImageFile:
     except Exception as error:
         tiff.close()
         raise error if isinstance(error, OSError) else _damaged(path, error) from error
-    return ImageFile(data, axes, scale, unit, untold)
+    return ImageFile(data, axes, scale=scale, unit=unit, untold=untold)
 
 
 def _frames(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries | None:
@@ -397,7 +398,7 @@ def _read_zarr(path: Path) -> ImageFile:
         raise OSError(
             f"{path.name} is not a readable zarr image ({brief(error)}); give the path of an array or an OME-Zarr image."
         ) from error
-    return ImageFile(data, letters or None, scale, unit, untold, translation)
+    return ImageFile(data, letters or None, scale=scale, unit=unit, untold=untold, translation=translation)
 
 
 def _letter(axis: Any) -> str:
@@ -507,7 +508,16 @@ def write_labels(
         raise ValueError(f"A label image takes labels from 0 to 2**32 - 1; got {least} to {most}.")
     dtype = np.min_scalar_type(most)
     timed = "T" in (axes or "").upper()
-    found = _Labels(labels, indices, dtype, _ome_axes(axes, len(shape)), scale, unit, translation, timed)
+    found = _Labels(
+        array=labels,
+        indices=indices,
+        dtype=dtype,
+        axes=_ome_axes(axes, len(shape)),
+        scale=scale,
+        unit=unit,
+        translation=translation,
+        timed=timed,
+    )
     write = _write_zarr if path.suffix.lower() == ".zarr" else _write_tiff
     try:
         with replacing(path, "labels.ome.tif") as whole:
@@ -537,7 +547,7 @@ def check_labels_file(path: Path, shape: Sequence[int]) -> None:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Labels:
     """Labels that can be written: their planes in C order, what each axis is, and whether the size of T is a time."""
 

@@ -817,7 +817,9 @@ class Session:
         decoder = self.model.decoder_fingerprint
         objects = tuple(
             (
-                Record(label, step.prompts, similar.size, False, False, decoder=decoder),
+                Record(
+                    label, step.prompts, size=similar.size, overwrite=False, edited=False, decoder=decoder
+                ),
                 step,
                 Painting(self.labels),
             )
@@ -875,7 +877,15 @@ class Session:
     def _record(self) -> Record:
         decoder = self.model.decoder_fingerprint if self.prompts else ""
         begun = tuple(self._begun.values())
-        return Record(self.label, self.prompts, self._size, self.overwrite, self._edited, begun, decoder)
+        return Record(
+            self.label,
+            self.prompts,
+            size=self._size,
+            overwrite=self.overwrite,
+            edited=self._edited,
+            begun=begun,
+            decoder=decoder,
+        )
 
     def clear(self) -> list[tuple[Plane, Box]]:
         """Drop the current object's prompts and start anew; an object being edited is put back as it was."""
@@ -963,7 +973,7 @@ class Session:
         self._check_no_current("delete")
         masks = self._masks_of(label, "delete")
         # Its record goes on: where it lay, others found no room.
-        return Record(int(label), (), None, False, True, masks)
+        return Record(int(label), (), size=None, overwrite=False, edited=True, begun=masks)
 
     def adopt_delete(self, record: Record) -> None:
         """Take out what `compute_delete` returned; errors as for `delete`."""
