@@ -16,8 +16,8 @@ from scipy.ndimage import gaussian_filter
 
 import napari_interformer as ni
 from napari_interformer.encoding import encode_tiles, room_for
+from napari_interformer.geometry import Box
 from napari_interformer.image import Planes
-from napari_interformer.prompts import Box
 from napari_interformer.simulate import iou, next_click
 
 if TYPE_CHECKING:

@@ -27,9 +27,10 @@ import torch
 
 import napari_interformer as ni
 from napari_interformer.encoding import encode_tiles, room_for
+from napari_interformer.geometry import Box
 from napari_interformer.image import Planes
 from napari_interformer.model import PRESETS, InterFormer
-from napari_interformer.prompts import Box, blank, draw_click
+from napari_interformer.reference import blank, draw_click
 from napari_interformer.samples import cells
 from napari_interformer.simulate import next_click
 

@@ -254,7 +254,7 @@ def in_a_stack(bench: Bench, count: int) -> dict[str, Any]:
 
 def on_a_huge_plane(bench: Bench, count: int) -> dict[str, Any]:
     """Measure on 20,000 x 20,000 pixels of which one corner of 768 x 768 is encoded."""
-    from napari_interformer.prompts import Box
+    from napari_interformer.geometry import Box
     from napari_interformer.samples import cells
 
     image, truth = cells()
@@ -282,7 +282,8 @@ def large_objects(bench: Bench, _: int) -> dict[str, Any]:
 def written(bench: Bench, name: str, shape: tuple[int, ...], across: int) -> dict[str, Any]:
     """Measure one disk on each plane of an empty image."""
     from napari_interformer.decoding import Step, View
-    from napari_interformer.prompts import Box, Mask
+    from napari_interformer.geometry import Box
+    from napari_interformer.prompts import Mask
 
     disk = np.add.outer(*2 * [(np.arange(across) - across / 2) ** 2]) < across**2 / 4
     low = (shape[-1] - across) // 2

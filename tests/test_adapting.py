@@ -12,8 +12,8 @@ import torch
 import napari_interformer as ni
 from napari_interformer import adapting, checkpoint
 from napari_interformer.adapting import AdaptConfig
+from napari_interformer.geometry import Box
 from napari_interformer.image import Planes
-from napari_interformer.prompts import Box
 from napari_interformer.samples import synthetic, synthetic_stack
 
 QUICK = AdaptConfig(steps=3, minutes=0, objects=12, windows_per_step=3, max_clicks=2)

@@ -8,8 +8,9 @@ import pytest
 import napari_interformer as ni
 from napari_interformer.annotator import Annotator, merge, sentence
 from napari_interformer.encoding import encode_tiles, room_for
+from napari_interformer.geometry import Box
 from napari_interformer.image import Planes
-from napari_interformer.prompts import Box, BoxPrompt, Click
+from napari_interformer.prompts import BoxPrompt, Click
 from window import BrightModel, squares
 
 

@@ -15,7 +15,7 @@ from napari_interformer.batch_clicks import (
     obey_all,
     squared_depths,
 )
-from napari_interformer.prompts import draw_click, fold, obey
+from napari_interformer.reference import draw_click, fold, obey
 from napari_interformer.simulate import DEPTH_RATIO, depth, next_click
 
 COUNT, SHAPE = 24, (33, 47)

@@ -24,7 +24,7 @@ from napari_interformer.benchmark import (
     objects_of,
 )
 from napari_interformer.datasets import Sample
-from napari_interformer.prompts import Box
+from napari_interformer.geometry import Box
 
 IMAGE, LABELS = blobs()
 SAMPLE = Sample("blobs", IMAGE, LABELS, kind="squares")

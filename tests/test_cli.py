@@ -18,8 +18,8 @@ import zarr
 
 from conftest import blobs
 from napari_interformer import cli
+from napari_interformer.geometry import Box
 from napari_interformer.options import options_of
-from napari_interformer.prompts import Box
 
 
 def run(*arguments: object) -> int:
@@ -496,7 +496,9 @@ def saved_clicks(image: Path, path: Path, model: str = "") -> None:
     from napari_interformer.image import Planes
     from napari_interformer.records import Record, Saved
 
-    Saved(Planes.of(image).fingerprint, model, (), Record(1, (), None, False, False)).write(path)
+    Saved(
+        Planes.of(image).fingerprint, model, (), Record(1, (), size=None, overwrite=False, edited=False)
+    ).write(path)
 
 
 @pytest.mark.parametrize("kind", ["hyperstack.tif", "series.ome.tif", "colour16.tif", "stack.ome.zarr"])

@@ -11,8 +11,9 @@ from napari.layers.base import ActionType
 from napari.utils.colormaps.standardize_color import transform_color
 
 from napari_interformer.clicks import ClickLayer, in_turn
+from napari_interformer.geometry import Box
 from napari_interformer.layers import GREEN, Source
-from napari_interformer.prompts import Box, BoxPrompt, Click, Scribble
+from napari_interformer.prompts import BoxPrompt, Click, Scribble
 
 
 def test_points_between_pixels_belong_to_the_nearest_and_are_not_moved():

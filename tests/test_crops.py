@@ -18,8 +18,8 @@ from scipy.ndimage import affine_transform, gaussian_filter, label
 from learning import QUICK, WINDOW, batch, pictures, write_folder
 from napari_interformer import crops, datasets, samples
 from napari_interformer.crops import Batches, Picture
+from napari_interformer.geometry import Box
 from napari_interformer.image import Planes, percentiles
-from napari_interformer.prompts import Box
 from napari_interformer.samples import synthetic
 from napari_interformer.train import TrainConfig
 

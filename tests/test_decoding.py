@@ -11,8 +11,9 @@ import torch
 from conftest import BlobModel, blobs
 from napari_interformer.decoding import Decoding, Step, View
 from napari_interformer.encoding import encode, room_for
+from napari_interformer.geometry import Box
 from napari_interformer.image import Planes
-from napari_interformer.prompts import Box, BoxPrompt, Click, Mask, Scribble
+from napari_interformer.prompts import BoxPrompt, Click, Mask, Scribble
 from napari_interformer.samples import synthetic
 
 IMAGE, LABELS = blobs()

@@ -13,8 +13,9 @@ from napari.utils.colormaps.standardize_color import transform_color
 from napari.utils.interactions import mouse_move_callbacks, mouse_press_callbacks, mouse_release_callbacks
 
 from napari_interformer.drawings import ShapeLayer
+from napari_interformer.geometry import Box
 from napari_interformer.layers import GREEN, RED, Source
-from napari_interformer.prompts import Box, BoxPrompt, Scribble
+from napari_interformer.prompts import BoxPrompt, Scribble
 
 LINE, BOX = "add_path", "add_rectangle"
 

@@ -8,8 +8,8 @@ from napari.layers import Image
 
 from napari_interformer.encodes import Encodes
 from napari_interformer.feature_cache import features_for
+from napari_interformer.geometry import Box
 from napari_interformer.layers import Source
-from napari_interformer.prompts import Box
 
 
 class Here:

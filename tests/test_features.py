@@ -24,8 +24,9 @@ import zarr
 from napari_interformer import features as room
 from napari_interformer import store as stores
 from napari_interformer.features import Features, Origin, fitting
+from napari_interformer.geometry import Box
 from napari_interformer.image import Planes
-from napari_interformer.prompts import Box, NotEncodedError
+from napari_interformer.prompts import NotEncodedError
 
 MODEL = SimpleNamespace(fingerprint="m", channels=(2, 3, 4, 5), strides=(4, 8, 16, 32))
 
@@ -171,22 +172,28 @@ def test_missing_pixels_are_known(store):
 
 
 def test_an_opened_store_says_what_it_is(tmp_path):
-    planes = replace(Planes.of(image()), axes="TYX", scale=(2.0, 0.3, 0.2), unit="micrometer")
+    planes = replace(Planes.of(image()), axes="TYX")
     first = Features.create(planes, MODEL, core=64, halo=32, store=tmp_path / "x.zarr")
     fill(first, [(0,)])
     features = Features.open(tmp_path / "x.zarr")
     assert features.origin == first.origin == Origin.of(planes, MODEL, core=64, halo=32)
     assert (features.leading, features.size, features.shape) == ((3,), (100, 150), (3, 100, 150))
-    assert (features.origin.axes, features.origin.scale, features.origin.unit) == (
-        "TYX",
-        (2.0, 0.3, 0.2),
-        "micrometer",
-    )
+    assert features.origin.axes == "TYX"
     assert features.contrast == planes.contrast and features.image_fingerprint == planes.fingerprint
     assert features.ready_planes().tolist() == [True, False, False]
     assert "1 of 3 planes" in repr(features)
     with pytest.raises(ValueError, match="opened for reading"):
         features.write((1,), 0, maps_of(features, (1,), 0))
+
+
+def test_what_another_version_noted_of_the_image_does_not_matter(tmp_path):
+    first = fill(made(tmp_path / "x.zarr"), [(0,)])
+    group = zarr.open_group(tmp_path / "x.zarr", mode="r+")
+    more = {"scale": [2.0, 0.3, 0.2], "unit": "micrometer"}
+    group.attrs["origin"] = {**group.attrs["origin"], **more}
+    features = Features.open(tmp_path / "x.zarr")
+    assert features.origin == first.origin and features.ready((0,))
+    assert fill(made(tmp_path / "x.zarr"), [(1,), (2,)]).finish()
 
 
 def test_a_store_is_gone_on_with(tmp_path):

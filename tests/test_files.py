@@ -531,6 +531,38 @@ def test_pixel_sizes_of_ome_zarr_are_in_the_unit_of_x_and_those_of_all_levels_co
     assert read_image(tmp_path / "i.zarr").scale == (2000, 1000, 500)
 
 
+@pytest.mark.parametrize(
+    ("z", "x", "depth"),
+    [
+        ("nm", "um", 2e-3),
+        ("um", "nm", 2e3),
+        ("micrometer", "um", 2),
+        ("mm", "micron", 2e3),
+        ("furlong", "um", 2),
+    ],
+)
+@pytest.mark.parametrize("ending", ["tif", "zarr"])
+def test_pixel_sizes_are_in_the_unit_of_x_whatever_units_are_called(tmp_path, z, x, depth, ending):
+    path = tmp_path / f"i.{ending}"
+    if ending == "tif":
+        tifffile.imwrite(path, np.zeros((2, 4, 5), np.uint8), ome=True, metadata={"axes": "ZYX"})
+        sizes = {"Z": (2, z), "Y": (0.25, x), "X": (0.25, x)}
+        told = "".join(
+            f'PhysicalSize{axis}="{size}" PhysicalSize{axis}Unit="{unit}" '
+            for axis, (size, unit) in sizes.items()
+        )
+        tifffile.tiffcomment(path, tifffile.tiffcomment(path).replace("<Pixels ", f"<Pixels {told}", 1))
+    else:
+        group = zarr.open_group(path, mode="w", zarr_format=2)
+        group.create_array("0", shape=(2, 4, 5), dtype=np.uint8)
+        axes = [{"name": n, "type": "space", "unit": unit} for n, unit in (("z", z), ("y", x), ("x", x))]
+        places = [{"type": "scale", "scale": [2, 0.25, 0.25]}]
+        group.attrs["multiscales"] = [
+            {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": places}]}
+        ]
+    assert read_image(path).scale == pytest.approx((depth, 0.25, 0.25))
+
+
 def test_labels_in_ome_zarr_replace_labels_and_nothing_else(tmp_path):
     path = write_labels(tmp_path / "labels.zarr", np.ones((8, 8), int))
     write_labels(path, np.full((8, 8), 2))

@@ -15,8 +15,8 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from napari_interformer.geometry import Box
 from napari_interformer.image import Planes, percentiles, stretch
-from napari_interformer.prompts import Box
 
 
 class Watched:

@@ -12,8 +12,9 @@ import pytest
 from conftest import BlobModel, blobs
 from napari_interformer import journal
 from napari_interformer.encoding import encode
+from napari_interformer.geometry import Box
 from napari_interformer.journal import Journal, Offer, offer
-from napari_interformer.prompts import Box, Click, Mask
+from napari_interformer.prompts import Click, Mask
 from napari_interformer.records import Record, Saved
 from napari_interformer.session import Session
 
@@ -27,7 +28,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def record(label, *, prompts=None, edited=False):
-    return Record(label, (Click((), 3, label),) if prompts is None else prompts, None, False, edited)
+    given = (Click((), 3, label),) if prompts is None else prompts
+    return Record(label, given, size=None, overwrite=False, edited=edited)
 
 
 def saved(*finished, current=None, image=IMAGE):

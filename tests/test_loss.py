@@ -8,7 +8,7 @@ import torch
 
 from learning import SMALLEST
 from napari_interformer import loss
-from napari_interformer.prompts import State
+from napari_interformer.reference import State
 
 
 def test_the_focal_weights_of_an_image_sum_to_its_pixels():

@@ -20,7 +20,7 @@ from napari_interformer.model import (
     resolve_device,
     resolve_devices,
 )
-from napari_interformer.prompts import blank, draw_click, fold, region, sure
+from napari_interformer.reference import blank, draw_click, fold, region, sure
 
 TOLERANCE = 1e-3
 

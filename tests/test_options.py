@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 import pytest
 
+from napari_interformer.geometry import Box
 from napari_interformer.options import box_of, click_of, object_of, typed
-from napari_interformer.prompts import Box, BoxPrompt, Click, Scribble
+from napari_interformer.prompts import BoxPrompt, Click, Scribble
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from napari_interformer.geometry import Box
 from napari_interformer.painting import Backlog, Painting, highest_label, objects_on
-from napari_interformer.prompts import Box, Click, Mask
+from napari_interformer.prompts import Click, Mask
 
 BOX = Box(4, 2, 8, 6)  # 4x4
 FULL = np.ones((4, 4), bool)

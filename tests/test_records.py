@@ -13,7 +13,7 @@ from napari_interformer.records import Record, Saved
 
 @pytest.fixture
 def file(tmp_path):
-    record = Record(1, (Click((), 3, 4),), None, False, False)
+    record = Record(1, (Click((), 3, 4),), size=None, overwrite=False, edited=False)
     return Saved("image", "model", (), record).write(tmp_path / "clicks.json")
 
 

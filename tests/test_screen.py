@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 
+from napari_interformer.geometry import Box
 from napari_interformer.layers import Source
-from napari_interformer.prompts import Box, Click
+from napari_interformer.prompts import Click
 from napari_interformer.screen import Screen
 
 

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from conftest import BlobModel, blobs
 from napari_interformer.encoding import encode, encode_tiles, room_for
 from napari_interformer.features import Features
+from napari_interformer.geometry import Box
 from napari_interformer.image import Planes
-from napari_interformer.prompts import Box, BoxPrompt, Click, NotEncodedError
+from napari_interformer.prompts import BoxPrompt, Click, NotEncodedError
 from napari_interformer.session import Session
 
 IMAGE, LABELS = blobs()

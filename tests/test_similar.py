@@ -8,8 +8,9 @@ import pytest
 from conftest import BlobModel, blobs
 from napari_interformer.appearance import Appearance
 from napari_interformer.encoding import encode, room_for
+from napari_interformer.geometry import Box
 from napari_interformer.image import Planes
-from napari_interformer.prompts import Box, Click, NotEncodedError
+from napari_interformer.prompts import Click, NotEncodedError
 from napari_interformer.session import Session
 from napari_interformer.similar import MOST, finished
 

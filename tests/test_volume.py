@@ -9,10 +9,12 @@ import pytest
 
 from conftest import BlobModel, blobs
 from napari_interformer.encoding import encode, encode_tiles
+from napari_interformer.gaps import Ended, Reason
+from napari_interformer.geometry import Box
 from napari_interformer.image import Planes
-from napari_interformer.prompts import Box, Mask
+from napari_interformer.prompts import Mask
 from napari_interformer.session import Session
-from napari_interformer.volume import Ended, Reason, between, carry, where_it_ends
+from napari_interformer.volume import between, carry
 
 MODEL = BlobModel()
 
@@ -76,22 +78,12 @@ def test_a_brighter_neighbour_that_touches_the_object_is_another_one():
         assert mask[20:44, 20:44].mean() > 0.85 and not mask[:, 48:].any()  # smoothing blurs where they meet
 
 
-def test_where_an_object_ends_comes_first_and_then_why():
-    unlike, gone = Ended((8,), Reason.UNLIKE), Ended((15,), Reason.VANISHED)
-    assert where_it_ends([]) == ""
-    assert where_it_ends([unlike]) == "Ends before plane 8: what is there looks like the surroundings."
-    assert where_it_ends([unlike, Ended((9,), Reason.UNLIKE)]).startswith("Ends before planes 8 and 9: what")
-    assert where_it_ends([unlike, gone]) == (
-        "Ends before planes 8 and 15. Plane 8: what is there looks like the surroundings. "
-        "Plane 15: next to nothing is left of it."
-    )
-    assert "(0, 8), (0, 8), (0, 8) and (0, 8) and others" in where_it_ends([Ended((0, 8), Reason.UNLIKE)] * 9)
-
-
 def test_carrying_is_one_step_for_undo(stack):
     s = Session(stack[0], MODEL, live=True)
     s.click((4, 32, 32))
-    s.propagate()
+    steps = s.compute_propagate()
+    assert s.planes == ((4,),)  # nothing has changed yet
+    s.adopt(steps)
     s.undo()
     assert s.mask.any(axis=(1, 2)).tolist() == [z == 4 for z in range(9)]
     assert (s.labels > 0).sum() == 1024

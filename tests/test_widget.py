@@ -23,9 +23,10 @@ from napari_interformer.clicks import CLICKS
 from napari_interformer.drawings import SHAPES
 from napari_interformer.encoding import CPU_BATCH
 from napari_interformer.files import read_image
+from napari_interformer.geometry import Box
 from napari_interformer.labels import LABELS, LayerLabels
 from napari_interformer.layers import GREEN, RED
-from napari_interformer.prompts import Box, BoxPrompt, Click, Scribble
+from napari_interformer.prompts import BoxPrompt, Click, Scribble
 from napari_interformer.samples import cells_sample, nuclei_sample
 from napari_interformer.store import Store
 from napari_interformer.widget import Panel

@@ -12,7 +12,7 @@ import torch
 from scipy import ndimage
 
 from napari_interformer.model import InterFormerConfig
-from napari_interformer.prompts import State
+from napari_interformer.reference import State
 
 PATIENCE = 120  # seconds; nothing takes that long, but a busy machine may
 PLENTY = 1000  # tiles; no test encodes so many

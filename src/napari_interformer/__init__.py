@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from napari_interformer.checkpoint import save_model as save_model
     from napari_interformer.encoding import encode as encode
     from napari_interformer.features import Features as Features
+    from napari_interformer.geometry import Box as Box
     from napari_interformer.image import Planes as Planes
-    from napari_interformer.prompts import Box as Box
     from napari_interformer.prompts import BoxPrompt as BoxPrompt
     from napari_interformer.prompts import Click as Click
     from napari_interformer.prompts import Mask as Mask
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from napari_interformer.session import Session as Session
 
 __version__ = "0.1.0"
+NAME = "napari-interformer"  # of the package, its command and its plugin
 
 _HOME = {
-    "Box": "napari_interformer.prompts",
+    "Box": "napari_interformer.geometry",
     "BoxPrompt": "napari_interformer.prompts",
     "Click": "napari_interformer.prompts",
     "Features": "napari_interformer.features",

@@ -22,9 +22,9 @@ from napari_interformer import checkpoint
 from napari_interformer.crops import LEAST_PIXELS
 from napari_interformer.decoding import image_of
 from napari_interformer.features import Features
+from napari_interformer.geometry import Box, cut, placed, rounded_up
 from napari_interformer.loss import ClickConfig, click_loss
 from napari_interformer.painting import check_labels, objects_on
-from napari_interformer.prompts import Box, cut, placed, rounded_up
 from napari_interformer.scales import covered, level_for, maps_at, size_at, to_working
 from napari_interformer.settings import SHARE, at_least
 from napari_interformer.train import LARGEST_GRADIENT, Progress, share_done

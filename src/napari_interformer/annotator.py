@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from napari_interformer.decoding import Steps
+    from napari_interformer.gaps import Ended
+    from napari_interformer.geometry import Box
     from napari_interformer.image import Plane
     from napari_interformer.painting import Stroke
-    from napari_interformer.prompts import Box, Given
+    from napari_interformer.prompts import Given
     from napari_interformer.records import Saved
     from napari_interformer.session import Session
-    from napari_interformer.volume import Ended
 
 log = logging.getLogger(__name__)
 
@@ -285,10 +286,8 @@ class Annotator:
         ends: list[Ended] = []
 
         def work() -> Steps:
-            from napari_interformer.volume import carry  # loads SciPy
-
             self._none_waits("propagate")  # here, since what was asked before is done by now
-            return carry(self.session, progress=progress, cancelled=cancelled, ended=ends.append)
+            return self.session.compute_propagate(progress=progress, cancelled=cancelled, ended=ends.append)
 
         def then(steps: Steps) -> None:
             self.session.adopt(steps)

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from napari_interformer.prompts import Box, cut
+from napari_interformer.geometry import Box, cut
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from napari_interformer.geometry import BoolMask
     from napari_interformer.image import Plane
-    from napari_interformer.prompts import BoolMask, Mask
+    from napari_interformer.prompts import Mask
     from napari_interformer.session import Session
 
 # Chosen on stacks, for `volume`, as its other numbers.

@@ -1,6 +1,6 @@
 """Clicks on many objects at once, on the device where their masks are: for training.
 
-What `simulate.next_click` and `prompts.draw_click`, `fold` and `obey` do for one object in NumPy, in PyTorch for a batch;
+What `simulate.next_click` and `reference.draw_click`, `fold` and `obey` do for one object in NumPy, in PyTorch for a batch;
 tests hold the two together. A GPU would wait longer for NumPy than it computes.
 """
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from napari_interformer.prompts import CERTAIN, FOLDED, REACH, State
+from napari_interformer.reference import CERTAIN, FOLDED, REACH, State
 from napari_interformer.simulate import DEPTH_RATIO
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def squared_depths(regions: Tensor) -> Tensor:
 
 
 def draw_clicks(references: Tensor, clicks: Clicks, inner_radius: float, outer_radius: float = 0) -> Tensor:
-    """Return the reference labels (N, Y, X) uint8 with a click drawn into each; see `prompts.draw_click`."""
+    """Return the reference labels (N, Y, X) uint8 with a click drawn into each; see `reference.draw_click`."""
     distance = clicks.squared_distances((references.shape[1], references.shape[2]))
     positive = clicks.positive[:, None, None]
     found = clicks.found[:, None, None]
@@ -123,13 +123,13 @@ def draw_clicks(references: Tensor, clicks: Clicks, inner_radius: float, outer_r
 
 
 def fold_all(references: Tensor, masks: Tensor) -> Tensor:
-    """Return the reference labels (N, Y, X) uint8 after predictions (N, Y, X) bool; see `prompts.fold`."""
+    """Return the reference labels (N, Y, X) uint8 after predictions (N, Y, X) bool; see `reference.fold`."""
     table = torch.from_numpy(FOLDED.ravel()).to(references.device)
     return table[references.int() + len(State) * masks.int()]
 
 
 def obey_all(logits: Tensor, history: list[Clicks]) -> Tensor:
-    """Return logits (N, Y, X) float32 with the right sign at every click; see `prompts.obey`.
+    """Return logits (N, Y, X) float32 with the right sign at every click; see `reference.obey`.
 
     `history` holds one click of each object after the other, oldest first; no object is clicked twice on one pixel.
     """

@@ -24,8 +24,9 @@ from skimage.segmentation import find_boundaries, random_walker, watershed
 
 from napari_interformer.datasets import load, split, with_values
 from napari_interformer.encoding import encode
+from napari_interformer.geometry import Box
 from napari_interformer.image import Planes
-from napari_interformer.prompts import Box, BoxPrompt
+from napari_interformer.prompts import BoxPrompt
 from napari_interformer.session import Session
 from napari_interformer.settings import SHARE, at_least, check_settings
 from napari_interformer.simulate import iou, next_click

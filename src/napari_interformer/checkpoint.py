@@ -26,9 +26,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from napari_interformer import NAME
 from napari_interformer.files import write_whole
+from napari_interformer.geometry import DIVISOR
 from napari_interformer.model import InterFormer, InterFormerConfig, resolve_device
-from napari_interformer.prompts import DIVISOR
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -71,7 +72,7 @@ class Checkpoint:
 
 def user_models() -> Path:
     """Return the folder in which a user's own models lie."""
-    return Path(platformdirs.user_data_dir("napari-interformer")) / "models"
+    return Path(platformdirs.user_data_dir(NAME)) / "models"
 
 
 def models() -> dict[str, Path]:
@@ -309,11 +310,8 @@ def _read_reference(path: Path) -> Checkpoint:
 
 _REALS = {"drop_path", "diameters", "zoom_expansion"}
 _MAY_BE_ZERO = {"drop_path", "depths", "coarse_depths", "inner_radius", "outer_radius"}
-_LENGTHS = {
-    "detail": (0, 3),
-    "stored_channels": (0, 4),
-    "diameters": (0, 2),
-}  # of tuples that are not one of four
+# Of tuples that are not one of four.
+_LENGTHS = {"detail": (0, 3), "stored_channels": (0, 4), "diameters": (0, 2)}
 _MOST = 2**16  # more of anything is damage
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from napari_interformer import __version__
+from napari_interformer import NAME, __version__
 from napari_interformer.options import (
     BOX,
     BOX_MARK,
@@ -44,14 +44,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from napari_interformer.features import Features
+    from napari_interformer.gaps import Ended
+    from napari_interformer.geometry import Box
     from napari_interformer.image import Contrast, Plane, Planes
     from napari_interformer.model import InterFormer
-    from napari_interformer.prompts import Box, BoxPrompt, Given, Mark
+    from napari_interformer.prompts import BoxPrompt, Given, Mark
     from napari_interformer.session import Session
     from napari_interformer.train import Progress
-    from napari_interformer.volume import Ended
-
-NAME = "napari-interformer"
 
 
 # ------------------------------------------------------------------------------------------ commands
@@ -256,10 +255,11 @@ def segment(
 
     import napari_interformer as ni
     from napari_interformer.files import LABEL_FILES, check_labels_file, write_labels
+    from napari_interformer.gaps import where_it_ends
+    from napari_interformer.geometry import Box
     from napari_interformer.image import Planes
-    from napari_interformer.prompts import Box, Mask, NotEncodedError
+    from napari_interformer.prompts import Mask, NotEncodedError
     from napari_interformer.store import located
-    from napari_interformer.volume import where_it_ends
 
     read = {"the image": image}
     if features is not None and isinstance(store := located(features), Path):
@@ -835,7 +835,8 @@ def check_valued(number: int, prompt: Given, planes: Planes) -> None:
     """Refuse a click, a line or a box where the image has no value."""
     import numpy as np
 
-    from napari_interformer.prompts import Box, Mark
+    from napari_interformer.geometry import Box
+    from napari_interformer.prompts import Mark
 
     if planes.dtype.kind != "f":
         return

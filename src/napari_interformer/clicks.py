@@ -63,9 +63,8 @@ class ClickLayer:
             **place,
         )
         self.shapes = ShapeLayer(source)
-        self._given: tuple[
-            Given, ...
-        ] = ()  # what both layers held when they were last read or written, in order
+        # What both layers held when they were last read or written, in order.
+        self._given: tuple[Given, ...] = ()
         self._writing = False
         self._held: tuple[Click, ...] | None = None  # what there was before the drag that is going on
         self._count = 0  # points that there were when somebody was last told

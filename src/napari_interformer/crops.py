@@ -25,8 +25,8 @@ from skimage.segmentation import relabel_sequential
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from napari_interformer import datasets, samples
+from napari_interformer.geometry import DIVISOR, Box
 from napari_interformer.image import full_range, stretch
-from napari_interformer.prompts import DIVISOR, Box
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

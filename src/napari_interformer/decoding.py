@@ -18,28 +18,17 @@ from scipy.ndimage import binary_dilation, binary_erosion
 from scipy.ndimage import label as number_parts
 
 from napari_interformer.features import padded
+from napari_interformer.geometry import DIVISOR, Box, cut, line, paste, placed, rounded_up
 from napari_interformer.image import Planes
-from napari_interformer.prompts import (
-    DIVISOR,
-    Box,
-    BoxPrompt,
-    Click,
-    Mark,
-    Mask,
-    Scribble,
+from napari_interformer.prompts import BoxPrompt, Click, Mark, Mask, Scribble, in_order
+from napari_interformer.reference import (
     State,
     blank,
-    cut,
     draw_click,
     fitting_cut,
     fold,
-    in_order,
-    line,
     obey,
-    paste,
-    placed,
     region,
-    rounded_up,
     sure,
     within,
 )
@@ -51,9 +40,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_interformer.features import Features
+    from napari_interformer.geometry import BoolMask
     from napari_interformer.image import Plane
     from napari_interformer.model import InterFormerConfig
-    from napari_interformer.prompts import BoolMask, Prompt, Reference
+    from napari_interformer.prompts import Prompt
+    from napari_interformer.reference import Reference
 
 # A window grows with its object up to this many training windows a side; beyond, only the part around the newest
 # click is decoded again.
@@ -67,9 +58,8 @@ LEAST_PLANE = 64  # pixels; a plane is not shrunk to less
 NEXT, FARTHER = (-1, FINEST, -2, -3), (-4, -5, -6)
 SPECK = 8  # working pixels; what is smaller at a level is not looked at from farther away
 LOOSE = 0.05  # of a mask's largest part; what is smaller and not marked is dropped
-SPACING = (
-    6  # working pixels between those of a scribble that the reference label gets; see docs/training-log.md
-)
+# Working pixels between those of a scribble that the reference label gets; see docs/training-log.md.
+SPACING = 6
 
 
 class Decoder(Protocol):
@@ -444,11 +434,10 @@ class Decoding:
         if level == 0:
             return Step(prompts, window, mask, view)
         cut_at = np.float32(lowest)
-        around, fine = to_image(
-            logits - cut_at, window, level
-        )  # where it is positive: all that counts is there
-        placed = prompt.box.shift(-around.top, -around.left)
-        return Step(prompts, around, _largest_part(within(fine + cut_at, placed, lowest)), view)
+        # Where it is positive: all that counts is there.
+        around, fine = to_image(logits - cut_at, window, level)
+        shifted = prompt.box.shift(-around.top, -around.left)
+        return Step(prompts, around, _largest_part(within(fine + cut_at, shifted, lowest)), view)
 
     def _decode(self, previous: Step | None, mark: Mark, window: Box, level: int) -> Step:
         config = self.model.config

@@ -14,8 +14,9 @@ import numpy as np
 from napari.layers import Shapes
 from napari.utils.colormaps.standardize_color import transform_color
 
+from napari_interformer.geometry import Box
 from napari_interformer.layers import GREEN, RED
-from napari_interformer.prompts import Box, BoxPrompt, Click, Scribble
+from napari_interformer.prompts import BoxPrompt, Click, Scribble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
@@ -309,9 +310,8 @@ class ShapeLayer:
             stops = [(top, left), (top, right), (bottom, right), (bottom, left)]
             kind = "rectangle"
         else:
-            stops = [*prompt.path] * (
-                1 if len(prompt.path) > 1 else 2
-            )  # napari draws no path of a single point
+            # napari draws no path of a single point.
+            stops = [*prompt.path] * (1 if len(prompt.path) > 1 else 2)
             kind = "path"
         places = [layer.world_to_data(self.source.world((*prompt.plane, *stop))) for stop in stops]
         return np.array(places), kind

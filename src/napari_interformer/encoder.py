@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-IN_CACHE = (
-    1 << 19
-)  # numbers of the position bias to make at a time on a CPU: 2 MB; twice as many are slower, fewer not faster
+# Numbers of the position bias to make at a time on a CPU: 2 MB; twice as many are slower, fewer not faster.
+IN_CACHE = 1 << 19
 
 
 def strides_of(patch_size: int) -> tuple[int, int, int, int]:

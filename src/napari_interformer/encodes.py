@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from napari_interformer.layers import finest
 from napari_interformer.worker import Job
 
 if TYPE_CHECKING:
@@ -22,6 +23,24 @@ if TYPE_CHECKING:
     from napari_interformer.worker import WorkerThread
 
 SOON = 0.02  # seconds after which the thread looks again
+
+
+class EncodeJob(Job):
+    """An encode on its way: of what, and what of it somebody waits for.
+
+    Parameters
+    ----------
+    source : Source
+        The image.
+    only : tuple of tuple of int, optional
+        The planes to encode; all if None.
+    """
+
+    def __init__(self, source: Source, only: tuple[tuple[int, ...], ...] | None = None) -> None:
+        super().__init__()
+        self.source, self.only = source, only
+        self.pixels = [finest(layer) for layer in source.layers]  # layers may be given others meanwhile
+        self.wanted: Part | None = None
 
 
 class Encodes:
@@ -38,7 +57,7 @@ class Encodes:
 
     Attributes
     ----------
-    job : Job or None
+    job : EncodeJob or None
         The one on its way.
     """
 
@@ -47,9 +66,9 @@ class Encodes:
         worker: WorkerThread,
         *,
         progressed: Callable[[Progress], None],
-        ended: Callable[[Job, Exception | None], None],
+        ended: Callable[[EncodeJob, Exception | None], None],
     ) -> None:
-        self.job: Job | None = None
+        self.job: EncodeJob | None = None
         self._worker = worker
         self._tell_progressed, self._tell_ended = progressed, ended
 
@@ -61,7 +80,7 @@ class Encodes:
         load: Callable[[], InterFormer],
         find: Callable[[InterFormer], tuple[Planes, Features]],
         undecided: Callable[[Features], bool],
-        prepared: Callable[[Job, InterFormer, Features], None],
+        prepared: Callable[[EncodeJob, InterFormer, Features], None],
         first: Part | None = None,
     ) -> None:
         """Encode what is not encoded yet of an image.
@@ -81,7 +100,7 @@ class Encodes:
         first : tuple of plane and box, optional
             What to begin with, as far as is known.
         """
-        job = Job(source)
+        job = EncodeJob(source)
 
         def work() -> None:
             self._worker.share(lambda cores: cores - max(1, cores // 4))
@@ -107,7 +126,7 @@ class Encodes:
         first: Part | None = None,
     ) -> None:
         """Encode some planes of an image whose features are there; parameters as for `begin`."""
-        job = Job(source, planes)
+        job = EncodeJob(source, planes)
 
         def work() -> None:
             image = features.source or source.planes().with_contrast(features.origin.contrast)
@@ -115,11 +134,11 @@ class Encodes:
 
         self._start(job, work, first)
 
-    def _start(self, job: Job, work: Callable[[], None], first: Part | None) -> None:
+    def _start(self, job: EncodeJob, work: Callable[[], None], first: Part | None) -> None:
         self.job, job.wanted = job, first
         self._worker.run(work, partial(self._ended, job), partial(self._ended, job))
 
-    def _encode(self, job: Job, planes: Planes, features: Features, model: Any, device: str) -> None:
+    def _encode(self, job: EncodeJob, planes: Planes, features: Features, model: Any, device: str) -> None:
         """In the thread: encode what a job asks for, and report."""
         from napari_interformer.encoding import encode_tiles
 
@@ -136,20 +155,20 @@ class Encodes:
 
     def _prepared(
         self,
-        job: Job,
-        prepared: Callable[[Job, InterFormer, Features], None],
+        job: EncodeJob,
+        prepared: Callable[[EncodeJob, InterFormer, Features], None],
         model: InterFormer,
         features: Features,
     ) -> None:
         if job is self.job:
             prepared(job, model, features)
 
-    def _progressed(self, job: Job, step: Progress) -> None:
+    def _progressed(self, job: EncodeJob, step: Progress) -> None:
         if job is self.job:
             job.show(step.done, step.total, "InterFormer encodes")
             self._tell_progressed(step)
 
-    def _ended(self, job: Job, error: Exception | None = None) -> None:
+    def _ended(self, job: EncodeJob, error: Exception | None = None) -> None:
         job.close()
         if job is self.job:
             self.job = None

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from napari_interformer.features import Features, Origin, cut_maps
+from napari_interformer.geometry import DIVISOR, Box
 from napari_interformer.image import Plane, Planes, plane_of
 from napari_interformer.model import resolve_device
-from napari_interformer.prompts import DIVISOR, Box
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -16,16 +16,17 @@ import uuid
 import weakref
 from collections import OrderedDict
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
+from napari_interformer import __version__
 from napari_interformer.files import ELSEWHERE, brief, unwritable
+from napari_interformer.geometry import DIVISOR, Box, rounded_up
 from napari_interformer.image import Planes, plane_of
-from napari_interformer.prompts import DIVISOR, Box, NotEncodedError, rounded_up
+from napari_interformer.prompts import NotEncodedError
 from napari_interformer.store import Shape, Store, is_there, located, make_store, name_of, open_group
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ _LOOK = 1.0  # seconds for which a store that was seen is taken to be there
 _MEMORY_BYTES = 10**9  # larger features without a store go to a temporary one
 
 
-class Encoder(Protocol):
-    """What features need to know of a model."""
+class MapMaker(Protocol):
+    """What makes the maps, as far as features need to know it: a model."""
 
     @property
     def fingerprint(self) -> str:
@@ -75,8 +76,8 @@ class Origin:
         Side of a tile's own pixels, and how much more was encoded around it; core 0 is the whole plane.
     channels, strides : tuple of int
         Of the four maps.
-    axes, scale, unit
-        Of the image, for whoever saves labels.
+    axes : str
+        The image's letters, for whoever saves labels.
     floating : bool
         Whether the image may hold pixels without a value (NaN).
     """
@@ -91,12 +92,10 @@ class Origin:
     channels: tuple[int, int, int, int]
     strides: tuple[int, int, int, int]
     axes: str
-    scale: tuple[float, ...] | None
-    unit: str | None
     floating: bool
 
     @classmethod
-    def of(cls, planes: Planes, model: Encoder, *, core: int, halo: int) -> Origin:
+    def of(cls, planes: Planes, model: MapMaker, *, core: int, halo: int) -> Origin:
         """Describe features that are about to be made."""
         return cls(
             image=planes.fingerprint,
@@ -109,8 +108,6 @@ class Origin:
             channels=model.channels,
             strides=model.strides,
             axes=planes.axes,
-            scale=planes.scale,
-            unit=planes.unit,
             floating=planes.dtype.kind == "f",
         )
 
@@ -159,7 +156,7 @@ class Features:
 
     @classmethod
     def create(
-        cls, planes: Planes, model: Encoder, *, core: int, halo: int, store: str | Path | None = None
+        cls, planes: Planes, model: MapMaker, *, core: int, halo: int, store: str | Path | None = None
     ) -> Features:
         """Make room for the features of an image, or go on with a store that has some of them.
 
@@ -208,7 +205,7 @@ class Features:
         *,
         mode: Literal["r", "r+"] = "r",
         image: ImageLike | None = None,
-        model: Encoder | None = None,
+        model: MapMaker | None = None,
     ) -> Features:
         """Open stored features; another process may still be writing them.
 
@@ -640,7 +637,7 @@ def _writing(location: Path | str, denied: str = ELSEWHERE) -> Iterator[None]:
 def _attributes(origin: Origin) -> dict[str, Any]:
     return {
         "interformer": FORMAT,
-        "package": _package(),
+        "package": __version__,
         "id": uuid.uuid4().hex,  # of this store: another one may take its place
         "origin": asdict(origin),
         "complete": False,
@@ -700,16 +697,10 @@ def _tiles(size: tuple[int, int], core: int) -> list[Box]:
 
 
 def _origin(stored: dict[str, Any]) -> Origin:
-    """Turn JSON's lists back into tuples."""
+    """Turn JSON's lists back into tuples; what other versions noted beside it, such as pixel sizes, is left out."""
 
     def tuples(value: Any) -> Any:
         return tuple(tuples(item) for item in value) if isinstance(value, list) else value
 
-    return Origin(**{name: tuples(value) for name, value in stored.items()})
-
-
-def _package() -> str:
-    try:
-        return version("napari-interformer")
-    except PackageNotFoundError:
-        return "unknown"
+    known = {field.name for field in fields(Origin)}
+    return Origin(**{name: tuples(value) for name, value in stored.items() if name in known})

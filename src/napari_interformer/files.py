@@ -10,13 +10,15 @@ import re
 import tempfile
 import weakref
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
+
+from napari_interformer import NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -27,7 +29,6 @@ log = logging.getLogger(__name__)
 
 _CHUNK, _COARSEST = 512, 512  # sides in pixels: of OME-Zarr's chunks, and the least of its coarser levels
 LABEL_FILES = (".tif", ".tiff", ".zarr")
-WRITER = "napari-interformer"  # says so in TIFF and PNG
 _SHOWN = {
     tifffile.PHOTOMETRIC.MINISWHITE: "with black for its highest numbers",
     tifffile.PHOTOMETRIC.PALETTE: "in colours of its own",
@@ -50,6 +51,7 @@ class ImageFile:
 
     data: Any
     axes: str | None = None
+    _: KW_ONLY
     scale: tuple[float, ...] | None = None
     unit: str | None = None
     untold: tuple[int, ...] = ()
@@ -185,7 +187,7 @@ def _read_tiff(path: Path) -> ImageFile:
     except Exception as error:
         tiff.close()
         raise error if isinstance(error, OSError) else _damaged(path, error) from error
-    return ImageFile(data, axes, scale, unit, untold)
+    return ImageFile(data, axes, scale=scale, unit=unit, untold=untold)
 
 
 def _frames(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries | None:
@@ -260,38 +262,46 @@ def _order(mark: str) -> Literal["little", "big"]:
     return "little" if mark == "<" else "big"
 
 
-_MARKS = {
-    "picometer": "pm",
-    "angstrom": "Å",
-    "nanometer": "nm",
-    "micrometer": "µm",
-    "millimeter": "mm",
-    "centimeter": "cm",
-    "meter": "m",
+class _Length(NamedTuple):
+    """A unit of length: its name in OME-Zarr and in napari, how OME-TIFF writes it, and what others call it."""
+
+    name: str
+    mark: str
+    micrometers: float
+    aliases: tuple[str, ...] = ()
+
+
+_LENGTHS = {
+    name: unit
+    for unit in (
+        _Length("picometer", "pm", 1e-6),
+        _Length("angstrom", "Å", 1e-4, ("\N{ANGSTROM SIGN}", "Angstrom")),
+        _Length("nanometer", "nm", 1e-3),
+        _Length("micrometer", "µm", 1.0, ("um", "micron", "microns", "\\u00B5m", "μm")),
+        _Length("millimeter", "mm", 1e3),
+        _Length("centimeter", "cm", 1e4),
+        _Length("meter", "m", 1e6),
+    )
+    for name in (unit.name, unit.mark, *unit.aliases)
 }
-_MICROMETERS = {"pm": 1e-6, "Å": 1e-4, "nm": 1e-3, "µm": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
 _SECONDS = {
     **dict.fromkeys(("ms", "millisecond"), 1e-3),
     **dict.fromkeys(("s", "second"), 1.0),
     **dict.fromkeys(("min", "minute"), 60.0),
     **dict.fromkeys(("h", "hour"), 3600.0),
 }
-_UNITS = {
-    "pm": "picometer",
-    **dict.fromkeys(("Å", "\N{ANGSTROM SIGN}", "Angstrom"), "angstrom"),
-    **dict.fromkeys(("µm", "um", "micron", "microns", "\\u00B5m", "μm", "micrometer"), "micrometer"),
-    "nm": "nanometer",
-    "mm": "millimeter",
-    "cm": "centimeter",
-    "m": "meter",
-}
 
 
-def _ratio(mark: str | None, other: str | None) -> float:
-    """Return how many of another unit one makes, by their marks; 1 where they are the same or not both known lengths."""
-    if mark == other or mark not in _MICROMETERS or other not in _MICROMETERS:
-        return 1.0
-    return _MICROMETERS[mark] / _MICROMETERS[other]
+def _named(unit: str | None) -> str | None:
+    """Return the name of a unit of length that goes by several; any other as it is."""
+    length = _LENGTHS.get(str(unit))  # metadata may hold anything
+    return length.name if length else unit
+
+
+def _ratio(unit: str | None, other: str | None) -> float:
+    """Return how many of another unit one makes, whatever they are called; 1 where they are not both known lengths."""
+    one, another = _LENGTHS.get(str(unit)), _LENGTHS.get(str(other))
+    return one.micrometers / another.micrometers if one and another else 1.0
 
 
 def _pixel_size(
@@ -340,7 +350,7 @@ def _pixel_size(
     if not sizes.keys() & set(axes):
         return None, None, ()
     untold = tuple(i for i, axis in enumerate(axes) if axis not in sizes)
-    return tuple(sizes.get(axis, 1.0) for axis in axes), _UNITS.get(str(unit), unit), untold
+    return tuple(sizes.get(axis, 1.0) for axis in axes), _named(unit), untold
 
 
 def _are_lengths(numbers: Iterable[float]) -> bool:
@@ -404,7 +414,7 @@ def _read_zarr(path: Path) -> ImageFile:
         raise OSError(
             f"{path.name} is not a readable zarr image ({brief(error)}); give the path of an array or an OME-Zarr image."
         ) from error
-    return ImageFile(data, letters or None, scale, unit, untold, translation)
+    return ImageFile(data, letters or None, scale=scale, unit=unit, untold=untold, translation=translation)
 
 
 def _letter(axis: Any) -> str:
@@ -434,9 +444,8 @@ def _place_of(
             scale, first = scale * step, first * step
         else:
             first = first + step
-    marks = [_MARKS.get(str(unit)) for unit in units]
-    for axis, mark in enumerate(marks):
-        factor = _SECONDS.get(str(units[axis])) or _ratio(mark, marks[-1])
+    for axis, unit in enumerate(units):
+        factor = _SECONDS.get(str(unit)) or _ratio(unit, units[-1])
         scale[axis] *= factor
         first[axis] *= factor
     moved = first.any() and np.isfinite(first).all()
@@ -515,7 +524,16 @@ def write_labels(
         raise ValueError(f"A label image takes labels from 0 to 2**32 - 1; got {least} to {most}.")
     dtype = np.min_scalar_type(most)
     timed = "T" in (axes or "").upper()
-    found = _Labels(labels, indices, dtype, _ome_axes(axes, len(shape)), scale, unit, translation, timed)
+    found = _Labels(
+        array=labels,
+        indices=indices,
+        dtype=dtype,
+        axes=_ome_axes(axes, len(shape)),
+        scale=scale,
+        unit=unit,
+        translation=translation,
+        timed=timed,
+    )
     write = _write_zarr if path.suffix.lower() == ".zarr" else _write_tiff
     try:
         with replacing(path, "labels.ome.tif") as whole:
@@ -545,7 +563,7 @@ def check_labels_file(path: Path, shape: Sequence[int]) -> None:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Labels:
     """Labels that can be written: their planes in C order, what each axis is, and whether the size of T is a time."""
 
@@ -568,16 +586,16 @@ def _write_tiff(path: Path, labels: _Labels) -> None:
     shape = tuple(labels.array.shape)
     if labels.scale is not None:
         # OME knows no other names, and Bio-Formats reads no file with one that it does not know.
-        mark = _MARKS.get(_UNITS.get(str(labels.unit), str(labels.unit)), "pixel")
+        unit = _LENGTHS.get(str(labels.unit))
         for axis, length in zip(labels.axes, labels.scale, strict=True):
             if axis in "XYZ" and length is not None:
                 metadata[f"PhysicalSize{axis}"] = float(length)
-                metadata[f"PhysicalSize{axis}Unit"] = mark
+                metadata[f"PhysicalSize{axis}Unit"] = unit.mark if unit else "pixel"
             elif axis == "T" and length is not None and labels.timed:
                 metadata |= {"TimeIncrement": float(length), "TimeIncrementUnit": "s"}
         height, width = labels.scale[-2:]
-        if mark in _MICROMETERS and height and width:  # for readers that know nothing of OME
-            per_cm = [1e4 / (float(length) * _MICROMETERS[mark]) for length in (width, height)]
+        if unit and height and width:  # for readers that know nothing of OME
+            per_cm = [1e4 / (float(length) * unit.micrometers) for length in (width, height)]
             if all(2**-32 < number < 2**32 for number in per_cm):  # TIFF has no others
                 resolution = {"resolution": tuple(per_cm), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(
@@ -590,7 +608,7 @@ def _write_tiff(path: Path, labels: _Labels) -> None:
         compression="zlib",
         photometric="minisblack",
         bigtiff=math.prod(shape) * labels.dtype.itemsize > 2**31,
-        software=WRITER,
+        software=NAME,
         **resolution,
     )
 
@@ -604,7 +622,7 @@ def _write_zarr(path: Path, labels: _Labels) -> None:
     shape = [labels.array.shape[i] for i in order]
     sizes = [None] * len(order) if labels.scale is None else labels.scale
     scale = [float(sizes[i] or 1) for i in order]
-    unit = _UNITS.get(str(labels.unit), labels.unit)
+    unit = _named(labels.unit)
     group = zarr.open_group(path, mode="w", zarr_format=2)
     axes: list[dict[str, str]] = []
     for i in order:
@@ -640,7 +658,7 @@ def _write_zarr(path: Path, labels: _Labels) -> None:
         for level, step in zip(levels, steps, strict=True):
             level[place] = plane[::step, ::step]  # labels are no numbers: no mean of them
     image: Any = {"version": "0.4", "name": "labels", "axes": axes, "datasets": datasets}
-    group.attrs.update({"multiscales": [image], "image-label": {"version": "0.4"}, "software": WRITER})
+    group.attrs.update({"multiscales": [image], "image-label": {"version": "0.4"}, "software": NAME})
 
 
 def written_here(path: Path) -> bool:
@@ -651,11 +669,11 @@ def written_here(path: Path) -> bool:
     try:
         if path.is_dir():
             group = zarr.open_group(path, mode="r")
-            return group.attrs.get("software") == WRITER and all(name.isdigit() for name in group)
+            return group.attrs.get("software") == NAME and all(name.isdigit() for name in group)
         if path.suffix.lower() == ".png":
-            return bool(iio.immeta(path, plugin="pillow").get("Software") == WRITER)
+            return bool(iio.immeta(path, plugin="pillow").get("Software") == NAME)
         with tifffile.TiffFile(path) as tiff:
-            return bool(tiff.pages.first.software == WRITER)
+            return bool(tiff.pages.first.software == NAME)
     except Exception:  # whatever else it may be
         return False
 

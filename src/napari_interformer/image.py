@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from napari_interformer.files import ImageFile, brief, read_image, told_scale
-from napari_interformer.prompts import Box
+from napari_interformer.geometry import Box
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,7 +73,7 @@ class _Chunks:
         return _Chunks, ()  # in another process, or a copy, nothing was read yet
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Planes:
     """An image or stack, plane by plane. Make one with `Planes.of`.
 
@@ -212,21 +212,20 @@ class Planes:
             None if told is None else tuple(told[i] for i in kept)
             for told in (found.scale, found.translation)
         )
-        size = (spatial[-2], spatial[-1])
         planes = cls(
-            found.data,
-            spatial[:-2],
-            size,
-            axis,
-            chosen,
-            "plane",
-            names,
-            scale,
-            found.unit,
-            colour,
-            isinstance(image, str | os.PathLike),
-            tuple(i for i, there in enumerate(kept) if there in found.untold),
-            translation,
+            data=found.data,
+            leading=spatial[:-2],
+            size=(spatial[-2], spatial[-1]),
+            channel_axis=axis,
+            channels=chosen,
+            contrast="plane",
+            axes=names,
+            scale=scale,
+            unit=found.unit,
+            untold=tuple(i for i, there in enumerate(kept) if there in found.untold),
+            translation=translation,
+            colour=colour,
+            on_disk=isinstance(image, str | os.PathLike),
         )
         return planes.with_contrast(contrast)
 

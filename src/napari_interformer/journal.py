@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
+from napari_interformer import NAME
 from napari_interformer.records import Saved
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _OWN: set[Path] = set()  # written by this process, of objects that are on its s
 
 def folder() -> Path:
     """Return where journals lie."""
-    return Path(platformdirs.user_data_dir("napari-interformer")) / "journal"
+    return Path(platformdirs.user_data_dir(NAME)) / "journal"
 
 
 @dataclass(frozen=True)

@@ -26,15 +26,8 @@ if TYPE_CHECKING:
 
 GREEN, RED = "#00c853", "#ff1744"
 
-PLACE = (
-    "scale",
-    "translate",
-    "rotate",
-    "shear",
-    "affine",
-    "units",
-    "axis_labels",
-)  # of a layer, and its events
+# Of a layer, and its events.
+PLACE = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 
 ContrastChoice = Literal["auto", "layer", "volume", "plane"]
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from napari_interformer.batch_clicks import draw_clicks, fold_all, next_clicks, obey_all
 from napari_interformer.decoder import resize
-from napari_interformer.prompts import State
+from napari_interformer.reference import State
 from napari_interformer.settings import SHARE, at_least, check_settings
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from torch import nn
 
 from napari_interformer.decoder import IMSA, AuxiliaryHead, Head, Prepared, resize
 from napari_interformer.encoder import Encoder, strides_of
-from napari_interformer.prompts import DIVISOR
+from napari_interformer.geometry import DIVISOR
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -410,16 +410,3 @@ def resolve_devices(names: str = "auto") -> list[torch.device]:
     if found == [torch.device("cuda")]:
         return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
     return found
-
-
-__all__ = [
-    "MEAN",
-    "PRESETS",
-    "STD",
-    "InterFormer",
-    "InterFormerConfig",
-    "decoding_device",
-    "normalise",
-    "resolve_device",
-    "resolve_devices",
-]

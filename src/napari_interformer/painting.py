@@ -17,7 +17,8 @@ import numpy as np
 from scipy.ndimage import find_objects
 from scipy.ndimage import label as number_parts
 
-from napari_interformer.prompts import Box, Mark, cut, line, paste
+from napari_interformer.geometry import Box, cut, line, paste
+from napari_interformer.prompts import Mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_interformer.features import Features
+    from napari_interformer.geometry import BoolMask
     from napari_interformer.image import Plane
-    from napari_interformer.prompts import BoolMask, Mask, Prompt
+    from napari_interformer.prompts import Mask, Prompt
 
 
 class LabelImage(Protocol):

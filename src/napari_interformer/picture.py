@@ -10,8 +10,10 @@ from PIL.PngImagePlugin import PngInfo
 from skimage.draw import disk
 from skimage.segmentation import find_boundaries
 
-from napari_interformer.files import WRITER, write_whole
-from napari_interformer.prompts import Box, BoxPrompt, Mark, line
+from napari_interformer import NAME
+from napari_interformer.files import write_whole
+from napari_interformer.geometry import Box, line
+from napari_interformer.prompts import BoxPrompt, Mark
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +50,6 @@ def write_picture(path: Path, planes: Planes, session: Session, plane: tuple[int
             for pixel in line(mark.path):
                 drawn[disk(pixel, radius + wider, shape=planes.size)] = colour
     about = PngInfo()
-    about.add_text("Software", WRITER)
+    about.add_text("Software", NAME)
     pixels = np.clip(drawn, 0, 255).astype(np.uint8)
     write_whole(path, iio.imwrite("<bytes>", pixels, plugin="pillow", extension=".png", pnginfo=about))

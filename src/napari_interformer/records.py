@@ -7,13 +7,14 @@ import functools
 import json
 import math
 import zlib
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_interformer.files import brief, write_whole
-from napari_interformer.prompts import Box, BoxPrompt, Click, Mask, Scribble
+from napari_interformer.geometry import Box
+from napari_interformer.prompts import BoxPrompt, Click, Mask, Scribble
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,6 +48,7 @@ class Record:
 
     label: int
     prompts: tuple[Prompt, ...]
+    _: KW_ONLY
     size: float | None
     overwrite: bool
     edited: bool
@@ -163,11 +165,12 @@ def _from_json(entry: dict[str, Any]) -> Record:
     return Record(
         int(entry["label"]),
         tuple(map(_prompt_from_json, entry["prompts"])),
-        size,
-        bool(entry["overwrite"]),
-        bool(entry["edited"]),
-        tuple(map(_mask_from_json, entry.get("begun", ()))),  # earlier files have none, nor the next
-        str(entry.get("decoder", "")),
+        size=size,
+        overwrite=bool(entry["overwrite"]),
+        edited=bool(entry["edited"]),
+        # Earlier files have none, nor the next.
+        begun=tuple(map(_mask_from_json, entry.get("begun", ()))),
+        decoder=str(entry.get("decoder", "")),
     )
 
 

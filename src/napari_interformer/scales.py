@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from napari_interformer.features import cut_maps
-from napari_interformer.prompts import Box
+from napari_interformer.geometry import Box
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ STRIP = 1024  # rows of the image that are read at once: chunks of lazy arrays a
 HALO = 32  # working pixels that are encoded around a window and thrown away
 
 
-class Encoder(Protocol):
+class PixelEncoder(Protocol):
     """What encoding a window needs of a model."""
 
     @property
@@ -66,7 +66,7 @@ def working(position: int, level: int) -> int:
 
 
 def maps_at(
-    planes: Planes, model: Encoder, plane: tuple[int, ...], level: int, box: Box
+    planes: Planes, model: PixelEncoder, plane: tuple[int, ...], level: int, box: Box
 ) -> list[NDArray[np.float32]]:
     """Encode a box of a plane at a level.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_interformer.prompts import Box
+from napari_interformer.geometry import Box
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from napari_interformer.decoding import Decoding, Steps, image_of
+from napari_interformer.gaps import Gap
+from napari_interformer.geometry import Box
 from napari_interformer.image import plane_of, read_only
 from napari_interformer.painting import Backlog, Painting, check_labels, highest_label
-from napari_interformer.prompts import Box, BoxPrompt, Click, Mask, Scribble
+from napari_interformer.prompts import BoxPrompt, Click, Mask, Scribble
 from napari_interformer.records import Record, Saved
 
 if TYPE_CHECKING:
@@ -32,11 +34,12 @@ if TYPE_CHECKING:
 
     from napari_interformer.decoding import Decoder, Step
     from napari_interformer.features import Features
+    from napari_interformer.gaps import Ended
+    from napari_interformer.geometry import BoolMask
     from napari_interformer.image import ImageLike, Plane, Planes
     from napari_interformer.painting import LabelArray, Stroke
-    from napari_interformer.prompts import BoolMask, Given, Prompt
+    from napari_interformer.prompts import Given, Prompt
     from napari_interformer.similar import Similar
-    from napari_interformer.volume import Ended, Gap
 
 
 FINISHED = 5  # objects, the newest, that tell how large the next one is: few, since images and tasks change
@@ -728,9 +731,19 @@ class Session:
 
         One step for `undo`. `ended` is told each plane before which the object ends, and why. Returns what changed.
         """
-        from napari_interformer.volume import carry  # volume builds on sessions
+        return self.adopt(self.compute_propagate(progress=progress, cancelled=cancelled, ended=ended))
 
-        return self.adopt(carry(self, progress=progress, cancelled=cancelled, ended=ended))
+    def compute_propagate(
+        self,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        ended: Callable[[Ended], None] | None = None,
+    ) -> Steps:
+        """Carry the object without changing it; safe to call from a worker thread, for `adopt`."""
+        from napari_interformer.volume import carry  # it builds on sessions, and loads SciPy
+
+        return carry(self, progress=progress, cancelled=cancelled, ended=ended)
 
     # ------------------------------------------------------------------------------------ objects
 
@@ -804,7 +817,9 @@ class Session:
         decoder = self.model.decoder_fingerprint
         objects = tuple(
             (
-                Record(label, step.prompts, similar.size, False, False, decoder=decoder),
+                Record(
+                    label, step.prompts, size=similar.size, overwrite=False, edited=False, decoder=decoder
+                ),
                 step,
                 Painting(self.labels),
             )
@@ -862,7 +877,15 @@ class Session:
     def _record(self) -> Record:
         decoder = self.model.decoder_fingerprint if self.prompts else ""
         begun = tuple(self._begun.values())
-        return Record(self.label, self.prompts, self._size, self.overwrite, self._edited, begun, decoder)
+        return Record(
+            self.label,
+            self.prompts,
+            size=self._size,
+            overwrite=self.overwrite,
+            edited=self._edited,
+            begun=begun,
+            decoder=decoder,
+        )
 
     def clear(self) -> list[tuple[Plane, Box]]:
         """Drop the current object's prompts and start anew; an object being edited is put back as it was."""
@@ -950,7 +973,7 @@ class Session:
         self._check_no_current("delete")
         masks = self._masks_of(label, "delete")
         # Its record goes on: where it lay, others found no room.
-        return Record(int(label), (), None, False, True, masks)
+        return Record(int(label), (), size=None, overwrite=False, edited=True, begun=masks)
 
     def adopt_delete(self, record: Record) -> None:
         """Take out what `compute_delete` returned; errors as for `delete`."""
@@ -1078,8 +1101,6 @@ class Session:
 
     def _know_gaps(self) -> None:
         """Know of each mask that was carried, between which clicked planes it lies: with their clicks it goes."""
-        from napari_interformer.volume import Gap  # volume builds on sessions
-
         planes = sorted({prompt.plane for prompt in self.given})
         between: dict[tuple[Plane | None, Plane | None], list[Mask]] = {}
         for mask in self.masks:

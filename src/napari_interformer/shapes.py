@@ -13,8 +13,8 @@ from scipy.ndimage import distance_transform_edt, find_objects
 from scipy.spatial import cKDTree
 from skimage.measure import label as connected
 
+from napari_interformer.geometry import Box
 from napari_interformer.optics import clouds, enlarge
-from napari_interformer.prompts import Box
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

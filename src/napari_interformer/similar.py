@@ -16,8 +16,9 @@ from scipy.ndimage import label as number_parts
 from skimage.feature import peak_local_max
 
 from napari_interformer.appearance import NEAR, Appearance, pixels_of, values_of
+from napari_interformer.geometry import Box
 from napari_interformer.painting import objects_on
-from napari_interformer.prompts import Box, Click, Mask
+from napari_interformer.prompts import Click, Mask
 from napari_interformer.scales import shrunk
 from napari_interformer.simulate import depth
 
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_interformer.decoding import Step
+    from napari_interformer.geometry import BoolMask
     from napari_interformer.image import Plane
-    from napari_interformer.prompts import BoolMask
     from napari_interformer.session import Session
 
 # All chosen on training images of dsb2018; benchmarks/similar.py measures on others. Depths and areas are those of the finished

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from napari_interformer.prompts import Box
+from napari_interformer.geometry import Box
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

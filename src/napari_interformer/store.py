@@ -31,14 +31,14 @@ from urllib.request import url2pathname
 
 import numpy as np
 import zarr
+from fsspec.core import url_to_fs
 from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.core.sync import sync
 from zarr.errors import ContainsArrayError
 
 from napari_interformer.files import brief
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -92,6 +92,10 @@ class Store:
         self._loose: Any = group["tiles"]
         self._packed: Any = group["maps"]
         self._missing: Any = group["missing"] if shape.size else None
+        # zarr lists and deletes files in its event loop alone: behind a URL, a file system of fsspec's does it.
+        self._files: Any
+        self._root: str
+        self._files, self._root = url_to_fs(location) if isinstance(location, str) else (None, "")
         # Web servers show no folders.
         self._lists = not (isinstance(location, str) and urlparse(location).scheme.rpartition(":")[2] in _WEB)
 
@@ -116,22 +120,29 @@ class Store:
         )
 
     def _numbers(self, folder: str) -> set[int]:
-        store: Any = self.group.store
-        if isinstance(self.location, str):
-            store.fs.invalidate_cache()  # it remembers folders, and others write
-
-        async def names() -> list[str]:
-            found: AsyncIterator[str] = store.list_dir(f"{self._prefix}{folder}")
-            return [name async for name in found]
-
-        return {int(name) for name in sync(names()) if name.isdigit()}
+        """Return the names in a folder that are numbers; none if it is not there."""
+        try:
+            if isinstance(self.location, Path):
+                names = os.listdir(self.location / folder)
+            else:
+                self._files.invalidate_cache()  # it remembers folders, and others write
+                names = self._files.ls(f"{self._root}/{folder}", detail=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
+        return {int(name) for path in names if (name := path.rstrip("/").rpartition("/")[2]).isdigit()}
 
     def _exists(self, key: str) -> bool:
-        return bool(sync(self.group.store.exists(f"{self._prefix}{key}")))
+        if isinstance(self.location, Path):
+            return (self.location / key).exists()
+        self._files.invalidate_cache()
+        return bool(self._files.exists(f"{self._root}/{key}"))
 
-    @property
-    def _prefix(self) -> str:
-        return f"{self.group.path}/" if self.group.path else ""
+    def _delete(self, key: str) -> None:
+        with suppress(FileNotFoundError):  # somebody else did
+            if isinstance(self.location, Path):
+                os.unlink(self.location / key)
+            else:
+                self._files.rm(f"{self._root}/{key}")
 
     # ------------------------------------------------------------------------------------------- tiles
 
@@ -185,11 +196,8 @@ class Store:
                     return
                 shard[i * cells : (i + 1) * cells] = numbers
             self._packed[row, group * together * cells : (group + 1) * together * cells] = shard
-        store: Any = self.group.store
-        loose = self._numbers(f"tiles/c/{row}")
-        for tile in loose.intersection(tiles):
-            with suppress(FileNotFoundError):  # somebody else did
-                sync(store.delete(f"{self._prefix}tiles/c/{row}/{tile}"))
+        for tile in self._numbers(f"tiles/c/{row}").intersection(tiles):
+            self._delete(f"tiles/c/{row}/{tile}")
         if isinstance(self.location, Path) and self.done(row, range(self.shape.tiles)).all():
             # With what killed processes left half written.
             shutil.rmtree(self.location / "tiles" / "c" / str(row), ignore_errors=True)

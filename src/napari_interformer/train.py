@@ -35,6 +35,7 @@ from torch import nn
 from napari_interformer.checkpoint import load_model, save_model
 from napari_interformer.crops import Batches, loader, synthetic_pictures, training_pictures, windows
 from napari_interformer.files import brief, replacing, unwritable
+from napari_interformer.geometry import DIVISOR
 from napari_interformer.loss import ClickConfig, click_loss
 from napari_interformer.model import (
     PRESETS,
@@ -43,7 +44,6 @@ from napari_interformer.model import (
     normalise,
     resolve_device,
 )
-from napari_interformer.prompts import DIVISOR
 from napari_interformer.settings import RANGE, SHARE, Allowed, at_least
 
 if TYPE_CHECKING:

@@ -10,24 +10,26 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.ndimage import binary_opening, distance_transform_edt
 
 from napari_interformer.appearance import NEAR, Appearance, pixels_of, shown, values_of
-from napari_interformer.prompts import Box, BoxPrompt, Click, Mark, Mask, cut, line, name_of, names_of
+from napari_interformer.gaps import Ended, Gap, Reason
+from napari_interformer.geometry import Box, cut, line
+from napari_interformer.prompts import BoxPrompt, Click, Mark, Mask
 from napari_interformer.simulate import depth, iou
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
     from napari_interformer.decoding import Step, Steps
+    from napari_interformer.geometry import BoolMask
     from napari_interformer.image import Plane
-    from napari_interformer.prompts import BoolMask, Prompt
+    from napari_interformer.prompts import Prompt
     from napari_interformer.session import Session
 
 log = logging.getLogger(__name__)
@@ -53,57 +55,6 @@ BRIGHTER, COST, MOST = 2.5, 3.0, 5.0
 FAINTER, EDGE = 5.0, 7
 # An object that shrinks below this share and then grows by this factor is two objects.
 WAIST, REGROWN = 0.7, 1.3
-MOST_TOLD = 4  # ends of an object; in time-lapses there may be two for each time
-
-
-class Reason(StrEnum):
-    """Why an object is not carried on."""
-
-    NOT_ENCODED = "that plane is not encoded yet"
-    NO_VALUE = "the image has no value there"
-    OCCUPIED = "another object is there"
-    UNLIKE = "what is there looks like the surroundings"
-    VANISHED = "next to nothing is left of it"
-    ELSEWHERE = "what is there hardly overlaps with it"
-    ANOTHER = "it has become narrow and widens again, as where another object begins"
-
-
-@dataclass(frozen=True)
-class Ended:
-    """Where an object was not carried on: the first plane without it, and why. `str` makes a sentence for people."""
-
-    plane: Plane
-    reason: Reason
-
-    def __str__(self) -> str:
-        return f"The object ends before plane {name_of(self.plane)}: {self.reason}."
-
-
-def where_it_ends(ends: Sequence[Ended]) -> str:
-    """Say where an object ends, which counts most, and then why; empty if it ends nowhere."""
-    told = ends[:MOST_TOLD]
-    if not told:
-        return ""
-    text = f"Ends before {names_of([end.plane for end in told])}{' and others' * (len(ends) > len(told))}"
-    if len({end.reason for end in ends}) == 1:
-        return f"{text}: {ends[0].reason}."
-    why = (f"Plane {name_of(end.plane)}: {end.reason}." for end in told)
-    return f"{text}. {' '.join(why)}"
-
-
-@dataclass(frozen=True, eq=False)
-class Gap:
-    """What was carried between two clicked planes, or beyond the outermost, and the steps that it follows from.
-
-    It need not be carried again if it is `settled`, not stopped early nor at what may change, and others are protected, or
-    not, as they were.
-    """
-
-    sources: tuple[Step | None, Step | None]
-    masks: tuple[Mask, ...]
-    ends: tuple[Ended, ...]
-    settled: bool
-    overwrite: bool
 
 
 @dataclass(eq=False)

@@ -23,11 +23,14 @@ from napari_interformer.encodes import Encodes
 from napari_interformer.feature_cache import FeatureCache, features_for
 from napari_interformer.files import LABEL_FILES, write_labels
 from napari_interformer.form import DEFAULT_MODEL, DELETE, EDIT, Form
+from napari_interformer.gaps import where_it_ends
+from napari_interformer.geometry import Box
 from napari_interformer.keys import CTRL, Keys
 from napari_interformer.labels import labels_of, made_for, new_labels
 from napari_interformer.layers import finest
 from napari_interformer.notes import Notes
-from napari_interformer.prompts import Box, Click, blank, draw_click
+from napari_interformer.prompts import Click
+from napari_interformer.reference import blank, draw_click
 from napari_interformer.strip import StackState
 from napari_interformer.worker import Job, WorkerThread
 from napari_interformer.workspace import Workspace
@@ -41,14 +44,15 @@ if TYPE_CHECKING:
 
     from napari_interformer.annotator import Annotator
     from napari_interformer.clicks import ClickLayer
+    from napari_interformer.encodes import EncodeJob
     from napari_interformer.encoding import Part, Progress
     from napari_interformer.features import Features
+    from napari_interformer.gaps import Ended
     from napari_interformer.labels import LayerLabels
     from napari_interformer.layers import Source
     from napari_interformer.model import InterFormer
     from napari_interformer.session import Replay
     from napari_interformer.train import Progress as Learnt
-    from napari_interformer.volume import Ended
 
 
 class Loaded(NamedTuple):
@@ -251,7 +255,7 @@ class Panel(QScrollArea):
         self._refresh()
 
     @property
-    def _job(self) -> Job | None:
+    def _job(self) -> EncodeJob | None:
         """The encode on its way."""
         return self._encodes.job
 
@@ -310,7 +314,7 @@ class Panel(QScrollArea):
             self.annotator.encoded(step.plane)
         self._wanted()
 
-    def _ended(self, job: Job, error: Exception | None) -> None:
+    def _ended(self, job: EncodeJob, error: Exception | None) -> None:
         self._step = None
         if error is not None:
             self.form.show_setup()
@@ -334,7 +338,7 @@ class Panel(QScrollArea):
 
     # ----------------------------------------------------------------------------------- session
 
-    def _prepared(self, job: Job, loaded: Loaded, features: Features) -> None:
+    def _prepared(self, job: EncodeJob, loaded: Loaded, features: Features) -> None:
         """Let clicks begin: the model is loaded, and there is room for features that are still to come."""
         if any(layer not in self.viewer.layers for layer in job.source.layers):
             job.cancelled.set()
@@ -508,10 +512,10 @@ class Panel(QScrollArea):
 
     def adapt_as(self, wanted: str) -> None:
         """Teach a copy of the model in the encoding thread; keep it under a name, and use it."""
-        annotator, clicks = self._now(), self.clicks
-        if self._job is not None or self._adapting is not None or clicks is None:
+        annotator = self._now()
+        if self._job is not None or self._adapting is not None or self.clicks is None:
             return
-        job = self._adapting = Job(clicks.source)
+        job = self._adapting = Job()
         assert self._loaded is not None
         session, (before, device, model) = annotator.session, self._loaded
         stopped = partial(job.unwanted, self.encoder)
@@ -718,8 +722,7 @@ class Panel(QScrollArea):
 
     def _begin_carrying(self, name: str, text: str) -> tuple[Callable[[int, int], None], Callable[[], bool]]:
         """Return what long work in the decoding thread tells of its progress to, and asks whether to stop."""
-        assert self.clicks is not None
-        job = self._carrying = Job(self.clicks.source)
+        job = self._carrying = Job()
 
         def told(done: int, most: int) -> None:
             self.decoder.tell(partial(self._carried, job, name, text, done, most))
@@ -959,8 +962,6 @@ def warm_up(model: InterFormer) -> None:
 
 
 def _tell_ends(ends: Sequence[Ended]) -> None:
-    from napari_interformer.volume import where_it_ends  # as in `Annotator.propagate`
-
     if ends:
         show_info(where_it_ends(ends))
 

@@ -20,13 +20,8 @@ from napari.utils import progress
 from qtpy.QtCore import QObject, Qt, QTimer, Signal
 from qtpy.QtWidgets import QApplication
 
-from napari_interformer.layers import finest
-
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from napari_interformer.encoding import Part
-    from napari_interformer.layers import Source
 
 _PATIENCE = 10  # "niceness"; torch's threads inherit it from the thread that first calls it
 _CORES = threading.Lock()  # one worker after the other asks how many there are
@@ -182,21 +177,10 @@ def _bound(call: Callable[[Any], None], value: Any) -> Callable[[], None]:
 
 
 class Job:
-    """Long work on its way: the window says when to stop and what somebody waits for.
+    """Long work on its way: the window shows how far it is, and says when to stop."""
 
-    Parameters
-    ----------
-    source : Source
-        The image.
-    only : tuple of tuple of int, optional
-        The planes to work on; all if None.
-    """
-
-    def __init__(self, source: Source, only: tuple[tuple[int, ...], ...] | None = None) -> None:
-        self.source, self.only = source, only
-        self.pixels = [finest(layer) for layer in source.layers]
+    def __init__(self) -> None:
         self.cancelled = threading.Event()
-        self.wanted: Part | None = None
         self._bar: Any = None
         self._shown = 0.0
 

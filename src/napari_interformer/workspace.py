@@ -133,9 +133,8 @@ class Workspace:
         object_size: float | None = None,
     ) -> Annotator:
         """Start a session that writes to a Labels layer, or to a copy if it must; if it cannot, nothing has changed."""
-        from napari_interformer.session import (
-            Session,
-        )  # loads torch, which opening the panel need not wait for
+        # Loads torch, which opening the panel need not wait for.
+        from napari_interformer.session import Session
 
         chosen, there = layer, layer in self._viewer.layers
         layer = layer if writable(layer) else copied(layer)  # empty as yet: see `_look_through`

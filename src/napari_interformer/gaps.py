@@ -1,0 +1,71 @@
+"""What was carried between two clicked planes of a stack, or beyond the outermost, and where and why it ended.
+
+Plain values, which `volume` makes and a session remembers, and the sentences that tell people of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from napari_interformer.prompts import name_of, names_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari_interformer.decoding import Step
+    from napari_interformer.image import Plane
+    from napari_interformer.prompts import Mask
+
+MOST_TOLD = 4  # ends of an object; in time-lapses there may be two for each time
+
+
+class Reason(StrEnum):
+    """Why an object is not carried on."""
+
+    NOT_ENCODED = "that plane is not encoded yet"
+    NO_VALUE = "the image has no value there"
+    OCCUPIED = "another object is there"
+    UNLIKE = "what is there looks like the surroundings"
+    VANISHED = "next to nothing is left of it"
+    ELSEWHERE = "what is there hardly overlaps with it"
+    ANOTHER = "it has become narrow and widens again, as where another object begins"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Where an object was not carried on: the first plane without it, and why. `str` makes a sentence for people."""
+
+    plane: Plane
+    reason: Reason
+
+    def __str__(self) -> str:
+        return f"The object ends before plane {name_of(self.plane)}: {self.reason}."
+
+
+def where_it_ends(ends: Sequence[Ended]) -> str:
+    """Say where an object ends, which counts most, and then why; empty if it ends nowhere."""
+    told = ends[:MOST_TOLD]
+    if not told:
+        return ""
+    text = f"Ends before {names_of([end.plane for end in told])}{' and others' * (len(ends) > len(told))}"
+    if len({end.reason for end in ends}) == 1:
+        return f"{text}: {ends[0].reason}."
+    why = (f"Plane {name_of(end.plane)}: {end.reason}." for end in told)
+    return f"{text}. {' '.join(why)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Gap:
+    """What was carried between two clicked planes, or beyond the outermost, and the steps that it follows from.
+
+    It need not be carried again if it is `settled`, not stopped early nor at what may change, and others are protected, or
+    not, as they were.
+    """
+
+    sources: tuple[Step | None, Step | None]
+    masks: tuple[Mask, ...]
+    ends: tuple[Ended, ...]
+    settled: bool
+    overwrite: bool

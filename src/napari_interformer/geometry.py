@@ -1,0 +1,146 @@
+"""Rectangles of pixels: where they lie, what of an array they show, and the grid on which a plane is divided.
+
+Plain values and pure functions over NumPy arrays.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    BoolMask = NDArray[np.bool_]
+
+
+DIVISOR = 32  # planes are padded to multiples of this, on which tiles, windows and regions begin and end
+
+
+class Box(NamedTuple):
+    """A half-open rectangle of pixels, in the reference's order: columns first."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @classmethod
+    def of(cls, shape: tuple[int, int]) -> Box:
+        """Return the box that covers a whole plane of `shape` (Y, X)."""
+        return cls(0, 0, shape[1], shape[0])
+
+    @classmethod
+    def around(cls, mask: BoolMask) -> Box:
+        """Return the smallest box that holds every True pixel of `mask` (Y, X); empty where there is none."""
+        rows = np.flatnonzero(mask.any(axis=1))
+        if rows.size == 0:
+            return cls(0, 0, 0, 0)
+        columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(axis=0))
+        return cls(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+
+    @property
+    def height(self) -> int:
+        """Rows covered."""
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        """Columns covered."""
+        return self.right - self.left
+
+    @property
+    def extent(self) -> int:
+        """How large what it just holds is across: the longer of its sides."""
+        return max(self.height, self.width)
+
+    @property
+    def empty(self) -> bool:
+        """Whether no pixel is covered."""
+        return self.height <= 0 or self.width <= 0
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Row and column slices for indexing a plane."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+    def holds(self, other: Box) -> bool:
+        """Whether `other` lies inside this box (an empty one always does)."""
+        return other.empty or self.union(other) == self
+
+    def union(self, other: Box) -> Box:
+        """Return the smallest box that holds both; an empty box adds nothing."""
+        if self.empty or other.empty:
+            return other if self.empty else self
+        return Box(
+            min(self.left, other.left),
+            min(self.top, other.top),
+            max(self.right, other.right),
+            max(self.bottom, other.bottom),
+        )
+
+    def intersect(self, other: Box) -> Box:
+        """Return the pixels that both cover; may be empty."""
+        return Box(
+            max(self.left, other.left),
+            max(self.top, other.top),
+            min(self.right, other.right),
+            min(self.bottom, other.bottom),
+        )
+
+    def shift(self, rows: int, columns: int) -> Box:
+        """Return the box moved by `rows` and `columns` pixels."""
+        return Box(self.left + columns, self.top + rows, self.right + columns, self.bottom + rows)
+
+    def grown(self, rows: int, columns: int) -> Box:
+        """Return the box with `rows` pixels more above and below, and `columns` more to the left and right."""
+        return Box(self.left - columns, self.top - rows, self.right + columns, self.bottom + rows)
+
+    @property
+    def snapped(self) -> Box:
+        """The box grown outward to multiples of `DIVISOR`."""
+        left, top = (edge // DIVISOR * DIVISOR for edge in self[:2])
+        right, bottom = map(rounded_up, self[2:])
+        return Box(left, top, right, bottom)
+
+
+def rounded_up(length: float) -> int:
+    """Return the next multiple of `DIVISOR`."""
+    return -(-int(length) // DIVISOR) * DIVISOR
+
+
+def placed(centre: float, side: int, length: int) -> int:
+    """Return where a window of that side begins: on the grid of `DIVISOR`, about the centre, within a length."""
+    return min(max(round((centre - side / 2) / DIVISOR) * DIVISOR, 0), length - side)
+
+
+def line(path: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the row and column of all pixels on a path, in order, none twice in a row."""
+    pixels = [path[0]]
+    for (y, x), (end_y, end_x) in itertools.pairwise(path):
+        steps = max(abs(end_y - y), abs(end_x - x))
+        rows, columns = (np.rint(np.linspace(*ends, steps + 1)[1:]) for ends in ((y, end_y), (x, end_x)))
+        pixels += zip(rows.astype(int).tolist(), columns.astype(int).tolist(), strict=True)
+    return pixels
+
+
+def cut(array: NDArray[Any], box: Box, window: Box, fill: Any) -> NDArray[Any]:
+    """Return what `window` shows of an array that covers `box`, with `fill` beyond it."""
+    if box == window:
+        return array
+    out = np.full((window.height, window.width), fill, array.dtype)
+    both = box.intersect(window)
+    if not both.empty:
+        out[both.shift(-window.top, -window.left).slices] = array[both.shift(-box.top, -box.left).slices]
+    return out
+
+
+def paste(array: NDArray[Any], box: Box, onto: NDArray[Any], whole: Box) -> NDArray[Any]:
+    """Return `onto`, which covers `whole`, with an array that covers `box` put in."""
+    out = onto.copy()
+    out[box.shift(-whole.top, -whole.left).slices] = array
+    return out

@@ -1,0 +1,76 @@
+"""Boxes unite like sets of pixels, and what is cut out is pasted back where it was."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from napari_interformer.geometry import DIVISOR, Box, cut, line, paste
+
+SHAPE = (12, 15)
+masks = arrays(bool, SHAPE)
+boxes = st.tuples(*[st.integers(-5, 20)] * 4).map(lambda b: Box(*b))
+
+
+@given(boxes, boxes)
+def test_boxes_unite_and_intersect_like_sets_of_pixels(a, b):
+    canvas = np.zeros((40, 40), bool)
+
+    def pixels_of(box):
+        out = canvas.copy()
+        if not box.empty:
+            out[box.shift(10, 10).slices] = True
+        return out
+
+    both = a.intersect(b)
+    np.testing.assert_array_equal(pixels_of(both), pixels_of(a) & pixels_of(b))
+    assert a.union(b).holds(a) and a.union(b).holds(b)
+
+
+@given(masks)
+def test_the_box_around_a_mask_is_the_smallest(mask):
+    box = Box.around(mask)
+    if not mask.any():
+        assert box.empty
+    else:
+        part = mask[box.slices]
+        assert part.sum() == mask.sum()
+        assert part[0].any() and part[-1].any() and part[:, 0].any() and part[:, -1].any()
+
+
+@given(boxes)
+def test_a_box_is_snapped_to_the_least_one_on_the_grid_that_holds_it(box):
+    snapped = box.snapped
+    assert all(edge % DIVISOR == 0 for edge in snapped)
+    assert all(0 <= edge - on_grid < DIVISOR for edge, on_grid in zip(box[:2], snapped[:2], strict=True))
+    assert all(0 <= on_grid - edge < DIVISOR for edge, on_grid in zip(box[2:], snapped[2:], strict=True))
+
+
+@given(masks, boxes)
+def test_cutting_a_window_out_shows_the_plane_and_fill_beyond_it(mask, window):
+    if window.empty:
+        return
+    padded = np.pad(mask, 30)
+    expected = padded[window.shift(30, 30).slices]
+    np.testing.assert_array_equal(cut(mask, Box.of(SHAPE), window, False), expected)
+
+
+def test_pasting_puts_an_array_back_where_it_was_cut():
+    whole = np.arange(30).reshape(5, 6)
+    box = Box(2, 1, 5, 4)
+    pasted = paste(cut(whole, Box.of((5, 6)), box, 0), box, np.zeros_like(whole), Box.of((5, 6)))
+    np.testing.assert_array_equal(pasted[box.slices], whole[box.slices])
+    assert pasted.sum() == whole[box.slices].sum()
+
+
+def test_a_line_has_all_pixels_between_its_points():
+    assert line([(3, 4)]) == [(3, 4)]
+    assert line([(0, 0), (0, 3), (2, 3)]) == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 3), (2, 3)]
+    for path in ([(0, 0), (3, 7)], [(9, 2), (1, 1), (1, 8)]):
+        pixels = line(path)
+        assert set(path) <= set(pixels)
+        assert all(max(abs(a - c), abs(b - d)) == 1 for (a, b), (c, d) in pairwise(pixels))
