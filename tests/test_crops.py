@@ -147,6 +147,13 @@ def test_crops_without_objects_are_not_cut_for_ever(monkeypatch):
         batch()
 
 
+def test_specks_do_not_tell_how_large_objects_are():
+    labels = np.zeros((64, 64), np.int32)
+    labels[:20, :20] = 1
+    labels[40, ::4] = np.arange(2, 18)
+    assert Picture(np.zeros((64, 64), np.uint8), labels).diameter == pytest.approx(np.sqrt(4 * 400 / np.pi))
+
+
 def test_of_a_large_image_with_one_object_every_step_finds_it(monkeypatch):
     monkeypatch.setattr(crops, "TRIES", 60)  # one in two hundred would hold it
     labels = np.zeros((1200, 1200), np.int32)

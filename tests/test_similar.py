@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -54,8 +56,43 @@ def test_what_was_found_is_an_object_like_any_other_that_one_click_made(tmp_path
     again = Session(FEATURES, MODEL)
     again.load_prompts(session.save_prompts(tmp_path / "clicks.json"))
     np.testing.assert_array_equal(again.labels, session.labels)
+    assert again.expected_size == session.expected_size
     session.edit(3)
     assert session.mask.sum() == 1024 and session.commit() == 3
+
+
+def test_found_objects_tell_how_large_the_next_one_is_for_as_long_as_they_are_there(blob_model):
+    blob_model.config = replace(blob_model.config, diameters=(8.0, 16.0))
+    session = Session(FEATURES, blob_model, image=Planes.of(IMAGE, contrast=(0, 255)))
+    session.click((32, 32))
+    session.commit()
+    for place in (20, 90, 150):
+        session.box((100, place), (104, place + 5))
+        session.commit()
+    small = session.expected_size
+    session.find_similar(box=Box(0, 0, 200, 70))
+    assert session.expected_size > small
+    session.undo()
+    assert session.expected_size == small
+    session.redo()
+    assert session.expected_size > small
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_number_that_was_cleared_after_finding_is_not_given_again_when_all_is_redone(live):
+    session = after_one_click(live=live)
+    session.find_similar(box=Box(0, 0, 100, 160))
+    session.click((32, 160))
+    session.clear()
+    label = session.label
+    session.click((112, 160))
+    labels = session.labels.copy()
+    while session.undo():
+        pass
+    while session.redo():
+        pass
+    assert session.label == label
+    np.testing.assert_array_equal(session.labels, labels)
 
 
 def test_finding_is_one_step_for_undo_and_redo():

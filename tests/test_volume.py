@@ -171,6 +171,22 @@ def test_another_object_in_the_way_is_where_it_ends(stack):
     assert next(mask.box for mask in s.masks if mask.plane == (6,)) == Box(16, 20, 48, 48)
 
 
+def test_another_object_that_takes_all_that_lies_between_two_clicks_is_where_it_ends():
+    planes = planes_of(40, 40, 40, 24)
+    planes[1:3] = 0
+    s, ends = session_of(planes), []
+    s.click((0, 48, 40))
+    s.click((3, 48, 40))
+    mine = s.mask[0]
+    s.labels[1][mine] = 9
+    y, x = np.argwhere(mine)[0]
+    s.labels[1][y, x] = 0  # a corner, which the shape between the two leaves out
+    s.labels[2][mine] = 9
+    s.labels[2, 48 - 6 : 48 + 6, 40 - 6 : 40 + 6] = 0
+    s.propagate(ended=ends.append)
+    assert {end.reason for end in ends} == {Reason.OCCUPIED}
+
+
 def test_planes_that_are_not_encoded_end_it():
     s, ends = session_of(planes_of(32, 32, 32, 32), planes=[(0,), (1,)]), []
     s.click((0, 48, 40))

@@ -92,8 +92,9 @@ class Picture:
 
     @property
     def diameter(self) -> float:
-        """Median diameter of the objects in pixels, each taken for a disk."""
-        return float(np.sqrt(4 * np.median(self.areas) / np.pi)) if len(self.areas) else 1.0
+        """Median diameter of the objects in pixels, each taken for a disk; specks, which teach nothing, do not count."""
+        areas = self.areas[self.areas >= LEAST_PIXELS]
+        return float(np.sqrt(4 * np.median(areas) / np.pi)) if len(areas) else 1.0
 
 
 def training_pictures(folder: str | Path, config: TrainConfig) -> tuple[list[Picture], int]:

@@ -109,13 +109,13 @@ class _Switched:
         session._switch(not self.overwrite)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Found:
-    """Objects were found and finished together: each with what it covers, and the numbers until then."""
+    """Objects were found and finished together: each with what it covers, and the numbers before and, undone, after it."""
 
     objects: tuple[tuple[Record, Step, Painting], ...]
-    label: int
-    highest: int
+    before: tuple[int, int]
+    after: tuple[int, int] | None = None
 
     def make(self, session: Session) -> None:
         for record, step, painting in self.objects:
@@ -131,15 +131,18 @@ class _Found:
                 )
             )
         session.records = [*session.records, *(record for record, _, _ in self.objects)]
-        session._highest = self.objects[-1][0].label
-        session._label = session._highest + 1
+        session._extents += [_extent([step]) for _, step, _ in self.objects]
+        last = self.objects[-1][0].label
+        session._highest, session._label = self.after or (last, last + 1)
 
     def take_back(self, session: Session) -> None:
         for record, step, painting in reversed(self.objects):
             session.backlog.add(partial(painting.put_back, step.prompt.plane, record.label, step.prompts))
         gone = {id(record) for record, _, _ in self.objects}
         session.records = [record for record in session.records if id(record) not in gone]
-        session._highest, session._label = self.highest, self.label
+        del session._extents[-len(self.objects) :]
+        self.after = session._highest, session._label  # a number that was cleared since is not given again
+        session._highest, session._label = self.before
 
 
 @dataclass(frozen=True, eq=False)
@@ -825,7 +828,7 @@ class Session:
             )
             for label, step in enumerate(similar.steps, first)
         )
-        self._make(_Found(objects, self.label, self._highest))
+        self._make(_Found(objects, (self._highest, self.label)))
         return [record.label for record, _, _ in objects]
 
     def _make(self, change: _Switched | _Found | _Deleted) -> None:
@@ -865,14 +868,9 @@ class Session:
         record = self._record()
         self.records.append(record)
         if self._steps:  # a saved deletion has none
-            self._extents.append(self._extent)
+            self._extents.append(_extent(_newest(self._steps).values()))
         self._forget()
         return record.label
-
-    @property
-    def _extent(self) -> int:
-        """How large the current object is across on the plane where it is largest."""
-        return max(Box.around(step.mask).extent for step in _newest(self._steps).values())
 
     def _record(self) -> Record:
         decoder = self.model.decoder_fingerprint if self.prompts else ""
@@ -1189,6 +1187,11 @@ class Session:
                 before=was[plane].prompts if plane in was else None,
             )
             self.backlog.add(paint)
+
+
+def _extent(steps: Iterable[Step]) -> int:
+    """Return how large an object is across on the plane where it is largest."""
+    return max(Box.around(step.mask).extent for step in steps)
 
 
 def _newest(steps: Steps) -> dict[Plane, Step]:

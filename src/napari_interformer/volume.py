@@ -336,9 +336,10 @@ def neighbour(session: Session, front: _Front, other: _Front | None) -> Mask | R
         wrong = Reason.ELSEWHERE
     else:
         return _tight(plane, room, mask)
-    return (
-        wrong if other is None else _tight(plane, room, cut(straight.mask, straight.box, room, False) & free)
-    )
+    if other is None:
+        return wrong
+    left = cut(straight.mask, straight.box, room, False) & free
+    return _tight(plane, room, left) if left.any() else Reason.OCCUPIED
 
 
 def _cut_at_waist(front: _Front) -> None:
