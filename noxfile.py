@@ -51,6 +51,12 @@ DISPLAY_LIBRARIES = {
 }
 
 
+def extras() -> dict[str, list[str]]:
+    """Return what pyproject.toml lists under each extra."""
+    found: dict[str, list[str]] = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]
+    return found
+
+
 @nox.session
 def demo(session: nox.Session) -> None:
     """Run the main job: open the sample in napari, ready to click, or segment it headless."""
@@ -70,8 +76,9 @@ def tests(session: nox.Session) -> None:
 def oldest(session: nox.Session) -> None:
     """Run the tests that need napari with the oldest napari that pyproject.toml admits."""
     provide_virtual_display(session)
-    extras = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]
-    (number,) = (wanted.removeprefix("napari>=") for wanted in extras["all"] if wanted.startswith("napari>="))
+    (number,) = (
+        wanted.removeprefix("napari>=") for wanted in extras()["all"] if wanted.startswith("napari>=")
+    )
     session.install(*PINS, "-e", ".[test]", f"napari=={number}")
     # An old napari calls what others have deprecated since, and NumPy warns of how it draws shapes; `tests` sees our own.
     accepted = "ignore::DeprecationWarning", "ignore:'where' used without 'out':UserWarning"
@@ -98,7 +105,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the site into site/; with ``-- serve``, serve it while you write."""
-    session.install(*PINS, "mkdocs-material>=9.6", "mkdocstrings-python>=1.16")
+    session.install(*PINS, *extras()["docs"])
     if session.posargs == ["serve"]:
         session.run("mkdocs", "serve")
         return

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 NAME = "napari-interformer"  # of the package, its command and its plugin
+DEFAULT_MODEL = "default"  # the name of the model in the package
 
 _HOME = {
     "Box": "napari_interformer.geometry",

@@ -26,7 +26,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from napari_interformer import NAME
+from napari_interformer import DEFAULT_MODEL, NAME
 from napari_interformer.files import write_whole
 from napari_interformer.geometry import DIVISOR
 from napari_interformer.model import InterFormer, InterFormerConfig, resolve_device
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BUNDLED = Path(__file__).parent / "weights"
-DEFAULT = "default"
 
 # Where the reference's names differ from ours.
 _RENAME = (
@@ -115,11 +114,11 @@ def load_model(source: str | Path | None = None, device: str | torch.device = "c
         )
     target = resolve_device(device)
     names = models()
-    path = Path(names.get(str(source or DEFAULT), source or DEFAULT))
+    path = Path(names.get(str(source or DEFAULT_MODEL), source or DEFAULT_MODEL))
     if not path.is_file():
         raise FileNotFoundError(
             f"load_model takes a model's name ({', '.join(names) or 'none is installed'}) or a path to a .safetensors "
-            f"or .pth file; got {str(source or DEFAULT)!r}, which is neither."
+            f"or .pth file; got {str(source or DEFAULT_MODEL)!r}, which is neither."
         )
     return build(read_checkpoint(path)).to(target)
 

@@ -613,8 +613,6 @@ def why_no_window() -> str | None:
 
 def open_window() -> None:
     """Open napari with the 2-D sample and the plugin's panel; return when the window is closed."""
-    import signal
-
     import napari  # noqa: TID251 - the demo is the window
 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Qt lets Python hear of a signal only when it has time

@@ -25,6 +25,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_interformer import DEFAULT_MODEL
 from napari_interformer.layers import GREEN, RED, Source, finest
 from napari_interformer.prompts import name_of
 from napari_interformer.strip import PlaneStrip
@@ -47,7 +48,6 @@ _CONTRAST = {
     "Percentiles per plane": "plane",
 }
 _DEVICES = ("auto", "cpu", "cuda", "mps")
-DEFAULT_MODEL = "default"
 EDIT, DELETE = "Edit", "Delete"  # what an object is chosen for
 _LETTERS = 6  # that a chooser shows at least
 

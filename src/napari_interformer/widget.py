@@ -17,12 +17,13 @@ from napari.utils.notifications import show_info, show_warning
 from qtpy.QtCore import QEvent, Qt, QTimer
 from qtpy.QtWidgets import QApplication, QFileDialog, QInputDialog, QScrollArea
 
+from napari_interformer import DEFAULT_MODEL
 from napari_interformer.annotator import sentence
 from napari_interformer.canvas import Canvas
 from napari_interformer.encodes import Encodes
 from napari_interformer.feature_cache import FeatureCache, features_for
 from napari_interformer.files import LABEL_FILES, write_labels
-from napari_interformer.form import DEFAULT_MODEL, DELETE, EDIT, Form
+from napari_interformer.form import DELETE, EDIT, Form
 from napari_interformer.gaps import where_it_ends
 from napari_interformer.geometry import Box
 from napari_interformer.keys import CTRL, Keys
