@@ -49,8 +49,8 @@ def features_for(
     A store that exists says itself which contrast and tiling it was made with.
     """
     from napari_interformer.encoding import room_for
-    from napari_interformer.features import Features, Origin
-    from napari_interformer.store import is_there, located, name_of
+    from napari_interformer.features import Features
+    from napari_interformer.store import is_there, located
 
     path = None if store is None else located(store)
     before = [features for features in made if features is not None and features.path == path]
@@ -58,13 +58,8 @@ def features_for(
         before = [features for features in before if not features.replaced]
     if path is not None and is_there(path):
         found = before[0] if before else Features.open(path, mode="r+")
-        planes = found.source = planes.with_contrast(found.origin.contrast)
-        asked = Origin.of(planes, model, core=found.origin.core, halo=found.origin.halo)
-        if different := found.origin.differences(asked):
-            raise ValueError(
-                f"{name_of(path)} holds features of another {' and '.join(different)}; choose another folder, or the image, "
-                "channels and model it was made with."
-            )
+        found.check(image=planes, model=model)
+        planes = found.source = planes.with_contrast(found.contrast)
         return planes, found
     if isinstance(path, Path) and not path.absolute().parent.is_dir():
         raise FileNotFoundError(

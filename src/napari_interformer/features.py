@@ -270,14 +270,18 @@ class Features:
                 f"{name} was written by an older version of the package, which kept features in another way; "
                 "encode again, into another store."
             )
-        found._check(
+        found.check(image=image, model=model)
+        return found
+
+    def check(self, *, image: ImageLike | None = None, model: MapMaker | None = None) -> None:
+        """Raise a ValueError unless these are features of an image and of a model, where they are given."""
+        self._check(
             replace(
-                origin,
-                image=origin.image if image is None else Planes.of(image).fingerprint,
-                model=origin.model if model is None else model.fingerprint,
+                self.origin,
+                image=self.origin.image if image is None else Planes.of(image).fingerprint,
+                model=self.origin.model if model is None else model.fingerprint,
             )
         )
-        return found
 
     def _check(self, origin: Origin) -> None:
         if different := self.origin.differences(origin):
