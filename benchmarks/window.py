@@ -80,7 +80,7 @@ class Bench:
         """Show one image and no other, and get ready for its clicks; encoding has begun then."""
         for layer in list(self.viewer.layers):
             self.viewer.layers.remove(layer)
-        self.until(lambda: self.panel.clicks is None and self.panel._job is None)
+        self.until(lambda: self.panel.clicks is None and self.panel.job is None)
         self.viewer.add_image(image, **kwargs)
         self.viewer.reset_view()
         self.rest(0.3)
@@ -92,7 +92,7 @@ class Bench:
 
     def encoded(self) -> None:
         """Wait until nothing is encoded any more."""
-        self.until(lambda: self.panel._job is None)
+        self.until(lambda: self.panel.job is None)
         self.settle()
 
     def look_at(self, centre: Sequence[float], zoom: float) -> None:
@@ -359,7 +359,7 @@ def while_encoding(bench: Bench, count: int) -> dict[str, Any]:
     found["longest pause, encoding and clicks, mouse rested"] = pauses(
         bench, lambda: rested.extend(clicks(RESTED))
     )
-    if bench.panel._job is None:
+    if bench.panel.job is None:
         raise RuntimeError("the encode ended too early; take fewer clicks")
     bench.panel.cancel()
     bench.encoded()

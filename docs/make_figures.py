@@ -71,7 +71,7 @@ def open_panel(sample: str) -> tuple[Any, Any]:
     _, panel = viewer.window.add_plugin_dock_widget("napari-interformer")
     settle(lambda: panel.form.model.count() > 0)
     panel.encode()
-    settle(lambda: panel._job is None)
+    settle(lambda: panel.job is None)
     return viewer, panel
 
 

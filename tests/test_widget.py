@@ -67,7 +67,7 @@ class Window(Hands):
         self.rest()
         self.form.encode.click()
         if wait:
-            self.wait(lambda: self.panel._job is None)
+            self.wait(lambda: self.panel.job is None)
 
     def open(self, image, **kwargs):
         layer = self.viewer.add_image(image, **kwargs)
@@ -722,7 +722,7 @@ def test_a_box_on_a_plane_that_is_not_encoded_waits_for_it(waiting):
     window, _ = waiting
     assert "1 more waits until plane 3 is encoded" in window.form.object.text()
     window.model.steps.release(PLENTY)
-    window.wait(lambda: window.panel._job is None)
+    window.wait(lambda: window.panel.job is None)
     window.idle()
     assert area(window.labels[3]) == 400 and not window.panel.annotator.waiting
 
@@ -877,7 +877,7 @@ def test_cancel_stops_within_a_batch_and_keeps_what_is_done(window):
     tiles = len(window.panel.features.tiles)
     window.form.cancel.click()
     window.model.steps.release(PLENTY)
-    window.wait(lambda: window.panel._job is None)
+    window.wait(lambda: window.panel.job is None)
     assert window.model.tiles <= 20 + CPU_BATCH
     features = window.panel.features
     assert 0 < features.ready_planes().sum() < 6
@@ -907,7 +907,7 @@ def test_clicks_work_on_ready_planes_and_wait_for_others_while_the_rest_is_encod
     window.wait(lambda: window.labels.any())
     assert window.panel.features.ready_planes().tolist() == [False, False, False, True]
     window.model.steps.release(PLENTY)
-    window.wait(lambda: window.panel._job is None)
+    window.wait(lambda: window.panel.job is None)
     assert area(window.labels[3]) == 400 and len(window.points.data) == 1
 
 
@@ -937,7 +937,7 @@ def test_what_is_in_the_middle_of_the_screen_is_encoded_first_and_a_click_before
     window.idle()
     assert window.model.tiles <= 6 + 2 + 4
     assert area(window.labels) == 400 and window.labels[y, x] == 1 and not window.panel.annotator.waiting
-    assert window.panel._job is not None  # the rest goes on
+    assert window.panel.job is not None  # the rest goes on
     window.form.cancel.click()
 
 
@@ -953,7 +953,7 @@ def test_a_click_that_waits_is_taken_back_when_encoding_is_cancelled(window):
     window.wait(lambda: window.panel.annotator.waiting)
     window.form.cancel.click()
     window.model.steps.release(CPU_BATCH)
-    window.wait(lambda: window.panel._job is None)
+    window.wait(lambda: window.panel.job is None)
     window.idle()
     assert "plane 3 is not encoded" in window.told[-1]
     assert len(window.points.data) == 0 and not window.labels.any()
@@ -972,7 +972,7 @@ def test_it_is_told_whose_planes_are_encoded_and_clicked_on_while_another_image_
     assert window.form.object.text() == "Clicks go to first. Object 1: click on it"
     window.wait(lambda: window.form.bar.text().startswith("first: 1 of 4 planes"))
     window.model.steps.release(PLENTY)
-    window.wait(lambda: window.panel._job is None)
+    window.wait(lambda: window.panel.job is None)
     assert window.form.object.text().startswith("Clicks go to first until you press Encode.")
     assert window.form.bar.text() == ""
 
@@ -995,7 +995,7 @@ def begin_and_stop(window, image):
     window.wait(lambda: window.panel.annotator is not None)
     window.form.cancel.click()
     window.model.steps.release(PLENTY)
-    window.wait(lambda: window.panel._job is None)
+    window.wait(lambda: window.panel.job is None)
 
 
 def test_a_click_on_a_plane_that_is_not_encoded_encodes_that_plane_alone(window):
@@ -1007,7 +1007,7 @@ def test_a_click_on_a_plane_that_is_not_encoded_encodes_that_plane_alone(window)
     window.click(centres[0])
     window.click(centres[1])
     window.wait(lambda: not window.panel.annotator.busy and not window.panel.annotator.waiting)
-    window.wait(lambda: window.panel._job is None)
+    window.wait(lambda: window.panel.job is None)
     assert area(window.labels[3]) == 800 and len(window.points.data) == 2
     assert window.panel.features.ready_planes().tolist() == [tiles == 1, False, False, True]
     assert not window.told
@@ -1041,7 +1041,7 @@ def test_the_strip_shows_planes_and_a_click_on_it_goes_there(window):
         strip, window.Qt.MouseButton.LeftButton, pos=window.QPoint(strip.x_of(3), strip.height() // 2)
     )
     window.rest()
-    assert strip.state.current == 3 and window.panel._job.wanted[0] == (3,)
+    assert strip.state.current == 3 and window.panel.job.wanted[0] == (3,)
     window.click(centres[0])
     window.wait(lambda: strip.state.asked.tolist() == [n == 3 for n in range(5)])
     assert "a click waits" in strip.tip(strip.x_of(3))
@@ -1049,7 +1049,7 @@ def test_the_strip_shows_planes_and_a_click_on_it_goes_there(window):
     colours = [seen.pixelColor(strip.x_of(n) + 3, 3).name() for n in range(5)]
     assert len(set(colours)) == 3 and colours[3] not in colours[:3] and colours[shown] != colours[0]
     window.model.steps.release(PLENTY)
-    window.wait(lambda: window.panel._job is None)
+    window.wait(lambda: window.panel.job is None)
     window.idle()
     assert strip.state.encoded.all() and strip.state.annotated.tolist() == [False] * 3 + [True] * 2
     window.key_and_wait("Ctrl+Z")
@@ -1088,7 +1088,7 @@ def test_the_window_goes_on_while_encoding_and_work_is_done_elsewhere(window):
     timer.stop()
     assert window.model.tiles == 0  # all of it within one tile
     window.model.steps.release(PLENTY)
-    window.wait(lambda: window.panel._job is None)
+    window.wait(lambda: window.panel.job is None)
     window.click_and_wait(centres[0])
     assert window.model.tiles and threading.get_ident() not in window.model.threads
 
@@ -1156,7 +1156,7 @@ def test_features_that_are_half_there_answer_clicks_and_the_rest_is_added(window
     assert window.model.tiles == 0 and area(window.labels[1]) == 400
     assert window.form.planes.state.encoded.tolist() == [False, True, False]
     window.model.steps.release(PLENTY)
-    window.wait(lambda: window.panel._job is None)
+    window.wait(lambda: window.panel.job is None)
     assert window.panel.features.ready_planes().all() and area(window.labels[1]) == 400
 
 
@@ -1308,7 +1308,7 @@ def test_while_a_model_learns_clicks_are_answered_and_nothing_else_is_begun(scho
     assert form.adapt_bar.text() == "Looking at objects"
     assert not any(control.isEnabled() for control in controls[:1] + controls[2:])
     window.panel.encode()
-    assert window.panel._job is None
+    assert window.panel.job is None
     window.click_and_wait(school.centres[0])
     assert len(school.session.clicks) == 1
     school.go_on.set()
@@ -1391,7 +1391,7 @@ def test_a_click_waits_for_its_plane_until_the_model_has_learnt(school, monkeypa
     assert not window.form.adapt_model.isEnabled()  # first the one, then the other
     window.form.cancel.click()
     go_on.set()
-    window.wait(lambda: window.panel._job is None)
+    window.wait(lambda: window.panel.job is None)
     school.go_on.clear()
     school.adapt(wait=False)
     window.wait(school.entered.is_set)
@@ -1399,10 +1399,10 @@ def test_a_click_waits_for_its_plane_until_the_model_has_learnt(school, monkeypa
     window.rest()
     window.click_and_wait(school.centres[0])
     assert "until plane 2 is encoded, once the model has learnt" in window.form.object.text()
-    assert window.panel._job is None
+    assert window.panel.job is None
     school.go_on.set()
     window.wait(lambda: school.session.clicks and not window.panel.annotator.waiting)
-    window.wait(lambda: window.panel._job is None)
+    window.wait(lambda: window.panel.job is None)
     assert school.session.clicks[0].plane == (2,)
 
 
@@ -1554,7 +1554,7 @@ def test_a_panel_that_is_opened_again_goes_on_with_the_object_that_was_not_commi
     window.encode(wait=False)
     window.wait(lambda: window.panel.annotator is not None)
     if answered:
-        window.wait(lambda: window.panel._job is None)
+        window.wait(lambda: window.panel.job is None)
     window.click(centres[0])
     window.wait(lambda: window.panel.annotator.session.clicks or window.panel.annotator.waiting)
     labels = window.panel.labels.layer
@@ -1635,7 +1635,7 @@ def test_the_setup_is_folded_when_clicks_can_begin_and_opened_by_its_header(wind
     window.QTest.keyClick(setup.header, window.Qt.Key.Key_Space)
     assert setup.open and form.image.isVisible() and "that" not in setup.header.text()
     window.model.steps.release(PLENTY)
-    window.wait(lambda: window.panel._job is None)
+    window.wait(lambda: window.panel.job is None)
     assert setup.open  # as a person wanted it
     form.store.setFocus()
     window.encode()
@@ -2348,14 +2348,14 @@ def test_another_image_waits_until_the_labels_were_looked_through_and_the_window
     window.choose(second)
     window.encode(wait=False)
     window.rest(0.2)
-    assert window.panel.clicks.source.image is first and window.panel._job is not None
+    assert window.panel.clicks.source.image is first and window.panel.job is not None
     window.form.cancel.click()
-    window.wait(lambda: window.panel._job is None)
+    window.wait(lambda: window.panel.job is None)
     assert window.panel.clicks.source.image is first
     window.encode(wait=False)
     window.rest(0.2)
     gate.set()
-    window.wait(lambda: window.panel._job is None)
+    window.wait(lambda: window.panel.job is None)
     window.idle()
     assert window.panel.clicks.source.image is second and not window.told
 
@@ -2374,7 +2374,7 @@ def test_another_image_waits_for_a_commit_in_line(field):
     window.encode(wait=False)
     window.rest(0.3)
     window.model.gate.set()
-    window.wait(lambda: window.panel._job is None)
+    window.wait(lambda: window.panel.job is None)
     window.idle()
     assert area(first) == 800 and window.panel.clicks.source.image is second and not window.told
 
@@ -2390,9 +2390,9 @@ def test_another_image_waits_for_the_click_that_is_being_answered(field):
     window.wait(lambda: window.panel.annotator.busy)
     window.encode(wait=False)
     window.rest(0.3)
-    assert window.panel._job is not None and not window.told
+    assert window.panel.job is not None and not window.told
     window.model.gate.set()
-    window.wait(lambda: window.panel._job is None)
+    window.wait(lambda: window.panel.job is None)
     assert "Object 1 is not committed, and belongs to " + first.name in window.told[-1]
     window.idle()
     assert window.panel.clicks.source.image is first and area(window.labels) == 400
@@ -2562,7 +2562,7 @@ def test_a_click_that_waits_keeps_the_labels_from_being_changed(waiting):
     window.form.labels.activated.emit(window.form.labels.currentIndex())
     assert "commit [C] or clear" in window.told[-1] and window.panel.labels is labels
     window.model.steps.release(PLENTY)
-    window.wait(lambda: window.panel._job is None)
+    window.wait(lambda: window.panel.job is None)
     window.idle()
     assert area(labels.layer.data[3]) == 400
 
@@ -2777,7 +2777,7 @@ def while_preparing(monkeypatch):
         act()
         window.rest()
         ready.set()
-        window.wait(lambda: window.panel._job is None)
+        window.wait(lambda: window.panel.job is None)
         todo.clear()
         window.rest()
 

@@ -236,7 +236,7 @@ class Panel(QScrollArea):
 
     def encode(self) -> None:
         """Encode what is not encoded yet of the image chosen, in a thread, and let clicks begin."""
-        if self._job is not None or self._adapting is not None:
+        if self.job is not None or self._adapting is not None:
             return
         source, store = self.form.source(), self.form.store_path()
         name, device = self.form.model_name(), self.form.device.currentText()
@@ -256,8 +256,8 @@ class Panel(QScrollArea):
         self._refresh()
 
     @property
-    def _job(self) -> EncodeJob | None:
-        """The encode on its way."""
+    def job(self) -> EncodeJob | None:
+        """The encode that runs; None if none does."""
         return self._encodes.job
 
     def _undecided(self, features: Features) -> bool:
@@ -271,7 +271,7 @@ class Panel(QScrollArea):
     def _encode_asked(self) -> None:
         """Encode the planes on which clicks wait, though nobody pressed Encode (again)."""
         annotator, clicks = self.annotator, self.clicks
-        if self._job is not None or self._adapting is not None:
+        if self.job is not None or self._adapting is not None:
             return
         if annotator is None or clicks is None or annotator.busy:
             return
@@ -299,12 +299,12 @@ class Panel(QScrollArea):
 
     def _wanted(self, _: Any = None) -> None:
         """Let the encode take next what is looked for."""
-        if self._job is not None and (part := self._looked_for(self._job.source)) is not None:
+        if self.job is not None and (part := self._looked_for(self.job.source)) is not None:
             self._encodes.want(part)
 
     def cancel(self) -> None:
         """Stop encoding at once, or within a tile; what is done is kept."""
-        if self._job is not None:
+        if self.job is not None:
             self._encodes.cancel()
             self.form.bar.setFormat("Stopping")
 
@@ -329,7 +329,7 @@ class Panel(QScrollArea):
         self._refresh()
 
     def _show_ready(self) -> None:
-        job = self._job
+        job = self.job
         nothing = job is None and (self._elsewhere or self.workspace.outdated)
         of = (
             "" if job is None or self.form.image.layer() is job.source.image else f"{job.source.image.name}: "
@@ -514,7 +514,7 @@ class Panel(QScrollArea):
     def adapt_as(self, wanted: str) -> None:
         """Teach a copy of the model in the encoding thread; keep it under a name, and use it."""
         annotator = self._now()
-        if self._job is not None or self._adapting is not None or self.clicks is None:
+        if self.job is not None or self._adapting is not None or self.clicks is None:
             return
         job = self._adapting = Job()
         assert self._loaded is not None
@@ -588,7 +588,7 @@ class Panel(QScrollArea):
     def _show_planes(self) -> None:
         """Show in the strip what is so of each plane."""
         annotator, clicks, labels = self.annotator, self.clicks, self.labels
-        if annotator is None or clicks is None or labels is None or (self._elsewhere and self._job is None):
+        if annotator is None or clicks is None or labels is None or (self._elsewhere and self.job is None):
             self.form.planes.show_state(None)
             return
         features = annotator.session.features
@@ -836,7 +836,7 @@ class Panel(QScrollArea):
     def _look_for_layers(self) -> None:
         """See which of the layers that the session needs are gone."""
         layers = self.viewer.layers
-        if self._job is not None and any(layer not in layers for layer in self._job.source.layers):
+        if self.job is not None and any(layer not in layers for layer in self.job.source.layers):
             self.cancel()
         if self.workspace.look_for_layers():
             self.cancel_adapting()
@@ -868,7 +868,7 @@ class Panel(QScrollArea):
 
     def _image_shown(self) -> None:
         """Show what is so of the image chosen."""
-        if self._job is None or self._step is not None:
+        if self.job is None or self._step is not None:
             self._show_ready()
         self._refresh()
 
@@ -878,8 +878,8 @@ class Panel(QScrollArea):
             return ""
         name = self.form.shortened(self.clicks.source.image.name)
         if self._elsewhere:
-            return f"Clicks go to {name}{'.' if self._job is not None else ' until you press Encode.'}"
-        if self._job is not None:
+            return f"Clicks go to {name}{'.' if self.job is not None else ' until you press Encode.'}"
+        if self.job is not None:
             return ""
         if self.viewer.dims.ndisplay == 3 and not self.canvas.picking:
             return "Clicks need the 2-D view."
@@ -893,7 +893,7 @@ class Panel(QScrollArea):
             self._carrying = None
         self.form.show_state(
             annotator,
-            encoding=self._job is not None,
+            encoding=self.job is not None,
             adapting=self._adapting is not None,
             carrying=self._carrying is not None,
             picking=self.canvas.picking,
