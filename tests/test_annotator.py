@@ -582,3 +582,5 @@ def test_errors_are_told_in_one_line():
     assert sentence(KeyError("no such label")) == "no such label"
     assert sentence(RuntimeError("one\ntwo")) == "one"
     assert sentence(RuntimeError()).startswith("RuntimeError")
+    assert sentence(PermissionError(13, "Permission denied", "a.json")) == "a.json: Permission denied."
+    assert sentence(OSError("a.json could not be written.")) == "a.json could not be written."

@@ -63,7 +63,7 @@ def test_choosing_for_something_else_takes_its_place(scene):
     canvas.pick(labels, pytest.fail, *EDIT)
     canvas.pick(labels, chosen.append, "Delete", "X")
     click(canvas, (30, 30))
-    assert told[-1].startswith("Delete takes an object") and "press X" in told[-1]
+    assert told[-1].startswith("Delete needs an object") and "press X" in told[-1]
     canvas.pick(labels, chosen.append, "Delete", "X")
     click(canvas, (5, 5))
     assert chosen == [3] and canvas.clicks.layer.mode == "add"

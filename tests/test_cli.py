@@ -65,7 +65,7 @@ def test_train_help_has_a_sentence_for_each_setting(capsys: pytest.CaptureFixtur
 
     assert run("train", "--help") == 0
     told = capsys.readouterr().out
-    assert "--objects INTEGER With --adapt: Most objects that are learnt from" in " ".join(told.split())
+    assert "--objects INTEGER With --adapt: Largest number of objects to learn from" in " ".join(told.split())
     assert "[default: 10000; 600 with --adapt]" in " ".join(told.split())
     for field in fields(TrainConfig):
         flag = "--" + field.name.replace("_", "-")
@@ -187,7 +187,7 @@ def test_saved_clicks_are_carried_through_the_stack_if_asked_for(
     session.save_prompts(tmp_path / "c.json")
     capsys.readouterr()
     assert run(*command, "--similar") == 1
-    assert "--similar goes by objects that were clicked on; there are none" in capsys.readouterr().err
+    assert "--similar needs an object that was clicked on as an example; there is none" in capsys.readouterr().err
 
 
 def test_a_picture_that_somebody_else_wrote_is_not_replaced(
@@ -221,7 +221,7 @@ def test_a_picture_that_somebody_else_wrote_is_not_replaced(
     for output, overlay in (*((name, "o.png") for name in names), ("l.tif", "photo.png")):
         before = files()
         assert run(*arguments, tmp_path / output, "--overlay", tmp_path / overlay) == 1
-        assert "is there already, and napari-interformer did not write it" in capsys.readouterr().err
+        assert "already exists, and napari-interformer did not write it" in capsys.readouterr().err
         assert files() == before
 
 
@@ -295,7 +295,7 @@ def test_an_object_that_others_cover_is_told(
     path, (y, x), _ = cell
     one, labels = f"{y},{x}", tmp_path / "labels.tif"
     assert run("segment", path, "--object", one, "--object", one, "-o", labels) == 0
-    assert "object 2: 0 pixels: all of it belongs to objects before it" in capsys.readouterr().out
+    assert "object 2: 0 pixels: all of it belongs to earlier objects" in capsys.readouterr().out
 
 
 def test_an_object_without_pixels_takes_none_of_the_others_away(
@@ -318,7 +318,7 @@ def test_encode_then_segment_from_the_store(cell, tmp_path: Path, capsys: pytest
         labels = tmp_path / f"{store}.tif"
         code = run("segment", path, "--click", f"{y},{x}", "--features", tmp_path / store, "-o", labels)
         assert code == 0
-        assert ("a new store is made" in capsys.readouterr().err) == (store == "new.zarr")
+        assert ("making a new store" in capsys.readouterr().err) == (store == "new.zarr")
     kept, new = (tifffile.imread(tmp_path / f"{store}.zarr.tif") for store in ("kept", "new"))
     np.testing.assert_array_equal(kept, new)
     assert run("encode", path, "-o", tmp_path / "small.zarr", "--tile", 64, "--halo", 0) == 0
@@ -342,7 +342,7 @@ def test_a_store_behind_a_url_is_read_and_never_made(
     assert run(*arguments, kept) == 0
     assert tifffile.imread("labels.tif")[y, x] == 1
     for store, told, more in (
-        ("memory://cli/part.zarr", "does not hold all that is asked for", ()),
+        ("memory://cli/part.zarr", "does not hold all that is needed", ()),
         ("memory://cli/none.zarr", "is not there", ()),
         (kept, "another contrast", ("--contrast", "0,9")),
     ):
@@ -384,7 +384,7 @@ def test_where_no_labels_can_be_written_is_told_before_anything_is_encoded(
     monkeypatch.setattr("napari_interformer.checkpoint.load_model", None)
     assert run("segment", path, "--click", f"{y},{x}", "-o", tmp_path / "features.zarr") == 1
     assert (
-        "features.zarr is there already, and napari-interformer did not write it" in capsys.readouterr().err
+        "features.zarr already exists, and napari-interformer did not write it" in capsys.readouterr().err
     )
 
 
@@ -448,12 +448,12 @@ def test_a_store_says_with_which_contrast_it_was_made(
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ("8,9", "A click takes pixels with a value; the image is NaN at 8,9 of object 3"),
+        ("8,9", "A click needs pixels with a value; the image is NaN at 8,9 of object 3"),
         ("2,2/8,9", "the image is NaN at 2,2/8,9 of object 3"),
         ("30,30 8,9,-", "the image is NaN at 8,9,- of object 3"),
         (
             "box:6,7,10,11",
-            "A box takes pixels with a value; the image is NaN in the middle of 6,7,10,11 of object 3",
+            "A box needs pixels with a value; the image is NaN in the middle of 6,7,10,11 of object 3",
         ),
     ],
 )
@@ -478,7 +478,7 @@ def test_saved_clicks_of_another_image_are_refused_before_anything_is_encoded(
     monkeypatch.setattr("napari_interformer.encoding.encode_tiles", None)
     arguments = ("--prompts", tmp_path / "clicks.json", "-o", tmp_path / "l.tif")
     assert run("segment", tmp_path / "other.tif", *arguments) == 1
-    assert "clicks.json was saved on another image than other.tif" in capsys.readouterr().err
+    assert "clicks.json was saved with another image than other.tif" in capsys.readouterr().err
 
 
 def test_saved_clicks_of_another_model_are_replayed_and_it_is_said_in_one_line(
@@ -603,28 +603,28 @@ WRONG = {
     "an object without a click on it": (
         ["segment", "ok.tif", "--object", "1,1", "--object", "5,5,- 6,6,-", "-o", "l.tif"],
         1,
-        "object 2 has only such as are off it (5,5,- 6,6,-)",
+        "object 2 has only negative ones (5,5,- 6,6,-)",
     ),
     "a single plane as a stack": (
         ["segment", "ok.tif", "--click", "1,1", "--propagate", "-o", "l.tif"],
         1,
-        "--propagate carries objects through the planes of a stack; ok.tif has a single plane",
+        "--propagate needs a stack; ok.tif has a single plane",
     ),
     "a box with a number too few": (
         ["segment", "ok.tif", "--box", "6,3,9", "-o", "l.tif"],
         2,
-        "two opposite corners within it; got '6,3,9'",
+        "two opposite corners; got '6,3,9'",
     ),
     "a box that is off the object": (["segment", "ok.tif", "--box", "6,3,9,9,-", "-o", "l.tif"], 2, "--box"),
     "a box with a click's axes": (
         ["segment", "ok.tif", "--box", "0,6,3,9,9", "-o", "l.tif"],
         1,
-        "A box on this image takes 4 numbers, Y,X,Y,X; got 0,6,3,9,9",
+        "A box on this image needs 4 numbers, Y,X,Y,X; got 0,6,3,9,9",
     ),
     "a box over the edge": (
         ["segment", "ok.tif", "--box", "6,3,64,9", "-o", "l.tif"],
         1,
-        "A box must lie in the image of 64 x 96 (YX); got 6,3,64,9",
+        "A box must lie within the image, 64 x 96 (YX); got 6,3,64,9",
     ),
     "two boxes of one object": (
         ["segment", "ok.tif", "--box", "1,1,5,5", "--box", "9,9,12,12", "-o", "l.tif"],
@@ -708,7 +708,7 @@ def test_a_benchmark_asks_for_no_window_where_plots_are_missing(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert run("benchmark", tmp_path, "-o", tmp_path / "report") == 1
     told = capsys.readouterr().err
-    assert "matplotlib is not installed; pip install 'napari-interformer[train]' brings it" in told
+    assert "matplotlib is not installed: pip install 'napari-interformer[train]'." in told
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_the_clicking(
@@ -883,14 +883,14 @@ def test_train_adapts_the_model_in_the_package(tmp_path: Path, capsys: pytest.Ca
     assert run("train", tmp_path / "data", "--adapt", "-o", model, "--validation", "1") == 1
     assert "keeps all 2 from it" in capsys.readouterr().err
     assert run("train", tmp_path / "data", "--adapt", "-o", model, "--synthetic", "1") == 2
-    assert "--adapt takes --synthetic below 1" in capsys.readouterr().err
+    assert "--adapt needs --synthetic below 1" in capsys.readouterr().err
     assert run("train", tmp_path / "data", "--adapt", "-o", model, "--exclude", "wool") == 1
     assert "got wool" in capsys.readouterr().err
     half = ("--validation", "0.5", "--synthetic", "0.5")
     assert run("train", tmp_path / "data", "--adapt", "-o", model, *only, *half) == 0
     told = capsys.readouterr().out
     assert "adapted on 1 image and 1 synthetic\n" in told
-    assert "1 image kept from it: is it any good? " in told
+    assert "kept for validation: 1 image; to measure the model there: " in told
     assert f"--model {model} --split validation --validation 0.5 --seed 1\n" in told
     assert load_model(model).fingerprint == load_model().fingerprint
     assert run("train", tmp_path / "data", "--adapt", "-o", tmp_path / "all.safetensors", *only) == 0

@@ -272,7 +272,7 @@ def test_commit_starts_the_next_object_and_protects_the_last(field):
     window.key_and_wait("C")
     assert len(window.points.data) == 0
     window.click_and_wait((y, x))  # the same square again: it is taken
-    assert "all its pixels are other objects'" in window.form.object.text()
+    assert "all its pixels belong to other objects" in window.form.object.text()
     window.click_and_wait(centres[1])
     assert "other objects" not in window.form.object.text()
     assert (area(window.labels, 1), area(window.labels, 2)) == (400, 400)
@@ -1398,7 +1398,7 @@ def test_a_click_waits_for_its_plane_until_the_model_has_learnt(school, monkeypa
     window.viewer.dims.set_current_step(0, 2)
     window.rest()
     window.click_and_wait(school.centres[0])
-    assert "until plane 2 is encoded, once the model has learnt" in window.form.object.text()
+    assert "until plane 2 is encoded, once the model has finished learning" in window.form.object.text()
     assert window.panel.job is None
     school.go_on.set()
     window.wait(lambda: school.session.clicks and not window.panel.annotator.waiting)
@@ -1772,7 +1772,7 @@ def test_labels_and_clicks_are_saved_and_clicks_replayed(field, tmp_path, monkey
     monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(tmp_path / "clicks.json"), ""))
     window.form.load_prompts.click()
     window.idle()
-    assert window.told[1:] == ["Clicks are saved as clicks.json."]
+    assert window.told[1:] == ["The clicks were saved as clicks.json."]
     np.testing.assert_array_equal(window.labels, whole)
     assert len(window.points.data) == 1
 
@@ -1798,7 +1798,7 @@ def test_clicks_are_not_loaded_into_an_object_that_is_open(field, tmp_path, monk
     window.model.gate.set()
     window.idle()
     assert window.told == [
-        "Load clicks takes a panel without an open object; object 1 is not finished: commit or clear it first."
+        "Load clicks needs every object to be finished; object 1 is not: commit or clear it first."
     ]
     assert len(asked) == (not answered) and area(window.labels) == 400
 
@@ -1820,7 +1820,7 @@ def test_an_ending_is_added_and_replaces_nothing_unasked(field, tmp_path, monkey
         (tmp_path / name).write_text("of value")
         button.click()
         window.idle()
-        assert f"{name} is there already" in window.told[-1] and (tmp_path / name).read_text() == "of value"
+        assert f"{name} already exists" in window.told[-1] and (tmp_path / name).read_text() == "of value"
 
 
 @pytest.mark.parametrize(("scale", "size"), [(1, 0.325), (2, 2)])
@@ -1971,7 +1971,7 @@ def test_labels_that_are_opened_lie_where_the_image_does(window):
     for chosen in (away, opened):
         window.form.labels.choose(chosen)
         window.form.labels.activated.emit(window.form.labels.currentIndex())
-    assert "a lies elsewhere" in window.told[0] and "b was laid over" in window.told[1]
+    assert "a lies elsewhere" in window.told[0] and "b had no position of its own" in window.told[1]
     window.viewer.reset_view()
     world = layer.data_to_world(centres[0])
     window.click_and_wait(world)
@@ -2451,7 +2451,7 @@ def test_other_pixels_in_the_image_are_told_and_encoded_anew(field):
     image = window.viewer.layers[0]
     window.click_and_wait(centres[0])
     image.data = np.roll(image.data, 5)
-    assert "got other data" in window.told[-1] and not window.form.bar.text()
+    assert "The pixels of " in window.told[-1] and not window.form.bar.text()
     assert "press Encode" in window.form.object.text() and area(window.labels) == 400
     window.key_and_wait("C")
     tiles = window.model.tiles
@@ -2593,7 +2593,7 @@ def test_nothing_is_restored_while_an_object_is_open(field, monkeypatch):
     window.click_and_wait(centres[1])
     window.form.restore.click()
     window.idle()
-    assert "Restore takes a panel without an open object" in window.told[-1]
+    assert "Restore needs every object to be finished" in window.told[-1]
     assert area(window.labels) == 400
 
 
@@ -2613,7 +2613,7 @@ def test_nothing_is_restored_while_a_click_waits(window, monkeypatch):
     window.wait(lambda: window.panel.annotator.waiting)
     window.form.restore.click()
     window.idle()
-    assert "Restore takes a panel without an open object" in window.told[-1]
+    assert "Restore needs every object to be finished" in window.told[-1]
     window.model.steps.release(PLENTY)
     window.wait(lambda: area(window.labels[3]) == 400)
     assert not window.labels[:3].any()
@@ -2807,7 +2807,7 @@ def test_pixels_replaced_while_an_encode_is_prepared_are_told(window, while_prep
     image, _ = squares()
     layer = window.viewer.add_image(image)
     while_preparing(window, lambda: setattr(layer, "data", np.roll(image, 5)))
-    assert "got other data" in window.told[-1] and window.form.bar.text() != "encoded"
+    assert "The pixels of " in window.told[-1] and window.form.bar.text() != "encoded"
 
 
 def test_that_the_click_layer_is_gone_is_told_once(field):

@@ -47,28 +47,28 @@ ROOM = 1.4  # a window's side relative to its object's, at least
 
 @dataclass(frozen=True)
 class AdaptConfig(ClickConfig):
-    """How a model is adapted, beside `ClickConfig`.
+    """How a model is adapted, in addition to `ClickConfig`.
 
     Attributes
     ----------
     steps : int
-        Optimiser steps at most.
+        Largest number of optimiser steps.
     passes : int
-        How often each object is seen at most: few objects would be learnt by heart.
+        Largest number of times that each object is used, because a few objects would otherwise be learnt by heart.
     minutes : float
-        Stop after this long even if steps are left (the learning rate follows whichever comes first); 0 for no limit.
+        Stop after this many minutes even if steps are left (the learning rate follows whichever ends first); 0 for no limit.
     objects : int
-        Most objects that are learnt from, drawn at random, as many of each image where there are enough; their features are
-        held in memory.
+        Largest number of objects to learn from, drawn at random, equally many from each image where there are enough; their
+        features are held in memory.
     windows_per_step : int
         Objects per step, at the smallest decoding window.
     lr, weight_decay : float
-        AdamW.
+        Peak learning rate and weight decay of AdamW.
     kept : float
-        How much of the old weights the new ones keep: what few objects teach about other objects holds half-way between the two
-        (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
+        Share of the old weights in the new ones. What a few objects teach holds best for other objects about half-way between
+        the two (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
     seed : int
-        Of the choice of objects and the clicks.
+        Random seed for the choice of objects and the clicks.
     """
 
     auxiliary: float = 0.0  # its only purpose is to teach the encoder

@@ -1,4 +1,4 @@
-"""What a person does, in order, between a layer of clicks and a session. No Qt, no napari.
+"""Carries what a person does, in order, from a layer of clicks to a session. No Qt, no napari.
 
 Enters: edits of the clicks (boxes among them, here and below), and actions such as undo and commit, at any speed. Leaves:
 calls of the session, one after another. Slow work goes to a worker thread and comes back; until then everything else waits
@@ -34,7 +34,7 @@ TURN = 0.02  # seconds of writing, after which the window does what else there i
 
 
 class ClickList(Protocol):
-    """Where the clicks of the current object are seen and edited."""
+    """Where the clicks of the current object are shown and edited."""
 
     def read(self) -> tuple[Given, ...]:
         """Return them in order."""
@@ -57,7 +57,7 @@ class Worker(Protocol):
 
 @dataclass(frozen=True)
 class Edit:
-    """Somebody edited the clicks: they were `before` and are `after`."""
+    """An edit of the clicks, which were `before` and are now `after`."""
 
     before: tuple[Given, ...]
     after: tuple[Given, ...]
@@ -67,7 +67,7 @@ class Edit:
 class Action:
     """Something to do once everything before it is done: `work` in the worker, then `then` in the main thread.
 
-    If `work` raises, `failed` is called with that, if there is one, and may raise what is to be told.
+    If `work` raises, `failed`, if given, is called with the error; it may raise the error to show.
     """
 
     then: Callable[[Any], Any]
@@ -77,7 +77,7 @@ class Action:
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a list of clicks: the steps of those that could be answered, and the others."""
+    """The answer to a list of clicks: the steps of those that could be answered, and the others."""
 
     steps: Steps
     refused: tuple[tuple[Given, Exception], ...]
@@ -85,14 +85,14 @@ class Answer:
 
 @dataclass
 class Ahead:
-    """The answer to clicks that are not made yet; None until the worker has it."""
+    """The answer to clicks that have not been made yet; None until the worker has it."""
 
     clicks: tuple[Given, ...]
     expected_size: float | None  # as the session had it
     answer: Answer | None = None
 
     def serves(self, session: Session, clicks: Sequence[Given]) -> bool:
-        """Whether its answer, if it has one, is the answer to these clicks now."""
+        """Whether its answer, once there, is the answer to these clicks."""
         return self.clicks == tuple(clicks) and self.expected_size == session.expected_size
 
 
@@ -110,7 +110,7 @@ class Annotator:
     worker : Worker
         Decodes.
     tell : callable
-        Called with one sentence when something cannot be done; the state is as before then.
+        Called with one sentence when something cannot be done; the state is then as before.
     changed : callable
         Called after every change.
     """
@@ -166,7 +166,7 @@ class Annotator:
 
     @property
     def highest(self) -> int:
-        """The highest label that there is or was in the label image, but for the current object; 0 if there is none."""
+        """The highest label that is or was in the label image, except for the current object; 0 if there is none."""
         return max(self.session.highest, self._taken)
 
     @property
@@ -176,18 +176,18 @@ class Annotator:
 
     @property
     def can_find_similar(self) -> bool:
-        """Whether there may be an object to go by."""
+        """Whether there may be an object to use as an example."""
         return self.highest > 0 or self.can_commit
 
     @property
     def _current(self) -> tuple[Given, ...]:
-        """The current object's clicks, those that wait to be worked off included."""
+        """The current object's clicks, including those that are still waiting."""
         return in_order((*self.session.given, *self.waiting))
 
     # --------------------------------------------------------------------------------- what people do
 
     def expect(self, click: Given) -> None:
-        """Hear that a click may come, since the mouse rests there or is pressed: the worker answers it beforehand."""
+        """Expect a click, because the mouse rests there or is pressed: the worker answers it ahead of time."""
         if self.busy or self.waiting:
             return
         clicks = (*self._current, click)
@@ -203,7 +203,7 @@ class Annotator:
         self._worker.run(work, lambda _: None, lambda _: None)
 
     def edited(self) -> None:
-        """Somebody added, removed, moved or flipped clicks."""
+        """Note that clicks were added, removed, moved or flipped."""
         now = self.clicks.read()
         if now != self._seen:
             self._line.append(Edit(self._seen, now))
@@ -224,7 +224,7 @@ class Annotator:
         self.act(then)
 
     def redo(self) -> None:
-        """Make the change again that was taken back."""
+        """Make the change again that was undone."""
 
         def then(_: None) -> None:
             again = self._undone.pop() if self._undone else None
@@ -249,7 +249,7 @@ class Annotator:
         self.act(then)
 
     def new(self) -> None:
-        """Start the next object; the current one is committed if there is anything of it."""
+        """Start the next object; the current one is committed unless its mask is empty."""
 
         def then(_: None) -> None:
             self._none_waits("new object")
@@ -267,12 +267,12 @@ class Annotator:
         self.act(then)
 
     def edit(self, label: int) -> None:
-        """Go on with a committed object; the current one is committed if there is anything of it."""
+        """Continue a committed object; the current one is committed first unless its mask is empty."""
         session = self.session
         self._once_left("edit", session.adopt_edit, partial(session.compute_edit, label))
 
     def delete(self, label: int) -> None:
-        """Take an object out of the labels; the current one is committed first if there is anything of it."""
+        """Remove an object from the labels; the current one is committed first unless its mask is empty."""
         session = self.session
         self._once_left("delete", session.adopt_delete, partial(session.compute_delete, label))
 
@@ -282,7 +282,7 @@ class Annotator:
         progress: Callable[[int, int], None],
         cancelled: Callable[[], bool],
     ) -> None:
-        """Carry the object through the stack in the worker; `told` before which planes it ends, and why."""
+        """Carry the object through the stack in the worker; `told` gets the planes before which it ends, and why."""
         ends: list[Ended] = []
 
         def work() -> Steps:
@@ -303,19 +303,19 @@ class Annotator:
         progress: Callable[[int, int], None],
         cancelled: Callable[[], bool],
     ) -> None:
-        """Finish the current object, and find what looks like the finished ones, in the worker; `told` how many there are."""
+        """Finish the current object, and find similar ones in the worker; `told` gets how many there are."""
         session = self.session
         work = partial(session.compute_similar, plane, box, progress=progress, cancelled=cancelled)
         self._once_left("find similar", lambda similar: told(len(session.adopt_similar(similar))), work)
 
     def encoded(self, plane: Plane) -> None:
-        """Hear that something of a plane was encoded."""
+        """Note that part of a plane was encoded."""
         if any(click.plane == plane for click in self.waiting):
             self._line.append(Edit((), ()))  # changes nothing, so everything is tried again
             self._next()
 
     def give_up(self) -> None:
-        """Take back the clicks that wait, since nothing is encoded for them any more."""
+        """Take back the clicks that wait, because nothing will be encoded for them."""
 
         def then(_: None) -> None:
             if self.waiting:
@@ -330,7 +330,7 @@ class Annotator:
         self.act(then)
 
     def painted(self, label: int, stroke: Stroke) -> None:
-        """Hear that somebody painted with a label: no later object gets it, and `undo` takes the stroke back in its turn."""
+        """Note a brush stroke with a label: no later object gets that label, and `undo` takes the stroke back in turn."""
         self.found(label)
         late = self.busy
         # Where its click is still being answered, nothing of the object is painted yet: it can have another number.
@@ -344,7 +344,7 @@ class Annotator:
         self.act(then)
 
     def found(self, label: int) -> None:
-        """Hear that there is a label, in something that is done in line: no later object gets it, nor a lower one."""
+        """Note that a label is in use: no later object gets it, nor a lower one. To be called from an action in line."""
         self._taken = max(self._taken, label)
 
     def act(
@@ -358,13 +358,13 @@ class Annotator:
         self._next()
 
     def show_on(self, clicks: ClickList) -> None:
-        """Go on with another layer of clicks; it shows what the old one did."""
+        """Continue with another layer of clicks; it shows what the old one did."""
         clicks.write(self.clicks.read())
         self.clicks = clicks
         self.act(lambda _: None)  # look at it when nothing waits in line
 
     def close(self) -> None:
-        """Forget what waits in line; a result that is still to come is dropped. What is done is written to the end."""
+        """Forget what waits in line and drop results that are still to come; finish writing what is done."""
         self._generation += 1
         self._line.clear()
         self._busy = False
@@ -411,7 +411,7 @@ class Annotator:
         self._write()
 
     def _write(self) -> None:
-        """Write to the labels for as long as nobody notices, then the rest; what comes next in line waits for it."""
+        """Write to the labels for as long as nobody notices, and the rest later; what is next in line waits for it."""
         try:
             self._busy = not self.session.backlog.work_off(TURN)
         except Exception as error:
@@ -473,7 +473,7 @@ class Annotator:
         self._worker.run(work, partial(finish, done), partial(finish, failed or self._refuse))
 
     def _settle(self) -> None:
-        """Let the layer show what is so, now that nothing waits in line."""
+        """Let the layer show the current state, now that nothing waits in line."""
         if self.clicks.read() != self._current:
             self.clicks.write(self._current)
         self._seen = self.clicks.read()
@@ -495,7 +495,7 @@ class Annotator:
         self.act(leave)
 
     def _leave(self) -> None:
-        """Commit the current object if there is anything of it, else drop it."""
+        """Commit the current object, or drop it if its mask is empty."""
         self._undone.clear()
         if not self.session.empty:
             self.session.commit()
@@ -505,8 +505,8 @@ class Annotator:
     def _none_waits(self, name: str) -> None:
         if self.waiting:
             raise ValueError(
-                f"{name.capitalize()} takes an object whose clicks are all answered; {_planes(self.waiting)} still being "
-                "encoded: wait for it, or undo those clicks."
+                f"{name.capitalize()} needs an answer to every click; {_planes(self.waiting)} still being encoded: wait for "
+                "that, or undo those clicks."
             )
 
 
@@ -546,7 +546,7 @@ def answer(
 
 
 def _places(click: Given, former: Mapping[Given, Given]) -> Iterator[Given]:
-    """Tell where a click is, and where it was before, newest first."""
+    """Yield where a click is and where it was before, newest first."""
     tried: set[Given] = set()
     while click not in tried:
         yield click
@@ -564,8 +564,8 @@ def moved(before: Sequence[Given], after: Sequence[Given]) -> dict[Given, Given]
 def merge(current: Sequence[Given], before: Sequence[Given], after: Sequence[Given]) -> tuple[Given, ...]:
     """Apply the edit that led from `before` to `after` to another list of clicks.
 
-    Somebody edits the points while an earlier action (an undo, say) is still being worked on: what was removed is
-    removed from `current`, what was added goes to its end.
+    This is for edits made while an earlier action (an undo, say) is still being worked on: what was removed is
+    removed from `current`, and what was added goes to its end.
     """
     if tuple(current) == tuple(before):
         return tuple(after)
@@ -575,17 +575,19 @@ def merge(current: Sequence[Given], before: Sequence[Given], after: Sequence[Giv
 
 
 def _planes(clicks: Iterable[Given]) -> str:
-    """Name the planes that clicks are on, and say that they are."""
+    """Name the planes that clicks are on, with the verb: "plane 3 is"."""
     planes = sorted({click.plane for click in clicks})
     return "the image is" if planes == [()] else f"{names_of(planes)} {'is' if len(planes) == 1 else 'are'}"
 
 
 def sentence(error: Exception) -> str:
     """Return what an error says, in one line."""
+    if isinstance(error, OSError) and error.strerror:  # else it would begin with [Errno 13]
+        return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
     # KeyError quotes what it says.
     told = error.args[0] if isinstance(error, KeyError) and error.args else error
     text = next(iter(str(told).splitlines()), "")
-    return text or f"{type(error).__name__}: something went wrong that was not foreseen; the log has more."
+    return text or f"{type(error).__name__}: an unexpected error; the log has the details."
 
 
 def _take(counts: Counter[Given], click: Given) -> bool:

@@ -54,32 +54,32 @@ class BenchmarkConfig:
     dataset : str
         Layout of the folder: folder, dsb2018, grabcut, berkeley, davis or sbd.
     split : str
-        "validation" or "training" (as `train` splits with the same seed), or "all".
+        "validation" or "training" (split as `train` does with the same seed), or "all".
     validation : float
-        Share of the images, by kind, in the validation split.
+        Share of the images of each kind in the validation split.
     images : int
-        At most this many images, drawn with the seed; 0 for all.
+        Largest number of images, drawn with the seed; 0 for all.
     objects : int
-        At most this many objects of an image, drawn with the seed; 0 for all.
+        Largest number of objects per image, drawn with the seed; 0 for all.
     smallest : int
-        Objects of fewer pixels are left out; 0 for 16 of a folder and of dsb2018, and for none of the sets that are published
-        for clicks, whose figures are over all objects.
+        Objects of fewer pixels are left out. 0 means 16 for a folder and for dsb2018, and no limit for the data sets that are
+        published for clicks, whose figures are over all objects.
     max_clicks : int
-        Clicks after which a user gives up.
+        Clicks after which the simulated user gives up.
     thresholds : tuple of float
-        IoU that count as done.
+        IoU values at which an object counts as done.
     until : float
-        IoU at which an object's clicks end, and IoU@k goes on with that value; 0 for the highest threshold. With 1, what
-        comes after a good mask is seen too.
+        IoU at which the clicks on an object end; IoU@k then continues with that value. 0 for the highest threshold. With 1,
+        clicks after a good mask are measured, too.
     baselines : bool
-        Also run seeded watershed and random walker (scikit-image). Background lies 48 pixels, for the walker 32, around
-        their positive clicks: on objects more than twice as wide they begin with wrong seeds.
+        Also run seeded watershed and random walker (scikit-image). Their background begins 48 pixels (random walker: 32) from
+        the positive clicks, so on objects more than twice as wide they start with wrong seeds.
     box : float or None
-        Objects start with a box in place of the first click, and it counts as one; without this, with a click. Each side is
-        off by a normal distribution whose sigma is this share of the object's extent: with 0.04, by 2 pixels or so where it
-        is 50 pixels across; with 0 the box is exact. The baselines know no boxes and get clicks alone.
+        Start objects with a box in place of the first click; it counts as a click. If not given, they start with a click.
+        Each side is off by a normal distribution whose sigma is this share of the object's extent: with 0.04, by about 2
+        pixels for an object 50 pixels across; with 0, the box is exact. The baselines take no boxes and get clicks only.
     seed : int
-        Of the split and the draws.
+        Random seed for the split and the draws.
     """
 
     dataset: str = "folder"

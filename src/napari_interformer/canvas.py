@@ -1,7 +1,7 @@
 """What the mouse is for on napari's canvas: it adds clicks, draws a box or a line, or chooses an object.
 
-Enters: the viewer, an image to click on, and the tool a person asks for. Leaves: the layers of clicks and shapes in the viewer,
-and word of what was clicked on it. Knows nothing of a session.
+Enters: the viewer, an image to click on, and the tool that a person asks for. Leaves: the layers of clicks and shapes in the
+viewer, and calls that say what was clicked. Knows nothing of a session.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Pick(NamedTuple):
-    """Of which layer the next click chooses an object, who is told which, what for, and the key that begins it."""
+    """Which layer the next click chooses an object of, what is called with it, what for, and the key that begins it."""
 
     labels: Labels
     chosen: Callable[[int], None]
@@ -42,17 +42,17 @@ class Canvas:
     viewer : napari.viewer.Viewer
         Gets the layer.
     later : callable
-        Has something called after the event at hand.
+        Calls something after the current event.
 
     Attributes
     ----------
     screen : Screen
-        What of the image is on it.
+        Which part of the image is on it.
     clicks : ClickLayer or None
-        There once an image can be clicked on.
+        None until an image can be clicked on.
     edited, expected, moved, changed, shapes_shown : callable
-        Told that somebody edited the clicks, that a click is about to come, that the mouse moved, that the mouse is for
-        something else now, and of the layer of shapes when there is one.
+        Called when the clicks were edited, when a click is about to come, when the mouse moved, when the mouse gets
+        another purpose, and with the layer of shapes once there is one.
     """
 
     def __init__(self, viewer: napari.viewer.Viewer, later: Callable[[Callable[[], None]], None]) -> None:
@@ -116,7 +116,7 @@ class Canvas:
         return self.add_clicks(self.clicks.source)
 
     def put_clicks_away(self) -> None:
-        """Have no click layer any more; napari needs an empty one in the viewer (see `ClickLayer.put_away`)."""
+        """Give up the click layer; napari needs an empty one in the viewer (see `ClickLayer.put_away`)."""
         clicks, there = self.clicks, self.there
         self.clicks = None
         if clicks is not None:
@@ -127,7 +127,7 @@ class Canvas:
             self._remove_shapes(clicks)
 
     def leave_clicks(self, labels: Labels, label: int, given: Iterable[Given]) -> None:
-        """Have no click layer any more, but leave what it shows in the viewer (see `ClickLayer.leave`)."""
+        """Give up the click layer, but leave what it shows in the viewer (see `ClickLayer.leave`)."""
         clicks, self.clicks = self.clicks, None
         if clicks is not None:
             clicks.leave(labels, label, given)
@@ -139,7 +139,7 @@ class Canvas:
             self._viewer.layers.remove(layer)
 
     def look_for_shapes(self) -> None:
-        """If somebody removed the layer of shapes, there are none any more."""
+        """Forget the shapes if their layer was removed."""
         shapes = None if self.clicks is None else self.clicks.shapes
         if shapes is not None and shapes.layer is not None and shapes.layer not in self._viewer.layers:
             shapes.drop()
@@ -157,21 +157,21 @@ class Canvas:
     # ------------------------------------------------------------------------------------------- tools
 
     def activate(self) -> None:
-        """Make the click layer the one that the mouse and the keys go to, ready to add points."""
+        """Make the click layer active, ready to add points."""
         if self.clicks is not None and self.there:
             self.clicks.layer.visible = True  # or napari would pan
             self._viewer.layers.selection.active = self.clicks.layer
             self._take_clicks()
 
     def _take_clicks(self) -> None:
-        """Let a click on the canvas add a point, where it can be seen on which pixel."""
+        """Let a click on the canvas add a point, in a view where it is clear which pixel is meant."""
         if self.clicks is not None:
             self.clicks.layer.mode = "add" if self.screen.flat else "pan_zoom"
 
     def dimensions_shown(self, _: Any = None) -> None:
-        """Take no clicks in 3-D, where a point would lie on the slider's plane and not on what is seen; then have them again.
+        """Take no clicks in 3-D, where a point would lie on the slider's plane and not on what is seen; take them again in 2-D.
 
-        In 3-D, napari itself takes the mouse from 2-D points, and does not give it back.
+        In 3-D, napari itself stops adding 2-D points, and does not start again.
         """
 
         def follow() -> None:  # once napari is done with its own
@@ -189,7 +189,7 @@ class Canvas:
         QTimer.singleShot(0, follow)
 
     def draw_box(self) -> None:
-        """Let the next drag draw a box around the object, with napari's own tool; have clicks again if it was about to.
+        """Let the next drag draw a box around the object, with napari's own tool; called again, return to clicks.
 
         Raises
         ------
@@ -199,7 +199,7 @@ class Canvas:
         self._draw("add_rectangle", "Boxes")
 
     def draw_line(self) -> None:
-        """Let the next drag draw a line through what belongs to the object, or does not, as the next click would say.
+        """Let the next drag draw a line, with the meaning of the next click: what belongs to the object, or does not.
 
         Raises
         ------
@@ -215,7 +215,7 @@ class Canvas:
             self.activate()
             return
         if not self.screen.upright(self.clicks.source):
-            remedy = "roll its axes back" if self.screen.flat else "switch napari to the 2-D view of it"
+            remedy = "roll its axes back" if self.screen.flat else "switch it to the 2-D view"
             raise ValueError(
                 f"{name} are drawn on a plane of Y and X; napari shows something else: {remedy}."
             )
@@ -228,22 +228,22 @@ class Canvas:
 
     @property
     def picking(self) -> str:
-        """What the next click chooses an object for, as `pick` was told; empty if it makes a click."""
+        """What the next click chooses an object for, as given to `pick`; empty if it makes a click."""
         return "" if self._pick is None else self._pick.what
 
     def pick(self, labels: Labels, chosen: Callable[[int], None], what: str, key: str) -> None:
-        """Let the next click choose an object of a Labels layer, and call `chosen`; a second time, think better of it.
+        """Let the next click choose an object of a Labels layer, and call `chosen`; called again, choose none.
 
         Parameters
         ----------
         labels : Labels
-            Whose objects they are.
+            Which holds the objects.
         chosen : callable
-            Told the label.
+            Called with the label.
         what : str
-            A word for what it is done for, such as "Edit".
+            A word for the purpose, such as "Edit".
         key : str
-            Which begins it.
+            The key that begins it.
 
         Raises
         ------
@@ -252,7 +252,7 @@ class Canvas:
         """
         if self.clicks is None or not self.there:
             raise ValueError(
-                f"{what} takes a click on the click layer, which was removed: press Encode to bring it back."
+                f"{what} needs the click layer, which was removed: press Encode to bring it back."
             )
         before = self.picking
         self.give_up_picking()
@@ -260,7 +260,7 @@ class Canvas:
             return
         if not labels.visible:
             raise ValueError(
-                f"{what} takes an object that is seen; {labels.name} is hidden: show it (the eye in the list of layers), "
+                f"{what} needs an object that you can see; {labels.name} is hidden: show it (the eye in the list of layers), "
                 f"then press {key}."
             )
         self.activate()
@@ -285,24 +285,24 @@ class Canvas:
             chosen(int(value))
         else:
             show_warning(
-                f"{what} takes an object of the Labels layer; there is none here: press {key} and click on one."
+                f"{what} needs an object of the Labels layer; there is none here: press {key} and click on one."
             )
 
     def layer_chosen(self, event: Any) -> None:
-        """Give up what the mouse was about to do, since it goes to another layer: choose an object, or end a drawing."""
+        """Give up choosing an object, or a drawing, when another layer becomes active."""
         if self.clicks is not None and event.value is not self.clicks.shapes.layer:
             self.clicks.shapes.stop()
         if self.clicks is not None and event.value is not self.clicks.layer:
             self.give_up_picking()
 
     def give_up_picking(self) -> None:
-        """Have clicks again, if the next one was to choose an object."""
+        """Return to clicks, if the next one was to choose an object."""
         if self.picking:
             self.stop_picking()
             self.changed()
 
     def stop_picking(self) -> None:
-        """Have clicks again, if the next one was to choose an object; `changed` is not called."""
+        """Return to clicks, if the next one was to choose an object; `changed` is not called."""
         if self.picking and self.clicks is not None:
             self.clicks.layer.mouse_drag_callbacks.remove(self._picked)
             self._take_clicks()

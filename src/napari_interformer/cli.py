@@ -1,8 +1,8 @@
 """The command line: options go in, one call into the library follows, a sentence comes out.
 
 Only this module prints. Results go to standard output; progress and errors go to standard error. Exit codes: 0 done,
-1 it could not be done, 2 the command was misspelt, 130 interrupted, 143 ended by a batch system (SIGTERM). Heavy
-imports stand inside the commands, so that ``--help`` answers at once.
+1 it failed, 2 wrong use of the command, 130 interrupted, 143 ended by a batch system (SIGTERM). Heavy imports are
+inside the commands, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
 @click.version_option(__version__, prog_name=NAME)
-@click.option("--debug", is_flag=True, help="Log what is done, and show an error's traceback.")
+@click.option("--debug", is_flag=True, help="Log what is done, and show the traceback of an error.")
 def app(debug: bool) -> None:
     """Click on an object, get its mask: encode an image once, then every click is answered at once."""
     import logging
@@ -84,17 +84,20 @@ def app(debug: bool) -> None:
     "--tile",
     type=tile_of,
     metavar="N|whole",
-    help='Side of the squares that are encoded at a time, in pixels, or "whole" for planes.  [default: as in training]',
+    help='Side in pixels of the square tiles in which planes are encoded, or "whole" for whole planes.  '
+    "[default: as in training]",
 )
 @click.option("--halo", type=int, help="How far tiles overlap, in pixels.  [default: an eighth of a tile]")
-@click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster that does the work: tcp://HOST:PORT.")
 @click.option(
-    "--jobqueue", help="Batch system that starts Dask workers: slurm, pbs, sge, lsf, htcondor, oar, moab."
+    "--scheduler", metavar="ADDRESS", help="Address of a Dask cluster to do the work: tcp://HOST:PORT."
+)
+@click.option(
+    "--jobqueue", help="Batch system to start Dask workers with: slurm, pbs, sge, lsf, htcondor, oar, moab."
 )
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
-    help="Jobs to ask the batch system for, with --jobqueue.  [default: 1]",
+    help="Number of jobs to ask the batch system for, with --jobqueue.  [default: 1]",
 )
 @image_options
 def encode(
@@ -113,11 +116,11 @@ def encode(
 ) -> None:
     """Encode IMAGE ahead of time; clicks on it then need no GPU.
 
-    Interrupted, it keeps what is done, and the same command goes on from there. What is ready can be used meanwhile.
+    If it is interrupted, what is done is kept, and the same command continues from there. What is ready can be used meanwhile.
 
-    Several GPUs share the work, with a process for each; so does what --device names with commas.
+    Several GPUs share the work, with one process each; so do the devices that --device lists, separated by commas.
 
-    With --scheduler or --jobqueue the planes go to a Dask cluster, whose workers must see IMAGE and the output.
+    With --scheduler or --jobqueue, the planes go to a Dask cluster, whose workers must see IMAGE and the output.
     """
     import time
     from functools import partial
@@ -127,10 +130,10 @@ def encode(
     from napari_interformer.model import resolve_devices
 
     if scheduler and jobqueue:
-        raise click.UsageError("--scheduler and --jobqueue are two ways to the same: give one of them.")
+        raise click.UsageError("--scheduler and --jobqueue are alternatives: give only one of them.")
     if workers and not jobqueue:
         raise click.UsageError(
-            "--workers are jobs of a batch system: name it with --jobqueue, or leave --workers out."
+            "--workers needs a batch system: name it with --jobqueue, or leave --workers out."
         )
     named = image if image.name else image.resolve()  # "." has no name
     output = output or named.with_name(f"{named.name}.features.zarr")
@@ -171,7 +174,7 @@ def encode(
     metavar=CLICK,
     multiple=True,
     help="A click on the object, or off it with ,- at the end; or a line through such pixels, with / between its points.  "
-    "[repeat it]",
+    "[can be repeated]",
 )
 @click.option(
     "--box",
@@ -179,8 +182,8 @@ def encode(
     type=box_of,
     metavar=BOX,
     multiple=True,
-    help="A box drawn tightly around the object, by two opposite corners that lie within; clicks correct what it finds.  "
-    "[repeat it on other planes]",
+    help="A box drawn tightly around the object: two opposite corners, which are part of it; clicks correct the result.  "
+    "[can be repeated on other planes]",
 )
 @click.option(
     "--object",
@@ -190,7 +193,7 @@ def encode(
     multiple=True,
     help='All clicks of one object: "120,88 140,95,-"; a line has / between its points: "120,88/131,92/140,90"; a box has '
     f'{BOX_MARK} before it: "{BOX_MARK}100,60,141,97 140,95,-".  '
-    "[repeat it]",
+    "[can be repeated]",
 )
 @click.option("--prompts", type=FILE, help="Clicks saved from the window or by Session.save_prompts (JSON).")
 @click.option(
@@ -198,7 +201,7 @@ def encode(
     "--output",
     type=FILE,
     required=True,
-    help=f"The label image to write: .tif, .tiff or .zarr. One that {NAME} wrote is replaced.",
+    help=f"The label image to write: .tif, .tiff or .zarr. A file that {NAME} wrote before is replaced.",
 )
 @click.option("--overlay", type=FILE, help="A picture of the result to look at (PNG).")
 @click.option(
@@ -207,18 +210,18 @@ def encode(
 @click.option(
     "--similar",
     is_flag=True,
-    help="Then find what looks like these objects on the planes that were clicked on.",
+    help="Then find objects that look like these, on the planes that were clicked on.",
 )
 @click.option(
     "--features",
     metavar="PATH|URL",
-    help="Where `encode` left the features; what clicks miss there is added, and a store that is not there is made. "
-    "Behind a URL they are only read.",
+    help="Features that `encode` wrote; what is missing for the clicks is added, and a new store is made if there is none. "
+    "Behind a URL, they are only read.",
 )
 @click.option(
     "--object-size",
     type=click.FloatRange(min=0, min_open=True),
-    help="How large the objects are across, in pixels.  [default: the first answer tells, and the objects before]",
+    help="How large the objects are across, in pixels.  [default: from the first answer and the objects before]",
 )
 @image_options
 def segment(
@@ -239,7 +242,7 @@ def segment(
     channels: tuple[int, ...] | None,
     contrast: Contrast,
 ) -> None:
-    """Segment what is clicked or boxed in IMAGE and write a label image.
+    """Segment what is clicked on or boxed in IMAGE, and write a label image.
 
     \b
     napari-interformer segment cells.tif --click 120,88 --click 140,95,- -o labels.tif
@@ -250,7 +253,7 @@ def segment(
     first: list[Given] = [*boxes, *clicks]
     everything = [*([first] if first else []), *objects]
     if not everything and prompts is None:
-        raise click.UsageError("segment takes clicks or boxes; give --click, --box, --object or --prompts.")
+        raise click.UsageError("segment needs clicks or boxes: give --click, --box, --object or --prompts.")
     import numpy as np
 
     import napari_interformer as ni
@@ -276,7 +279,7 @@ def segment(
         check_prompts(prompts, image, planes)
     if propagate and not planes.leading:
         raise ValueError(
-            f"--propagate carries objects through the planes of a stack; {image.name} has a single plane: leave it out."
+            f"--propagate needs a stack; {image.name} has a single plane: leave --propagate out."
         )
     network = ni.load_model(model)
     planes, encoded = open_features(features, planes, network, contrast)
@@ -287,10 +290,10 @@ def segment(
 
     def commit() -> None:
         if session.covered:
-            without[session.label] = "all of it belongs to objects before it"
+            without[session.label] = "all of it belongs to earlier objects"
             session.clear()  # its number stays its own
         elif session.empty:
-            without[session.label] = "nothing was found at its clicks"
+            without[session.label] = "nothing was found at its clicks or boxes"
             session.clear()
         else:
             session.commit()
@@ -326,7 +329,7 @@ def segment(
     clicked = clicked_on(session)
     if similar and not clicked:
         wrong = ValueError(
-            "--similar goes by objects that were clicked on; there are none: give clicks of one."
+            "--similar needs an object that was clicked on as an example; there is none: give clicks for one."
         )
     for plane in clicked if similar else ():
         encode_shown(planes, encoded, network, device, [(plane, Box.of(planes.size))])
@@ -374,14 +377,15 @@ def _adapt_config() -> type:
     "--adapt",
     "only_adapt",
     is_flag=True,
-    help="Adapt a model (--initial, or the one in the package) to the images, in minutes: its encoder stays as it is.",
+    help="Adapt a model (--initial, or the one in the package) to the images, in minutes; its encoder stays as it is.",
 )
 @click.pass_context
 def train(ctx: click.Context, /, folder: Path, output: Path, only_adapt: bool, **settings: Any) -> None:
     """Train a model from FOLDER of images and label images (TIFF or PNG, matched by name).
 
-    FOLDER holds images/ and labels/ with equal file names; a label image has 0 for the background and a number for
-    each object. Killed or interrupted, the same command goes on where it stood. A model that is there is not replaced.
+    FOLDER holds images/ and labels/ with the same file names; a label image has 0 for the background and a number for
+    each object. If it is killed or interrupted, the same command continues from the state that was saved last. An existing model is
+    not replaced.
 
     \b
     several GPUs: torchrun --nproc-per-node 4 -m napari_interformer.cli train FOLDER -o model.safetensors
@@ -400,7 +404,9 @@ def train(ctx: click.Context, /, folder: Path, output: Path, only_adapt: bool, *
 
     known = {field.name for field in dataclasses.fields(TrainConfig)}
     if foreign := sorted(given.keys() - known):
-        raise click.UsageError(f"{', '.join(map(flag_of, foreign))} needs --adapt.")
+        raise click.UsageError(
+            f"{', '.join(map(flag_of, foreign))} {'needs' if len(foreign) == 1 else 'need'} --adapt."
+        )
     settings = {name: value for name, value in settings.items() if name in known}
     with training_bar("training") as told, between_steps() as interrupted:
         saved = run(
@@ -419,7 +425,7 @@ def train(ctx: click.Context, /, folder: Path, output: Path, only_adapt: bool, *
 def between_steps() -> Iterator[Callable[[], int]]:
     """Let Ctrl+C, or a batch system's SIGTERM, stop work between two steps, where its state can be saved; a second one at once.
 
-    Yields what tells by which signal somebody has asked, 0 if nobody has.
+    Yields a function that returns the signal that came, or 0.
     """
     asked: list[int] = []
 
@@ -452,7 +458,7 @@ def training_bar(title: str) -> Iterator[Callable[[Progress], None]]:
 
 
 def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
-    """Adapt a model to a folder; `settings` are those of `AdaptConfig`, and which images and model."""
+    """Adapt a model to a folder; `settings` are those of `AdaptConfig`, and those that choose images and model."""
     import napari_interformer as ni
     from napari_interformer.adapting import AdaptConfig
     from napari_interformer.crops import synthetic_pictures, training_pictures
@@ -469,7 +475,9 @@ def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
     config = AdaptConfig(**settings)
     images = TrainConfig(**which, seed=config.seed)
     if images.synthetic == 1:
-        raise click.UsageError("--adapt takes --synthetic below 1: some of the images are the folder's.")
+        raise click.UsageError(
+            "--adapt needs --synthetic below 1, because some of the images must be from the folder."
+        )
     model = ni.load_model(images.initial or None)
     pictures, kept = training_pictures(folder, images)
     found = count(len(pictures), "image")
@@ -494,9 +502,9 @@ def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
 
 
 def tell_model(folder: Path, model: Path, kept: int, settings: dict[str, Any]) -> None:
-    """Say where a model is, and how to measure it on the images that were kept from it, if there are any.
+    """Print where a model is, and how to measure it on the images that were not trained on, if there are any.
 
-    `settings` are those that the images were split by.
+    `settings` are those by which the images were split.
     """
     from napari_interformer.benchmark import BenchmarkConfig
 
@@ -508,7 +516,7 @@ def tell_model(folder: Path, model: Path, kept: int, settings: dict[str, Any]) -
     for name in ("dataset", "validation", "seed"):
         if settings[name] != getattr(usual, name):
             words += [flag_of(name), settings[name]]
-    click.echo(f"{count(kept, 'image')} kept from it: is it any good? {shlex.join(map(str, words))}")
+    click.echo(f"kept for validation: {count(kept, 'image')}; to measure the model there: {shlex.join(map(str, words))}")
 
 
 def _benchmark_config() -> type:
@@ -523,16 +531,16 @@ def _benchmark_config() -> type:
     "-o", "--output", type=FILE, default=Path("benchmark"), show_default=True, help="Folder for the report."
 )
 @model_option
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, mps or auto; for encoding.")
+@click.option("--device", default="cpu", show_default=True, help="Where to encode: cpu, cuda, mps or auto.")
 def benchmark(folder: Path, output: Path, model: str | None, device: str, **settings: Any) -> None:
-    """Count the clicks that a simulated user needs on FOLDER of images and label images.
+    """Count the clicks that a simulated user needs on FOLDER, with images and label images.
 
     Prints IoU after 1, 3, 5 and 10 clicks, clicks needed (NoC), failures (NoF), milliseconds per click and seconds per
-    encoded megapixel; writes them as benchmark.json and benchmark.md, with a plot and a sheet of the worst cases.
+    encoded megapixel; writes them to benchmark.json and benchmark.md, with a plot and a sheet of the worst cases.
 
     \b
     napari-interformer benchmark my-images --baselines
-    a model of yours, on images that train kept from it (with the same --validation and --seed, if you gave any):
+    your own model, on the images that train did not use (with the same --validation and --seed, if you gave any):
     napari-interformer benchmark my-images --model my-model.safetensors --split validation
     """  # noqa: D301 - click's mark for lines that are not to be wrapped
     import importlib.util
@@ -559,11 +567,11 @@ def benchmark(folder: Path, output: Path, model: str | None, device: str, **sett
 @click.argument("source", type=FILE)
 @click.argument("output", type=FILE)
 def convert(source: Path, output: Path) -> None:
-    """Turn a checkpoint of the reference (SOURCE, .pth) into OUTPUT (.safetensors) and say what was found."""
+    """Convert a checkpoint of the reference (SOURCE, .pth) to OUTPUT (.safetensors), and print what it holds."""
     from napari_interformer.checkpoint import build, read_checkpoint, save_model
 
     if not source.is_file():
-        raise FileNotFoundError(f"convert takes a checkpoint; there is no file {source}.")
+        raise FileNotFoundError(f"convert needs a checkpoint; there is no file {source}: check its name.")
     check_output(output, (".safetensors",))
     found = read_checkpoint(source)
     model = build(found)  # strict: every tensor is there and of the right shape
@@ -573,7 +581,7 @@ def convert(source: Path, output: Path) -> None:
 
 
 @app.command()
-@click.option("--headless", is_flag=True, help="Do the job without a window, even where there is a display.")
+@click.option("--headless", is_flag=True, help="Do the same without a window, even where there is a display.")
 @click.option(
     "-o",
     "--output",
@@ -583,12 +591,12 @@ def convert(source: Path, output: Path) -> None:
     help="Folder for the headless results.",
 )
 def demo(headless: bool, output: Path) -> None:
-    """Open napari with a sample ready to click; without a display, do the same job headless."""
-    reason = "as asked" if headless else why_no_window()
+    """Open napari with a sample ready to click on; without a display, do the same headless."""
+    reason = "--headless was given" if headless else why_no_window()
     if reason is None:
         open_window()
         return
-    click.echo(f"No window ({reason}): the same job without one.")
+    click.echo(f"No window ({reason}): running without one.")
     headless_demo(output)
 
 
@@ -600,7 +608,7 @@ def why_no_window() -> str | None:
     import importlib.util
 
     if importlib.util.find_spec("napari") is None:
-        return "napari is not installed; pip install 'napari-interformer[all]' brings it"
+        return "napari is not installed: pip install 'napari-interformer[all]'"
     on_linux = sys.platform.startswith("linux")
     if on_linux and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         return "there is no display"
@@ -619,7 +627,7 @@ def open_window() -> None:
     viewer = napari.Viewer(title="napari-interformer demo")
     viewer.open_sample(NAME, "cells")
     viewer.window.add_plugin_dock_widget(NAME)
-    click.echo("Press Encode, then click on a cell. A right click is a negative click, C commits the object.")
+    click.echo("Press Encode, then click on a cell. A right click is a negative click; C commits the object.")
     napari.run()
 
 
@@ -680,7 +688,7 @@ def headless_demo(folder: Path, objects: int = 12, clicks: int = 3) -> None:
 
 
 def clicked_on(session: Session) -> list[Plane]:
-    """Return the planes on which a person said something of an object that is finished."""
+    """Return the planes on which a finished object was clicked or boxed."""
     from napari_interformer.prompts import Mask
 
     prompts = (prompt for record in session.records for prompt in record.prompts)
@@ -688,7 +696,7 @@ def clicked_on(session: Session) -> list[Plane]:
 
 
 def find_similar(session: Session, plane: Plane, propagate: bool) -> None:
-    """Find what looks like the finished objects of a plane, carry it through the stack if asked for, and say how much it is."""
+    """Find objects like the finished ones of a plane, carry them through the stack if asked to, and print how many."""
     with bar("finding", "place") as line:
         found = session.find_similar(plane, progress=lambda done, total: show(line, done, total))
     if propagate:
@@ -698,7 +706,7 @@ def find_similar(session: Session, plane: Plane, propagate: bool) -> None:
 
 
 def carry(session: Session, labels: Sequence[int], plane: Plane | None = None) -> None:
-    """Carry finished objects through the stack, from one plane or from all that they have."""
+    """Carry finished objects through the stack, from one plane or from all of theirs."""
     if not labels:
         return
     with bar("propagating", "object") as line:
@@ -714,7 +722,7 @@ def report(session: Session, without: dict[int, str]) -> None:
     sizes = pixels_of(session)
     for number in sorted({*without, *session.objects, *sizes} - {0}):
         # What others have covered since, too.
-        told = "" if number in sizes else f": {without.get(number, 'all of it belongs to objects before it')}"
+        told = "" if number in sizes else f": {without.get(number, 'all of it belongs to other objects')}"
         click.echo(f"object {number}: {count(sizes.get(number, 0), 'pixel')}{told}")
 
 
@@ -740,9 +748,9 @@ def busiest(session: Session) -> tuple[int, ...]:
 def open_features(
     store: str | None, planes: Planes, model: InterFormer, contrast: Contrast
 ) -> tuple[Planes, Features]:
-    """Open a store to go on with, or make it; behind a URL it is only read. None is memory.
+    """Open a store to continue, or make it; behind a URL it is only read. None is memory.
 
-    Planes come back as the store has them: where no contrast was asked for, it says itself with which it was made.
+    The planes are returned with the contrast of the store, if none was asked for.
     """
     from napari_interformer.encoding import room_for
     from napari_interformer.features import Features
@@ -751,14 +759,14 @@ def open_features(
     location = None if store is None else located(store)
     if location is None or not (isinstance(location, str) or is_there(location)):
         if location is not None:
-            click.echo(f"There is no {location} yet: a new store is made there.", err=True)
+            click.echo(f"{location} does not exist yet: making a new store there.", err=True)
         return planes, room_for(planes, model, store=location)
     features = Features.open(
         location, mode="r" if isinstance(location, str) else "r+", image=planes, model=model
     )
     if contrast != "auto" and planes.contrast != features.contrast:
         raise ValueError(
-            f"{location} holds features of another contrast: leave --contrast out to take that, or name another store."
+            f"{location} holds features with another contrast: leave --contrast out to use that one, or name another store."
         )
     planes = features.source = planes.with_contrast(features.contrast)
     return planes, features
@@ -771,15 +779,15 @@ def encode_shown(
     device: str,
     only: Sequence[tuple[Plane, Box]] | None = None,
 ) -> None:
-    """Encode some parts of an image, or all of it, and show how far that is; behind a URL see that nothing is missing."""
+    """Encode some parts of an image, or all of it, and show the progress; behind a URL, check that nothing is missing."""
     from napari_interformer.encoding import encode_tiles
 
     if isinstance(features.path, str):
         parts = [(plane, None) for plane in planes.plane_indices()] if only is None else only
         if any(features.waiting(plane, box) for plane, box in parts):
             raise ValueError(
-                f"{features.path} does not hold all that is asked for, and behind a URL nothing is added: encode the rest "
-                "where the store lies, or give a store on a disk."
+                f"{features.path} does not hold all that is needed, and behind a URL nothing can be added: encode the rest "
+                "where the store is, or give a store on a disk."
             )
         return
     with bar("encoding", "tile") as line:
@@ -788,7 +796,7 @@ def encode_shown(
 
 
 def check_object(number: int, prompts: Sequence[Given], planes: Planes) -> None:
-    """Refuse what is off the image, and an object that nothing begins, before minutes of encoding."""
+    """Refuse what is off the image, and an object without a box or a positive click, before minutes of encoding."""
     from napari_interformer.prompts import Mark
 
     boxes: dict[Plane, BoxPrompt] = {}
@@ -799,14 +807,14 @@ def check_object(number: int, prompts: Sequence[Given], planes: Planes) -> None:
             continue
         if prompt.plane in boxes:
             raise ValueError(
-                f"An object takes one box on a plane; object {number} has {typed(boxes[prompt.plane])} and {typed(prompt)}: "
+                f"An object can have one box per plane; object {number} has {typed(boxes[prompt.plane])} and {typed(prompt)}: "
                 f'give each object its own --object "{BOX_MARK}...".'
             )
         boxes[prompt.plane] = prompt
     if not boxes and not any(isinstance(prompt, Mark) and prompt.positive for prompt in prompts):
         raise ValueError(
-            f"An object takes a click on it; object {number} has only such as are off it ({' '.join(map(typed, prompts))}): "
-            "add one without ,-."
+            f"An object needs at least one positive click; object {number} has only negative ones "
+            f"({' '.join(map(typed, prompts))}): add one without ,-."
         )
 
 
@@ -821,12 +829,12 @@ def check_inside(prompt: Given, planes: Planes) -> None:
         noun, numbers, ends = "box", axes + axes[-2:], list(prompt.corners)
     if len(prompt.plane) != len(planes.leading):
         raise ValueError(
-            f"A {noun} on this image takes {len(numbers)} numbers, {','.join(numbers)}; got {typed(prompt)}."
+            f"A {noun} on this image needs {len(numbers)} numbers, {','.join(numbers)}; got {typed(prompt)}."
         )
     positions = [(*prompt.plane, *end) for end in ends]
     if not all(0 <= p < n for position in positions for p, n in zip(position, shape, strict=True)):
         whole = " x ".join(map(str, shape))
-        raise ValueError(f"A {noun} must lie in the image of {whole} ({axes}); got {typed(prompt)}.")
+        raise ValueError(f"A {noun} must lie within the image, {whole} ({axes}); got {typed(prompt)}.")
 
 
 def check_valued(number: int, prompt: Given, planes: Planes) -> None:
@@ -842,27 +850,27 @@ def check_valued(number: int, prompt: Given, planes: Planes) -> None:
     for y, x in prompt.path if isinstance(prompt, Mark) else prompt.middle.path:
         if np.isnan(planes.raw(prompt.plane, Box(x, y, x + 1, y + 1))).any():
             raise ValueError(
-                f"A {noun} takes pixels with a value; the image is NaN {where} {typed(prompt)} of object {number}: give "
+                f"A {noun} needs pixels with a value; the image is NaN {where} {typed(prompt)} of object {number}: choose "
                 "another place."
             )
 
 
 def check_prompts(path: Path, image: Path, planes: Planes) -> None:
-    """Refuse a file of clicks that is none, or another image's, before hours of encoding."""
+    """Refuse a file that holds no clicks, or those of another image, before hours of encoding."""
     from napari_interformer.records import Saved
 
     if not path.is_file():
         raise FileNotFoundError(
-            f"--prompts takes a file of saved clicks; there is no file {path}: check its name."
+            f"--prompts needs a file of saved clicks; there is no file {path}: check its name."
         )
     if Saved.read(path).image != planes.fingerprint:
         raise ValueError(
-            f"{path.name} was saved on another image than {image.name}, or on other channels of it: give those."
+            f"{path.name} was saved with another image than {image.name}, or with other channels of it: give those."
         )
 
 
 def load_prompts(session: Session, path: Path) -> None:
-    """Replay saved clicks, and say in a line what there is to say about them."""
+    """Replay saved clicks, and print any warning about them in one line."""
     import warnings
 
     with warnings.catch_warnings(record=True) as told:
@@ -873,46 +881,46 @@ def load_prompts(session: Session, path: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a data set that is not there before anything heavy is loaded."""
+    """Refuse a data set that does not exist, before anything heavy is loaded."""
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"A data set is a folder with images/ and labels/; there is no folder {folder}."
+            f"A data set is a folder with images/ and labels/; there is no folder {folder}: check its name."
         )
 
 
 def check_output(path: Path, endings: Sequence[str], read: Mapping[str, Path] | None = None) -> None:
-    """Refuse before hours of work a name with another ending, a place that cannot be written to, and that of what is read.
+    """Refuse, before hours of work, a wrong ending, a place that cannot be written to, and the name of what is read.
 
-    `read` has what is read, by what it is called.
+    `read` maps what to call each file that is read to its path.
     """
     if path.suffix.lower() not in endings:
         raise click.UsageError(f"The output must end in {' or '.join(endings)}; got {path.name}.")
     if path.is_dir() and path.suffix.lower() != ".zarr":
-        raise IsADirectoryError(f"{path} is a folder; give the name of a file.")
+        raise IsADirectoryError(f"{path} is a folder: give the name of a file.")
     for name, source in (read or {}).items():
         if path.resolve() == source.resolve() or (
             path.exists() and source.exists() and path.samefile(source)
         ):
-            raise FileExistsError(f"{path} is {name} itself; give the result another name.")
+            raise FileExistsError(f"{path} is {name} itself: give the result another name.")
         if path.resolve() in source.resolve().parents:
-            raise FileExistsError(f"{path} holds {name}, which would be lost; give the result another name.")
+            raise FileExistsError(f"{path} holds {name}, which would be lost: give the result another name.")
     if path.exists() and path.suffix.lower() != ".safetensors":
         from napari_interformer.files import written_here
 
         if not written_here(path):  # somebody's image, as likely as not
             raise FileExistsError(
-                f"{path} is there already, and {NAME} did not write it; give the result another name, or remove it."
+                f"{path} already exists, and {NAME} did not write it: give the result another name, or remove it."
             )
     if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} to; make it first.")
+        raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} to: make it first.")
     check_writable(path, path.resolve().parent)
 
 
 def check_output_folder(path: Path) -> None:
-    """Refuse before hours of work a folder that cannot be made or written to; make nothing."""
+    """Refuse, before hours of work, a folder that cannot be made or written to; make nothing."""
     there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
     if not there.is_dir():
-        raise NotADirectoryError(f"{there} is a file; give the name of a folder.")
+        raise NotADirectoryError(f"{there} is a file: give the name of a folder.")
     check_writable(path, there)
 
 
@@ -935,7 +943,7 @@ def count(number: int, noun: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time to wait as people say it."""
+    """Return a waiting time in words."""
     if not seconds < 1e7:
         return "unknown time"
     minutes, seconds = divmod(round(seconds), 60)
@@ -944,13 +952,13 @@ def duration(seconds: float) -> str:
 
 
 def first_process() -> bool:
-    """Tell whether this process speaks: under torchrun, one of many does."""
+    """Whether this process prints: under torchrun, only one does."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
 def bar(title: str, unit: str) -> Iterator[Any]:
-    """Show a bar on standard error for as long as something goes on; `show` moves it."""
+    """Show a progress bar on standard error while something runs; `show` moves it."""
     from tqdm import tqdm
 
     pause = 0.1 if sys.stderr.isatty() else 60  # in the log of a batch job each state is a line
@@ -1002,7 +1010,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def as_interrupt() -> Iterator[Callable[[], bool]]:
     """Let SIGTERM, with which batch systems end what takes too long, do what Ctrl+C does: clean up, and say what is kept.
 
-    Yields what tells whether it came. Another one does no more, or it would end the cleaning up.
+    Yields a function that returns whether it came. A second one is ignored, or it would interrupt the cleaning up.
     """
     import threading
 
@@ -1028,8 +1036,8 @@ def what_is_kept(arguments: Sequence[str]) -> str:
     command = next((word for word in arguments if not word.startswith("-")), "")
     stores = command == "segment" and any(re.match("--features(=|$)", word) for word in arguments)
     if command == "encode" or stores or (command == "train" and "--adapt" not in arguments):
-        return "what was finished is kept, and the same command goes on from there"
-    return "nothing was kept, so the same command begins anew"
+        return "what was finished is kept, and the same command continues from there"
+    return "nothing was kept, so the same command starts again from the beginning"
 
 
 def sentence(error: Exception) -> str:
@@ -1038,12 +1046,12 @@ def sentence(error: Exception) -> str:
         return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
     if isinstance(error, ModuleNotFoundError):
         extra = "train" if error.name == "matplotlib" else "all"
-        return f"{error.name} is not installed; pip install 'napari-interformer[{extra}]' brings it."
+        return f"{error.name} is not installed: pip install 'napari-interformer[{extra}]'."
     text = " ".join(str(error).split())
     ours = isinstance(error, (ValueError, TypeError, OSError, LookupError, ImportError))
     if ours and text and not isinstance(error, (KeyError, IndexError)):
         return text
-    return f"{type(error).__name__}: {text}; say --debug before the command to see where."
+    return f"{type(error).__name__}: {text}; put --debug before the command to see where."
 
 
 if __name__ == "__main__":

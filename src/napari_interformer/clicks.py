@@ -1,8 +1,8 @@
 """A Points layer as the clicks of the current object, and what is drawn of it beside them. No Qt.
 
-Enters: points that somebody adds, moves, flips or deletes, with napari's own tools. Leaves: clicks in data pixels, in the order
-in which they were made, with scribbles among them, behind the boxes. A layer that nobody clicks on any more is put away, or
-left for whoever goes on.
+Enters: points that a person adds, moves, flips or deletes, with napari's own tools. Leaves: clicks in data pixels, in the order
+in which they were made, with scribbles among them, behind the boxes. A layer that is no longer clicked on is put away, or left
+for the next session.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _ON_SCREEN = (9, 14)  # pixels; zoomed in or out, points stay visible and never 
 
 
 class ClickLayer:
-    """A Points layer as an ordered list of clicks, and shapes beside it. They are the truth; this only reads and writes.
+    """A Points layer as an ordered list of clicks, and shapes beside it. The layers are the truth; this reads and writes them.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class ClickLayer:
         self.layer.selected_data.events.items_changed.connect(self._selected)
 
     def fits(self, source: Source) -> bool:
-        """Whether the layer lies where clicks on another source would; from now on it is that one's, if so."""
+        """Whether the layer lies where clicks on another source would; if so, it belongs to that source from now on."""
         if source.image is not self.source.image or source.axis != self.source.axis:
             return False
         if self.layer.ndim != source.ndim:  # the image got data with more or fewer axes
@@ -92,7 +92,7 @@ class ClickLayer:
         return True
 
     def connect(self, told: Callable[[], None]) -> None:
-        """Call `told` whenever somebody adds, removes, moves or flips points, or draws, moves or deletes shapes."""
+        """Call `told` whenever points are added, removed, moved or flipped, or shapes are drawn, moved or deleted."""
         self._told.append(told)
         self.shapes.told = told
 
@@ -119,9 +119,9 @@ class ClickLayer:
         self.layer.metadata[_PUT_AWAY] = True
 
     def leave(self, labels: Labels, label: int, given: Iterable[Given] = ()) -> None:
-        """Stop listening, and leave an object's points, and what was given in order, in the viewer, for `take_over` to find.
+        """Stop listening, and leave an object's points, and its prompts in order, in the viewer, for `take_over` to find.
 
-        Its label is 0 if there is nothing of it in the labels.
+        Its label is 0 if it has no pixels in the labels.
         """
         self.disconnect()
         self.layer.mode = "pan_zoom"
@@ -130,7 +130,7 @@ class ClickLayer:
     def take_over(
         self, layers: Iterable[Any], labels: Labels
     ) -> tuple[Points, int, tuple[Given, ...]] | None:
-        """Return a layer of points that was left (see `leave`) on the same image and labels, its object, and what was given."""
+        """Return a layer of points that was left (see `leave`) on the same image and labels, its object, and its prompts."""
         made = self.source.image.unique_id, labels.unique_id
         for one in layers:
             if isinstance(one, Points) and (left := one.metadata.get(_LEFT)) and left[:2] == made:
@@ -139,7 +139,7 @@ class ClickLayer:
         return None
 
     def _clicks(self, layer: Points) -> tuple[Click, ...]:
-        """Return what points say; those that are nowhere (NaN) say nothing."""
+        """Return the clicks that points stand for; points at NaN stand for none."""
         return tuple(
             self.source.click(layer.data_to_world(point), bool(sign))
             for point, sign in zip(layer.data, _signs(layer), strict=True)
@@ -154,7 +154,7 @@ class ClickLayer:
             self.expected(self.possible)
 
     def _pressed_unseen(self, layer: Points, event: Any) -> Generator[None, None, None]:
-        """Show the layer if it is hidden, for which napari takes no clicks, and have the click; a drag moves the camera."""
+        """Show the layer if it is hidden, where napari ignores clicks, and add the click; a drag moves the camera."""
         if layer.visible or event.button not in (1, 2):
             return
         start, right = np.array(event.pos), event.button == 2
@@ -175,7 +175,7 @@ class ClickLayer:
 
     @property
     def possible(self) -> Click:
-        """The click that the next point would be, were it where the mouse was last."""
+        """The click that a point would be where the mouse was last."""
         place = self.layer.data_to_world(self.layer.world_to_data(self._mouse))
         return self.source.click(place, self.positive and not self._right)
 
@@ -285,7 +285,7 @@ class ClickLayer:
         layer.selected_data = selected
 
     def _put(self, points: NDArray[np.float64]) -> None:
-        """Set the points, and tell once: napari tells before and after, and its viewer looks at every layer each time."""
+        """Set the points with one event: napari sends two, and its viewer looks at every layer each time."""
         with self.layer.events.data.blocker():
             self.layer.data = points
         self.layer.events.data(
@@ -309,12 +309,12 @@ class ClickLayer:
         Raises
         ------
         ValueError
-            If none is selected.
+            If no point is selected.
         """
         chosen = sorted(self.layer.selected_data)
         if not chosen:
             raise ValueError(
-                "Flip takes at least one selected point; got none: press 3 (select points) and click on one."
+                "Flip needs at least one selected point; got none: press 3 (select points) and click on one."
             )
         signs = _signs(self.layer)
         signs[chosen] ^= True
@@ -322,14 +322,14 @@ class ClickLayer:
 
 
 def _signs(layer: Points) -> NDArray[np.bool_]:
-    """Return which points are positive: all of them if somebody gave them other features."""
+    """Return which points are positive: all of them if they were given other features."""
     return np.array(layer.features.get(_POSITIVE, np.ones(len(layer.data), bool)), bool)
 
 
 def in_turn(before: Sequence[Given], now: Sequence[Given]) -> tuple[Given, ...]:
-    """Return what there is now, in the order in which it was made, if `before` is what there was, in order.
+    """Return what there is now, in the order in which it was made; `before` is what there was, in order.
 
-    Each layer knows the order of its own alone. What was moved keeps its turn; what is new comes last.
+    Each layer knows only its own order. What was moved keeps its place in the order; what is new comes last.
     """
     marks: tuple[Given, ...] = tuple(before)
     for kind in (Scribble, Click):  # as they come in `now`
@@ -344,7 +344,7 @@ def in_turn(before: Sequence[Given], now: Sequence[Given]) -> tuple[Given, ...]:
 
 
 def put_away(layers: Iterable[Any]) -> list[Points]:
-    """Return those of some layers that held clicks once and were put away."""
+    """Return the layers that once held clicks and were put away."""
     return [
         one for one in layers if isinstance(one, Points) and one.metadata.get(_PUT_AWAY) and not len(one.data)
     ]

@@ -1,7 +1,7 @@
-"""Encoding beside the window: one image, or some planes of one, at a time, in a thread that the window tells what comes first.
+"""Encoding beside the window: one image, or some of its planes, at a time, in a thread; the window says what comes first.
 
-Enters: how to get a model and features, or the ones there are. Leaves: calls in the main thread, when there is room for the
-features, after each tile, and at the end. Which image, and what then, others decide.
+Enters: how to get a model and features, or existing ones. Leaves: calls in the main thread, when there is room for the
+features, after each tile, and at the end. Which image, and what happens then, is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SOON = 0.02  # seconds after which the thread looks again
 
 
 class EncodeJob(Job):
-    """An encode on its way: of what, and what of it somebody waits for.
+    """An encode in progress: of which image, and which part of it is waited for.
 
     Parameters
     ----------
@@ -53,12 +53,12 @@ class Encodes:
     progressed : callable
         Told after each tile.
     ended : callable
-        Told at the end: the job, and the error if there was one; `job.cancelled` says whether it was stopped.
+        Called at the end, with the job and the error if there was one; `job.cancelled` says whether it was stopped.
 
     Attributes
     ----------
     job : EncodeJob or None
-        The one on its way.
+        The one in progress.
     """
 
     def __init__(
@@ -94,11 +94,11 @@ class Encodes:
         load, find : callable
             In the thread: return the model, and the image's planes with the features to fill.
         undecided : callable
-            In the thread, again and again: whether nobody knows yet if clicks may begin on these features.
+            Called in the thread, again and again: whether it is not known yet if clicks may begin on these features.
         prepared : callable
-            Told, before anything is encoded, that clicks may begin; it can cancel the job.
+            Called before anything is encoded, when clicks may begin; it can cancel the job.
         first : tuple of plane and box, optional
-            What to begin with, as far as is known.
+            What to begin with, if that is known.
         """
         job = EncodeJob(source)
 
@@ -125,7 +125,7 @@ class Encodes:
         planes: tuple[tuple[int, ...], ...],
         first: Part | None = None,
     ) -> None:
-        """Encode some planes of an image whose features are there; parameters as for `begin`."""
+        """Encode some planes of an image that has features already; parameters as for `begin`."""
         job = EncodeJob(source, planes)
 
         def work() -> None:

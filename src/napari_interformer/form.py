@@ -1,4 +1,4 @@
-"""What the panel looks like: its controls and their texts, and layer choosers. Nothing here knows what the buttons do."""
+"""What the panel looks like: its controls and their texts, and layer choosers. What the buttons do is not known here."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _LETTERS = 6  # that a chooser shows at least
 
 
 class LayerChoice(QComboBox):
-    """Choose one of some layers; the choice survives renaming, and layers that come and go."""
+    """Choose a layer; the choice survives renaming, and other layers that come and go."""
 
     def __init__(self, nothing: str | None = None) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class LayerChoice(QComboBox):
         return self._layers[index] if 0 <= index < len(self._layers) else None
 
     def choose(self, layer: Any) -> None:
-        """Choose a layer; if it is not there, nothing or the topmost one."""
+        """Choose a layer; if it is not offered, choose nothing, or else the topmost one."""
         found = [i for i, other in enumerate(self._layers) if other is layer]
         self.setCurrentIndex(found[0] if found else 0 if self._nothing is not None else len(self._layers) - 1)
 
@@ -86,7 +86,7 @@ class LayerChoice(QComboBox):
 
 
 class SizeBox(QSpinBox):
-    """Pixels, or nothing: a click selects the words that stand for nothing, since no digit can be typed into them."""
+    """A number of pixels, or "automatic": a click selects that word, because no digit can be typed into it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class _Still(QObject):
 
 
 class Fold(QWidget):
-    """A part of the panel under a button that folds it away, and says then in a line what is chosen in it."""
+    """A part of the panel under a button that folds it away and then shows in one line what is chosen in it."""
 
     def __init__(self, title: str, part: QLayout) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class Fold(QWidget):
 
     @property
     def open(self) -> bool:
-        """Whether the part is to be seen."""
+        """Whether the part is open."""
         return not self.body.isHidden()
 
     def show_open(self, on: bool) -> None:
@@ -145,7 +145,7 @@ class Fold(QWidget):
         self._write()
 
     def show_chosen(self, first: str, second: str) -> None:
-        """Say what is chosen."""
+        """Show what is chosen, for when the part is folded."""
         self._chosen = first, second
         self._write()
 
@@ -161,12 +161,12 @@ class Fold(QWidget):
         self.header.setText(text.replace("&", "&&"))  # which would underline a letter
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        """Say as much as there is room for."""
+        """Show as much as there is room for."""
         super().resizeEvent(event)
         self._write()
 
     def minimumSizeHint(self) -> QSize:
-        """Return a size that has the same width, open or folded."""
+        """Return the smallest size, as wide when folded as when open."""
         size = super().minimumSizeHint()
         return QSize(max(size.width(), self.body.minimumSizeHint().width()), size.height())
 
@@ -219,7 +219,7 @@ class Form(QWidget):
 
     def _image(self, rows: QFormLayout) -> None:
         self.image = _hint(
-            LayerChoice(), "The image layer to annotate; of a multiscale one, the finest level."
+            LayerChoice(), "The image layer to annotate. Of a multiscale image, the finest level is used."
         )
         self.green = _hint(
             LayerChoice("none"), "A second grey layer of the same image, shown to the model as green."
@@ -229,17 +229,18 @@ class Form(QWidget):
         )
         self.channel_axis = _hint(
             QComboBox(),
-            "If the layer holds channels along one of its axes: which one. They become red, green and blue.",
+            "The axis that holds channels, if the layer has one. Its channels become red, green and blue.",
         )
         self.channels = _hint(
-            QLineEdit(), "Up to three channels, counted from 0, such as 0,2; the first three if empty."
+            QLineEdit(),
+            "Up to three channels, counted from 0, such as 0,2. If empty, the first three are used.",
         )
         self.channels.setPlaceholderText("the first three")
         self.contrast = _hint(
             QComboBox(),
             "What the model sees as black and white: the layer's contrast limits as they are when you press Encode, or "
             "percentiles 0.5 and 99.8 of the volume or of each plane. Automatic takes the limits if they cut something off, "
-            "and else the percentiles of the volume.",
+            "and otherwise the percentiles of the volume.",
         )
         self.contrast.addItems(list(_CONTRAST))
         rows.addRow("Layer", self.image)
@@ -256,19 +257,19 @@ class Form(QWidget):
     def _model(self, rows: QFormLayout) -> None:
         self.model = _hint(
             QComboBox(),
-            "The model in the package, one of your own, or a file (.safetensors, or .pth of the reference).",
+            "The model in the package, one of your own, or a file (.safetensors, or a .pth of the reference).",
         )
         self.fill_models([DEFAULT_MODEL])
         self.device = _hint(
-            QComboBox(), "Where to compute: auto takes a GPU if there is one. Clicks are fast on a CPU too."
+            QComboBox(), "Where to compute: auto uses a GPU if there is one. Clicks are fast on a CPU, too."
         )
         self.device.addItems(_DEVICES)
         self.adapt_model = _button(
             "Adapt to my images…",
-            "Teach a copy of the model from the finished objects in the Labels layer. It takes minutes, and you can go on "
-            "clicking; nothing is encoded again. The model it started from stays in the list.",
+            "Teach a copy of the model with the finished objects in the Labels layer. This takes minutes, and you can continue "
+            "to click; nothing is encoded again. The original model stays in the list.",
         )
-        self.adapt_bar = _bar("How far the model has learnt.")
+        self.adapt_bar = _bar("Progress of the learning.")
         self.adapt_cancel = _button("Cancel", "Stop learning; everything stays as it was.")
         self._adapting = QStackedWidget()  # the button, or how far it is
         self._adapting.addWidget(self.adapt_model)
@@ -279,8 +280,8 @@ class Form(QWidget):
     def _store(self, rows: QFormLayout) -> None:
         self.store = _hint(
             QLineEdit(),
-            "Leave empty to keep features in memory. A folder keeps them on disk; one that was encoded before, here or on a "
-            "cluster, is used at once.",
+            "Leave empty to keep features in memory. A folder keeps them on disk; if it holds those of this image already, "
+            "from here or from a cluster, they are used at once.",
         )
         self.store.setPlaceholderText("keep features in memory")
         self.browse = _button("…", "Choose a folder for the features.")
@@ -291,16 +292,18 @@ class Form(QWidget):
         part = QVBoxLayout()
         self.encode = _button(
             "Encode",
-            "Prepare the image for clicks, the plane on screen first. Click as soon as a plane is ready.",
+            "Prepare the image for clicks, the plane on screen first. You can click as soon as a plane is ready.",
         )
-        self.cancel = _button("Cancel", "Stop encoding; what is done is kept, and Encode goes on from there.")
+        self.cancel = _button(
+            "Cancel", "Stop encoding; what is done is kept, and Encode continues from there."
+        )
         self.bar = _bar("Planes that are ready for clicks.")
         part.addWidget(_row(self.encode, self.cancel))
         self.planes = PlaneStrip()
         part.addWidget(self.bar)
         part.addWidget(self.planes)
         self.restore = _button(
-            "", "Replay what was clicked on this image before napari was closed, or crashed."
+            "", "Replay what was clicked on this image before napari was closed or crashed."
         )
         self.restore.hide()
         part.addWidget(self.restore)
@@ -310,19 +313,21 @@ class Form(QWidget):
         part = QVBoxLayout()
         self.sign = _button(
             "",
-            "What the next click means: part of the object (green), or not (red). T switches; a right click is always red.",
+            "What the next click means: part of the object (green) or not (red). T switches; a right click is always red.",
         )
-        self.flip = _button("Flip selected [F]", "Turn selected points from positive to negative or back.")
+        self.flip = _button(
+            "Flip selected [F]", "Turn the selected points from positive to negative or back."
+        )
         self.box = _button(
             "Draw a box [B]",
-            "Then drag from corner to corner, tightly around an object: mostly a better start than a click. Clicks correct it.",
+            "Then drag from corner to corner, tightly around an object: often a better start than a click. Clicks correct it.",
         )
         self.line = _button(
             "Draw a line [L]",
-            "Then drag through what belongs to the object (green), or does not (red): it corrects more than a click.",
+            "Then drag through what belongs to the object (green) or does not (red): a line corrects more than a click.",
         )
         hint = QLabel("Right click: negative\n3: select and drag · Del: remove · 2: add")
-        hint.setToolTip("The keys are napari's own of a Points layer; the mask follows the points.")
+        hint.setToolTip("These are napari's own keys for a Points layer; the mask follows the points.")
         hint.setEnabled(False)
         part.addLayout(_grid((self.sign, self.flip), (self.box, self.line)))
         part.addWidget(hint)
@@ -335,36 +340,35 @@ class Form(QWidget):
         self.object.setMinimumWidth(1)  # no word may widen the panel
         self.labels = _hint(
             LayerChoice("new layer"),
-            "The Labels layer that objects are written to. One that exists is gone on with: nothing in it is erased.",
+            "The Labels layer that objects are written to. You can continue an existing one: nothing in it is erased.",
         )
-        self.undo = _button(
-            "Undo [Ctrl+Z]", "Take back the last click, or stroke of the brush; any number of times."
-        )
-        self.redo = _button("Redo [Ctrl+Shift+Z]", "Make a change again that was taken back.")
+        self.undo = _button("Undo [Ctrl+Z]", "Take back the last click or brush stroke; any number of times.")
+        self.redo = _button("Redo [Ctrl+Shift+Z]", "Make a change again that was undone.")
         self.new = _button(
-            "New object [M]", "Keep this object, if there is anything of it, and start the next."
+            "New object [M]", "Keep this object, if its mask has any pixels, and start the next one."
         )
-        self.commit = _button("Commit [C]", "Keep this object in the Labels layer and start the next.")
+        self.commit = _button("Commit [C]", "Keep this object in the Labels layer and start the next one.")
         self.clear = _button(
-            "Clear [Shift+C]", "Drop this object's clicks; one that was being edited is put back."
+            "Clear [Shift+C]",
+            "Remove this object's clicks; an object that was being edited becomes what it was before.",
         )
         self.edit = _button(
-            "Edit object [E]", "Then click on an object in the picture to go on with it from its mask."
+            "Edit object [E]", "Then click on an object in the image to continue it from its mask."
         )
         self.delete = _button(
             "Delete [X]",
-            "Then click on an object in the picture to take it out of the Labels layer. Undo brings it back.",
+            "Then click on an object in the image to remove it from the Labels layer. Undo brings it back.",
         )
         for button in (self.edit, self.delete):
             button.setCheckable(True)
         self.overwrite = _hint(
             QCheckBox("Overwrite other objects"),
-            "Let the object take pixels of others; by default they are protected.",
+            "Let the object take pixels from other objects; by default, these are protected.",
         )
         self.size = _hint(
             SizeBox(),
-            "How large objects are across, in pixels. Small ones are magnified and large ones seen from farther away; "
-            "if you do not say, the first answer and the objects that you finished before tell.",
+            "How large your objects are across, in pixels. Small ones are magnified and large ones shrunk for the model; "
+            "if automatic, their size follows from the first answer and the objects that you finished before.",
         )
         rows = QFormLayout()
         rows.setVerticalSpacing(4)
@@ -380,13 +384,14 @@ class Form(QWidget):
         part = QVBoxLayout()
         self.similar = _button(
             "Find similar [G]",
-            "Find what looks like the finished objects in the part of the image that you see, and finish it too. Undo takes it "
-            "back; press again to go by what was found as well.",
+            "Find objects that look like the finished ones in the part of the image on screen, and finish them, too. Undo "
+            "takes them back; press again to use what was found as examples, too.",
         )
         self.propagate = _button(
-            "Propagate [Shift+S]", "Carry the object from the planes you clicked on through its neighbours."
+            "Propagate [Shift+S]",
+            "Carry the object from the planes that you clicked on through the neighbouring ones.",
         )
-        self.stop = _button("Stop", "Stop finding or carrying; what was reached by then is kept.")
+        self.stop = _button("Stop", "Stop finding or propagating; what is done so far is kept.")
         self._carrying = QStackedWidget()  # the buttons, or how to stop what they began
         self._carrying.addWidget(_row(self.similar, self.propagate))
         self._carrying.addWidget(self.stop)
@@ -399,7 +404,8 @@ class Form(QWidget):
             "Write the label image as compressed OME-TIFF or OME-Zarr (a name ending in .zarr), with its pixel size.",
         )
         self.save_prompts = _button(
-            "Save clicks…", "Write all objects' clicks as JSON; they reproduce the masks."
+            "Save clicks…",
+            "Write the clicks of all objects as JSON; they reproduce the masks, but for brush strokes, which are not saved.",
         )
         self.load_prompts = _button("Load clicks…", "Replay saved clicks on the same image.")
         return _grid((self.save_labels,), (self.save_prompts, self.load_prompts))
@@ -412,11 +418,11 @@ class Form(QWidget):
         Raises
         ------
         ValueError
-            If none is, or the channels are no numbers.
+            If no image is chosen, or the channels are not numbers.
         """
         first = self.image.layer()
         if first is None:
-            raise ValueError("Encode takes an image layer; there is none: open an image first.")
+            raise ValueError("Encode needs an image layer; there is none: open an image first.")
         others = [] if first.rgb else [c.layer() for c in (self.green, self.blue) if c.layer() is not None]
         axis = None if first.rgb or others else self.channel_axis.currentData()
         channels = None
@@ -425,7 +431,7 @@ class Form(QWidget):
             try:
                 channels = tuple(int(part) for part in text.replace(" ", ",").split(",") if part)
             except ValueError:
-                raise ValueError(f"Channels take numbers such as 0,2; got {text!r}.") from None
+                raise ValueError(f"Channels must be numbers such as 0,2; got {text!r}.") from None
             count = finest(first).shape[axis]
             channels = channels or tuple(range(min(3, count)))
         contrast: Any = _CONTRAST[self.contrast.currentText()]
@@ -436,7 +442,7 @@ class Form(QWidget):
         return str(self.model.currentData() or DEFAULT_MODEL)
 
     def shortened(self, name: str) -> str:
-        """Return a name without its middle, if it is too long for a line of what the panel says."""
+        """Return a name without its middle, if it is too long for a line of the panel."""
         return _elided(self.object, name, max(2 * self.object.width() // 3, 100))
 
     def store_path(self) -> str | None:
@@ -454,7 +460,7 @@ class Form(QWidget):
         self.adapt()
 
     def adapt(self) -> None:
-        """Show only the rows that make sense for the image chosen, with what was chosen for it and not for another one."""
+        """Show only the rows that make sense for the image chosen, with what was chosen for this image before."""
         image = self.image.layer()
         grey = image is not None and not image.rgb
         axes = image.ndim if grey else 0
@@ -512,15 +518,15 @@ class Form(QWidget):
         image, model = self.image.currentText() or "no image", self.model.currentText()
         self.setup.show_chosen(image, model)
         self.setup.header.setToolTip(
-            f"Image: {image}\nModel: {model}\nPress to open or fold what can be chosen before Encode, and Adapt to my images. "
-            "It folds by itself once there is something to click on."
+            f"Image: {image}\nModel: {model}\nPress to open or fold the choices for Encode, and Adapt to my images. "
+            "They fold by themselves once there is something to click on."
         )
 
     def _stay(self) -> None:
         self._folds = False  # what a person has opened stays open
 
     def show_setup(self) -> None:
-        """Show what can be chosen, as there is nothing to click on or the choice was not good."""
+        """Open the setup, because there is nothing to click on or the choice did not work."""
         self._folds = False
         self.setup.show_open(True)
 
@@ -581,9 +587,9 @@ class Form(QWidget):
         stack: bool,
         before: str,
     ) -> None:
-        """Show what there is of the current object, and let only those buttons be pressed that can do something.
+        """Show the state of the current object, and enable only the buttons that can do something.
 
-        `before` says what is to be known before the next click; empty if nothing is.
+        `before` says what one should know before the next click; it may be empty.
         """
         self._folds = self._folds and encoding
         self.encode.setEnabled(not encoding and not adapting and self.image.layer() is not None)
@@ -620,7 +626,7 @@ def _told(annotator: Annotator | None, picking: str, adapting: bool, image: bool
     if annotator is None:
         return "Press Encode, then click on an object." if image else "Open an image first."
     if picking:
-        return f"Click on the object to {'go on with' if picking == EDIT else 'delete'}."
+        return f"Click on the object to {'continue' if picking == EDIT else 'delete'}."
     session, count = annotator.session, len(annotator.session.clicks)
     boxes = {0: "", 1: "a box, "}.get(len(session.boxes), f"{len(session.boxes)} boxes, ")
     lines = {0: "", 1: ", a line"}.get(len(session.scribbles), f", {len(session.scribbles)} lines")
@@ -630,7 +636,7 @@ def _told(annotator: Annotator | None, picking: str, adapting: bool, image: bool
     if len(session.planes) > 1:
         text += f", {len(session.planes)} planes"
     if session.covered:
-        text += "; all its pixels are other objects'"
+        text += "; all its pixels belong to other objects"
     if annotator.waiting:
         planes = {click.plane for click in annotator.waiting}
         plane = annotator.waiting[0].plane
@@ -644,14 +650,14 @@ def _told(annotator: Annotator | None, picking: str, adapting: bool, image: bool
         text += (
             f"; {len(annotator.waiting)} more wait{'s' * (len(annotator.waiting) == 1)} until {what} encoded"
         )
-        text += ", once the model has learnt" * adapting
+        text += ", once the model has finished learning" * adapting
     elif annotator.busy:
         text += " …"
     return text
 
 
 def _elided(widget: QWidget, text: str, width: int) -> str:
-    """Return a text without its middle, if it is wider than some pixels in a widget's letters."""
+    """Return a text without its middle, if it is wider than `width` pixels in the font of a widget."""
     return str(widget.fontMetrics().elidedText(text, Qt.TextElideMode.ElideMiddle, width))
 
 
@@ -699,7 +705,7 @@ def _bar(tip: str) -> QProgressBar:
 
 
 def _tighten(part: QLayout) -> None:
-    """Leave as little between rows as looks well: on a small screen the panel is to be seen as a whole."""
+    """Leave as little space between rows as looks good: the whole panel should fit on a small screen."""
     part.setContentsMargins(8, 4, 8, 6)
     part.setSpacing(4)
 

@@ -1,4 +1,4 @@
-"""What was clicked, on disk while it happens: whoever comes back after a crash finds it.
+"""What was clicked, written to disk as it happens, so that it can be restored after a crash.
 
 Enters: what is known of a session's objects (`records.Saved`), after every change. Leaves: a small file of it in the user's
 data folder, written in a thread of its own, and later the offer to restore it. No Qt, no napari.
@@ -34,7 +34,7 @@ _OWN: set[Path] = set()  # written by this process, of objects that are on its s
 
 
 def folder() -> Path:
-    """Return where journals lie."""
+    """Return the folder of the journals."""
     return Path(platformdirs.user_data_dir(NAME)) / "journal"
 
 
@@ -47,9 +47,9 @@ class Offer:
     path : Path
         For `Session.load_prompts`.
     objects : int
-        How many, the one that was not committed included.
+        How many, including one that was not committed.
     when : datetime
-        When the last of them was changed, local time.
+        When the last of them was changed, in local time.
     """
 
     path: Path
@@ -68,7 +68,7 @@ class Journal:
     image : str
         The image's fingerprint.
     failed : callable
-        Told once, from the thread, if the file cannot be written; the journal ends then.
+        Called once, from the thread, if the file cannot be written; the journal then ends.
     """
 
     def __init__(self, image: str, failed: Callable[[OSError], None]) -> None:
@@ -81,7 +81,7 @@ class Journal:
         self._over = False
 
     def write(self, saved: Saved) -> None:
-        """Have this written in place of what was written before, unless it is the same; if several wait, the last one is."""
+        """Write this in place of what was written before, unless it is the same; if several wait, only the last is written."""
         if saved != self._newest and not self._over:
             self._newest = saved
             try:
@@ -118,7 +118,7 @@ class Journal:
         self._superseded.append(path)
 
     def close(self, *, lost: bool = False) -> None:
-        """Write what waits, and no more; if its objects are lost, since somebody removed the layer, they are offered again."""
+        """Write what waits, and no more; if the objects are `lost`, because the layer was removed, they are offered again."""
         if lost:
             _OWN.discard(self.path)
         self._thread.shutdown(wait=False)
@@ -127,10 +127,10 @@ class Journal:
 def offer(image: str, highest: int) -> Offer | None:
     """Return the newest objects of another session on an image that labels up to `highest` do not hold.
 
-    Labels may hold some of a file's objects, since they were saved in between: then the others are offered, in a file of
-    their own. Only of the last file of an image, though: those before it counted in their own way.
+    Labels that were saved in between hold some of a file's objects; then the others are offered, in a separate file. This
+    is done for the last file of an image only: earlier ones numbered their objects differently.
 
-    Files that are too old are deleted on the way. What cannot be read is passed over.
+    Files that are too old are deleted. Files that cannot be read are skipped.
     """
     found: Offer | None = None
     last = True
@@ -181,8 +181,8 @@ def _offered(path: Path, saved: Saved, highest: int, last: bool) -> Offer | None
 def _missing(saved: Saved, highest: int) -> Saved:
     """Leave out what labels up to `highest` hold.
 
-    Numbers grow, so the labels were saved after the object with the highest was made: they hold what was done before. Of
-    edits after that nobody knows; they are kept, and change nothing where the labels hold them already.
+    Numbers grow, so the labels were saved after the object with the highest was made, and hold what was done before. Whether
+    they hold later edits is not known; these are kept, and change nothing where the labels hold them already.
     """
 
     def is_new(record: Record) -> bool:

@@ -39,14 +39,14 @@ class Source:
     Attributes
     ----------
     layers : tuple of Image
-        The first one gives the place in the world (`PLACE` names what tells of it).
+        The first one gives the place in the world (by the attributes that `PLACE` names).
     channel_axis : int or None
         Axis of the layer's data that holds channels.
     channels : tuple of int or None
         Which of them to use.
     contrast : "auto", "layer", "volume" or "plane"
         The layers' own limits, or percentiles of the volume or of each plane; "auto" takes the layers' limits where they
-        cut something off, and else percentiles of the volume (see `Planes.shown_between`). RGB is taken as it is.
+        cut something off, and otherwise percentiles of the volume (see `Planes.shown_between`). RGB is taken as it is.
     """
 
     layers: tuple[Image, ...]
@@ -90,7 +90,7 @@ class Source:
             shapes = {tuple(array.shape) for array in arrays}
             if len(shapes) > 1 or any(layer.rgb for layer in self.layers) or self.channel_axis is not None:
                 raise ValueError(
-                    "Several image layers are taken as channels if they are grey and of one shape; got "
+                    "Several image layers can be channels if they are grey and have the same shape; got "
                     f"{', '.join(f'{layer.name} {tuple(layer.data.shape)}' for layer in self.layers)}: choose others."
                 )
         data: Any = _Stack(arrays) if len(arrays) > 1 else arrays[0]
@@ -107,9 +107,10 @@ class Source:
         return planes.shown_between(limits) if limits and self.contrast == "auto" else planes
 
     def told_by_file(self) -> tuple[str, list[float | None], str | None] | None:
-        """Return what the image's file tells of its axes without channels: letters, pixel sizes (None where unknown), unit.
+        """Return what the image's file says of its axes without channels: letters, pixel sizes (None where unknown), unit.
 
-        napari's own reader does not tell them. None if no file of that shape tells a size. A worker thread may do this.
+        napari's own reader does not pass them on. None if there is no file of that shape with a size. A worker thread may do
+        this.
         """
         path, shape = self.image.source.path, tuple(finest(self.image).shape)
         try:
@@ -164,7 +165,7 @@ class Source:
         return (*shape[:axis], 1, *shape[axis:]) if axis else tuple(shape)
 
     def position(self, world: Sequence[float]) -> list[float]:
-        """Return where in the image a place in the world lies, in pixels, without the channel axis."""
+        """Return the position in the image of a place in the world, in pixels, without the channel axis."""
         position = list(self.image.world_to_data(world))
         if self.axis is not None:
             del position[self.axis]
@@ -192,7 +193,7 @@ class Source:
 
 
 class _Stack:
-    """Arrays of one shape as channels of one lazy array, (C, ...): only what is asked for is read."""
+    """Arrays of the same shape as channels of one lazy array, (C, ...): only what is asked for is read."""
 
     def __init__(self, arrays: Sequence[Any]) -> None:
         self.arrays = arrays
@@ -208,7 +209,7 @@ class _Stack:
 
 
 def place(layer: Labels | Points | Shapes, source: Source) -> None:
-    """Have a layer that was made for an image lie where the image lies now."""
+    """Move a layer that was made for an image to where the image lies now."""
     for name, value in source.placement().items():
         now = getattr(layer, name)
         now = now.affine_matrix if name == "affine" else now

@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClickConfig:
-    """How clicks are learnt from.
+    """How a model learns from clicks.
 
     Attributes
     ----------
     clicks : float
-        P(n further clicks) is proportional to this to the power n.
+        The probability of n further clicks is proportional to this number to the power of n.
     max_clicks : int
-        Most further clicks.
+        Greatest number of further clicks.
     auxiliary : float
         Weight of the auxiliary head's loss.
     dice : float
-        Weight of the Dice loss, which the paper does not have: an object of a few pixels counts as much as a large one.
+        Weight of the Dice loss (not in the paper), in which an object of a few pixels counts as much as a large one.
     """
 
     clicks: float = 0.6

@@ -1,7 +1,7 @@
-"""The journal of the session in the window: written soon after each change, and restored from where another session ended.
+"""The journal of the session in the window: written soon after each change, and restored where another session ended.
 
-Enters: an annotator, and word of each change. Leaves: a file (see `journal`), an offer to restore another one's objects, and
-that done. Knows of no layer.
+Enters: an annotator, and a call after each change. Leaves: a file (see `journal`), an offer to restore another session's
+objects, and these objects, restored. Knows of no layer.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ NOTED = 1000  # milliseconds after a change within which it is on disk
 
 
 class Notes:
-    """What is noted of one session after another.
+    """What is recorded of one session after another.
 
     Parameters
     ----------
     parent : QObject
-        Whose timer it is.
+        The owner of the timer.
     later : callable
-        From any thread: has something called in the main thread.
+        From any thread: calls something in the main thread.
     offered : callable
-        Told what there is to restore, or that there is nothing (any more).
+        Called with what there is to restore, or with None if there is nothing (any more).
     """
 
     def __init__(
@@ -58,16 +58,18 @@ class Notes:
         self._later, self._offered = later, offered
 
     def open(self, annotator: Annotator) -> None:
-        """Note on disk what is clicked from now on."""
+        """Record on disk what is clicked from now on."""
 
         def failed(error: OSError) -> None:
-            self._later(partial(show_warning, f"Clicks are not noted for after a crash: {sentence(error)}"))
+            self._later(
+                partial(show_warning, f"Clicks cannot be saved for recovery after a crash: {sentence(error)}")
+            )
 
         self._annotator = annotator
         self.journal = Journal(annotator.session.features.image_fingerprint, failed)
 
     def look(self) -> None:
-        """Look for what another session noted of this image, once all before is done: labels have to be looked through."""
+        """Look for what another session recorded of this image, once all before is done: the labels are surveyed first."""
         annotator = self._annotator
         assert annotator is not None
         session = annotator.session
@@ -78,24 +80,24 @@ class Notes:
                 self.offer = offer
                 self._offered(offer)
                 them = "it" if offer.objects == 1 else "them"
-                show_info(f"Not in these labels: {offer}. Restore, in the panel, brings {them} back.")
+                show_info(f"Not in these labels: {offer}. Press Restore in the panel to bring {them} back.")
 
         annotator.act(found, lambda: find_offer(image, annotator.highest))
 
     def changed(self) -> None:
-        """Hear that something changed."""
+        """Note that something changed."""
         self._noted = False
         if not self.timer.isActive():
             self.timer.start()
 
     def flush(self) -> None:
-        """Write at once what would be written within a second; it takes no window."""
+        """Write at once what would be written within a second; this needs no window."""
         if self._annotator is not None and self.journal is not None and not self._noted:
             self._noted = True
             self.journal.write(self._annotator.saved)
 
     def gone(self) -> None:
-        """Hear that the window is gone, and the objects with it, though nobody closed the panel."""
+        """Note that the window is gone, and the objects with it, although the panel was not closed."""
         self.flush()
         if self.journal is not None:
             self.journal.close(lost=True)
@@ -110,7 +112,7 @@ class Notes:
         self._offered(None)
 
     def restore(self) -> None:
-        """Replay what another session noted of this image."""
+        """Replay what another session recorded of this image."""
         annotator, offer, journal = self._annotator, self.offer, self.journal
         if annotator is None or offer is None or journal is None:
             return
@@ -124,7 +126,7 @@ class Notes:
         annotator.act(then, lambda: session.compute_saved(offer.path))
 
     def close(self, *, lost: bool = False) -> None:
-        """Write what is not written yet, and note no more of this session; whether its layer is gone, see `Journal.close`."""
+        """Write what is not written yet, and record no more of this session; for `lost`, see `Journal.close`."""
         self.timer.stop()
         self.flush()
         if self.journal is not None:

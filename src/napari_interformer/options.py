@@ -1,4 +1,4 @@
-"""What people type: text becomes clicks, boxes and numbers, and a dataclass becomes the options of a command."""
+"""What is typed: text becomes clicks, boxes and numbers, and a dataclass becomes the options of a command."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def click_of(text: str) -> Mark:
     first, *others = (stop.split(",") for stop in numbers.split("/"))
     if len(first) < 2 or any(len(stop) != 2 for stop in others) or not all(map(_whole, sum(others, first))):
         raise click.BadParameter(
-            f"a click is {CLICK} in whole pixels, ,- if it is off the object; got {text!r}."
+            f"a click is {CLICK} in whole pixels, with ,- if it is off the object; got {text!r}."
         )
     *plane, y, x = map(int, first)
     if not others:
@@ -50,16 +50,16 @@ def box_of(text: str) -> BoxPrompt:
     parts = [part.strip() for part in text.split(",")]
     if len(parts) < 4 or not all(map(_whole, parts)):
         raise click.BadParameter(
-            f"a box is {BOX} in whole pixels, its plane once and two opposite corners within it; got {text!r}."
+            f"a box is {BOX} in whole pixels: its plane once, and two opposite corners; got {text!r}."
         )
     *plane, y, x, opposite_y, opposite_x = (int(part) for part in parts)
     return BoxPrompt.between((*plane, y, x), (*plane, opposite_y, opposite_x))
 
 
 def object_of(text: str) -> list[Given]:
-    """Read the clicks, lines and boxes of one object, with blanks between them."""
+    """Read the clicks, lines and boxes of one object, separated by blanks."""
     if not text.strip():
-        raise click.BadParameter("an object takes at least one click or box; got none.")
+        raise click.BadParameter("an object needs at least one click or box; got none.")
     return [
         box_of(one.removeprefix(BOX_MARK)) if one.startswith(BOX_MARK) else click_of(one)
         for one in text.split()
@@ -83,7 +83,7 @@ def typed(prompt: Given) -> str:
 
 
 def numbers_of(kind: Callable[[str], Any], wanted: int | None = None) -> Callable[[Any], tuple[Any, ...]]:
-    """Return a reader of numbers with commas between them."""
+    """Return a function that reads numbers separated by commas."""
 
     def read(value: Any) -> tuple[Any, ...]:
         if isinstance(value, tuple):  # a default
@@ -91,9 +91,9 @@ def numbers_of(kind: Callable[[str], Any], wanted: int | None = None) -> Callabl
         try:
             numbers = tuple(kind(part) for part in value.split(","))
         except ValueError:
-            raise click.BadParameter(f"numbers with commas between them are wanted; got {value!r}.") from None
+            raise click.BadParameter(f"expected numbers separated by commas; got {value!r}.") from None
         if wanted is not None and len(numbers) != wanted:
-            raise click.BadParameter(f"{wanted} numbers are wanted; got {len(numbers)} in {value!r}.")
+            raise click.BadParameter(f"expected {wanted} numbers; got {len(numbers)} in {value!r}.")
         return numbers
 
     return read
@@ -108,7 +108,7 @@ def contrast_of(text: str) -> Contrast:
         low, high = numbers_of(float, 2)(text)
     except click.BadParameter:
         raise click.BadParameter(
-            f"{', '.join(rules)} or two pixel values, LOW,HIGH, are wanted; got {text!r}."
+            f"expected {', '.join(rules)} or two pixel values, LOW,HIGH; got {text!r}."
         ) from None
     return low, high
 
@@ -118,7 +118,7 @@ def tile_of(text: str) -> int | Literal["whole"]:
     if text == "whole":
         return "whole"
     if not text.isdigit():
-        raise click.BadParameter(f'a number of pixels or "whole" is wanted; got {text!r}.')
+        raise click.BadParameter(f'expected a number of pixels or "whole"; got {text!r}.')
     return int(text)
 
 
@@ -126,21 +126,21 @@ def store_of(text: str) -> Path:
     """Read where a new store goes; a URL would become a folder of that name."""
     if "://" in text:
         raise click.BadParameter(
-            f"encode writes to a disk; got {text!r}: give a path (in Python, encode also takes a URL that can be written to)."
+            f"encode writes to a disk; got {text!r}: give a path (in Python, encode also takes a writable URL)."
         )
     return Path(text)
 
 
 class ConfigCommand(click.Command):
-    """A command whose options are the fields of a dataclass: names, types, defaults and help stand there alone.
+    """A command whose options are the fields of a dataclass, which alone holds their names, types, defaults and help.
 
     Parameters
     ----------
     config : callable
-        Returns the dataclass; called when the options are needed, since it may load torch.
+        Returns the dataclass; called when the options are needed, because it may load torch.
     modes : dict, optional
-        Flag -> what returns another dataclass, whose defaults hold with that flag; the help tells those that differ. Fields
-        that it has alone are options for that flag only.
+        Maps a flag to a function that returns another dataclass, whose defaults hold with that flag; the help shows those
+        that differ. Fields that only it has are options for that flag only.
     """
 
     def __init__(
@@ -230,7 +230,7 @@ def image_options(command: Callable[..., None]) -> Callable[..., None]:
             "--device",
             default="auto",
             show_default=True,
-            help="auto, cuda, cuda:1, mps or cpu; for encoding.",
+            help="Where to encode: auto, cuda, cuda:1, mps or cpu.",
         ),
         click.option(
             "--contrast",
@@ -238,16 +238,16 @@ def image_options(command: Callable[..., None]) -> Callable[..., None]:
             metavar="RULE|LOW,HIGH",
             default="auto",
             show_default=True,
-            help="What is black and white to the model: auto, volume or plane (percentiles of all or of each plane), or "
-            "LOW,HIGH such as 200,4000.",
+            help="What the model sees as black and white: auto, volume or plane (percentiles of the whole volume or of each "
+            "plane), or LOW,HIGH such as 200,4000.",
         ),
         click.option(
             "--channels",
             type=numbers_of(int),
             metavar="N[,N[,N]]",
-            help="Up to three channels by number: red, green, blue.",
+            help="Up to three channels, counted from 0, to be red, green and blue.",
         ),
-        click.option("--channel-axis", type=int, help="Which axis of the image holds channels."),
+        click.option("--channel-axis", type=int, help="The axis of the image that holds channels."),
         model_option,
     ):
         command = option(command)
@@ -255,5 +255,5 @@ def image_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def flag_of(name: str) -> str:
-    """Return the option that stands for a field."""
+    """Return the option for a field."""
     return "--" + name.replace("_", "-")

@@ -1,4 +1,4 @@
-"""What was said about each object, in order, and the file of it: whoever replays it gets the same labels."""
+"""What was said about each object, in order, and the file of it. Replayed, it gives the same labels, but for brush strokes."""
 
 from __future__ import annotations
 

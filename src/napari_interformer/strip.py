@@ -27,7 +27,7 @@ _GAP_FROM = 5  # columns that are so wide stand apart
 
 @dataclass(frozen=True, eq=False)
 class StackState:
-    """What is so of each plane, in C order of the axes before (Y, X).
+    """The state of each plane, in C order of the axes before (Y, X).
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class StackState:
     current: int | None
 
     def tell(self, number: int) -> str:
-        """Say what is so of a plane."""
+        """Describe the state of a plane."""
         index = ", ".join(str(i) for i in np.unravel_index(number, self.leading))
         text = "encoded" if self.encoded[number] else "waiting to be encoded"
         if self.annotated[number]:
@@ -132,7 +132,7 @@ class PlaneStrip(QWidget):
         self._choose(event)
 
     def mouseMoveEvent(self, event: QMouseEvent) -> None:
-        """Go along with the mouse while its button is held."""
+        """Follow the mouse while its button is held."""
         if event.buttons() & Qt.MouseButton.LeftButton:
             self._choose(event)
 
@@ -141,7 +141,7 @@ class PlaneStrip(QWidget):
             self.chosen.emit(self.plane_at(event.pos().x()))
 
     def event(self, event: QEvent) -> bool:
-        """Say what the plane under the mouse is like, and what the colours mean."""
+        """Show the state of the plane under the mouse, and what the colours mean."""
         if event.type() == QEvent.Type.ToolTip and self.state is not None:
             help_event: QHelpEvent = event
             QToolTip.showText(help_event.globalPos(), self.tip(help_event.pos().x()), self)

@@ -65,69 +65,69 @@ TOLD_EVERY = 20  # steps between two reports of progress
 
 @dataclass(frozen=True)
 class TrainConfig(ClickConfig):
-    """Everything that shapes a training run, beside `ClickConfig`.
+    """Everything that shapes a training run, in addition to `ClickConfig`.
 
     Attributes
     ----------
     preset : str
-        Sizes of the network: light or tiny as in the paper (tiny is the larger one), or small as the one in the package.
+        Sizes of the network: light or tiny as in the paper (tiny is the larger one), or small like the one in the package.
     initial : str
-        Name or file of a model to start from instead of random weights; its sizes hold then.
+        Name or file of a model to start from, instead of random weights; its sizes are used.
     dataset : str
-        Layout of the folder: "folder" for images/ and labels/, or that of a published set: dsb2018, grabcut, berkeley,
-        davis or sbd.
+        Layout of the folder: "folder" for images/ and labels/, or a published data set: dsb2018, grabcut, berkeley, davis
+        or sbd.
     validation : float
-        Share of the images, by kind, that is never trained on.
+        Share of the images of each kind that is kept out of training.
     synthetic : float
-        Share of the crops that are synthetic images of `samples.py`; of the images, where a model is adapted.
+        Share of the crops that are from synthetic images (`samples.py`); with --adapt, the share of the images.
     synthetic_images : int
-        How many synthetic images are made (once, at the start).
+        How many synthetic images are made, once, at the start.
     exclude : str
-        Kinds of image and synthetic families that are left out, separated by commas: how good is a model on what it has
-        never seen?
+        Kinds of image and synthetic families to leave out, separated by commas; this shows how good a model is on what it
+        has never seen.
     steps : int
         Optimiser steps.
     minutes : float
-        Stop after this long even if steps are left (the learning rate follows whichever comes first); 0 for no limit.
+        Stop after this many minutes even if steps are left (the learning rate follows whichever ends first); 0 for no limit.
     crop_sizes : tuple of int
-        Sides of the square crops in pixels; each step takes one of them.
+        Sides of the square crops in pixels; each step uses one of them.
     pixels_per_step : int
-        Pixels encoded per step and device: the batch is this over the crop's area.
+        Pixels encoded per step and device; divided by a crop's area, this is the batch size.
     windows_per_step : int
-        Objects per step and device, at half the model's click window; fewer where the window is larger.
+        Objects per step and device, at half the model's click window; fewer if the window is larger.
     window_sizes : tuple of float
-        Sides of the window an object is decoded in, in click windows and rounded to multiples of 32; each step takes one
-        of them. Smaller ones are cheaper, and teach on a CPU what larger ones would.
+        Sides of the window in which an object is decoded, in click windows, rounded to multiples of 32; each step uses one
+        of them. Smaller ones are cheaper and teach much the same, which helps on a CPU.
     balance : float
-        How much more often an image of a rare kind is taken: its chance is the number of its kind's images to the power of
-        minus this. 0 takes every image as often, 1 every kind.
+        How much more often images of rare kinds are used: the chance of an image is the number of images of its kind to the
+        power of minus this. With 0, each image is equally likely; with 1, each kind.
     diameters : tuple of float
-        Range of an image's median object diameter in pixels after random magnification, log-uniform.
+        Range of an image's median object diameter after random magnification, in pixels; drawn log-uniformly.
     zoom : tuple of float
-        Least and greatest magnification; an image that would not fill a crop is magnified more.
+        Smallest and largest magnification; an image that would not fill a crop is magnified more.
     lr : float
-        Greatest learning rate of AdamW.
+        Peak learning rate of AdamW.
     weight_decay : float
         Weight decay of AdamW; norms, biases and embeddings are not decayed.
     layer_decay : float
-        Learning rate of each ViT layer relative to the next (0.65 for Light, 0.75 for Tiny when fine-tuning).
+        Learning rate of each ViT layer relative to the next one (0.65 for light, 0.75 for tiny when fine-tuning).
     warmup : int
         Steps of linear warm-up.
     average : float
-        Greatest decay of the running average of the weights, which is what is saved; it begins with less.
+        Largest decay of the running average of the weights, which is what is saved; the decay starts smaller.
     dense : float
-        Weight of a loss on the encoder alone: foreground and borders of all objects of a crop, read off the finest map
-        (not in the paper; for folders in which every object is labelled, else set it to 0).
+        Weight of a loss on the encoder alone: foreground and borders of all objects of a crop, predicted from the finest map
+        (not in the paper). Set it to 0 if not every object in the folder is labelled.
     precision : str
-        "bf16", "fp32" or "auto": bf16 on GPUs that have it.
+        "bf16", "fp32" or "auto", which is bf16 on GPUs that support it.
     device : str
-        "auto", "cpu" or "cuda"; with torchrun, each process takes the GPU of its number.
+        "auto", "cpu" or "cuda"; with torchrun, each process uses the GPU of its number.
     workers : int
-        Processes that make crops; 0 for none.
+        Number of processes that make crops; 0 for none.
     seed : int
-        Seed of the split, the synthetic images, the crops and the clicks.
+        Random seed for the split, the synthetic images, the crops and the clicks.
     save_minutes : float
-        How often the state is saved for resuming.
+        Minutes between two saves of the state from which training can be resumed.
     """
 
     preset: str = "small"

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 
 class Loaded(NamedTuple):
-    """The model that answers, by what name and device it was asked for."""
+    """The model that answers, and the name and device by which it was asked for."""
 
     name: str
     device: str
@@ -222,7 +222,7 @@ class Panel(QScrollArea):
         return Keys({Points: points, Labels: labels, Shapes: shapes}, self._safely, {Shapes: tools})
 
     def _safely(self, action: Callable[[], None], *_: Any) -> None:
-        """Do what a button or key says; what cannot be done is told in one sentence."""
+        """Do what a button or key asks for; if it cannot be done, say why in one sentence."""
         try:
             action()
         except Exception as error:
@@ -235,7 +235,7 @@ class Panel(QScrollArea):
     # ------------------------------------------------------------------------------------- encode
 
     def encode(self) -> None:
-        """Encode what is not encoded yet of the image chosen, in a thread, and let clicks begin."""
+        """Encode what is not encoded yet of the chosen image, in a thread, and let clicks begin."""
         if self.job is not None or self._adapting is not None:
             return
         source, store = self.form.source(), self.form.store_path()
@@ -261,9 +261,9 @@ class Panel(QScrollArea):
         return self._encodes.job
 
     def _undecided(self, features: Features) -> bool:
-        """Whether nobody knows yet if the current session, of other features, has an object that must not be lost.
+        """Whether it is not known yet if the current session, of other features, has an object that must not be lost.
 
-        A click that is just being answered is no less the person's than one that has been, and a commit may wait in line.
+        A click that is still being answered counts like any other, and a commit may be waiting in line.
         """
         annotator = self.annotator
         return annotator is not None and annotator.session.features is not features and annotator.busy
@@ -284,7 +284,7 @@ class Panel(QScrollArea):
             self._refresh()
 
     def _looked_for(self, source: Source) -> Part | None:
-        """Return what is to be encoded next: what a click waits for, or else what is in the middle of the screen."""
+        """Return what to encode next: what a click waits for, or else what is in the middle of the screen."""
         annotator, half = self.annotator, 0
         if annotator is not None and annotator.waiting:
             asked = annotator.waiting[0]
@@ -298,7 +298,7 @@ class Panel(QScrollArea):
         return click.plane, Box(x - half, y - half, x + half + 1, y + half + 1)
 
     def _wanted(self, _: Any = None) -> None:
-        """Let the encode take next what is looked for."""
+        """Have the part that is looked at encoded next."""
         if self.job is not None and (part := self._looked_for(self.job.source)) is not None:
             self._encodes.want(part)
 
@@ -340,7 +340,7 @@ class Panel(QScrollArea):
     # ----------------------------------------------------------------------------------- session
 
     def _prepared(self, job: EncodeJob, loaded: Loaded, features: Features) -> None:
-        """Let clicks begin: the model is loaded, and there is room for features that are still to come."""
+        """Let clicks begin: the model is loaded, and there is room for the features to come."""
         if any(layer not in self.viewer.layers for layer in job.source.layers):
             job.cancelled.set()
             return  # nobody can click on it any more
@@ -362,7 +362,7 @@ class Panel(QScrollArea):
         self.decoder.run(partial(warm_up, loaded.model), lambda _: None, self._failed)
 
     def _begin(self, source: Source, model: InterFormer, features: Features) -> None:
-        """Have layers and a session for these features; keep those there are if they fit."""
+        """Make layers and a session for these features; keep the existing ones if they fit."""
         annotator, clicks = self.annotator, self.clicks
         known = annotator is not None and annotator.session.features is features
         # Two layers may hold the same pixels, and share their features.
@@ -383,10 +383,10 @@ class Panel(QScrollArea):
         self.workspace.go_on()
 
     def _check_committed(self, annotator: Annotator, clicks: ClickLayer, source: Source) -> None:
-        """Refuse to begin on an image, or with other features, while there is an object that would be lost."""
+        """Refuse to begin with an image or with other features while there is an object that would be lost."""
         if annotator.session.prompts or annotator.waiting or annotator.busy:
             why = (
-                "other features would answer its clicks otherwise"
+                "other features would answer its clicks differently"
                 if clicks.source.image is source.image
                 else f"belongs to {clicks.source.image.name}"
             )
@@ -414,7 +414,7 @@ class Panel(QScrollArea):
         self._refresh()
 
     def _outdated(self) -> None:
-        """Encode no more of pixels that the image does not have any more."""
+        """Stop encoding pixels that the image no longer has."""
         self.cancel()
         self._image_shown()
 
@@ -463,7 +463,7 @@ class Panel(QScrollArea):
         self._change_model()
 
     def _change_model(self) -> None:
-        """Let the model chosen answer from the next click on, if it takes the features that are there."""
+        """Let the chosen model answer from the next click on, if it can use the features that are there."""
         annotator, before = self.annotator, self._loaded
         name, device = self.form.model_name(), self.form.device.currentText()
         if annotator is None or before is None or before.is_of(name, device):
@@ -480,7 +480,7 @@ class Panel(QScrollArea):
             if fits:
                 self._use(loaded)
             else:
-                show_info("This model sees images in its own way: press Encode to go on with it.")
+                show_info("This model needs features of its own: press Encode to continue with it.")
 
         def failed(error: Exception) -> None:
             if self.form.model_name() == name:
@@ -503,7 +503,7 @@ class Panel(QScrollArea):
         wanted, agreed = QInputDialog.getText(
             self,
             "Adapt to my images",
-            f"The model learns from the finished objects in {self.labels.layer.name}, for a few minutes.\n"
+            f"The model will learn from the finished objects in {self.labels.layer.name} for a few minutes.\n"
             "Name of the new model:",
             text=new_name(self.clicks.source.image.name),
         )
@@ -544,7 +544,7 @@ class Panel(QScrollArea):
             self.form.add_model(name)
             self._use(Loaded(name, device, adapted))
             show_info(
-                f"{name} has learnt from your objects and answers from now on; to undo that, choose {Path(before).name}."
+                f"{name} has learnt from your objects and is now in use; to go back, choose {Path(before).name}."
             )
 
         self.form.adapt_bar.setValue(0)
@@ -586,7 +586,7 @@ class Panel(QScrollArea):
             self.screen.go_to(self.clicks.source, plane)
 
     def _show_planes(self) -> None:
-        """Show in the strip what is so of each plane."""
+        """Show the state of each plane in the strip."""
         annotator, clicks, labels = self.annotator, self.clicks, self.labels
         if annotator is None or clicks is None or labels is None or (self._elsewhere and self.job is None):
             self.form.planes.show_state(None)
@@ -610,7 +610,7 @@ class Panel(QScrollArea):
 
     def _now(self) -> Annotator:
         if self.annotator is None:
-            raise ValueError("Clicks need an encoded image: choose one and press Encode.")
+            raise ValueError("Clicks need an encoded image: choose an image and press Encode.")
         return self.annotator
 
     def activate(self) -> None:
@@ -629,12 +629,12 @@ class Panel(QScrollArea):
         self.clicks.flip_selected()
 
     def draw_box(self) -> None:
-        """Let the next drag draw a box around the object, with napari's own tool; have clicks again if it was about to."""
+        """Let the next drag draw a box around the object, with napari's own tool; called again, return to clicks."""
         self._now()
         self.canvas.draw_box()
 
     def draw_line(self) -> None:
-        """Let the next drag draw a line through what belongs to the object, or does not; again, think better of it."""
+        """Let the next drag draw a line through what belongs to the object, or does not; called again, return to clicks."""
         self._now()
         self.canvas.draw_line()
 
@@ -643,7 +643,7 @@ class Panel(QScrollArea):
         self._now().undo()
 
     def redo(self) -> None:
-        """Make it again."""
+        """Make the change again that was undone."""
         self._now().redo()
 
     def _undo_there(self) -> None:
@@ -651,11 +651,11 @@ class Panel(QScrollArea):
         self._whose().undo()
 
     def _redo_there(self) -> None:
-        """Make it again."""
+        """Redo on the Labels layer."""
         self._whose().redo()
 
     def _whose(self) -> Annotator | Labels:
-        """Return who undoes on the Labels layer: napari knows what we wrote too, but not the clicks that it stands for."""
+        """Return what undoes on the Labels layer: napari can undo what we wrote, but does not know the clicks behind it."""
         annotator, labels = self._now(), self.labels
         assert labels is not None
         return annotator if annotator.can_undo or annotator.can_redo else labels.layer
@@ -683,13 +683,13 @@ class Panel(QScrollArea):
             self.annotator.session.object_size = pixels or None
 
     def pick(self) -> None:
-        """Let the next click on the canvas choose the object to go on with; a second time, think better of it."""
+        """Let the next click on the canvas choose the object to continue; called again, choose none."""
         annotator = self._now()
         assert self.labels is not None
         self.canvas.pick(self.labels.layer, annotator.edit, EDIT, "E")
 
     def pick_to_delete(self) -> None:
-        """Let the next click on the canvas choose an object to take out of the labels; a second time, think better of it."""
+        """Let the next click on the canvas choose an object to remove from the labels; called again, choose none."""
         annotator = self._now()
         assert self.labels is not None
         self.canvas.pick(self.labels.layer, annotator.delete, DELETE, "X")
@@ -705,7 +705,7 @@ class Panel(QScrollArea):
         source = self.clicks.source
         if plane is None or not self.screen.upright(source):
             raise ValueError(
-                "Find similar looks through what you see of a plane; show one in the 2-D view first."
+                "Find similar searches the part of a plane that is on screen; show a plane in the 2-D view first."
             )
         box = self.screen.seen(source, self.labels.layer)
         told = self._begin_carrying("InterFormer finds", "Finding: {} of {} places")
@@ -722,7 +722,7 @@ class Panel(QScrollArea):
         self._refresh()
 
     def _begin_carrying(self, name: str, text: str) -> tuple[Callable[[int, int], None], Callable[[], bool]]:
-        """Return what long work in the decoding thread tells of its progress to, and asks whether to stop."""
+        """Return two functions for long work in the decoding thread: one takes its progress, one says whether to stop."""
         job = self._carrying = Job()
 
         def told(done: int, most: int) -> None:
@@ -731,7 +731,7 @@ class Panel(QScrollArea):
         return told, partial(job.unwanted, self.decoder)
 
     def stop(self) -> None:
-        """Stop finding or carrying; what was reached by then is kept."""
+        """Stop finding or propagating; what is done so far is kept."""
         if self._carrying is not None:
             self._carrying.cancelled.set()
 
@@ -746,7 +746,7 @@ class Panel(QScrollArea):
     def browse_store(self) -> None:
         """Choose where features are kept."""
         path = QFileDialog.getExistingDirectory(
-            self, "Folder of features (.zarr): an existing one, or a new one"
+            self, "Folder for features (.zarr): an existing one or a new one"
         )
         if path:
             self.form.store.setText(path)
@@ -774,7 +774,7 @@ class Panel(QScrollArea):
             letters = axes if axes.strip("?") else letters[: len(axes)]  # what somebody said comes first
             return write_labels(path, labels, axes=f"{letters}YX", scale=sizes, unit=of_unit)
 
-        annotator.act(lambda saved: show_info(f"Labels are saved as {saved.name}."), work)
+        annotator.act(lambda saved: show_info(f"The labels were saved as {saved.name}."), work)
 
     def save_prompts(self) -> None:
         """Write every object's clicks, so that the work can be repeated."""
@@ -783,7 +783,7 @@ class Panel(QScrollArea):
         if path:
             file = _with_ending(path, ".json", (".json",))
             annotator.act(
-                lambda saved: show_info(f"Clicks are saved as {saved.name}."),
+                lambda saved: show_info(f"The clicks were saved as {saved.name}."),
                 lambda: annotator.session.save_prompts(file),
             )
 
@@ -802,7 +802,7 @@ class Panel(QScrollArea):
             annotator.act(session.adopt_saved, work)
 
     def restore(self) -> None:
-        """Replay what another session noted of this image."""
+        """Replay what another session recorded of this image."""
         _check_none_open(self._now(), "Restore")
         self.notes.restore()
 
@@ -845,7 +845,7 @@ class Panel(QScrollArea):
             self._image_shown()
 
     def _pixels_given(self, event: Any) -> None:
-        """Somebody gave an image other pixels."""
+        """Forget the features of an image that was given other pixels."""
         self._cache.drop(event.source)
 
     def _image_chosen(self, _: Any = None) -> None:
@@ -856,7 +856,7 @@ class Panel(QScrollArea):
             self.form.labels.choose(None)
         elif self.clicks is not None and image is self.clicks.source.image and labels is not None:
             self.form.labels.choose(labels.layer)
-        else:  # what was begun before the panel was closed, or another image was looked at, is gone on with
+        else:  # what was begun before the panel was closed, or another image was chosen, is continued
             self.form.labels.choose(labels_of(image, self.viewer.layers))
 
     # --------------------------------------------------------------------------------------- showing
@@ -867,13 +867,13 @@ class Panel(QScrollArea):
         return self.clicks is not None and self.form.image.layer() is not self.clicks.source.image
 
     def _image_shown(self) -> None:
-        """Show what is so of the image chosen."""
+        """Show the state of the chosen image."""
         if self.job is None or self._step is not None:
             self._show_ready()
         self._refresh()
 
     def _to_know(self) -> str:
-        """Say what a person should know before the next click."""
+        """Return what a person should know before the next click."""
         if self.annotator is None or self.clicks is None:
             return ""
         name = self.form.shortened(self.clicks.source.image.name)
@@ -883,7 +883,9 @@ class Panel(QScrollArea):
             return ""
         if self.viewer.dims.ndisplay == 3 and not self.canvas.picking:
             return "Clicks need the 2-D view."
-        return f"{name} has other data than was encoded: press Encode." if self.workspace.outdated else ""
+        if self.workspace.outdated:
+            return f"The pixels of {name} changed since it was encoded: press Encode."
+        return ""
 
     def _refresh(self) -> None:
         annotator = self.annotator
@@ -907,7 +909,7 @@ class Panel(QScrollArea):
     # --------------------------------------------------------------------------------------- the end
 
     def release(self) -> None:
-        """Give back keys, stop the threads; the Labels layer stays, and so do clicks that are not committed."""
+        """Release the keys and stop the threads; the Labels layer stays, and so do clicks that are not committed."""
         self.cancel()
         self.cancel_adapting()
         self.stop()
@@ -925,12 +927,12 @@ class Panel(QScrollArea):
             self.decoder.close()
 
     def closeEvent(self, event: QCloseEvent) -> None:
-        """Give everything back when closed as a window of its own."""
+        """Release everything when closed as a separate window."""
         self.release()
         super().closeEvent(event)
 
     def event(self, event: QEvent) -> bool:
-        """Give everything back when napari takes the panel out of its dock; be as wide as its style asks for."""
+        """Release everything when napari takes the panel out of its dock; be as wide as its style needs."""
         if event.type() in (QEvent.Type.Show, QEvent.Type.StyleChange):
             QTimer.singleShot(0, self.fit)
         if event.type() == QEvent.Type.ParentChange:
@@ -942,7 +944,7 @@ class Panel(QScrollArea):
         return bool(super().event(event))
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        """Be as wide as the form, which a scroll area watches, wants to be when its rows change, such as for channels."""
+        """Keep the scroll area as wide as the form when the form's rows change, such as for channels."""
         if watched is self.form and event.type() == QEvent.Type.LayoutRequest:
             self.fit()
         return bool(super().eventFilter(watched, event))
@@ -974,7 +976,7 @@ def _tell_found(count: int) -> None:
             f"{'them' if count > 1 else 'it'} back."
         )
     else:
-        show_info("No other object in view looks like the finished ones; click on one that you miss.")
+        show_info("No other object in view looks like the finished ones; if one is missing, click on it.")
 
 
 def _load(name: str, device: str) -> InterFormer:
@@ -986,24 +988,23 @@ def _load(name: str, device: str) -> InterFormer:
 
 
 def _check_none_open(annotator: Annotator, what: str) -> None:
-    """Refuse saved clicks while there is an object that they would get mixed up with."""
+    """Refuse saved clicks while there is an unfinished object that they would be mixed up with."""
     if annotator.session.prompts or annotator.waiting:
         raise ValueError(
-            f"{what} takes a panel without an open object; object {annotator.session.label} is not finished: commit or clear "
-            "it first."
+            f"{what} needs every object to be finished; object {annotator.session.label} is not: commit or clear it first."
         )
 
 
 def _with_ending(path: str, ending: str, known: Sequence[str]) -> Path:
-    """Add the ending that not every system's dialog adds, or not to a name with a dot.
+    """Add the ending, which some systems' dialogs do not add, or not to a name with a dot.
 
-    The dialog has not asked then whether a file is to be replaced.
+    In that case the dialog has not asked whether to replace a file.
     """
     if Path(path).suffix.lower() in known:
         return Path(path)
     named = Path(f"{path}{ending}")
     if named.exists():
         raise FileExistsError(
-            f"{named.name} is there already; choose it in the list to replace it, or another name."
+            f"{named.name} already exists; choose it in the list to replace it, or give another name."
         )
     return named

@@ -58,22 +58,22 @@ class Workspace:
     worker : WorkerThread
         Decodes.
     keys : Keys
-        Bound on the layers as long as there is a session.
+        Bound on the layers while there is a session.
     notes : Notes
         Told of the session and its changes.
     begun : callable
         Told that there is a new session.
     changed : callable
-        Told that something is otherwise than it was.
+        Told that something changed.
     outdated : callable
-        Told that the image got other pixels than those that were encoded.
+        Told that the image has other pixels than those that were encoded.
 
     Attributes
     ----------
     annotator, labels : Annotator, LayerLabels or None
         The session with what waits in line for it, and the layer it writes to; None if there is no session.
     outdated : bool
-        Whether the pixels that were encoded are not those of the image any more.
+        Whether the image has other pixels than those that were encoded.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Workspace:
         overwrite: bool = False,
         object_size: float | None = None,
     ) -> Annotator:
-        """Start a session that writes to a Labels layer, or to a copy if it must; if it cannot, nothing has changed."""
+        """Start a session that writes to a Labels layer, or to a copy if need be; if it fails, nothing has changed."""
         # Loads torch, which opening the panel need not wait for.
         from napari_interformer.session import Session
 
@@ -151,10 +151,10 @@ class Workspace:
             highest=0,  # as far as is known: see `_look_through`
         )
         if there and (self.labels is None or layer is not self.labels.layer) and lay_over(layer, source):
-            show_info(f"{layer.name} was laid over {source.image.name}, since nobody had said where it lies.")
+            show_info(f"{layer.name} had no position of its own, so it was aligned with {source.image.name}.")
         if there and not layer.visible:
             layer.visible = True  # napari cannot write to a layer that it has never drawn
-            show_info(f"{layer.name} was hidden; it is shown, since labels are written to it.")
+            show_info(f"{layer.name} was hidden; it is shown now, because objects are written to it.")
         self.end()
         array, image, records = _KNOWN.pop(layer, (None, "", []))
         if array is not None and array() is labels.array and image == features.image_fingerprint:
@@ -207,7 +207,7 @@ class Workspace:
         self._tell_changed()
 
     def _give_brush(self) -> None:
-        """Have napari's brush paint the object at hand, once for each; whoever chooses another label then paints that one."""
+        """Set napari's brush to the current object, once for each object; after that, a person can choose another label."""
         annotator, labels = self.annotator, self.labels
         if annotator is not None and labels is not None and annotator.session.prompts:
             label = annotator.session.label
@@ -215,9 +215,9 @@ class Workspace:
                 self._brush = labels.layer.selected_label = label
 
     def _look_through(self, annotator: Annotator, labels: LayerLabels, chosen: Labels) -> None:
-        """See which labels there are, in the decoding thread: a large stack takes long, and clicks wait for their number.
+        """See which labels there are, in the decoding thread: a large stack takes long, and clicks need a free number.
 
-        If they cannot be written to where they are, they are copied on the way.
+        Labels that cannot be written to are copied at the same time.
         """
         layer = labels.layer
         meanwhile = self._meanwhile = []
@@ -246,14 +246,14 @@ class Workspace:
                 layer.refresh()
                 chosen.visible = False
                 show_info(
-                    f"{chosen.name} cannot be written to: its objects were copied to {layer.name}, and new ones go there; "
+                    f"{chosen.name} cannot be written to: its objects were copied to {layer.name}, where new ones go, too; "
                     "save them with Save labels…."
                 )
 
         annotator.act(then, work, failed)
 
     def _take_over(self, annotator: Annotator, clicks: ClickLayer, labels: LayerLabels) -> None:
-        """Go on with the object that was not committed when the panel was closed."""
+        """Continue the object that was not committed when the panel was closed."""
         left = clicks.take_over(self._viewer.layers, labels.layer)
         if left is None:
             return
@@ -266,7 +266,7 @@ class Workspace:
         annotator.edited()
 
     def go_on(self) -> None:
-        """Take clicks: the image is as it was encoded, and the click layer is there, in its place and active."""
+        """Accept clicks: the pixels are those that were encoded, and the click layer is there, in place and active."""
         if self.annotator is not None and not self._canvas.there:
             self.annotator.show_on(self._canvas.renew_clicks())
             self._bind()
@@ -282,9 +282,9 @@ class Workspace:
             annotator.act(lambda _: annotator.session.change_model(model))
 
     def end(self, *, lost: bool = False) -> None:
-        """Stop writing to the labels, which stay as they are; the click layer stays too, empty, and takes no keys.
+        """Stop writing to the labels, which stay as they are; the click layer stays too, empty and without keys.
 
-        `lost` if that is because the image or the labels were removed.
+        `lost` says that this is because the image or the labels were removed.
         """
         self._let_go(lost=lost)
         if self.clicks is not None:
@@ -292,20 +292,20 @@ class Workspace:
         self._tell_changed()
 
     def leave(self) -> None:
-        """Give back keys; the Labels layer stays, and so do clicks that are not committed."""
+        """Release the keys; the Labels layer stays, and so do clicks that are not committed."""
         annotator, labels, clicks = self.annotator, self.labels, self.clicks
         self._let_go()
         if annotator and labels and clicks and clicks.read() and clicks.layer in self._viewer.layers:
             session = annotator.session
             label = 0 if session.empty or session.covered else session.label
-            # It is gone on with from its mask, in which boxes are, if they have been answered.
+            # It continues from its mask, which includes boxes that have been answered.
             given = [prompt for prompt in clicks.read() if not label or prompt not in session.boxes]
             self._canvas.leave_clicks(labels.layer, label, given)
         else:
             self._canvas.put_clicks_away()
 
     def _let_go(self, *, lost: bool = False) -> None:
-        """Have no session, and nothing of it on its layers."""
+        """Drop the session, and remove what it put on its layers."""
         self._canvas.stop_picking()
         self._keys.release()
         self._rest.stop()
@@ -328,7 +328,7 @@ class Workspace:
             self.annotator.expect(click)
 
     def _rested(self) -> None:
-        """Have the click answered that the mouse may be about to make, so that it need not be waited for."""
+        """Compute the answer to the click that the mouse may be about to make, so that nobody has to wait for it."""
         if self.annotator is None or self.clicks is None:
             return
         if self.annotator.busy:
@@ -363,7 +363,7 @@ class Workspace:
             self._worker.later(lambda: self._survey(planes) if self.labels is labels else None)
 
     def _drawn(self, _: Any) -> None:
-        """See what napari's own undo did, which tells nobody: the layer is drawn anew though the plane is the same."""
+        """See what napari's own undo did, of which there is no event: the layer is drawn anew on the same plane."""
         labels, before = self.labels, self._plane
         if labels is None or labels.layer.multiscale or labels.writing:
             return
@@ -372,13 +372,13 @@ class Workspace:
             self._survey([plane])
 
     def _survey(self, planes: Iterable[tuple[int, ...]]) -> None:
-        """Look which planes hold labels, in the decoding thread, once everything before is done."""
+        """Find out which planes hold labels, in the decoding thread, once everything before is done."""
         annotator, labels = self.annotator, self.labels
         if annotator is not None and labels is not None:
             annotator.act(lambda _: None, lambda: labels.survey(planes))
 
     def _replaced(self, _: Any) -> None:
-        """Somebody gave the Labels layer another array: go on with that one."""
+        """Continue with the new array that the Labels layer was given."""
         annotator, clicks, labels = self.annotator, self.clicks, self.labels
         if annotator is None or clicks is None or labels is None or finest(labels.layer) is labels.array:
             return
@@ -403,8 +403,8 @@ class Workspace:
         def go_on(_: None) -> None:
             if before.label <= annotator.highest:
                 show_warning(
-                    f"{labels.layer.name} got other data, which may hold object {before.label} already: it is left as it is "
-                    "there, and its clicks are gone; press E and click on an object to go on with it."
+                    f"The data of {labels.layer.name} changed and may already hold object {before.label}: it is left as it is "
+                    "there, and its clicks are gone; to continue it, press E and click on it."
                 )
                 return
             session.number_from(before.label)  # there is nothing of it: it is painted again
@@ -419,7 +419,7 @@ class Workspace:
     # -------------------------------------------------------------------------------- the other layers
 
     def _place(self, _: Any = None) -> None:
-        """Let what was made for the image lie where it lies now: somebody said how large its pixels are, or moved it."""
+        """Align what was made for the image with it: its pixel size or its position was changed."""
         clicks, labels = self.clicks, self.labels
         if clicks is None or labels is None or self.outdated:
             return
@@ -430,20 +430,20 @@ class Workspace:
             place(labels.layer, clicks.source)
 
     def pixels_replaced(self, _: Any = None) -> None:
-        """Somebody gave the image other pixels: what is encoded, and the current object, belong to those of before."""
+        """Note that the image was given other pixels: what is encoded, and the current object, belong to the old ones."""
         clicks = self.clicks
         if clicks is None or self.outdated:
             return  # told once
         self.outdated = True
         self._tell_outdated()
         show_warning(
-            f"{clicks.source.image.name} got other data; clicks are answered from what was encoded before: commit the "
-            "current object, then press Encode."
+            f"The pixels of {clicks.source.image.name} changed; clicks are still answered from what was encoded before: "
+            "commit the current object, then press Encode."
         )
 
     def look_for_layers(self) -> bool:
-        """See which of the layers that the session needs are gone; return whether the image is, and with it everything."""
-        layers, told = self._viewer.layers, "nothing is encoded again."
+        """See which layers that the session needs are gone; return whether the image is, and everything with it."""
+        layers, told = self._viewer.layers, "without encoding again."
         if self.clicks is None:
             return False
         self._canvas.look_for_shapes()
@@ -453,7 +453,7 @@ class Workspace:
             if annotator and labels and annotator.session.prompts and labels.layer in layers:
                 show_info(
                     f"{gone[0].name} was removed; object {annotator.session.label} stays as it is in {labels.layer.name}: to "
-                    "go on with it, encode again, press E and click on it."
+                    "continue it, encode again, press E and click on it."
                 )
             self.end(lost=True)
             self._canvas.put_clicks_away()
@@ -462,7 +462,7 @@ class Workspace:
         if self.labels is not None and self.labels.layer not in layers:
             # The click layer is kept: napari 0.9 crashes at the next new layer if both go in this order.
             self.end(lost=True)
-            show_info(f"The Labels layer was removed; Encode starts with another one, {told}")
+            show_info(f"The Labels layer was removed; Encode starts a new one, {told}")
         elif self.annotator is not None and self._canvas.newly_gone():
             self._tell_changed()
             show_info(f"The click layer was removed; Encode brings it back, {told}")
