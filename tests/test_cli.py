@@ -187,7 +187,10 @@ def test_saved_clicks_are_carried_through_the_stack_if_asked_for(
     session.save_prompts(tmp_path / "c.json")
     capsys.readouterr()
     assert run(*command, "--similar") == 1
-    assert "--similar needs an object that was clicked on as an example; there is none" in capsys.readouterr().err
+    assert (
+        "--similar needs an object that was clicked on as an example; there is none"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_picture_that_somebody_else_wrote_is_not_replaced(
@@ -383,9 +386,7 @@ def test_where_no_labels_can_be_written_is_told_before_anything_is_encoded(
     (tmp_path / "features.zarr").mkdir()
     monkeypatch.setattr("napari_interformer.checkpoint.load_model", None)
     assert run("segment", path, "--click", f"{y},{x}", "-o", tmp_path / "features.zarr") == 1
-    assert (
-        "features.zarr already exists, and napari-interformer did not write it" in capsys.readouterr().err
-    )
+    assert "features.zarr already exists, and napari-interformer did not write it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections import Counter
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from napari_interformer.prompts import BoxPrompt, Given, Mark
     from napari_interformer.session import Session
     from napari_interformer.train import Progress
+
+    EncodePart = Callable[[Sequence[tuple[Plane, Box]]], None]
 
 
 # ------------------------------------------------------------------------------------------ commands
@@ -258,10 +261,7 @@ def segment(
 
     import napari_interformer as ni
     from napari_interformer.files import LABEL_FILES, check_labels_file, write_labels
-    from napari_interformer.gaps import where_it_ends
-    from napari_interformer.geometry import Box
     from napari_interformer.image import Planes
-    from napari_interformer.prompts import Mask, NotEncodedError
     from napari_interformer.store import located
 
     read = {"the image": image}
@@ -286,57 +286,17 @@ def segment(
     if propagate or prompts:
         encode_shown(planes, encoded, network, device)
     session = ni.Session(encoded, network, object_size=object_size)
+    encode_part = partial(encode_shown, planes, encoded, network, device)
     without: dict[int, str] = {}  # objects that got no pixel, and why
-
-    def commit() -> None:
-        if session.covered:
-            without[session.label] = "all of it belongs to earlier objects"
-            session.clear()  # its number stays its own
-        elif session.empty:
-            without[session.label] = "nothing was found at its clicks or boxes"
-            session.clear()
-        else:
-            session.commit()
-
     if prompts is not None:
-        load_prompts(session, prompts)
-        if session.prompts:
-            commit()
-        if propagate:  # what has masks was carried, or taken from labels, when it was saved
-            there = pixels_of(session).keys()
-            bare = {
-                label
-                for label, said in session.objects.items()
-                if not any(isinstance(one, Mask) for one in said)
-            }
-            carry(session, sorted(bare & there))
+        replay(session, prompts, propagate, without)
     for one in everything:
         for prompt in one:
-            while True:  # until it needs nothing more: an object may go on beyond what was there
-                try:
-                    session.set_prompts((*session.prompts, prompt))
-                    break
-                except NotEncodedError as missing:
-                    encode_shown(planes, encoded, network, device, [(missing.plane, missing.box)])
+            give(session, prompt, encode_part)
         if propagate:
-            ends: list[Ended] = []
-            with bar("propagating", "plane") as line:
-                session.propagate(progress=lambda done, total: show(line, done, total), ended=ends.append)
-            if ends:
-                click.echo(f"object {session.label}: {where_it_ends(ends)}", err=True)
-        commit()
-    wrong: ValueError | None = None
-    clicked = clicked_on(session)
-    if similar and not clicked:
-        wrong = ValueError(
-            "--similar needs an object that was clicked on as an example; there is none: give clicks for one."
-        )
-    for plane in clicked if similar else ():
-        encode_shown(planes, encoded, network, device, [(plane, Box.of(planes.size))])
-        try:
-            find_similar(session, plane, propagate)
-        except ValueError as error:
-            wrong = error  # told once what was clicked on is written
+            propagate_shown(session)
+        commit(session, without)
+    wrong = similar_ones(session, propagate, encode_part) if similar else None
     write_labels(
         output,
         np.asarray(session.labels),
@@ -384,8 +344,8 @@ def train(ctx: click.Context, /, folder: Path, output: Path, only_adapt: bool, *
     """Train a model from FOLDER of images and label images (TIFF or PNG, matched by name).
 
     FOLDER holds images/ and labels/ with the same file names; a label image has 0 for the background and a number for
-    each object. If it is killed or interrupted, the same command continues from the state that was saved last. An existing model is
-    not replaced.
+    each object. If it is killed or interrupted, the same command continues from the state that was saved last. An
+    existing model is not replaced.
 
     \b
     several GPUs: torchrun --nproc-per-node 4 -m napari_interformer.cli train FOLDER -o model.safetensors
@@ -516,7 +476,9 @@ def tell_model(folder: Path, model: Path, kept: int, settings: dict[str, Any]) -
     for name in ("dataset", "validation", "seed"):
         if settings[name] != getattr(usual, name):
             words += [flag_of(name), settings[name]]
-    click.echo(f"kept for validation: {count(kept, 'image')}; to measure the model there: {shlex.join(map(str, words))}")
+    click.echo(
+        f"kept for validation: {count(kept, 'image')}; to measure the model there: {shlex.join(map(str, words))}"
+    )
 
 
 def _benchmark_config() -> type:
@@ -693,6 +655,74 @@ def clicked_on(session: Session) -> list[Plane]:
 
     prompts = (prompt for record in session.records for prompt in record.prompts)
     return sorted({prompt.plane for prompt in prompts if not isinstance(prompt, Mask)})
+
+
+def replay(session: Session, prompts: Path, propagate: bool, without: dict[int, str]) -> None:
+    """Replay saved clicks and commit the object that they end with; carry those that were not carried when they were saved."""
+    from napari_interformer.prompts import Mask
+
+    load_prompts(session, prompts)
+    if session.prompts:
+        commit(session, without)
+    if propagate:  # what has masks was carried, or taken from labels
+        bare = {
+            label for label, said in session.objects.items() if not any(isinstance(one, Mask) for one in said)
+        }
+        carry(session, sorted(bare & pixels_of(session).keys()))
+
+
+def give(session: Session, prompt: Given, encode_part: EncodePart) -> None:
+    """Add a prompt to the current object, and encode what its answer needs."""
+    from napari_interformer.prompts import NotEncodedError
+
+    while True:  # until it needs nothing more: an object may reach beyond what was there
+        try:
+            session.set_prompts((*session.prompts, prompt))
+            return
+        except NotEncodedError as missing:
+            encode_part([(missing.plane, missing.box)])
+
+
+def propagate_shown(session: Session) -> None:
+    """Carry the current object through the stack, show how far that is, and say where and why it ends."""
+    from napari_interformer.gaps import where_it_ends
+
+    ends: list[Ended] = []
+    with bar("propagating", "plane") as line:
+        session.propagate(progress=lambda done, total: show(line, done, total), ended=ends.append)
+    if ends:
+        click.echo(f"object {session.label}: {where_it_ends(ends)}", err=True)
+
+
+def commit(session: Session, without: dict[int, str]) -> None:
+    """Finish the current object, or note why it has no pixel; its number stays its own."""
+    if session.covered:
+        without[session.label] = "all of it belongs to earlier objects"
+        session.clear()
+    elif session.empty:
+        without[session.label] = "nothing was found at its clicks or boxes"
+        session.clear()
+    else:
+        session.commit()
+
+
+def similar_ones(session: Session, propagate: bool, encode_part: EncodePart) -> ValueError | None:
+    """Find what looks like the objects that were clicked on, plane by plane; return what was wrong, to be raised at the end."""
+    from napari_interformer.geometry import Box
+
+    clicked = clicked_on(session)
+    if not clicked:
+        return ValueError(
+            "--similar needs an object that was clicked on as an example; there is none: give clicks for one."
+        )
+    wrong = None
+    for plane in clicked:
+        encode_part([(plane, Box.of(session.features.size))])
+        try:
+            find_similar(session, plane, propagate)
+        except ValueError as error:
+            wrong = error
+    return wrong
 
 
 def find_similar(session: Session, plane: Plane, propagate: bool) -> None:
