@@ -143,6 +143,11 @@ class Annotator:
         return self._busy or bool(self._line)
 
     @property
+    def has_object(self) -> bool:
+        """Whether there is an object that is neither committed nor cleared: clicked on, edited, or waiting for its plane."""
+        return self.session.unfinished or bool(self.waiting)
+
+    @property
     def saved(self) -> Saved:
         """Every object's prompts, as the session's, with those of the current object that still wait for their plane."""
         saved = self.session.saved

@@ -384,7 +384,7 @@ class Panel(QScrollArea):
 
     def _check_committed(self, annotator: Annotator, clicks: ClickLayer, source: Source) -> None:
         """Refuse to begin with an image or with other features while there is an object that would be lost."""
-        if annotator.session.prompts or annotator.waiting or annotator.busy:
+        if annotator.has_object or annotator.busy:
             why = (
                 "other features would answer its clicks differently"
                 if clicks.source.image is source.image
@@ -430,7 +430,7 @@ class Panel(QScrollArea):
         ):
             return  # what is chosen counts at the next Encode
         try:
-            if annotator.session.prompts or annotator.waiting or annotator.busy:
+            if annotator.has_object or annotator.busy:
                 raise ValueError(
                     f"Object {annotator.session.label} belongs to {labels.layer.name}: commit [C] or clear [Shift+C] it, then "
                     "choose another layer."
@@ -989,7 +989,7 @@ def _load(name: str, device: str) -> InterFormer:
 
 def _check_none_open(annotator: Annotator, what: str) -> None:
     """Refuse saved clicks while there is an unfinished object that they would be mixed up with."""
-    if annotator.session.prompts or annotator.waiting:
+    if annotator.has_object:
         raise ValueError(
             f"{what} needs every object to be finished; object {annotator.session.label} is not: commit or clear it first."
         )
