@@ -311,7 +311,7 @@ def test_where_somebody_painted_the_highest_number_there_is_clicks_are_refused_a
     desk.annotator.painted(255, Stroke())
     desk.click(*desk.centres[0])
     desk.worker.all()
-    assert "hold no label 256" in desk.told[-1] and not desk.annotator.busy
+    assert "cannot hold label 256" in desk.told[-1] and not desk.annotator.busy
     assert not desk.session.prompts and not desk.paper.clicks and not desk.session.labels.any()
 
 
@@ -515,7 +515,7 @@ def test_an_object_is_deleted_after_the_one_at_hand_is_finished_even_if_it_is_th
     assert desk.at(2) == 0 and not desk.session.prompts and not desk.told
     desk.annotator.delete(9)
     desk.worker.all()
-    assert "delete takes a label" in desk.told[0] and (desk.at(0), desk.at(1)) == (1, 2)
+    assert "delete needs a label" in desk.told[0] and (desk.at(0), desk.at(1)) == (1, 2)
 
 
 def test_similar_objects_are_found_after_the_one_at_hand_is_finished_and_what_is_asked_meanwhile_waits():

@@ -195,7 +195,9 @@ def test_a_box_drawn_without_any_care_still_holds_a_pixel_of_the_image():
         for n in range(200):
             box = drawn_box(replace(SAMPLE, name=str(n)), label, config)
             assert not box.empty and Box.of(LABELS.shape).holds(box)
-    with pytest.raises(ValueError, match="box takes a share of the object's extent from 0 to 1; got 4"):
+    with pytest.raises(
+        ValueError, match="box takes a share of the object's extent, from 0 \\(exact\\) to 1; got 4"
+    ):
         replace(CONFIG, box=4)
 
 

@@ -116,8 +116,8 @@ def bad_files(folder, reference):
         ("another-network.pth", "not an InterFormer checkpoint"),
         ("missing.pth", "1 missing"),
         ("shape.pth", "1 of another shape"),
-        ("cut.safetensors", "not a whole safetensors file"),
-        ("no-config.safetensors", "without an InterFormer's configuration"),
+        ("cut.safetensors", "not a complete safetensors file"),
+        ("no-config.safetensors", "without an InterFormer configuration"),
     ],
 )
 def test_a_bad_file_is_refused_in_one_sentence(name, told, reference, tmp_path, capsys):
@@ -144,7 +144,7 @@ def test_a_checkpoint_that_unpacks_to_more_than_it_is_is_refused_before_it_does(
         ({"config": "{"}, "cannot be read"),
         ({"config": "[1, 2]"}, "cannot be read"),
         ({"notes": "7"}, "cannot be read"),
-        ({"colour": 1}, "newer version .it sets colour"),
+        ({"colour": 1}, "newer version of the package .it sets colour"),
         ({"layers": "two"}, "layers takes whole numbers above 0 to 65536; got 'two'"),
         ({"layers": None}, "layers takes"),
         ({"layers": 1000}, "fewer blocks than there are tensors"),
@@ -180,9 +180,9 @@ def test_an_odd_configuration_is_refused_in_one_sentence(metadata, told, small_m
     ("name", "tensor", "told"),
     [
         (7, torch.zeros(1), "no state_dict"),
-        ("backbone.patch_embed.weight", torch.zeros(24), "make no sense"),
-        ("backbone.pos_embed", torch.zeros(5), "make no sense"),
-        ("neck.stages.0.blocks.0.mlp.0.weight", torch.zeros(8, 0, 1, 1), "make no sense"),
+        ("backbone.patch_embed.weight", torch.zeros(24), "do not fit together"),
+        ("backbone.pos_embed", torch.zeros(5), "do not fit together"),
+        ("neck.stages.0.blocks.0.mlp.0.weight", torch.zeros(8, 0, 1, 1), "do not fit together"),
         ("backbone.pos_embed", torch.zeros(1, 1, 24), "window takes"),
         ("neck.norm0.weight", torch.zeros(8, dtype=torch.int), "1 of another shape or type"),
     ],

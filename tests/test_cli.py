@@ -157,7 +157,7 @@ def test_segment_writes_what_was_clicked_on_though_nothing_similar_can_be_looked
     tifffile.imwrite(tmp_path / "dark.tif", np.zeros((64, 64), np.uint8))  # one like the other
     command = ("segment", tmp_path / "dark.tif", "--click", "20,20", "--similar")
     assert run(*command, "-o", tmp_path / "labels.tif") == 1
-    assert "takes objects that look other than" in capsys.readouterr().err
+    assert "needs objects that look different from" in capsys.readouterr().err
     assert tifffile.imread(tmp_path / "labels.tif")[20, 20] == 1
 
 
@@ -346,7 +346,7 @@ def test_a_store_behind_a_url_is_read_and_never_made(
     assert tifffile.imread("labels.tif")[y, x] == 1
     for store, told, more in (
         ("memory://cli/part.zarr", "does not hold all that is needed", ()),
-        ("memory://cli/none.zarr", "is not there", ()),
+        ("memory://cli/none.zarr", "does not exist", ()),
         (kept, "another contrast", ("--contrast", "0,9")),
     ):
         assert run(*arguments, store, *more) == 1
@@ -489,7 +489,7 @@ def test_saved_clicks_of_another_model_are_replayed_and_it_is_said_in_one_line(
     saved_clicks(path, tmp_path / "clicks.json", model="another")
     assert run("segment", path, "--prompts", tmp_path / "clicks.json", "-o", tmp_path / "l.tif") == 0
     told = [line for line in capsys.readouterr().err.splitlines() if line and "encoding" not in line]
-    assert told == ["clicks.json was made with another model; this one answers its clicks in its own way."]
+    assert told == ["clicks.json was made with another model; this one may answer its clicks differently."]
 
 
 def saved_clicks(image: Path, path: Path, model: str = "") -> None:
@@ -641,7 +641,7 @@ WRONG = {
         2,
         ".png",
     ),
-    "a folder of planes": (["encode", "."], 1, ". is a folder and no zarr; give a single file"),
+    "a folder of planes": (["encode", "."], 1, ". is a folder, but not a zarr: give a single file"),
     "a tile that is no number": (["encode", "ok.tif", "--tile", "big"], 2, "whole"),
     "a tile of an odd size": (["encode", "ok.tif", "--tile", "100"], 1, "multiples of 32"),
     "a model over a folder": (["train", ".", "-o", "a.safetensors"], 1, "a.safetensors is a folder"),
@@ -670,7 +670,7 @@ WRONG = {
     "less than no images": (["benchmark", ".", "--images", "-1"], 1, "images takes 0 or more; got -1"),
     "a share of more than all": (["benchmark", ".", "--validation", "2"], 1, "from 0 to 1; got 2"),
     "overlaps in percent": (["benchmark", ".", "--thresholds", "85,90"], 1, "up to 1; got 85.0, 90.0"),
-    "boxes drawn in percent": (["benchmark", ".", "--box", "4"], 1, "extent from 0 to 1; got 4.0"),
+    "boxes drawn in percent": (["benchmark", ".", "--box", "4"], 1, "extent, from 0 (exact) to 1; got 4.0"),
     "a split of nothing": (["benchmark", ".", "--split", "test"], 1, "all, training, validation"),
     "crop sizes that are no numbers": (
         ["train", ".", "-o", "m.safetensors", "--crop-sizes", "a"],
@@ -898,4 +898,4 @@ def test_train_adapts_the_model_in_the_package(tmp_path: Path, capsys: pytest.Ca
     told = capsys.readouterr().out
     assert "adapted on 2 images\n" in told and "any good" not in told  # none of two is kept
     assert run("train", tmp_path / "data", "--adapt", "-o", model, "--steps", "1") == 1
-    assert "mine.safetensors is there already; name another output" in capsys.readouterr().err
+    assert "mine.safetensors already exists: name another output" in capsys.readouterr().err

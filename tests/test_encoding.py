@@ -445,7 +445,7 @@ def test_a_tile_too_large_for_the_device_says_so(rng):
 
     model.encode_pixels = none
     with pytest.raises(
-        MemoryError, match="128 x 128 pixels is too large for the memory of cpu; encode with a smaller"
+        MemoryError, match="128 x 128 pixels is too large for the memory of cpu: encode with a smaller"
     ):
         encode(rng.integers(0, 9, (200, 200)), model, device="cpu")
 
@@ -475,7 +475,7 @@ def test_cuda_where_there_is_none_leaves_no_store(rng, tmp_path):
         ({"tile": 64, "halo": 32}, "more than twice halo"),
         ({"tile": 0}, "more than twice halo"),
         ({"halo": -32}, "more than twice halo"),
-        ({"tile": "whole", "halo": 32}, "leave one out"),
+        ({"tile": "whole", "halo": 32}, "leave one of them out"),
         ({"tile": "all"}, "\"whole\" or None; got 'all'"),
         ({"device": "tpu"}, "device takes"),
         ({"contrast": "best"}, "contrast takes"),

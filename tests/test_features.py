@@ -103,7 +103,7 @@ def test_what_is_not_encoded_is_refused_and_the_rest_served(store):
     assert not features.ready((1,)) and features.ready_planes().tolist() == [False] * 3
     assert features.waiting((1,)) == [1, 2, 3, 4, 5] and len(features.waiting((0,))) == 6
     features.window((1,), Box(32, 32, 64, 64))
-    with pytest.raises(NotEncodedError, match=r"Plane 1 is not encoded at \(32, 32, 96, 64\) yet; encode it"):
+    with pytest.raises(NotEncodedError, match=r"Plane 1 is not encoded at \(32, 32, 96, 64\) yet: encode it"):
         features.window((1,), Box(32, 32, 96, 64))
     fill(features, [(1,)])
     assert features.ready((1,)) and features.ready_planes().tolist() == [False, True, False]
@@ -220,8 +220,8 @@ def test_a_store_of_something_else_is_refused_by_name(tmp_path, options, named):
     if named == "contrast":
         remedy = "the contrast they were"
     elif named == "image":
-        named, remedy = r"image \(or of other channels of it\)", "that image and those channels"
-    with pytest.raises(ValueError, match=f"holds features of another {named}; give {remedy}"):
+        named, remedy = r"image \(or of other channels of it\)", "the matching image and channels"
+    with pytest.raises(ValueError, match=f"holds features of another {named}: give {remedy}"):
         made(tmp_path / "x.zarr", **{"contrast": (0, 255), **options})
     assert Features.open(tmp_path / "x.zarr").ready((0,))
 
@@ -241,15 +241,15 @@ def test_what_is_no_store_is_refused_and_left_alone(tmp_path):
     (tmp_path / "cut" / "zarr.json").write_text('{"zarr_format": 3, "node_')
     for name in ("notes", "file", "group", "cut"):
         for attempt in (lambda path: Features.open(path), made):
-            with pytest.raises(ValueError, match=f"{name} is not a store of features; give"):
+            with pytest.raises(ValueError, match=f"{name} is not a store of features: give"):
                 attempt(tmp_path / name)
     assert (tmp_path / "notes" / "a.txt").read_text() == (tmp_path / "file").read_text() == "mine"
-    with pytest.raises(FileNotFoundError, match="not there"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         Features.open(tmp_path / "none.zarr")
 
 
 @pytest.mark.parametrize(
-    ("number", "told"), [(99, "newer version .*; update"), (1, "older version .*; encode again")]
+    ("number", "told"), [(99, "newer version .*: update"), (1, "older version .*: encode again")]
 )
 def test_a_store_of_another_version_is_refused(tmp_path, number, told):
     made(tmp_path / "x.zarr")
@@ -278,7 +278,7 @@ def test_a_damaged_tile_is_named(tmp_path):
     features = Features.open(tmp_path / "x.zarr")
     for plane, file in [((0,), "maps/c/0/0"), ((1,), "tiles/c/1/0")]:
         told = (
-            rf"could not be read from .*x\.zarr at tile 0 of plane \({plane[0]},\) .*; the store is damaged: copy it anew, or "
+            rf"could not be read from .*x\.zarr at tile 0 of plane \({plane[0]},\) .*: the store is damaged: copy it again, or "
             rf"delete {file} in it"
         )
         with pytest.raises(OSError, match=told):
@@ -306,7 +306,9 @@ def test_no_flipped_byte_goes_unnoticed(tmp_path):
         whole = file.read_bytes()
         for place in range(0, len(whole), max(1, len(whole) // 25)):
             file.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
-            with pytest.raises(OSError, match=r"the store is damaged: copy it anew, or delete .* and encode"):
+            with pytest.raises(
+                OSError, match=r"the store is damaged: copy it again, or delete .* and encode"
+            ):
                 read(Features.open(tmp_path / "x.zarr"))
         file.write_bytes(whole)
         read(Features.open(tmp_path / "x.zarr"))
@@ -332,7 +334,7 @@ def test_a_drive_that_is_gone_is_not_taken_for_a_damaged_store(tmp_path, monkeyp
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(zarr.Array, "__getitem__", gone)
-    with pytest.raises(OSError, match=r"tile 0 of plane \(0,\) .*Input/output error.*; see whether the disk"):
+    with pytest.raises(OSError, match=r"tile 0 of plane \(0,\) .*Input/output error.*: check that the disk"):
         features.window((0,), Box(0, 0, 32, 32))
 
 
@@ -489,10 +491,10 @@ def test_features_of_another_image_or_model_are_refused_when_opened(tmp_path, mo
     for options, named in [
         (
             {"image": other},
-            r"image \(or of other channels of it\); give that image and those channels, or another store",
+            r"image \(or of other channels of it\): give the matching image and channels, or another store",
         ),
-        ({"model": changed}, "model; give another store, or delete this one"),
-        ({"image": other, "model": changed}, r"image and model \(or of other channels of it\); give"),
+        ({"model": changed}, "model: give another store, or delete this one"),
+        ({"image": other, "model": changed}, r"image and model \(or of other channels of it\): give"),
     ]:
         with pytest.raises(ValueError, match=f"of another {named}"):
             Features.open(tmp_path / "x.zarr", mode=mode, **options)
@@ -515,7 +517,7 @@ def test_a_store_has_a_name(tmp_path, monkeypatch):
     (tmp_path / "else").touch()
     monkeypatch.chdir(tmp_path)
     for call in (made, Features.open):
-        with pytest.raises(ValueError, match="takes a path or a URL; got an empty one: name it"):
+        with pytest.raises(ValueError, match="needs a path or a URL; got an empty one: name it"):
             call("")
         with pytest.raises(ValueError, match="is not a store of features"):
             call(".")
@@ -574,7 +576,7 @@ def test_features_are_read_from_a_web_server_while_they_are_written(tmp_path):
                 reader.window(plane, writer.tiles[tile]), maps_of(writer, plane, tile), strict=True
             ):
                 np.testing.assert_allclose(got, wrote, rtol=1e-3)
-        with pytest.raises(FileNotFoundError, match="is not there: encode first"):
+        with pytest.raises(FileNotFoundError, match="does not exist: encode first"):
             Features.open(f"{address}/y.zarr")
         with pytest.raises(ValueError, match="of another model"):
             Features.open(f"{address}/x.zarr", model=SimpleNamespace(**{**vars(MODEL), "fingerprint": "n"}))
@@ -585,7 +587,7 @@ def test_a_web_server_that_serves_no_parts_of_files_is_named(tmp_path):
     writer = fill(made(tmp_path / "x.zarr"), [(0,)])
     with served(tmp_path, parts=False) as address:
         reader = Features.open(f"{address}/x.zarr")
-        with pytest.raises(OSError, match="see whether the server serves parts of files"):
+        with pytest.raises(OSError, match="check that the server serves parts of files"):
             reader.window((0,), writer.tiles[0])
 
 
@@ -647,7 +649,7 @@ def test_a_url_that_needs_another_package_says_so(scheme, remedy, monkeypatch):
 
     monkeypatch.setattr(stores.zarr, "open_group", missing)
     with pytest.raises(
-        ImportError, match=rf"behind {scheme}:// need another package \(Install afs .*\); {remedy}"
+        ImportError, match=rf"behind {scheme}:// need another package \(Install afs .*\): {remedy}"
     ):
         Features.open(f"{scheme}://bucket/x.zarr")
 
@@ -741,7 +743,7 @@ print(made("complete.zarr").finish())  # as encode does
     assert before.startswith("[True, False, False] ") and after == "[True, False, False]" and claimed == "[0]"
     for said, name in ((packed, "x.zarr"), (new, "y.zarr")):
         assert said.startswith(f"{name} could not be written to ")
-    assert "encode the rest where you may write" in packed and "choose a place that you may write to" in new
+    assert "encode the rest where you can write" in packed and "choose a place that you can write to" in new
     assert complete == "True"
 
 
@@ -848,7 +850,7 @@ print(features.ready((0,)), features.ready((1,)), len(features.window((0,), feat
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     said, state = run.stdout.splitlines()
-    assert said.startswith("x.zarr could not be written") and "free some room there" in said
+    assert said.startswith("x.zarr could not be written") and "free some space there" in said
     assert state == "True False 4"
     features = Features.open(tmp_path / "x.zarr")
     assert features.ready_planes().tolist() == [True, False, False]

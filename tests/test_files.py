@@ -240,12 +240,13 @@ def test_an_ome_tiff_of_which_a_file_is_missing_is_refused_not_made_black(tmp_pa
     whole = second.read_bytes()
     second.unlink() if there is None else second.write_bytes(there)
     with pytest.raises(
-        OSError, match=r"1 of the 5 planes of 0\.ome\.tif are not there: they lie in 1\.ome\.tif, .* beside"
+        OSError,
+        match=r"1 of the 5 planes of 0\.ome\.tif are missing: they are in 1\.ome\.tif, .* in one folder",
     ):
         read_image(first)
     second.write_bytes(whole)
     first.unlink()
-    with pytest.raises(OSError, match=r"4 of the 5 planes of 1\.ome\.tif .* lie in 0\.ome\.tif,"):
+    with pytest.raises(OSError, match=r"4 of the 5 planes of 1\.ome\.tif .* are in 0\.ome\.tif,"):
         read_image(second)
 
 
@@ -263,7 +264,7 @@ def test_planes_that_an_ome_tiff_never_had_are_black_and_that_is_told(tmp_path, 
     expected = stack[:4].copy()
     expected[1:3] = 0
     np.testing.assert_array_equal(read_image(tmp_path / "sparse.ome.tif").data[...], expected)
-    assert "2 of the 4 planes of sparse.ome.tif are not in its files; they are black" in caplog.text
+    assert "2 of the 4 planes of sparse.ome.tif are not in its files and are shown black" in caplog.text
 
 
 def test_an_ome_tiff_under_another_name_opens_without_a_word(tmp_path, stack, caplog):
@@ -320,11 +321,11 @@ def test_files_that_are_no_images(tmp_path, name, content, told):
 
 def test_folders_that_are_no_images(tmp_path, monkeypatch):
     with pytest.raises(
-        OSError, match=f"^{tmp_path.name} is a folder and no zarr; give a single file or a zarr"
+        OSError, match=f"^{tmp_path.name} is a folder, but not a zarr: give a single file or a zarr"
     ):
         read_image(tmp_path)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(OSError, match=r"^\. is a folder and no zarr"):
+    with pytest.raises(OSError, match=r"^\. is a folder, but not a zarr"):
         read_image(".")
     zarr.open_group(tmp_path / "g.zarr", mode="w")
     with pytest.raises(OSError, match="not a readable zarr image"):
@@ -617,7 +618,7 @@ def test_what_is_no_label_image_is_refused(tmp_path, labels, error, told):
         ({"scale": (1, 1, math.inf)}, "above 0"),
         ({"scale": ("1", "1", "1")}, "above 0"),
         ({"scale": (None, -1, 1)}, "above 0"),
-        ({"axes": "ZXY"}, r"axes takes Y and X last; got 'ZXY'"),
+        ({"axes": "ZXY"}, r"axes must end with Y and X; got 'ZXY'"),
         ({"translation": (1, 1)}, r"translation takes one number per axis .* got \(1, 1\)"),
         ({"translation": (1, 1, math.nan)}, "translation takes"),
     ],
@@ -637,7 +638,7 @@ def test_labels_that_cannot_be_written_leave_the_old_file(tmp_path, monkeypatch)
 
     monkeypatch.setattr(tifffile, "imwrite", full)
     with pytest.raises(
-        OSError, match=r"a\.tif could not be written .*No space left on device.*free some room"
+        OSError, match=r"a\.tif could not be written .*No space left on device.*free some space"
     ):
         write_labels(path, np.zeros((8, 8), np.uint8))
     assert path.read_bytes() == before
@@ -654,7 +655,7 @@ def test_labels_in_ome_zarr_that_cannot_be_put_in_place_leave_the_old_ones(tmp_p
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", refused)
-    with pytest.raises(OSError, match=r"a\.zarr could not be written .*that you may write to"):
+    with pytest.raises(OSError, match=r"a\.zarr could not be written .*that you can write to"):
         write_labels(path, np.zeros((8, 8), np.uint8))
     assert (Planes.of(path).data[...] == 1).all()
     assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
@@ -680,7 +681,7 @@ def test_labels_under_the_name_of_a_link_go_where_it_points(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["labels.png", "labels"])
 def test_labels_are_not_written_under_the_name_of_something_else(name, tmp_path):
-    with pytest.raises(ValueError, match=r"\.tif, \.tiff, \.zarr; got"):
+    with pytest.raises(ValueError, match=r"\.tif or \.tiff or \.zarr; got"):
         write_labels(tmp_path / name, np.ones((8, 8), np.uint8))
     assert list(tmp_path.iterdir()) == []
 
@@ -716,20 +717,20 @@ for write in (
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     told = run.stdout.splitlines()
-    assert len(told) == 3 and all("(File too large); free some room" in line for line in told), run.stdout
+    assert len(told) == 3 and all("(File too large): free some space" in line for line in told), run.stdout
     assert tifffile.imread(tmp_path / "a.tif").sum() == 64
     assert {p.name for p in tmp_path.iterdir()} == {"a.tif", "clicks.json", "m.safetensors"}
     assert {(tmp_path / name).read_bytes() for name in ("clicks.json", "m.safetensors")} == {b"before"}
 
 
 @pytest.mark.parametrize(
-    ("names", "told"), [(["raw", "b"], "with b and raw in it"), ([], "with no array in it")]
+    ("names", "told"), [(["raw", "b"], "that holds b and raw"), ([], "that holds no array")]
 )
 def test_of_a_zarr_group_that_is_no_image_the_arrays_are_named(names, told, tmp_path):
     group = zarr.open_group(tmp_path / "group.zarr", mode="w")
     for name in names:
         group.create_array(name, shape=(8, 8), dtype=np.uint8)
-    with pytest.raises(OSError, match=f"{told}.; give the path of an array"):
+    with pytest.raises(OSError, match=f"{told}.: give the path of an array"):
         read_image(tmp_path / "group.zarr")
 
 
@@ -739,7 +740,7 @@ def test_of_several_images_in_an_ome_tiff_the_first_is_taken_and_that_is_told(tm
         for position in (stack, stack[:2]):
             tiff.write(position, photometric="minisblack", metadata={"axes": "ZYX"})
     np.testing.assert_array_equal(np.asarray(read_image(path).data[:]), stack)
-    assert "positions.ome.tif holds 2 images; the first is taken, ZYX (5, 48, 70)" in caplog.text
+    assert "positions.ome.tif holds 2 images; the first one is used, ZYX (5, 48, 70)" in caplog.text
 
 
 def test_of_several_images_in_a_zarr_the_first_is_taken_and_that_is_told(tmp_path, stack, caplog):
@@ -750,18 +751,18 @@ def test_of_several_images_in_a_zarr_the_first_is_taken_and_that_is_told(tmp_pat
         group.create_array("0", data=stack[int(name == "1") :])
         group.attrs["multiscales"] = [{"datasets": [{"path": "0"}]}]
     np.testing.assert_array_equal(read_image(tmp_path / "all.zarr").data[...], stack)
-    assert "all.zarr holds 2 images; the first is taken: give all.zarr/1 for the next one" in caplog.text
+    assert "all.zarr holds 2 images; the first one is used: give all.zarr/1 for the next one" in caplog.text
 
 
 def test_of_a_plate_the_first_image_is_named(tmp_path):
     root = zarr.open_group(tmp_path / "p.zarr", mode="w", zarr_format=2)
     root.attrs["plate"] = {"wells": [{"path": "A/1"}, {"path": "A/2"}]}
     with pytest.raises(
-        OSError, match=r"p\.zarr .* \(a plate, with A/1/0 as the first of its images\); give the path"
+        OSError, match=r"p\.zarr .* \(it is a plate, whose first image is A/1/0\): give the path"
     ):
         read_image(tmp_path / "p.zarr")
     root.create_group("A/1").attrs["well"] = {"images": [{"path": "3"}]}
-    with pytest.raises(OSError, match=r"\(a well, with 3 as the first of its images\)"):
+    with pytest.raises(OSError, match=r"\(it is a well, whose first image is 3\)"):
         read_image(tmp_path / "p.zarr" / "A" / "1")
 
 
@@ -772,7 +773,7 @@ def test_axes_of_a_zarr_in_another_order_are_told(tmp_path, caplog):
         caplog.clear()
         group.attrs["multiscales"] = [{"axes": [{"name": n} for n in names], "datasets": [{"path": "0"}]}]
         read_image(tmp_path / "xyz.zarr")
-        assert ("axes of xyz.zarr come as x, y, z; the last two are taken" in caplog.text) == told
+        assert ("axes of xyz.zarr are x, y, z; the last two are used" in caplog.text) == told
 
 
 @pytest.mark.parametrize(
@@ -780,11 +781,11 @@ def test_axes_of_a_zarr_in_another_order_are_told(tmp_path, caplog):
     [
         (
             {"photometric": "miniswhite"},
-            "with black for its highest numbers; its numbers are taken as they are",
+            "with black for its highest values; its numbers are used as they are",
         ),
         (
             {"photometric": "palette", "colormap": np.zeros((3, 256), np.uint16)},
-            "in colours of its own; its numbers are taken as they are",
+            "in colours from its palette; its numbers are used as they are",
         ),
         ({"photometric": "minisblack"}, ""),
     ],
@@ -802,20 +803,20 @@ def test_of_files_of_other_programs_a_way_is_named(tmp_path, name):
         b"\x89HDF other bytes"
     )
     with pytest.raises(
-        OSError, match=f"{name} .*; save it as OME-TIFF or OME-Zarr first, for example in Fiji or with"
+        OSError, match=f"{name} .*: save it as OME-TIFF or OME-Zarr first, for example in Fiji or with"
     ):
         read_image(tmp_path / name)
 
 
 def test_of_a_zipped_zarr_it_is_said_to_unzip_it(tmp_path):
     (tmp_path / "a.zarr.zip").write_bytes(b"PK and so on")
-    with pytest.raises(OSError, match=r"a\.zarr\.zip .*; unzip it, and give what is in it\.$"):
+    with pytest.raises(OSError, match=r"a\.zarr\.zip .*: unzip it, and give the image in it\.$"):
         read_image(tmp_path / "a.zarr.zip")
 
 
 @pytest.mark.parametrize("url", ["https://example.org/a.zarr", Path("s3://a/b.tif")])
 def test_images_behind_urls_are_not_looked_for_on_disk(url):
-    with pytest.raises(FileNotFoundError, match=r"An image is read from disk; got \w+://\w.*: download it"):
+    with pytest.raises(FileNotFoundError, match=r"An image must be on disk; got \w+://\w.*: download it"):
         read_image(url)
 
 
@@ -858,7 +859,7 @@ def test_stacks_that_were_written_one_by_one_are_told(tmp_path, stack, caplog):
             tiff.write(one, photometric="minisblack")
         tiff.write(stack[0, :8, :8], photometric="minisblack")  # a thumbnail is not
     assert read_image(tmp_path / "two.tif").data.shape == stack.shape
-    assert "two.tif holds 2 images; the first is taken" in caplog.text
+    assert "two.tif holds 2 images; the first one is used" in caplog.text
 
 
 def test_a_png_may_be_as_large_as_it_is(tmp_path, monkeypatch):

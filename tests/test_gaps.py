@@ -12,6 +12,6 @@ def test_where_an_object_ends_comes_first_and_then_why():
     assert where_it_ends([unlike, Ended((9,), Reason.UNLIKE)]).startswith("Ends before planes 8 and 9: what")
     assert where_it_ends([unlike, gone]) == (
         "Ends before planes 8 and 15. Plane 8: what is there looks like the surroundings. "
-        "Plane 15: next to nothing is left of it."
+        "Plane 15: almost nothing is left of it."
     )
     assert "(0, 8), (0, 8), (0, 8) and (0, 8) and others" in where_it_ends([Ended((0, 8), Reason.UNLIKE)] * 9)

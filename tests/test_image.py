@@ -416,7 +416,7 @@ def test_planes_pass_through(stack):
         ([np.zeros((5, 5)), np.zeros((5, 5))], {}, ValueError, "numpy.stack"),
         (np.zeros((9, 8, 8)), {"channel_axis": 0}, ValueError, "one to three of the image's 9"),
         (np.zeros((9, 8, 8)), {"channel_axis": 3}, ValueError, "channel_axis takes"),
-        (np.zeros((8, 8)), {"channel_axis": 0}, ValueError, r"axes \(Y, X\) beside the channels"),
+        (np.zeros((8, 8)), {"channel_axis": 0}, ValueError, r"axes \(Y, X\) in addition to channels"),
         (np.zeros((9, 8, 8)), {"channel_axis": 0.5}, ValueError, "channel_axis takes .* got 0.5"),
         (np.zeros((9, 8, 8)), {"channel_axis": "C"}, ValueError, "channel_axis takes .* got 'C'"),
         (np.zeros((8, 8)), {"channels": (1,)}, ValueError, "channels takes"),
@@ -430,14 +430,14 @@ def test_planes_pass_through(stack):
         (np.zeros((3, 8, 8)), {"channel_axis": 0, "channels": [True, False]}, ValueError, "channels takes"),
         (np.zeros((8, 8, 9)), {"rgb": True}, ValueError, "rgb takes 3 or 4 colours; got 9"),
         (np.zeros((8, 8)), {"axes": "ZYX"}, ValueError, "axes takes one letter"),
-        (np.zeros((8, 8, 8)), {"axes": "YXZ"}, ValueError, "Y and X last"),
+        (np.zeros((8, 8, 8)), {"axes": "YXZ"}, ValueError, "end with Y and X"),
         (np.zeros((8, 8)), {"contrast": "best"}, ValueError, "auto, volume, plane"),
         (np.zeros((8, 8)), {"contrast": (5, 4)}, ValueError, "low not above high"),
         (np.zeros((8, 8)), {"contrast": (0, np.nan)}, ValueError, "low not above high"),
         (np.zeros((8, 8)), {"contrast": (1, 2, 3)}, ValueError, "low not above high"),
         (np.zeros((8, 8)), {"contrast": 3}, ValueError, "low not above high"),
         (Planes.of(np.zeros((8, 8))), {"channels": 0, "rgb": False}, ValueError, "got channels and rgb"),
-        ("no/such.tif", {}, FileNotFoundError, "not there"),
+        ("no/such.tif", {}, FileNotFoundError, "does not exist"),
     ],
 )
 def test_nonsense_gets_one_sentence(image, options, error, told):
@@ -462,7 +462,7 @@ def test_planes_and_boxes_outside_are_refused(stack):
         planes.read((5,))
     with pytest.raises(ValueError, match="plane takes"):
         planes.read(())
-    with pytest.raises(ValueError, match="box takes"):
+    with pytest.raises(ValueError, match="box must"):
         planes.read((0,), Box(0, 0, 71, 10))
 
 

@@ -44,6 +44,6 @@ def test_a_scribble_is_made_of_positions_of_any_kind():
 @pytest.mark.parametrize("positive", ["no", 0, None])
 def test_a_sign_is_true_or_false(positive):
     for make in (lambda: Click.at((1, 2), positive), lambda: Scribble.along([(1, 2), (3, 4)], positive)):
-        with pytest.raises(ValueError, match="positive takes True"):
+        with pytest.raises(ValueError, match="positive must be True"):
             make()
     assert Click.at((1, 2), np.True_).positive is True

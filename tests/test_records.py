@@ -18,9 +18,10 @@ def file(tmp_path):
 
 
 def test_a_file_that_is_not_there_or_a_folder_is_told(tmp_path):
-    for path, told in ((tmp_path / "none.json", "is not there"), (tmp_path, "is a folder")):
+    for path, told in ((tmp_path / "none.json", "does not exist"), (tmp_path, "is a folder")):
         with pytest.raises(
-            FileNotFoundError, match=rf"^Saved clicks are a file .*{path.name}', which {told}: check it\.$"
+            FileNotFoundError,
+            match=rf"^Saved clicks must be a file .*{path.name}', which {told}: check it\.$",
         ):
             Saved.read(path)
 
@@ -30,7 +31,7 @@ def test_a_file_that_may_not_be_read_is_told(file, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "read_bytes", refused)
-    with pytest.raises(OSError, match=r"^clicks\.json could not be read \(Permission denied\); check"):
+    with pytest.raises(OSError, match=r"^clicks\.json could not be read \(Permission denied\): check"):
         Saved.read(file)
 
 

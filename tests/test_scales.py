@@ -131,11 +131,11 @@ def test_without_the_image_everything_is_seen_as_it_is(model, tmp_path):
     whole = Session(opened, model, image=Planes.of(image, contrast=(0, 255)))
     whole.click((160, 160))
     assert whole._steps[-1].view.level < 0
-    with pytest.raises(ValueError, match="image takes the image that was encoded"):
+    with pytest.raises(ValueError, match="image must be the image that was encoded"):
         Session(opened, model, image=Planes.of(image.T[:300]))
-    with pytest.raises(ValueError, match="object_size takes pixels"):
+    with pytest.raises(ValueError, match="object_size takes a number of pixels"):
         Session(opened, model, object_size=0)
-    with pytest.raises(ValueError, match="object_size takes the image, too"):
+    with pytest.raises(ValueError, match="object_size needs the image"):
         Session(opened, model, object_size=150)
 
 

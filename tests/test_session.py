@@ -78,7 +78,7 @@ def test_clicks_are_removed_moved_and_flipped_by_their_number():
     assert s.clicks == (Click((), *CENTRES[2]), Click((), *CENTRES[1], False))
     for change in (s.remove, s.flip, lambda number: s.move(number, CENTRES[3])):
         for number in (2, -3):
-            with pytest.raises(IndexError, match="from 0 on, and there are 2; got"):
+            with pytest.raises(IndexError, match="from 0, and there are 2; got"):
                 change(number)
     with pytest.raises(IndexError):
         session().remove(0)
@@ -86,7 +86,7 @@ def test_clicks_are_removed_moved_and_flipped_by_their_number():
 
 @pytest.mark.parametrize("position", [5, (5,), ("a", 5), (float("nan"), 5), (float("inf"), 5), None])
 def test_a_position_that_is_none_is_refused(position):
-    with pytest.raises(ValueError, match=r"A click takes a position in pixels such as \(y, x\)"):
+    with pytest.raises(ValueError, match=r"A click needs a position in pixels such as \(y, x\)"):
         session().click(position)
 
 
@@ -137,7 +137,7 @@ def test_a_box_on_the_edge_of_the_image_is_what_is_inside_of_it():
     assert s.boxes == (BoxPrompt((), Box(0, 0, 41, 41)),)
     before = s.prompts
     for corners in [((-9, -9), (-1, 50)), ((500, 500), (600, 600)), ((0, 1, 1), (0, 5, 5))]:
-        with pytest.raises(ValueError, match="A box takes pixels inside the image"):
+        with pytest.raises(ValueError, match="A box needs pixels inside the image"):
             s.box(*corners)
     assert s.prompts == before
 
@@ -342,9 +342,9 @@ def test_a_box_whose_middle_has_no_value_is_refused():
     image[10:50, 10:50] = np.nan
     s = Session(encode(image, MODEL, contrast=(0, 255), device="cpu"), MODEL)
     for corners in [((16, 16), (47, 47)), ((1.5, 2), ("a", 3))]:
-        with pytest.raises(ValueError, match="A box takes"):
+        with pytest.raises(ValueError, match="A box needs"):
             s.box(*corners)
-    with pytest.raises(ValueError, match="A box takes whole numbers"):
+    with pytest.raises(ValueError, match="A box needs whole numbers"):
         s.set_prompts([BoxPrompt((), Box(1.5, 2, 20, 20))])
     assert not s.prompts
 
@@ -641,7 +641,7 @@ def test_an_image_that_was_not_encoded_is_refused():
 
 @pytest.mark.parametrize("size", [0, -1, np.inf, np.nan, "20"])
 def test_an_object_size_is_a_number_of_pixels(size):
-    with pytest.raises(ValueError, match="object_size takes pixels"):
+    with pytest.raises(ValueError, match="object_size takes a number of pixels"):
         session(object_size=size)
 
 
@@ -666,13 +666,17 @@ def test_an_objects_number_is_no_background(label):
 def test_a_number_is_given_once():
     given = session(labels=np.zeros(IMAGE.shape, np.uint8))
     given.click(CENTRES[0])
-    with pytest.raises(ValueError, match="object 1 is not finished"):
+    with pytest.raises(ValueError, match="object 1 is not: commit"):
         given.label = 7
     given.commit()
     given.label = 7
     given.click(CENTRES[1])
     given.commit()
-    for label, reason in ((7, "goes on with it"), (1, "goes on with it"), (300, "wider dtype")):
+    for label, reason in (
+        (7, "to continue that object"),
+        (1, "to continue that object"),
+        (300, "wider dtype"),
+    ):
         with pytest.raises(ValueError, match=reason):
             given.label = label
     given.label = 3  # left out so far
@@ -697,7 +701,7 @@ def test_planes_are_named_by_number_where_there_is_one_axis():
 
 @pytest.mark.parametrize(
     ("prompt", "told"),
-    [((20, 20), "got .20, 20.: make a click"), (Click((), 20.5, 20), "whole numbers; got .20.5, 20.")],
+    [((20, 20), "got .20, 20.: Click.at makes"), (Click((), 20.5, 20), "whole numbers; got .20.5, 20.")],
 )
 def test_what_is_no_prompt_changes_nothing(prompt, told):
     one = session()
@@ -902,7 +906,7 @@ def test_a_click_outside_changes_nothing(position):
     s = session(live=True)
     s.click(CENTRES[0])
     mask, labels = s.mask, s.labels.copy()
-    with pytest.raises(ValueError, match=r"takes a position"):
+    with pytest.raises(ValueError, match=r"needs a position"):
         s.click(position)
     np.testing.assert_array_equal(s.mask, mask)
     np.testing.assert_array_equal(s.labels, labels)
@@ -1232,12 +1236,12 @@ def test_lines_are_saved_and_replayed(tmp_path):
         ([], "at least one position; got none"),
         (
             [(5, 300), (5, 500)],
-            r"A scribble takes a position inside the image .* got \(5, 300\): draw on the image",
+            r"A scribble needs a position inside the image .* got \(5, 300\): draw on the image",
         ),
-        ([(5, 5), (5, "a")], "A scribble takes positions in pixels"),
+        ([(5, 5), (5, "a")], "A scribble needs positions in pixels"),
         ([(0, 5, 5), (1, 5, 9)], "one plane"),
         ([(0, 5, 5), (0, 5, 9)], "inside the image"),
-        (7, "A scribble takes positions in pixels"),
+        (7, "A scribble needs positions in pixels"),
     ],
 )
 def test_a_line_that_is_none_changes_nothing(positions, told):
@@ -1315,7 +1319,7 @@ def test_only_finished_objects_that_are_there_are_deleted():
     s = two_finished()
     before = np.array(s.labels)
     for wrong in (3, 0, -1, "a", 1.5):
-        with pytest.raises(ValueError, match="delete takes a label that is in the label image"):
+        with pytest.raises(ValueError, match="delete needs a label that is in the label image"):
             s.delete(wrong)
     s.click(CENTRES[4])
     with pytest.raises(ValueError, match="commit or clear it"):

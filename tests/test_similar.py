@@ -207,7 +207,7 @@ def test_a_session_with_an_open_object_or_without_a_finished_one_is_refused_and_
 def test_objects_that_look_like_their_surroundings_are_refused():
     labels = np.zeros(LABELS.shape, np.int32)
     labels[60:70, 60:70] = 1  # nothing but background
-    with pytest.raises(ValueError, match="look other than"):
+    with pytest.raises(ValueError, match="look different from"):
         Session(FEATURES, MODEL, labels).find_similar()
 
 

@@ -253,13 +253,13 @@ def test_labels_without_an_object_are_told(folder, tmp_path):
 def test_a_state_is_gone_on_with_by_the_same_run_only(folder, tmp_path, monkeypatch):
     output = tmp_path / "m.safetensors"
     train(folder, output, QUICK, cancelled=lambda: True)
-    with pytest.raises(ValueError, match=r"other settings: lr \(0.001 then, 0.01 now\). Repeat those"):
+    with pytest.raises(ValueError, match=r"other settings: lr \(0.001 then, 0.01 now\). Give those again"):
         train(folder, output, replace(QUICK, lr=0.01))
     with pytest.raises(ValueError, match="a run on other images"), monkeypatch.context() as other:
         other.setattr(Picture, "diameter", 7.0)
         train(folder, output, QUICK)
     trained = train(folder, output, replace(QUICK, save_minutes=1.0)).read_bytes()
-    with pytest.raises(FileExistsError, match=r"m\.safetensors is there already; name another output"):
+    with pytest.raises(FileExistsError, match=r"m\.safetensors already exists: name another output"):
         train(folder, output, QUICK)
     assert output.read_bytes() == trained
 
@@ -268,7 +268,7 @@ def test_a_model_beside_the_state_of_another_run_is_not_replaced(folder, tmp_pat
     output = tmp_path / "m.safetensors"
     train(folder, output, QUICK, cancelled=lambda: True)
     output.write_text("made by somebody meanwhile")
-    with pytest.raises(FileExistsError, match=r"or delete it to go on with m\.state\.pt"):
+    with pytest.raises(FileExistsError, match=r"or delete it to continue from m\.state\.pt"):
         train(folder, output, QUICK)
     assert output.read_text() == "made by somebody meanwhile"
 

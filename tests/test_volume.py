@@ -45,7 +45,7 @@ def test_times_within_depths_are_refused():
     planes[..., 20:40, 20:40] = 200
     session = Session(encode(Planes.of(planes, axes="ZTYX"), MODEL, device="cpu"), MODEL)
     session.click((1, 1, 30, 30))
-    with pytest.raises(ValueError, match="got ZTYX: encode the image with T before Z"):
+    with pytest.raises(ValueError, match="got ZTYX: swap T and Z"):
         session.propagate()
     assert session.planes == ((1, 1),)
 

@@ -1848,7 +1848,7 @@ def test_a_new_store_is_not_made_where_no_folder_is(window, tmp_path):
     image, _ = squares()
     window.form.store.setText(str(tmp_path / "no" / "x.zarr"))
     window.open(image)
-    assert "no is not there" in window.told[-1] and not list(tmp_path.glob("*"))
+    assert "no does not exist" in window.told[-1] and not list(tmp_path.glob("*"))
 
 
 def crash(window, monkeypatch, labels=None):

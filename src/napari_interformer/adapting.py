@@ -1,6 +1,6 @@
-"""A model learns from somebody's own finished labels, in minutes and without a GPU.
+"""A model learns from a person's own finished labels, in minutes and without a GPU.
 
-Features are stored and the encoder stays as it is, so only I-MSA and the head have to learn. The adapted model works on the
+Features are stored and the encoder stays as it is, so only I-MSA and the head have to learn. The adapted model works with the
 features that are there already.
 """
 
@@ -99,7 +99,7 @@ class AdaptConfig(ClickConfig):
 class Lesson:
     """An object in its window.
 
-    Four maps (C_i, h / s_i, w / s_i) float16, the object (h, w) bool, and what counts for nothing (h, w) bool.
+    Four maps (C_i, h / s_i, w / s_i) float16, the object (h, w) bool, and what does not count (h, w) bool.
     """
 
     maps: list[NDArray[np.float16]]
@@ -124,27 +124,27 @@ def adapt(
     model : InterFormer
         The model that made the features; it stays as it is.
     features : Features or sequence of Features
-        Of one or several images; planes that are not encoded are passed over.
+        Of one or several images; planes that are not encoded are skipped.
     labels : integer array or sequence of them
-        A label image of each one's shape: 0 is background, and every number above it an object; pixels below 0 count for
-        nothing. Objects may be missing.
+        A label image of the shape of each: 0 is background, every number above it an object, and pixels below 0 do not count.
+        Not every object has to be labelled.
     images : array, path or Planes, or sequence of them, optional
         The images, as `Planes.of` takes them, so that small and large objects are seen at the magnification at which a
-        session shows them; those that were encoded just now are known.
+        session shows them; features that were just encoded bring theirs.
     config : AdaptConfig, optional
         Defaults if None.
     progress, cancelled : callable, optional
-        Told after each step; asked before each, and before each plane and object is looked at, whether to stop.
+        Called after each step; called before each step, plane and object, to ask whether to stop.
 
     Returns
     -------
     InterFormer
-        It takes the same features. Save it with `save_model`.
+        It works with the same features. Save it with `save_model`.
 
     Raises
     ------
     TypeError
-        If `features` are something else.
+        If `features` are not features.
     ValueError
         If features, labels and images do not belong together, the features are another model's, or no labelled object
         lies on an encoded plane.
@@ -157,7 +157,7 @@ def adapt(
 
     def go_on() -> None:
         if cancelled is not None and cancelled():
-            raise CancelledError("Adapting was cancelled; the model is as it was.")
+            raise CancelledError("Adapting was cancelled; the model has not changed.")
 
     found = [_found(one, truth, go_on) for one, truth, _ in pairs]
     shares = _shares([len(objects) for objects in found], config.objects)
@@ -168,7 +168,7 @@ def adapt(
     ]
     if not lessons:
         raise ValueError(
-            "adapt takes finished labels; got none on an encoded plane: commit some objects first, the more varied the better."
+            "adapt needs finished labels; got none on an encoded plane: commit some objects first, the more varied the better."
         )
     log.info("adapting on %d objects", len(lessons))
     learner = copy.deepcopy(model)
@@ -225,7 +225,7 @@ def adapt_and_save(
     progress: Callable[[Progress], None],
     cancelled: Callable[[], bool],
 ) -> tuple[str, InterFormer]:
-    """Adapt a model to one image, and keep it among the user's models under the name wanted, or a free one like it.
+    """Adapt a model to one image, and save it among the user's models under the name wanted, or a similar free one.
 
     `before` is the name or path of the model it starts from; the rest is as for `adapt`.
 
@@ -244,32 +244,32 @@ def adapt_and_save(
     assert adapted.fingerprint == features.model_fingerprint
     if cancelled():
         path.unlink()
-        raise CancelledError("Adapting was cancelled; the model is as it was.")
+        raise CancelledError("Adapting was cancelled; the model has not changed.")
     return name, adapted
 
 
 def _pairs(
     model: InterFormer, features: Any, labels: Any, images: Any
 ) -> list[tuple[Features, LabelImage, Planes | None]]:
-    """Check what belongs together, and make lists of single ones."""
+    """Check that everything belongs together, and make lists of single items."""
     if isinstance(features, Features):
         features, labels, images = [features], [labels], [images]
     elif not isinstance(features, Sequence) or not all(isinstance(one, Features) for one in features):
         raise TypeError(
-            f"adapt takes a model, features and labels, in this order; got {type(features).__name__} for the features: encode "
-            "the image for them."
+            f"adapt takes a model, features and labels, in this order; got {type(features).__name__} for the features: make "
+            "them with encode."
         )
     images = [None] * len(features) if images is None else images
     if not len(features) == len(labels) == len(images) or not features:
         raise ValueError(
-            f"adapt takes one label image for each image's features; got {len(labels)} for {len(features)}, and "
+            f"adapt takes one label image for the features of each image; got {len(labels)} for {len(features)}, and "
             f"{len(images)} images."
         )
     pairs = []
     for one, truth, image in zip(features, labels, images, strict=True):
         if one.model_fingerprint != model.fingerprint:
             raise ValueError(
-                "adapt takes features of the model that is to be adapted; got another one's: encode the image with this model."
+                "adapt takes features from the model to be adapted; got another model's: encode the image with this model."
             )
         check_labels(truth, one)
         image = image_of(one, image)
@@ -288,7 +288,7 @@ def _found(features: Features, labels: LabelImage, go_on: Callable[[], None]) ->
 
 
 def _shares(counts: Sequence[int], most: int) -> list[int]:
-    """Share out `most` objects among images that have so many: evenly, and what one lacks goes to those that have more."""
+    """Divide `most` objects among images that have `counts`: evenly, and what one lacks goes to those that have more."""
     shares = [0] * len(counts)
     for number, i in enumerate(sorted(range(len(counts)), key=counts.__getitem__)):
         shares[i] = min(counts[i], most // (len(counts) - number))
@@ -306,7 +306,7 @@ def _lessons(
     rng: np.random.Generator,
     go_on: Callable[[], None],
 ) -> list[Lesson]:
-    """Return objects of an image in their windows, at most so many of those found, drawn at random."""
+    """Return objects of an image in their windows, at most `most` of those found, drawn at random."""
     lessons = []
     for number in rng.permutation(len(found))[:most]:
         go_on()
@@ -334,7 +334,7 @@ def _lessons(
 def _ignored(
     labels: LabelImage, plane: Plane, size: tuple[int, int], level: int, window: Box
 ) -> NDArray[np.bool_]:
-    """Return what of a window in working pixels counts for nothing: beyond the image, and labels below 0."""
+    """Return what does not count of a window in working pixels: what is beyond the image, and labels below 0."""
     image = covered(window, level, size)
     seen, below = to_working(np.asarray(labels[(*plane, *image.slices)]) < 0, image, level)
     return cut(below, seen, window, True)
@@ -359,7 +359,7 @@ def _window(model: InterFormer, seen: Box, size: tuple[int, int], rng: np.random
 def _batches(
     lessons: Sequence[Lesson], config: AdaptConfig, smallest: int, rng: np.random.Generator
 ) -> Iterator[list[Lesson]]:
-    """Draw lessons with windows of one size, for ever; each lesson is as likely as another."""
+    """Draw lessons with windows of one size, without end; each lesson is equally likely."""
     groups: dict[tuple[int, ...], list[Lesson]] = {}
     for lesson in lessons:
         groups.setdefault(lesson.target.shape, []).append(lesson)

@@ -1,11 +1,11 @@
-"""How many clicks does it take? The field's protocol, for our model and for what everybody has already.
+"""How many clicks does it take? The usual protocol, for our model and for standard methods.
 
-A simulated user clicks at the deepest point of the deeper error until the mask is good or 20 clicks are spent
+A simulated user clicks at the deepest point of the deeper error until the mask is good or 20 clicks are used up
 (Huang et al., ICCV 2023, section 4.2; before them Sofiiuk et al., 2022, whose rule for errors that are equally deep,
-"outside of the object", holds here too). Every method sees the same objects and gets its own clicks from its own errors.
-With `BenchmarkConfig.box`, a box drawn around the object stands for the first click.
+"outside of the object", is used here, too). Every method sees the same objects and gets its own clicks from its own errors.
+With `BenchmarkConfig.box`, a box drawn around the object replaces the first click.
 
-NoF counts objects that never reach a threshold. Others count those that reach it with the very last click as well.
+NoF counts objects that never reach a threshold. Others also count those that reach it only with the last click.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class BenchmarkConfig:
     }
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be measured, before images are read."""
+        """Refuse settings that cannot be measured, before images are read."""
         if self.split not in SPLITS:
             raise ValueError(f"split takes one of {', '.join(SPLITS)}; got {self.split!r}.")
         check_settings(self, self.allowed)
@@ -113,21 +113,21 @@ class BenchmarkConfig:
             raise ValueError(f"validation takes a share of the images from 0 to 1; got {self.validation}.")
         if self.box is not None and not 0 <= self.box <= 1:
             raise ValueError(
-                f"box takes a share of the object's extent from 0 to 1; got {self.box}: 0 is exact."
+                f"box takes a share of the object's extent, from 0 (exact) to 1; got {self.box}."
             )
         if not self.thresholds or not all(0 < one <= 1 for one in self.thresholds):
             raise ValueError(
-                f"thresholds takes IoU above 0 and up to 1; got {', '.join(map(str, self.thresholds)) or 'none'}."
+                f"thresholds takes IoU values above 0 and up to 1; got {', '.join(map(str, self.thresholds)) or 'none'}."
             )
         if 0 < self.until < max(self.thresholds):
             raise ValueError(
                 f"until takes an IoU of at least the highest threshold, {max(self.thresholds)}; got {self.until}: objects "
-                "whose clicks end before it would count as failures."
+                "whose clicks end earlier would count as failures."
             )
 
     @property
     def least_pixels(self) -> int:
-        """Pixels of the smallest object that is clicked on."""
+        """Number of pixels of the smallest object that is clicked on."""
         return self.smallest or (SPECK if self.dataset in ("folder", "dsb2018") else 1)
 
 
@@ -152,7 +152,7 @@ class BoxAnnotator(Annotator, Protocol):
         """Answer a box drawn around the object with the object's mask (Y, X)."""
 
 
-# Image to annotator; whatever depends on the image alone is done here, and timed apart.
+# Image to annotator; whatever depends on the image alone is done here, and timed separately.
 Method = Callable[["NDArray[Any]"], Annotator]
 
 
@@ -173,21 +173,21 @@ class Trial:
 
     @property
     def given(self) -> tuple[Box | Clicked, ...]:
-        """All that the method was told, in order."""
+        """All that the method was given, in order."""
         return self.clicks if self.box is None else (self.box, *self.clicks)
 
     def iou_after(self, clicks: int) -> float:
-        """Return the IoU after that many clicks; where fewer were needed, the last one's."""
+        """Return the IoU after that many clicks; if fewer were needed, after the last one."""
         return self.ious[min(clicks, len(self.ious)) - 1]
 
     def clicks_to(self, threshold: float, most: int) -> int | None:
-        """Return the clicks until `threshold`, or None if `most` are not enough."""
+        """Return the number of clicks until `threshold`, or None if `most` are not enough."""
         return next((n for n, value in enumerate(self.ious[:most], 1) if value >= threshold), None)
 
 
 @dataclass
 class Result:
-    """What a method did on all objects."""
+    """The results of a method on all objects."""
 
     method: str
     trials: list[Trial] = field(default_factory=list)
@@ -201,8 +201,8 @@ class Result:
     def summary(self, config: BenchmarkConfig, kind: str | None = None) -> dict[str, float]:
         """Return the figures over all objects, or those of one kind of image.
 
-        ms/click is all the time after a click: also that of encoding a window of a small or large object at another
-        magnification, at its first click. s/MP is the encoding ahead of time, of the image as stored, alone.
+        ms/click is the whole time after a click, including that of encoding the window of a small or large object at another
+        magnification, at its first click. s/MP is the time for encoding the image as stored, ahead of the clicks.
         """
         trials = [t for t in self.trials if kind is None or t.kind == kind]
         figures: dict[str, float] = {"objects": len(trials)}
@@ -248,7 +248,7 @@ class InterFormerAnnotator:
 
 
 class _Seeded:
-    """What the two baselines share: seeds at the clicks, and background around a window that holds them.
+    """What the two baselines have in common: seeds at the clicks, and background around a window that holds them.
 
     Without the window's border as background, a single positive click would flood the image. Where the window
     ends at the image's own border there is no such seed: objects are cut there, and background is not implied.
@@ -325,7 +325,7 @@ class RandomWalkerAnnotator(_Seeded):
     beta = 1000.0
 
     def fill(self, box: Box, seeds: NDArray[np.int32]) -> NDArray[np.integer]:
-        """Let a walk from each pixel decide by the seed it is likeliest to meet first."""
+        """Give each pixel the label of the seed that a random walk from it is likeliest to meet first."""
         part = self.grey[box.slices]
         if seeds.min() > 0 or not (seeds == 2).any() or part.min() == part.max():
             return seeds
@@ -369,7 +369,7 @@ def choose(everything: Sequence[Sample], config: BenchmarkConfig) -> list[Sample
         rng = np.random.default_rng(config.seed)
         chosen = [chosen[i] for i in sorted(rng.choice(len(chosen), config.images, replace=False))]
     if not chosen:
-        raise ValueError(f"The {config.split} split holds no images; take more images, or split=all.")
+        raise ValueError(f"The {config.split} split holds no images: use more images, or split=all.")
     return chosen
 
 
@@ -380,7 +380,7 @@ def measure(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Click on every object of every sample with every method; pixels without a value (NaN) count for nothing."""
+    """Click on every object of every sample with every method; pixels without a value (NaN) do not count."""
     samples = [with_values(sample) for sample in samples]
     results = {name: Result(name) for name in methods}
     for done, sample in enumerate(samples, 1):
@@ -396,7 +396,7 @@ def measure(
             progress(done, len(samples))
     if not any(result.trials for result in results.values()):
         raise ValueError(
-            f"The benchmark takes images with objects of at least {config.least_pixels} pixels; got none."
+            f"The benchmark needs images with objects of at least {config.least_pixels} pixels; got none."
         )
     return Report(config, list(results.values()), samples)
 
@@ -450,9 +450,9 @@ FARTHEST = 2.5  # sigma; nobody is off by more
 
 
 def drawn_box(sample: Sample, label: int, config: BenchmarkConfig) -> Box | None:
-    """Return a box as a person draws it around an object, the same at each run; None if the object starts with a click.
+    """Return a box as a person draws it around an object, the same in each run; None if the object starts with a click.
 
-    That is so, too, if the middle of the box has no value, which a session takes for no object.
+    It does so, too, if the middle of the box has no value, because a session refuses such a box.
     """
     if config.box is None:
         return None
@@ -475,7 +475,7 @@ def drawn_box(sample: Sample, label: int, config: BenchmarkConfig) -> Box | None
 
 @dataclass(frozen=True)
 class Report:
-    """All results, and the samples they were made on."""
+    """All results, and the samples on which they were made."""
 
     config: BenchmarkConfig
     results: list[Result]

@@ -57,7 +57,7 @@ class Checkpoint:
     notes: dict[str, str]
 
     def __str__(self) -> str:
-        """Say what was found, a line each."""
+        """Return what was found, one item per line."""
         size = self.config
         count = sum(t.numel() for name, t in self.tensors.items() if ".running_" not in name)
         lines = [
@@ -70,7 +70,7 @@ class Checkpoint:
 
 
 def user_models() -> Path:
-    """Return the folder in which a user's own models lie."""
+    """Return the folder of a user's own models."""
     return Path(platformdirs.user_data_dir(NAME)) / "models"
 
 
@@ -81,7 +81,7 @@ def models() -> dict[str, Path]:
 
 
 def new_name(wanted: str) -> str:
-    """Return a name for a new user's model: the one wanted, as files can be called, with a number if it is taken."""
+    """Return a name for a user's new model: the one wanted, made fit for files, with a number if it is taken."""
     name = re.sub(r"[^\w .()+-]+", "-", wanted.removesuffix(".safetensors"))[:50].strip(" .-") or "model"
     taken = {other.casefold() for other in models()}  # to some systems, a and A are one file
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
@@ -106,11 +106,11 @@ def load_model(source: str | Path | None = None, device: str | torch.device = "c
     TypeError
         If `source` is neither text nor a path.
     ValueError
-        If the file is not a checkpoint, is cut short, holds code or misses tensors.
+        If the file is not a checkpoint, is cut short, holds code or lacks tensors.
     """
     if source is not None and not isinstance(source, str | os.PathLike):
         raise TypeError(
-            f"load_model takes a model's name or a path; got {type(source).__name__}: None is the default model."
+            f"load_model takes a model's name or a path; got {type(source).__name__}: for the default model, leave it out."
         )
     target = resolve_device(device)
     names = models()
@@ -118,7 +118,7 @@ def load_model(source: str | Path | None = None, device: str | torch.device = "c
     if not path.is_file():
         raise FileNotFoundError(
             f"load_model takes a model's name ({', '.join(names) or 'none is installed'}) or a path to a .safetensors "
-            f"or .pth file; got {str(source or DEFAULT_MODEL)!r}, which is neither."
+            f"or .pth file; got {str(source or DEFAULT_MODEL)!r}, which is neither: check it."
         )
     return build(read_checkpoint(path)).to(target)
 
@@ -129,7 +129,7 @@ def build(checkpoint: Checkpoint) -> InterFormer:
     Raises
     ------
     ValueError
-        If tensors are missing, left over or of another shape or type than the configuration asks for.
+        If tensors are missing, left over or of another shape or type than the configuration requires.
     """
     with torch.device("meta"):
         model = InterFormer(checkpoint.config)
@@ -144,7 +144,9 @@ def build(checkpoint: Checkpoint) -> InterFormer:
             ),
         }
         told = "; ".join(f"{len(names)} {what} ({names[0]}, ...)" for what, names in wrong.items() if names)
-        raise ValueError(f"An InterFormer of these sizes takes {len(expected)} tensors; got {told}.")
+        raise ValueError(
+            f"An InterFormer of these sizes has {len(expected)} tensors; got {told}: copy or download the file again."
+        )
     # Weights may lie in half precision in the file; counters stay whole numbers.
     full = {name: t.float() if t.is_floating_point() else t for name, t in checkpoint.tensors.items()}
     model.load_state_dict(full, assign=True)
@@ -215,11 +217,11 @@ def _read_safetensors(path: Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except safetensors.SafetensorError as error:
         raise ValueError(
-            f"{path.name} is not a whole safetensors file ({error}); copy or download it again."
+            f"{path.name} is not a complete safetensors file ({error}): copy or download it again."
         ) from None
     if "config" not in metadata:
         raise ValueError(
-            f"{path.name} is a safetensors file without an InterFormer's configuration; give one that this package "
+            f"{path.name} is a safetensors file without an InterFormer configuration: give one that this package "
             "wrote (napari-interformer convert or train)."
         )
     known = {field.name for field in fields(InterFormerConfig)}
@@ -229,11 +231,11 @@ def _read_safetensors(path: Path) -> Checkpoint:
         told, notes = None, None
     if not isinstance(told, dict) or not isinstance(notes, dict):
         raise ValueError(
-            f"{path.name} has a configuration or notes that cannot be read; copy or download it again."
+            f"{path.name} has a configuration or notes that cannot be read: copy or download it again."
         )
     if unknown := sorted(told.keys() - known):
         raise ValueError(
-            f"{path.name} was written by a newer version (it sets {', '.join(unknown)}); update the package."
+            f"{path.name} was written by a newer version of the package (it sets {', '.join(unknown)}): update the package."
         )
     options: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in told.items()
@@ -265,11 +267,11 @@ def _read_reference(path: Path) -> Checkpoint:
             else "is not a PyTorch checkpoint, or is damaged"
         )
         raise ValueError(
-            f"{path.name} {reason}, so it was not loaded; ask for a file with weights only."
+            f"{path.name} {reason}, so it was not loaded: ask for a file with weights only."
         ) from None
     except Exception:  # whatever a parser meets in bytes that are something else
         raise ValueError(
-            f"{path.name} is not a PyTorch checkpoint, or is cut short; copy or download it again."
+            f"{path.name} is not a PyTorch checkpoint, or is cut short: copy or download it again."
         ) from None
     state = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if (
@@ -278,7 +280,7 @@ def _read_reference(path: Path) -> Checkpoint:
         or not all(isinstance(n, str) and isinstance(t, Tensor) for n, t in state.items())
     ):
         raise ValueError(
-            f"{path.name} holds no state_dict of tensors; give a checkpoint of the InterFormer reference."
+            f"{path.name} holds no state_dict of tensors: give a checkpoint of the InterFormer reference."
         )
     tensors = {}
     for name, tensor in state.items():
@@ -294,7 +296,7 @@ def _read_reference(path: Path) -> Checkpoint:
         ) from None
     except (ValueError, LookupError, ArithmeticError):
         raise ValueError(
-            f"{path.name} is not an InterFormer checkpoint: the shapes of its tensors make no sense together."
+            f"{path.name} is not an InterFormer checkpoint: the shapes of its tensors do not fit together."
         ) from None
     _check(path, config, len(tensors))
     meta = content.get("meta")
@@ -315,11 +317,11 @@ _MOST = 2**16  # more of anything is damage
 
 
 def _check(path: Path, config: InterFormerConfig, tensors: int) -> None:
-    """Refuse a configuration of which no model can be made, before anything is made of it."""
+    """Refuse a configuration from which no model can be made, before one is made."""
 
     def refuse(name: str, takes: str) -> None:
         raise ValueError(
-            f"{path.name} has a configuration that no InterFormer has: {name} takes {takes}; got "
+            f"{path.name} has a configuration that no InterFormer can have: {name} takes {takes}; got "
             f"{getattr(config, name)!r}: copy or download it again."
         )
 
@@ -350,7 +352,7 @@ def _check(path: Path, config: InterFormerConfig, tensors: int) -> None:
     if any(c > d for c, d in zip(config.coarse_depths, config.depths, strict=True)):
         refuse("coarse_depths", f"at most depths, {config.depths}")
     if config.layers + sum(config.depths) > tensors:
-        refuse("layers", f"with depths, fewer blocks than there are tensors, {tensors}")
+        refuse("layers", f"together with depths, fewer blocks than there are tensors, {tensors}")
     if config.zoom_expansion < 1:
         refuse("zoom_expansion", "1 or more")
     if config.diameters and config.diameters[0] > config.diameters[1]:
@@ -358,14 +360,14 @@ def _check(path: Path, config: InterFormerConfig, tensors: int) -> None:
 
 
 def infer_config(tensors: Mapping[str, Any]) -> InterFormerConfig:
-    """Read a reference model's sizes off its tensors' shapes.
+    """Infer a reference model's sizes from the shapes of its tensors.
 
-    The click radius and the zoom-in numbers leave no trace in the tensors: the paper's are assumed.
+    The click radius and the zoom-in numbers cannot be seen in the tensors: the paper's are assumed.
 
     Raises
     ------
     KeyError
-        If a tensor that tells a size is missing.
+        If a tensor from which a size follows is missing.
     """
 
     def count(prefix: str) -> int:

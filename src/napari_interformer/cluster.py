@@ -1,8 +1,8 @@
 """Encode with many processes, each of which writes its own tiles into the store: on a Dask cluster, or on several devices.
 
-Only names and numbers travel: a worker opens the image, the store and the model itself, once, so all of them must lie where
-all workers see them. What a lost worker had finished lies in the store; what it had not goes to those that remain. A cluster
-gets one task per plane; on one machine, the devices share the tiles of each plane, too.
+Only names and numbers are sent: a worker opens the image, the store and the model itself, once, so they must be where all
+workers can see them. What a lost worker had finished is in the store; the rest goes to the remaining workers. A cluster gets
+one task per plane; on one machine, the devices share the tiles of each plane, too.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Job:
     Attributes
     ----------
     image, store : str
-        Where they lie for all workers; the store may be a URL.
+        Where all workers find them; the store may be a URL.
     model : str or None
         As `load_model` takes it.
     channel_axis, channels, contrast
@@ -72,7 +72,7 @@ class Job:
     device : str
         As `encode` takes it; "auto" is each worker's own choice.
     run : str
-        Different for each: what a worker opened for one run may have been deleted or replaced before the next.
+        Different for each run, because what a worker opened for one may be deleted or replaced before the next.
     """
 
     image: str
@@ -108,7 +108,7 @@ def encode_on(
     image, store : path
         As for `encode`; the image is a file or a zarr, not an array.
     model : str or path, optional
-        As `load_model` takes it; a file must lie where all workers see it.
+        As `load_model` takes it; a file must be where all workers can see it.
     channel_axis, channels, contrast, device, tile, halo
         As for `encode`.
     progress : callable, optional
@@ -117,14 +117,14 @@ def encode_on(
     Returns
     -------
     Features
-        With all planes; those that were there already are not made again.
+        With all planes; existing ones are not made again.
 
     Raises
     ------
     ValueError, OSError
         As `encode` does, here or on a worker.
     RuntimeError
-        If workers are lost again and again, or the store lacks in the end what they say they wrote.
+        If workers are lost again and again, or if, in the end, the store lacks what they report to have written.
     """
     job = _job(image, store, model, channel_axis, channels, contrast, device)
     job, features, waiting, count = _begin(job, tile, halo)
@@ -138,7 +138,7 @@ def encode_on(
                 task.result()
             except distributed.KilledWorker as error:
                 raise RuntimeError(
-                    f"Workers were lost whenever they encoded plane {tasks[task]}; see their logs: they may need more memory."
+                    f"Workers were lost whenever they encoded plane {tasks[task]}: see their logs; they may need more memory."
                 ) from error
             now = count.more(waiting[tasks[task]], tasks[task])
             if progress is not None:
@@ -149,15 +149,15 @@ def encode_on(
     while not features.finish():
         if time.monotonic() > until:
             raise RuntimeError(
-                f"The workers say that all is encoded, but {store} lacks some of it: see that it was not deleted meanwhile and "
-                "that they see the same folder as you; the same command makes what is missing."
+                f"The workers report that everything is encoded, but some of it is missing in {store}: check that it was not "
+                "deleted meanwhile, and that they see the same folder as you; the same command encodes what is missing."
             )
         time.sleep(LOOK)
     return features
 
 
 def _as_done(client: Any, tasks: Iterable[Any]) -> Iterator[Any]:
-    """Yield tasks as they are done, and say so when there is nobody to do them."""
+    """Yield tasks as they are done, and warn when there are no workers to do them."""
     coming = _needed("distributed").as_completed(tasks)
     seen, alone = time.monotonic(), False
     while not coming.is_empty():
@@ -174,8 +174,8 @@ def _as_done(client: Any, tasks: Iterable[Any]) -> Iterator[Any]:
                 alone = True
                 address = client.scheduler.address
                 log.warning(
-                    "waiting for workers: none is connected to %s; start some with `dask worker %s`, or wait for the batch "
-                    "system to run their jobs",
+                    "Waiting for workers: none is connected to %s; start some with `dask worker %s`, or wait for the batch "
+                    "system to run their jobs.",
                     *(address, address),
                 )
 
@@ -207,18 +207,18 @@ def encode_with(
     Returns
     -------
     Features
-        With all planes; those that were there already are not made again.
+        With all planes; existing ones are not made again.
 
     Raises
     ------
     ValueError, OSError, MemoryError
-        As `encode` does, if what one device failed at no other could do.
+        As `encode` does, if no other device could do what one failed at.
     RuntimeError
         If processes ended before all was done.
     """
     if isinstance(devices, str) or not devices:
         raise ValueError(
-            f"devices takes a list of at least one, such as ['cuda:0', 'cuda:1']; got {devices!r}."
+            f"devices takes a list of at least one device, such as ['cuda:0', 'cuda:1']; got {devices!r}."
         )
     job = _job(image, store, model, channel_axis, channels, contrast)
     job, features, waiting, count = _begin(job, tile, halo)
@@ -247,7 +247,7 @@ def encode_with(
                     working.pop(one).join()
                     continue
                 if isinstance(said, Exception):
-                    log.warning("one device less: %s", said)
+                    log.warning("Continuing with one device less: %s", said)
                     failed.append(said)
                 elif progress is not None:
                     progress(count.more(1, said))
@@ -263,13 +263,13 @@ def encode_with(
     if failed:
         raise failed[0]
     raise RuntimeError(
-        f"The processes on {', '.join(map(str, devices))} ended before all was encoded, perhaps for want of memory; the same "
-        "command goes on from there."
+        f"The processes on {', '.join(map(str, devices))} ended before everything was encoded, perhaps for lack of memory: the "
+        "same command continues from there."
     )
 
 
 def _encode_share(job: Job, planes: Sequence[tuple[int, ...]], cores: int, told: Connection) -> None:
-    """In a process of its own: encode what nobody else does, and tell the plane of each tile, or an error."""
+    """Encode, in a separate process, what no other process does, and send the plane of each tile, or an error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asked for it hears it too, and ends this
     torch.set_num_threads(cores)
     try:
@@ -285,7 +285,7 @@ def _encode_share(job: Job, planes: Sequence[tuple[int, ...]], cores: int, told:
 
 
 class _Count:
-    """How far many are together: tiles in all, and those that are left."""
+    """The progress of many processes together: tiles in all, and tiles left."""
 
     def __init__(self, total: int, left: int) -> None:
         self.total, self.before, self.left = total, left, left
@@ -308,7 +308,7 @@ def _job(
     contrast: Contrast,
     device: str = "auto",
 ) -> Job:
-    """Name everything so that other processes find it."""
+    """Describe everything so that other processes find it."""
     return Job(
         str(Path(image).absolute()),
         str(store) if "://" in str(store) else str(Path(store).absolute()),
@@ -323,7 +323,7 @@ def _job(
 def _begin(
     job: Job, tile: Tile, halo: int | None
 ) -> tuple[Job, Features, dict[tuple[int, ...], int], _Count]:
-    """Make room for the features; return the job for workers, the room, how many tiles each plane waits for, and a count."""
+    """Make room for the features; return the job for workers, the room, the tiles missing on each plane, and a count."""
     planes = _planes(job)
     features = room_for(planes, load_model(job.model), store=job.store, tile=tile, halo=halo)
     waiting = {plane: len(tiles) for plane in planes.plane_indices() if (tiles := features.waiting(plane))}
@@ -338,13 +338,13 @@ def _planes(job: Job) -> Planes:
 
 
 def _absolute(model: str | Path) -> str:
-    """Return what names a model on every worker: a path that is not relative, or a name as it is."""
+    """Return what a model is called on every worker: an absolute path, or a name as it is."""
     path = Path(model)
     return str(path.absolute()) if path.is_file() and str(model) not in models() else str(model)
 
 
 def _encode_plane(job: Job, plane: tuple[int, ...]) -> int:
-    """Encode what is left of a plane; return how many tiles that were."""
+    """Encode what is left of a plane; return the number of tiles encoded."""
     planes, features, model = _opened(job)
     return sum(1 for _ in encode_tiles(planes, features, model, device=model.device, only=[plane]))
 
@@ -359,7 +359,7 @@ def _opened(job: Job) -> tuple[Planes, Features, InterFormer]:
 
 @contextmanager
 def cluster(*, scheduler: str | None = None, jobqueue: str | None = None, workers: int = 1) -> Iterator[Any]:
-    """Connect to a scheduler, or start workers through a batch system; give them back in the end.
+    """Connect to a scheduler, or start workers through a batch system; release them in the end.
 
     Parameters
     ----------
@@ -379,7 +379,7 @@ def cluster(*, scheduler: str | None = None, jobqueue: str | None = None, worker
     ImportError
         If Dask's packages are not installed.
     ValueError, ConnectionError
-        If the batch system is not known or has no configuration, or nothing answers at the address.
+        If the batch system is unknown or not configured, or nothing answers at the address.
     """
     distributed = _needed("distributed")
     if jobqueue is None:
@@ -399,7 +399,7 @@ def cluster(*, scheduler: str | None = None, jobqueue: str | None = None, worker
         started = queue()
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"The {jobqueue} jobs need cores and memory ({error}): set them in dask-jobqueue's jobqueue.yaml."
+            f"Jobs for {jobqueue} need cores and memory ({error}): set them in dask-jobqueue's jobqueue.yaml."
         ) from error
     with started, distributed.Client(started) as client:
         started.scale(jobs=workers)

@@ -1,7 +1,7 @@
 """Crops: labelled images go in, and out come batches of crops with the windows of their objects.
 
-A crop of microscopy holds dozens of objects, so it teaches many of them at once. Nothing here knows of the network, but for
-the size of the window it looks through.
+A crop of a microscopy image holds dozens of objects, so it teaches many of them at once. Nothing here knows of the network,
+except for the size of the window in which it decodes.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ LEVELS = np.concatenate([np.linspace(0, 2, 21), np.linspace(98.5, 100, 31)])
 class Picture:
     """An image to crop from: pixels (Y, X) or (Y, X, 3) as stored, labels (Y, X), and what kind of image it is.
 
-    Labels below 0 are pixels that count for nothing, and become -1; those of objects are renumbered without gaps.
+    Labels below 0 are pixels that do not count, and become -1; those of objects are renumbered without gaps.
     """
 
     pixels: NDArray[np.generic]
@@ -63,7 +63,7 @@ class Picture:
     kind: str = ""
 
     def __post_init__(self) -> None:
-        """Renumber the objects: then counting them takes no room for numbers that are not there."""
+        """Renumber the objects, so that counting them takes no memory for numbers that are not used."""
         labels = relabel_sequential(np.maximum(self.labels, 0))[0].astype(np.int32)
         labels[self.labels < 0] = -1
         object.__setattr__(self, "labels", labels)
@@ -75,7 +75,7 @@ class Picture:
 
     @functools.cached_property
     def quantiles(self) -> NDArray[np.float64]:
-        """The finite pixels' percentiles at `LEVELS`; zeros if there are none."""
+        """The percentiles of the finite pixels at `LEVELS`; zeros if there are none."""
         values = self.pixels[np.isfinite(self.pixels)]
         values = values.astype(np.promote_types(values.dtype, np.uint8))  # of truth values there are none
         return np.percentile(values, LEVELS) if values.size else np.zeros(len(LEVELS))
@@ -92,13 +92,13 @@ class Picture:
 
     @property
     def diameter(self) -> float:
-        """Median diameter of the objects in pixels, each taken for a disk; specks, which teach nothing, do not count."""
+        """Median diameter of the objects in pixels, each taken as a disk; specks, which teach nothing, do not count."""
         areas = self.areas[self.areas >= LEAST_PIXELS]
         return float(np.sqrt(4 * np.median(areas) / np.pi)) if len(areas) else 1.0
 
 
 def training_pictures(folder: str | Path, config: TrainConfig) -> tuple[list[Picture], int]:
-    """Return the images of the training split, and how many are kept from it."""
+    """Return the images of the training split, and how many are kept out of it."""
     everything = list(datasets.load(config.dataset, folder))
     chosen, kept = datasets.split(everything, fraction=config.validation, seed=config.seed)
     check_some(chosen, kept, config.validation)
@@ -114,13 +114,13 @@ def training_pictures(folder: str | Path, config: TrainConfig) -> tuple[list[Pic
     ]
     if not pictures:
         raise ValueError(
-            f"train takes images to learn from; exclude names the kinds of all {len(chosen)}: leave one of them out of it."
+            f"train needs images to learn from; exclude names the kinds of all {len(chosen)}: take a kind out of exclude."
         )
     useful = [picture for picture in pictures if picture.largest >= LEAST_PIXELS]
     if not useful:
         raise ValueError(
-            f"train takes labelled images; none of the {len(pictures)} that are trained on has an object of "
-            f"{LEAST_PIXELS} pixels: 0 is background and every other number an object."
+            f"train needs labelled images; none of the {len(pictures)} that are trained on has an object of "
+            f"{LEAST_PIXELS} pixels: check the labels, in which 0 is background and every other number an object."
         )
     return useful, len(kept)
 
@@ -129,7 +129,7 @@ def check_some(chosen: Sequence[datasets.Sample], kept: Sequence[datasets.Sample
     """Refuse a split that leaves nothing to learn from."""
     if not chosen:
         raise ValueError(
-            f"train takes images to learn from; validation {validation} keeps all {len(kept)} from it: give a smaller share."
+            f"train needs images to learn from; validation {validation} keeps all {len(kept)} from it: give a smaller share."
         )
 
 
@@ -139,7 +139,7 @@ def excluded(config: TrainConfig) -> set[str]:
 
 
 def synthetic_pictures(config: TrainConfig, cancelled: Callable[[], bool] | None = None) -> list[Picture]:
-    """Return synthetic images, the same for the same seed, made by as many processes as crops are; fewer if cancelled."""
+    """Return synthetic images, the same for the same seed, made by `config.workers` processes; fewer if cancelled."""
     make = functools.partial(_synthetic_picture, config)
     made: list[Picture] = []
 
@@ -177,20 +177,20 @@ def _synthetic_picture(config: TrainConfig, number: int) -> Picture:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's crops and objects, as little as it takes: it goes from process to process and on to the device.
+    """One step's crops and objects, kept small because it goes from process to process and then to the device.
 
     Attributes
     ----------
     pixels : (B, 3, S, S) uint8
         RGB.
     labels : (B, S, S) int8, int16 or int32
-        The objects of each crop, numbered from 1; -1 where pixels count for nothing.
+        The objects of each crop, numbered from 1; -1 where pixels do not count.
     objects : (N, 4) int64
         Which crop each object lies in, its number there, and the top and left edge of its window.
     window : int
         The side of all windows.
     seed : int
-        For the clicks.
+        Random seed for the clicks.
     """
 
     pixels: Tensor
@@ -214,7 +214,7 @@ class Batch:
 
     @property
     def ignored(self) -> Tensor:
-        """What counts for nothing within each object's window: (N, w, w) bool."""
+        """What does not count within each object's window: (N, w, w) bool."""
         return self._cut < 0
 
     @functools.cached_property
@@ -228,7 +228,7 @@ class Batch:
 
 
 class Batches(Dataset[Batch]):
-    """Step number to batch, the same whenever it is asked for: a resumed run goes on as if nothing had happened."""
+    """Batches by step number, always the same for a step: a resumed run continues as if nothing had happened."""
 
     def __init__(
         self,
@@ -268,7 +268,7 @@ class Batches(Dataset[Batch]):
         while len(pixels) < count or len(objects) < 2:  # batch norm cannot learn from one
             if next(tries) > TRIES * count:
                 raise ValueError(
-                    f"Of {TRIES * count} crops hardly any has an object of {LEAST_PIXELS} pixels: give larger diameters, a "
+                    f"Hardly any of {TRIES * count} crops has an object of {LEAST_PIXELS} pixels: give larger diameters, a "
                     "greater zoom, or larger crop_sizes."
                 )
             if self.synthetic and rng.random() < config.synthetic:
@@ -302,7 +302,7 @@ class Batches(Dataset[Batch]):
 
 
 def loader(batches: Batches, first: int) -> DataLoader[Batch]:
-    """Return what goes through the batches from a step on, made ahead by the processes that were asked for."""
+    """Return a loader of the batches from a step on, made ahead by `config.workers` processes."""
     workers = batches.config.workers
     return DataLoader(
         Subset(batches, range(first, len(batches))),
@@ -320,13 +320,13 @@ def _deaf(*_: int) -> None:
 
 
 def _until_told() -> None:
-    """Leave Ctrl+C to the main process, and end when that says so by SIGTERM."""
+    """Leave Ctrl+C to the main process, and end when it sends SIGTERM."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _start_method() -> str | None:
-    """Forked processes share the images in memory; elsewhere than on Linux forking is not safe or not there."""
+    """Return "fork" on Linux, where processes then share the images in memory; elsewhere it is unsafe or not available."""
     return "fork" if sys.platform == "linux" else None
 
 
@@ -394,7 +394,7 @@ def warp(rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def cut_labels(picture: Picture, place: Place) -> NDArray[np.integer]:
-    """Return the objects of a crop, (S, S), numbered from 1; -1 beyond the image and where pixels count for nothing."""
+    """Return the objects of a crop, (S, S), numbered from 1; -1 beyond the image and where pixels do not count."""
     # One more than the labels, since `grid_sample` has 0 beyond the image. Exact up to 16 million objects.
     seen = torch.from_numpy(picture.labels[place.seen].astype(np.float32) + 1)
     cut = F.grid_sample(seen[None, None], place.grid, "nearest", align_corners=False)[0, 0].int().numpy()
@@ -425,9 +425,9 @@ def cut_pixels(picture: Picture, place: Place, rng: np.random.Generator) -> Tens
 
 
 def recolour(colours: NDArray[np.float32], scale: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Mix, invert, bend and disturb intensities in 0..1: (1 or 3, Y, X), and 3 may come of 1.
+    """Mix, invert, bend and disturb intensities in 0..1: (1 or 3, Y, X), of which 1 may become 3.
 
-    `scale` is the size relative to the image as stored, to whose pixels noise and blur belong.
+    `scale` is the size relative to the image as stored, because noise and blur depend on its pixels.
     """
     out = colours
     if len(colours) == 3:

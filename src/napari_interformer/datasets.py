@@ -32,17 +32,17 @@ class Sample:
     Attributes
     ----------
     name : str
-        Of the image.
+        Name of the image.
     image : (Y, X) or (Y, X, 3)
         As stored.
     labels : (Y, X) int
         0 is background.
     kind : str
-        What sort of image; figures are reported apart.
+        What sort of image; figures are reported by kind.
     ignore : (Y, X) bool, optional
-        Pixels that count for nothing.
+        Pixels that do not count.
     group : str
-        Samples of a group show the same thing and are split together; without one, each sample is its own.
+        Samples of a group show the same thing and are split together; a sample without one is a group of its own.
     """
 
     name: str
@@ -54,13 +54,13 @@ class Sample:
 
     @property
     def marked(self) -> NDArray[np.integer]:
-        """The labels, with -1 where pixels count for nothing or have no value."""
+        """The labels, with -1 where pixels do not count or have no value."""
         ignore = with_values(self).ignore
         return self.labels if ignore is None else np.where(ignore, np.int32(-1), self.labels)
 
 
 def with_values(sample: Sample) -> Sample:
-    """Ignore pixels that nobody can click on, since the image has no value there."""
+    """Ignore pixels that cannot be clicked on, because the image has no value there."""
     if sample.image.dtype.kind != "f":
         return sample
     nothing = np.isnan(sample.image).reshape(*sample.labels.shape, -1).any(axis=2)
@@ -90,18 +90,18 @@ def _together(sample: Sample) -> str:
 def folder(root: str | Path) -> Iterator[Sample]:
     """Read `images/` and `labels/` below `root`, TIFF or PNG, matched by name.
 
-    Label images that look like masks, with one number for several objects, are told in a warning.
+    A warning names label images that look like masks, with one number for several objects.
 
     Raises
     ------
     ValueError
-        If an image has no label image, or of another size, or one of them is a stack, or what `read_labels` refuses.
+        If an image has no label image, or one of another size, if one of them is a stack, or as `read_labels` does.
     """
     root = Path(root)
     images, labels = _by_name(root / "images"), _by_name(root / "labels")
     if missing := [path.name for name, path in images.items() if name not in labels]:
         raise ValueError(
-            f"A data set takes images/ and labels/ with a label image of the same name for each image; got {len(images)} "
+            f"A data set needs images/ and labels/ with a label image of the same name for each image; got {len(images)} "
             f"images in {root}, {len(images) - len(missing)} of them with labels: {_some(missing)} "
             f"{'has' if len(missing) == 1 else 'have'} none."
         )
@@ -113,8 +113,8 @@ def folder(root: str | Path) -> Iterator[Sample]:
         yield sample
     if masks:
         log.warning(
-            "%s in %s: one number for pieces that do not touch, which count as one object; if they are several, number them, "
-            "for example with skimage.measure.label.",
+            "%s in %s: pieces that do not touch have the same number, so they count as one object; if they are several, number "
+            "them, for example with skimage.measure.label.",
             _some(masks),
             root / "labels",
         )
@@ -197,15 +197,15 @@ def load(name: str, root: str | Path) -> Iterator[Sample]:
 
 
 def _missing(error: Exception, root: Path) -> str:
-    """Name what was looked for, below the data set's folder."""
+    """Name what was looked for in the data set's folder."""
     what = getattr(error, "filename", None) or error.args[0]
     return Path(what).relative_to(root).as_posix() if Path(what).is_relative_to(root) else str(what)
 
 
 def _layout(name: str) -> str:
-    """Say what a layout takes, in the words of its function."""
+    """Say what a layout needs, in the words of its function."""
     told = (DATASETS[name].__doc__ or "").split("\n\n")[0].replace("`", "").removeprefix("Read ")
-    return f"It takes {' '.join(told.split())}"
+    return f"It needs {' '.join(told.split())}"
 
 
 def read(path: Path) -> NDArray[Any]:
@@ -216,45 +216,45 @@ def read(path: Path) -> NDArray[Any]:
     ValueError
         If it is a stack, or has more channels than colours.
     FileNotFoundError, OSError
-        If it is not there, or cannot be read as an image.
+        If it does not exist, or cannot be read as an image.
     """
     return _plane(path, *_pixels(path))
 
 
 def read_labels(path: Path) -> NDArray[np.int32]:
-    """Read a label image: (Y, X), of a palette its numbers and not the colours that stand for them.
+    """Read a label image: (Y, X); with a palette, its indices and not its colours.
 
     Raises
     ------
     ValueError, FileNotFoundError, OSError
-        As `read` does, and if it has colours instead of numbers, numbers below 0 or with a fraction, or is a JPEG.
+        As `read` does, and if it has colours instead of numbers, negative numbers or fractions, or is a JPEG.
     """
     if path.suffix.lower() in (".jpg", ".jpeg"):
         raise ValueError(
-            f"A label image takes exact numbers, and JPEG changes them; got {path}: save the labels anew as TIFF or PNG."
+            f"A label image needs exact numbers, which JPEG changes; got {path}: save the labels as TIFF or PNG."
         )
     if path.is_file() and is_halved(path):
         raise ValueError(
-            f"A label image takes one number for each pixel; {path} has 16 bits of colour or with alpha, of which half would "
-            "be lost: save it as grayscale."
+            f"A label image needs one number per pixel; {path} has 16 bits with colour or alpha, of which half would be lost: "
+            "save it as grayscale."
         )
     pixels = _plane(path, *_pixels(path, numbers=True))
     if pixels.ndim == 3 and (pixels != pixels[..., :1]).any():
         raise ValueError(
-            f"A label image takes one number for each pixel; {path} has colours: save it as grayscale, TIFF or PNG."
+            f"A label image needs one number per pixel; {path} has colours: save it as grayscale, TIFF or PNG."
         )
     labels = _labels(pixels)
     if (different := labels != _grey(pixels)).any() or labels.min() < 0:  # NaN is different, too
         wrong = _grey(pixels)[different if different.any() else labels < 0][0]
         raise ValueError(
-            f"A label image takes whole numbers from 0, the background, to {np.iinfo(np.int32).max}; {path} holds {wrong}: "
+            f"A label image holds whole numbers from 0, the background, to {np.iinfo(np.int32).max}; {path} has {wrong}: "
             "number the objects, for example with skimage.measure.label."
         )
     return labels
 
 
 def _pixels(path: Path, *, numbers: bool = False) -> tuple[NDArray[Any], str]:
-    """Return what a file holds, and a letter for each axis; with a palette its colours, or the numbers that stand for them."""
+    """Return what a file holds, and a letter for each axis; with a palette, its colours, or its indices if `numbers`."""
     try:
         if path.suffix.lower() in (".tif", ".tiff"):
             with tifffile.TiffFile(path) as file:
@@ -263,7 +263,7 @@ def _pixels(path: Path, *, numbers: bool = False) -> tuple[NDArray[Any], str]:
     except FileNotFoundError:
         raise
     except Exception as error:  # a damaged file breaks readers in many places
-        raise OSError(f"{path} cannot be read as an image ({brief(error)}); copy it again.") from error
+        raise OSError(f"{path} cannot be read as an image ({brief(error)}): copy it again.") from error
     return pixels, "YXS" if pixels.ndim == 3 else "YX"
 
 
@@ -276,8 +276,8 @@ def _plane(path: Path, pixels: NDArray[Any], axes: str) -> NDArray[Any]:
         plane = np.moveaxis(plane, left.index("S"), -1)
     if sorted(left) not in (["X", "Y"], ["S", "X", "Y"]) or (plane.ndim == 3 and plane.shape[2] > 4):
         raise ValueError(
-            f"A data set takes images (Y, X) or (Y, X, 3); {path} has {' x '.join(map(str, pixels.shape))} ({axes}): save each "
-            "plane as an image of its own, with a label image of the same name, and up to three channels as RGB."
+            f"A data set needs images (Y, X) or (Y, X, 3); {path} has {' x '.join(map(str, pixels.shape))} ({axes}): save each "
+            "plane as a separate image, with a label image of the same name, and up to three channels as RGB."
         )
     if plane.ndim == 3:  # the fourth of RGBA, and the second of grey with alpha, are no pixels
         return plane[..., :3] if plane.shape[2] > 2 else plane[..., 0]
@@ -289,8 +289,8 @@ def _by_name(directory: Path) -> dict[str, Path]:
     paths = sorted(p for p in directory.glob("*") if p.suffix.lower() in _IMAGES and p.name[0] != ".")
     if not paths and directory.is_dir():
         raise ValueError(
-            f"A data set takes images as TIFF or PNG (photographs also as JPEG or BMP); {directory} holds none: save them "
-            "there as such."
+            f"A data set needs images as TIFF or PNG (photographs also as JPEG or BMP); {directory} holds none: save them "
+            "there in one of these formats."
         )
     if not paths:
         raise FileNotFoundError(directory)
@@ -300,7 +300,7 @@ def _by_name(directory: Path) -> dict[str, Path]:
         name = path.stem[: -len(".ome")] if path.stem.lower().endswith(".ome") else path.stem
         if name in named:
             raise ValueError(
-                f"A data set takes one file of a name; {directory} holds {named[name].name} and {path.name}: remove one."
+                f"A data set needs one file per name; {directory} holds {named[name].name} and {path.name}: remove one."
             )
         named[name] = path
     return named
@@ -313,7 +313,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _is_mask(labels: NDArray[np.integer]) -> bool:
-    """Whether an image has one number only, in several pieces: perhaps a mask of all its objects."""
+    """Whether an image has only one number, in several pieces: perhaps a mask of all its objects."""
     most = labels.max()
     if most == 0 or not ((labels == 0) | (labels == most)).all():
         return False
@@ -332,6 +332,7 @@ def _grey(pixels: NDArray[Any]) -> NDArray[Any]:
 def _checked(sample: Sample) -> Sample:
     if sample.image.shape[:2] != sample.labels.shape:
         raise ValueError(
-            f"A label image takes its image's size; {sample.name} has {sample.image.shape[:2]} and {sample.labels.shape}."
+            f"A label image must have the size of its image; {sample.name} has {sample.labels.shape}, its image "
+            f"{sample.image.shape[:2]}."
         )
     return sample

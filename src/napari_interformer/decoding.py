@@ -144,7 +144,7 @@ def image_of(features: Features, image: Any) -> Planes | None:
         return None
     if planes.fingerprint != features.image_fingerprint:
         raise ValueError(
-            "image takes the image that was encoded, with its channels; got another one: leave it out, or encode it first."
+            "image must be the image that was encoded, with its channels; got another one: leave it out, or encode it first."
         )
     return planes.with_contrast(features.contrast)  # as everything else was encoded
 
@@ -254,7 +254,7 @@ class Decoding:
         """Refuse what is no prompt for this image; return a box or scribble without what lies outside."""
         if not isinstance(prompt, Mark | BoxPrompt | Mask):
             raise TypeError(
-                f"A session takes clicks, scribbles, boxes and masks; got {prompt!r}: make a click of a position with Click.at."
+                f"A session takes clicks, scribbles, boxes and masks; got {prompt!r}: Click.at makes a click from a position."
             )
         leading, size = tuple(self.features.leading), self.features.size
         inside = len(prompt.plane) == len(leading) and all(
@@ -263,22 +263,22 @@ class Decoding:
         if isinstance(prompt, Mask):
             if not inside or not Box.of(size).holds(prompt.box):
                 raise ValueError(
-                    f"A mask takes a plane and box inside the image {self.features.shape}; got {prompt.box}."
+                    f"A mask needs a plane and a box inside the image {self.features.shape}; got {prompt.box}."
                 )
             return prompt
         if isinstance(prompt, BoxPrompt):
             if not all(isinstance(n, int | np.integer) for n in (*prompt.plane, *prompt.box)):
-                raise ValueError(f"A box takes whole numbers; got {prompt}: BoxPrompt.between rounds them.")
+                raise ValueError(f"A box needs whole numbers; got {prompt}: BoxPrompt.between rounds them.")
             seen = prompt.box.intersect(Box.of(size))
             if not inside or seen.empty:
                 raise ValueError(
-                    f"A box takes pixels inside the image of shape {tuple(self.features.shape)}; got {prompt.box} on plane "
+                    f"A box needs pixels inside the image of shape {tuple(self.features.shape)}; got {prompt.box} on plane "
                     f"{prompt.plane}: draw it on the image."
                 )
             prompt = replace(prompt, box=seen)
             if not self.features.valid(prompt.plane, prompt.middle.y, prompt.middle.x):
                 raise ValueError(
-                    f"A box takes pixels with a value; the image is NaN in the middle of {seen}: draw it elsewhere."
+                    f"A box needs pixels with a value; the image is NaN in the middle of {seen}: draw it elsewhere."
                 )
             return prompt
         name, make, do = (
@@ -289,14 +289,14 @@ class Decoding:
         for stop in prompt.path:
             if not all(isinstance(n, int | np.integer) for n in (*prompt.plane, *stop)):
                 raise ValueError(
-                    f"A {name} takes whole numbers; got {(*prompt.plane, *stop)}: {make} rounds them."
+                    f"A {name} needs whole numbers; got {(*prompt.plane, *stop)}: {make} rounds them."
                 )
         there = prompt.path
         if not all(_is_within(stop, size) for stop in there):
             there = _piece(there, size)
         if not inside or not there:
             raise ValueError(
-                f"A {name} takes a position inside the image of shape {tuple(self.features.shape)}; got "
+                f"A {name} needs a position inside the image of shape {tuple(self.features.shape)}; got "
                 f"{(*prompt.plane, *prompt.path[0])}: {do} on the image."
             )
         if isinstance(prompt, Scribble) and there != prompt.path:
@@ -304,7 +304,7 @@ class Decoding:
         for y, x in prompt.path:
             if not self.features.valid(prompt.plane, y, x):
                 raise ValueError(
-                    f"A {name} takes a pixel with a value; the image is NaN at {(*prompt.plane, y, x)}: {do} elsewhere."
+                    f"A {name} needs a pixel with a value; the image is NaN at {(*prompt.plane, y, x)}: {do} elsewhere."
                 )
         return prompt
 

@@ -145,7 +145,7 @@ def room_for(
     if tile == "whole":
         if halo is not None:
             raise ValueError(
-                f"halo is how far tiles overlap, of which tile='whole' makes none; got {halo}: leave one out."
+                f"halo is how far tiles overlap, and with tile='whole' there are none; got {halo}: leave one of them out."
             )
         return Features.create(planes, model, core=0, halo=0, store=store)
     if isinstance(tile, str):
@@ -354,7 +354,7 @@ def _make(
         if len(tiles) > 1:
             return []
         raise MemoryError(
-            f"A tile of {size[0]} x {size[1]} pixels is too large for the memory of {model.device}; encode with a smaller "
+            f"A tile of {size[0]} x {size[1]} pixels is too large for the memory of {model.device}: encode with a smaller "
             "tile or on another device."
         ) from error
     for (tile, box), levels in zip(boxes.items(), maps, strict=True):
@@ -405,7 +405,7 @@ def _check_origin(planes: Planes, features: Features, model: InterFormer) -> Non
     asked = Origin.of(planes, model, core=origin.core, halo=origin.halo)
     if different := origin.differences(asked):
         raise ValueError(
-            f"These features were made for another {' and '.join(different)}; make room for this one with room_for."
+            f"These features were made for another {' and '.join(different)}: make room for this one with room_for."
         )
 
 

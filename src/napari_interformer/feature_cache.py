@@ -63,8 +63,8 @@ def features_for(
         return planes, found
     if isinstance(path, Path) and not path.absolute().parent.is_dir():
         raise FileNotFoundError(
-            f"Features are kept in a new folder within one that is there; got {path}, and {path.absolute().parent} is not "
-            "there: check the path."
+            f"Features are kept in a new folder within an existing one; got {path}, but {path.absolute().parent} does not "
+            "exist: check the path."
         )
     fresh = room_for(planes, model, store=path)
     same = (features for features in before if not features.origin.differences(fresh.origin))

@@ -1,7 +1,7 @@
 """The feature maps of all planes of an image, in memory or in zarr, and what they were made from.
 
-Half-written is normal: each tile of each plane is marked when it is done, what is done can be used while the rest
-goes on, and an encode that was stopped goes on where it was.
+Half-written is normal: each tile of each plane is marked when it is done, what is done can be used while the rest is being
+encoded, and an encode that was stopped continues where it was.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ _MEMORY_BYTES = 10**9  # larger features without a store go to a temporary one
 
 
 class MapMaker(Protocol):
-    """What makes the maps, as far as features need to know it: a model."""
+    """What features need to know of a model, which makes the maps."""
 
     @property
     def fingerprint(self) -> str:
-        """Changes if the features would."""
+        """A hash that changes if the features would."""
 
     @property
     def channels(self) -> tuple[int, int, int, int]:
@@ -62,7 +62,7 @@ class MapMaker(Protocol):
 
 @dataclass(frozen=True)
 class Origin:
-    """What features were made from, and how they lie. Features serve only where all of it agrees.
+    """What features were made from, and how they are arranged. Features can be used only where all of it agrees.
 
     Attributes
     ----------
@@ -73,11 +73,11 @@ class Origin:
     contrast : tuple of (float, float), or "plane"
         What became 0 and 255.
     core, halo : int
-        Side of a tile's own pixels, and how much more was encoded around it; core 0 is the whole plane.
+        Side of a tile without its margin, and the width of the margin encoded around it; core 0 is the whole plane.
     channels, strides : tuple of int
         Of the four maps.
     axes : str
-        The image's letters, for whoever saves labels.
+        The image's axes, for saving labels.
     floating : bool
         Whether the image may hold pixels without a value (NaN).
     """
@@ -112,7 +112,7 @@ class Origin:
         )
 
     def differences(self, other: Origin) -> list[str]:
-        """Name what keeps features of `other` from standing for these."""
+        """Name what differs, so that features of `other` cannot be used for these."""
         told = {
             "image": "image",
             "model": "model",
@@ -158,7 +158,7 @@ class Features:
     def create(
         cls, planes: Planes, model: MapMaker, *, core: int, halo: int, store: str | Path | None = None
     ) -> Features:
-        """Make room for the features of an image, or go on with a store that has some of them.
+        """Make room for the features of an image, or continue a store that has some of them.
 
         Parameters
         ----------
@@ -169,8 +169,8 @@ class Features:
         core, halo : int
             Pixels of a tile that are kept, and how much more is encoded on each side; core 0 is the whole plane.
         store : path, optional
-            A zarr group to write to, or its URL. If None they stay in memory, or, where they would take more than a
-            gigabyte, in a temporary folder that goes when they do.
+            A zarr group to write to, or its URL. If None, they stay in memory or, if they would take more than a gigabyte,
+            in a temporary folder that is deleted with them.
 
         Raises
         ------
@@ -213,12 +213,12 @@ class Features:
         ----------
         store : path or URL
             A zarr group made by `encode`; also on a network drive, or behind a URL that fsspec reads, such as
-            ``https://``, ``s3://`` or ``memory://`` (some need a package of their own, ``https://`` the extra ``web``).
-            Chains of fsspec's, such as ``simplecache::https://``, are not read.
+            ``https://``, ``s3://`` or ``memory://`` (some need another package, ``https://`` the extra ``web``).
+            Chained URLs of fsspec, such as ``simplecache::https://``, are not read.
         mode : "r" or "r+"
-            For reading, or to go on encoding.
+            For reading, or to continue encoding.
         image, model : Planes, InterFormer, optional
-            What the features must be of; for the image, what `Planes.of` takes will do.
+            What the features must be made from; the image can be anything that `Planes.of` takes.
 
         Raises
         ------
@@ -227,17 +227,17 @@ class Features:
         ValueError
             If it holds something else, features of another image or model, or was written by another version.
         TypeError, OSError
-            If the model is none, or the image, as for `Planes.of`.
+            If `model` is not a model, or for the image, as for `Planes.of`.
         """
         if model is not None and not hasattr(model, "fingerprint"):
             raise TypeError(
                 f"model takes what load_model returns; got {type(model).__name__}: load it first."
             )
         if mode not in ("r", "r+"):
-            raise ValueError(f"mode takes r or r+; got {mode!r}: encode makes new stores.")
+            raise ValueError(f"mode takes r or r+; got {mode!r}: to make a new store, use encode.")
         location = located(store)
         name = name_of(location)
-        absent = f"Features.open takes a store made by encode; got {str(store)!r}, which is not there: encode first."
+        absent = f"Features.open takes a store made by encode; got {str(store)!r}, which does not exist: encode first."
         if isinstance(location, Path) and not location.exists():
             raise FileNotFoundError(absent)
         try:
@@ -250,7 +250,7 @@ class Features:
         except ImportError:
             raise
         except PermissionError as error:
-            raise OSError(f"{name} may not be read ({error.strerror}); check your permissions.") from error
+            raise OSError(f"{name} cannot be read ({error.strerror}): check your permissions.") from error
         except Exception as error:
             # No group, somebody else's, or a damaged one: zarr and JSON tell in many ways.
             if isinstance(location, str) and isinstance(error, FileNotFoundError):
@@ -258,16 +258,16 @@ class Features:
             damaged = ValueError, TypeError, LookupError, AttributeError
             if isinstance(location, str) and not isinstance(error, damaged):  # S3's errors are no OSErrors
                 raise OSError(
-                    f"{name} could not be reached ({brief(error)}); check the address and the network."
+                    f"{name} could not be reached ({brief(error)}): check the address and the network."
                 ) from error
             raise ValueError(
-                f"{name} is not a store of features; give one made by encode(store=...), or another name for a new one."
+                f"{name} is not a store of features: give one made by encode(store=...), or another name for a new one."
             ) from error
         if written > FORMAT:
-            raise ValueError(f"{name} was written by a newer version of the package; update the package.")
+            raise ValueError(f"{name} was written by a newer version of the package: update the package.")
         if written < FORMAT:
             raise ValueError(
-                f"{name} was written by an older version of the package, which kept features in another way; "
+                f"{name} was written by an older version of the package, which stored features differently: "
                 "encode again, into another store."
             )
         found.check(image=image, model=model)
@@ -290,9 +290,9 @@ class Features:
             if different == ["contrast"]:
                 remedy = "the contrast they were encoded with, or another store"
             elif others:
-                remedy = "that image and those channels, or another store"
+                remedy = "the matching image and channels, or another store"
             raise ValueError(
-                f"{name_of(self.path or Path('memory'))} holds features of another {' and '.join(different)}{others}; give "
+                f"{name_of(self.path or Path('memory'))} holds features of another {' and '.join(different)}{others}: give "
                 f"{remedy}."
             )
 
@@ -320,12 +320,12 @@ class Features:
 
     @property
     def image_fingerprint(self) -> str:
-        """Of the image that was encoded."""
+        """Fingerprint of the image that was encoded."""
         return self.origin.image
 
     @property
     def model_fingerprint(self) -> str:
-        """Of the model that encoded it."""
+        """Fingerprint of the model that encoded it."""
         return self.origin.model
 
     @property
@@ -335,12 +335,12 @@ class Features:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all maps before compression; 7.5 for each pixel with the model in the package."""
+        """Bytes of all maps before compression; 7.5 per pixel with the model in the package."""
         return math.prod(self.leading) * sum(2 * _cells_of(tile, self.origin) for tile in self.tiles)
 
     @property
     def in_memory(self) -> int:
-        """Bytes that they take in memory once they are complete; of stored ones, the tiles that were read last."""
+        """Bytes that they take in memory when complete; for stored ones, those of the tiles that were read last."""
         return self.nbytes if self._store is None else min(self.nbytes, _CACHE_BYTES)
 
     def ready(self, plane: Plane = (), box: Box | None = None) -> bool:
@@ -352,24 +352,24 @@ class Features:
     def ready_planes(self) -> NDArray[np.bool_]:
         """Return which planes are encoded: bool, the shape of the leading axes.
 
-        Features opened for reading look into their store each time; those that write look once, and know what they wrote.
+        Features opened for reading look into their store each time; those that write look once, and then know what they wrote.
         """
         if self._read_only or not self._looked:
             self._refresh_all()
         return np.asarray(self._done.all(axis=1).reshape(self.leading))
 
     def waiting(self, plane: Plane = (), box: Box | None = None) -> list[int]:
-        """Return the numbers of a plane's tiles that are not encoded yet; of those that a box touches, if there is one."""
+        """Return the numbers of a plane's tiles that are not encoded yet; only those that `box` touches, if given."""
         return self.unfinished(plane, self.touched(box))
 
     def unfinished(self, plane: Plane, tiles: list[int]) -> list[int]:
-        """Return those of some tiles of a plane that are not encoded yet, in their order."""
+        """Return which of some tiles of a plane are not encoded yet, in the given order."""
         row = self.flat(plane)
         self._refresh(row, tiles)
         return [tiles[i] for i in np.flatnonzero(~self._done[row, tiles])]
 
     def _refresh(self, row: int, tiles: Sequence[int]) -> None:
-        """Look at what is stored of a plane: another process may have written it."""
+        """Look at what is stored of a plane, because another process may have written it."""
         if self._store is None:
             return
         unknown = [tile for tile, done in zip(tiles, self._done[row, list(tiles)], strict=True) if not done]
@@ -384,9 +384,14 @@ class Features:
         self._looked = True
 
     def finish(self) -> bool:
-        """Note in the store that all planes are done, if they are: whoever opens it then need not look for each.
+        """Note in the store that all planes are done, if they are, so that whoever opens it need not check each one.
 
-        What a process that was killed has not packed is packed. Where nothing can be written, it is done all the same.
+        What a killed process has left unpacked is packed. If nothing can be written, the features can be used all the same.
+
+        Returns
+        -------
+        bool
+            Whether all planes are done.
 
         Raises
         ------
@@ -402,12 +407,12 @@ class Features:
                         self._store.pack_all()
                         self._store.group.attrs["complete"] = True
                 except OSError as error:
-                    log.warning("All is encoded, which could not be noted: %s", error)
+                    log.warning("Everything is encoded, but that could not be noted in the store: %s", error)
         return complete
 
     @property
     def replaced(self) -> bool:
-        """Whether the store that these were opened from is gone, or another one lies in its place."""
+        """Whether the store that these were opened from is gone, or was replaced by another one."""
         if self._store is None:
             return False
         try:
@@ -417,7 +422,7 @@ class Features:
         return bool(now != self._store.group.attrs.get("id"))
 
     def _look_for_store(self, *, now: bool = False) -> None:
-        """Raise an OSError if the store is not the one that was opened; unless `now`, what was seen a moment ago will do."""
+        """Raise an OSError if the store is not the one that was opened; unless `now`, a check a moment ago is enough."""
         if self._store is None:
             return
         where = self._store.location
@@ -428,8 +433,8 @@ class Features:
             return
         if gone or self.replaced:
             raise OSError(
-                f"{name_of(where)} was deleted, or replaced by another store, while it was in use; open it "
-                "anew, or encode again into another store."
+                f"{name_of(where)} was deleted, or replaced by another store, while it was in use: open it "
+                "again, or encode again into another store."
             )
         self._found = time.monotonic()
 
@@ -451,7 +456,7 @@ class Features:
         Raises
         ------
         ValueError
-            If there is no such plane, or the box is none such.
+            If there is no such plane, or the box is not as described.
         NotEncodedError
             If a tile that it needs is not encoded.
         OSError
@@ -460,7 +465,7 @@ class Features:
         box = Box(*box)
         if any(edge % DIVISOR for edge in box) or not Box.of(self.padded).holds(box) or box.empty:
             raise ValueError(
-                f"box takes multiples of {DIVISOR} inside the padded plane {self.padded}; got {tuple(box)}."
+                f"box must be multiples of {DIVISOR} inside the padded plane {self.padded}; got {tuple(box)}."
             )
         if not self.ready(plane, box):
             self._look_for_store()
@@ -479,7 +484,7 @@ class Features:
         return maps
 
     def valid(self, plane: Plane, y: int, x: int) -> bool:
-        """Whether the image has a value at a pixel (is not NaN there); only of encoded tiles it is known."""
+        """Whether the image has a value at a pixel (is not NaN there); this is known only for encoded tiles."""
         row = self.flat(plane)
         if not self.origin.floating:
             return True
@@ -519,14 +524,14 @@ class Features:
         Raises
         ------
         ValueError
-            If the store was opened for reading, or the tile or the shapes are none of these features'.
+            If the store was opened for reading, or there is no such tile, or the maps have other shapes.
         OSError
             If it cannot be written; what was written before can still be read.
         """
         row = self.flat(plane)
         if self._read_only:
             raise ValueError(
-                "These features were opened for reading; to go on encoding, give encode their store."
+                "These features were opened for reading only: to continue encoding, give their store to encode."
             )
         if not 0 <= tile < len(self.tiles):
             raise ValueError(f"tile takes a number below {len(self.tiles)}; got {tile}.")
@@ -544,7 +549,7 @@ class Features:
         else:
             self._look_for_store()
             with _writing(
-                self._store.location, "what it holds can be used; encode the rest where you may write"
+                self._store.location, "what it holds can be used; encode the rest where you can write"
             ):
                 if missing is not None and missing.any():
                     self._store.write_missing(row, core.intersect(Box.of(self.size)).slices, missing)
@@ -553,7 +558,7 @@ class Features:
 
     @contextmanager
     def claim(self, plane: Plane, tiles: Sequence[int], most: int) -> Iterator[list[int]]:
-        """Take up to `most` of a plane's tiles that nobody else on this file system works at, while in the context."""
+        """Take up to `most` of a plane's tiles that nobody else on this file system works on, while in the context."""
         if self._store is None:
             yield list(tiles[:most])
             return
@@ -599,16 +604,16 @@ class Features:
         return maps
 
     def __repr__(self) -> str:
-        """Say what is there."""
+        """Describe what is there."""
         ready, total = int(self.ready_planes().sum()), len(self._done)
         where = self.path or ("in memory" if self._store is None else "in a temporary folder")
         return f"Features({self.origin.axes} {self.shape}, {ready} of {total} planes encoded, {where})"
 
 
 def fitting(kept: dict[Any, Features]) -> dict[Any, Features]:
-    """Return those of some features for which there is room in memory together; the last go first, and one always stays.
+    """Return as many of some features as fit into memory together; the last ones come first, and one always stays.
 
-    Features in a store of their own are left out, since they can be opened again.
+    Features in a store are left out, because they can be opened again.
     """
     found: dict[Any, Features] = {}
     room = _MEMORY_BYTES
@@ -624,14 +629,14 @@ def fitting(kept: dict[Any, Features]) -> dict[Any, Features]:
 
 @contextmanager
 def _writing(location: Path | str, denied: str = ELSEWHERE) -> Iterator[None]:
-    """Turn what fails while a store is written to into one sentence; `denied` is what to do where one may not."""
+    """Turn an error while a store is written to into one sentence; `denied` is what to do without permission."""
     try:
         yield
     except Exception as error:
         if isinstance(location, str):  # those of S3 and web servers are no OSErrors
             raise OSError(
-                f"{location} could not be written ({brief(error)}); a web server can only be read, elsewhere check your "
-                "permissions and the network."
+                f"{location} could not be written to ({brief(error)}): a web server can only be read from; elsewhere, check "
+                "your permissions and the network."
             ) from error
         if isinstance(error, OSError):
             raise unwritable(location, error, denied) from error
@@ -701,7 +706,7 @@ def _tiles(size: tuple[int, int], core: int) -> list[Box]:
 
 
 def _origin(stored: dict[str, Any]) -> Origin:
-    """Turn JSON's lists back into tuples; what other versions noted beside it, such as pixel sizes, is left out."""
+    """Turn JSON's lists back into tuples; what other versions noted in addition, such as pixel sizes, is left out."""
 
     def tuples(value: Any) -> Any:
         return tuple(tuples(item) for item in value) if isinstance(value, list) else value

@@ -30,9 +30,9 @@ log = logging.getLogger(__name__)
 _CHUNK, _COARSEST = 512, 512  # sides in pixels: of OME-Zarr's chunks, and the least of its coarser levels
 LABEL_FILES = (".tif", ".tiff", ".zarr")
 _SHOWN = {
-    tifffile.PHOTOMETRIC.MINISWHITE: "with black for its highest numbers",
-    tifffile.PHOTOMETRIC.PALETTE: "in colours of its own",
-    tifffile.PHOTOMETRIC.SEPARATED: "in amounts of ink",
+    tifffile.PHOTOMETRIC.MINISWHITE: "with black for its highest values",
+    tifffile.PHOTOMETRIC.PALETTE: "in colours from its palette",
+    tifffile.PHOTOMETRIC.SEPARATED: "as amounts of ink",
 }
 # Files of microscopes and of other programs, by their endings, and what to do with them.
 _FOREIGN = (".czi", ".lif", ".nd2", ".oib", ".oif", ".vsi", ".ims", ".h5", ".hdf5", ".hdf", ".n5")
@@ -43,9 +43,9 @@ _TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 @dataclass(frozen=True)
 class ImageFile:
-    """What a file holds: an array (lazy for TIFF and zarr), its axes, and the pixel size per axis; for time, its seconds.
+    """What a file holds: an array (lazy for TIFF and zarr), its axes, and the pixel size per axis, in seconds for time.
 
-    `untold` are the axes of which it tells no pixel size, so that `scale` has 1 there; `translation` is where the first
+    `untold` are the axes whose pixel size it does not give, for which `scale` has 1; `translation` is where the first
     pixel lies, per axis.
     """
 
@@ -59,12 +59,12 @@ class ImageFile:
 
     @property
     def told_scale(self) -> tuple[float | None, ...] | None:
-        """The pixel size per axis as `write_labels` takes it: None where the file tells none."""
+        """The pixel size per axis as `write_labels` takes it: None where the file does not give it."""
         return told_scale(self.scale, self.untold)
 
 
 def told_scale(scale: Sequence[float] | None, untold: Sequence[int]) -> tuple[float | None, ...] | None:
-    """Return pixel sizes with None for the axes of which none is told."""
+    """Return pixel sizes, with None for the axes whose size is not known."""
     return None if scale is None else tuple(None if i in untold else size for i, size in enumerate(scale))
 
 
@@ -82,16 +82,16 @@ def read_image(path: str | os.PathLike[str]) -> ImageFile:
     if not path.exists():
         if re.match(r"[A-Za-z][\w+.-]+:/", str(path)):  # of two slashes a path keeps one
             url = re.sub(":/+", "://", str(path), count=1)
-            raise FileNotFoundError(f"An image is read from disk; got {url}: download it, and give its path.")
+            raise FileNotFoundError(f"An image must be on disk; got {url}: download it, and give its path.")
         raise FileNotFoundError(
-            f"An image path takes an existing file; got {str(path)!r}, which is not there: check it."
+            f"An image must be an existing file; got {str(path)!r}, which does not exist: check the path."
         )
     if path.is_dir():
         return _read_zarr(path)
     with path.open("rb") as file:
         mark = file.read(4)
     if not mark:
-        raise OSError(f"{path.name} is an empty file; copy it again.")
+        raise OSError(f"{path.name} is an empty file: copy it again.")
     if mark in _TIFF_MARKS:
         return _read_tiff(path)
     try:
@@ -100,13 +100,13 @@ def read_image(path: str | os.PathLike[str]) -> ImageFile:
         reason = "" if "can not handle" in str(error) else f" ({brief(error)})"  # that says no more
         remedy = _CONVERT if path.suffix.lower() in _FOREIGN else "give a TIFF, PNG, JPEG or zarr"
         if path.suffix.lower() == ".zip":
-            remedy = "unzip it, and give what is in it"
-        raise OSError(f"{path.name} cannot be read as an image{reason}; {remedy}.") from error
+            remedy = "unzip it, and give the image in it"
+        raise OSError(f"{path.name} cannot be read as an image{reason}: {remedy}.") from error
     return ImageFile(data, {2: "YX", 3: "YXS", 4: "TYXS"}.get(data.ndim))
 
 
 def read_picture(path: Path, *, numbers: bool = False) -> NDArray[Any]:
-    """Read a PNG, JPEG or BMP: (Y, X), or (Y, X, colours); with `numbers`, of a palette those that stand for its colours.
+    """Read a PNG, JPEG or BMP: (Y, X), or (Y, X, colours); with `numbers`, the indices of a palette and not its colours.
 
     Raises whatever Pillow raises.
     """
@@ -114,7 +114,7 @@ def read_picture(path: Path, *, numbers: bool = False) -> NDArray[Any]:
 
     if is_halved(path):
         log.warning(
-            "%s has 16 bits of colour or with alpha, of which 8 are read: save it as TIFF.", path.name
+            "%s has 16 bits with colour or alpha, of which only 8 are read: save it as TIFF.", path.name
         )
     with _of_any_size():
         mode = iio.immeta(path, plugin="pillow")["mode"]
@@ -126,7 +126,7 @@ def read_picture(path: Path, *, numbers: bool = False) -> NDArray[Any]:
 
 
 def is_halved(path: Path) -> bool:
-    """Whether a file is a PNG of 16 bits with colours or alpha: of each number Pillow keeps the upper half."""
+    """Whether a file is a PNG of 16 bits with colour or alpha: Pillow keeps only the upper half of each number."""
     with path.open("rb") as file:
         head = file.read(26)  # up to the bits of a number, and what a pixel consists of: 0 is one grey number
     return len(head) == 26 and head[:4] == b"\x89PNG" and head[24] == 16 and head[25] != 0
@@ -134,7 +134,7 @@ def is_halved(path: Path) -> bool:
 
 @contextmanager
 def _of_any_size() -> Iterator[None]:
-    """Have Pillow open images of more than 179 megapixels, which it takes for attacks: whoever named the file wants it."""
+    """Let Pillow open images of more than 179 megapixels, which it takes for attacks: a file that was named is wanted."""
     from PIL import Image
 
     most, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -158,17 +158,17 @@ def _read_tiff(path: Path) -> ImageFile:
         more = [one for one in tiff.series[1:] if tiff.is_ome or one.shape == series.shape]
         if more and not frames:
             log.warning(
-                "%s holds %d images; the first is taken, %s %s: save the others as files of their own.",
+                "%s holds %d images; the first one is used, %s %s: save the others as separate files.",
                 *(path.name, len(more) + 1, series.axes, series.shape),
             )
         if _is_cut(tiff, series, path.stat().st_size):
-            raise OSError(f"{path.name} is cut short ({path.stat().st_size} bytes); copy it again.")
+            raise OSError(f"{path.name} is cut short ({path.stat().st_size} bytes): copy it again.")
         if 0 in series.shape or not series.shape:
-            raise OSError(f"{path.name} holds no pixels; choose another file.")
+            raise OSError(f"{path.name} holds no pixels: choose another file.")
         if tiff.is_ome:
             _check_planes(tiff, series, path)
         if shown := _SHOWN.get(series.keyframe.photometric):
-            log.warning("%s is meant to be shown %s; its numbers are taken as they are.", path.name, shown)
+            log.warning("%s is meant to be shown %s; its numbers are used as they are.", path.name, shown)
         scale, unit, untold = _pixel_size(tiff, series.axes)
         axes = series.axes
         if series.keyframe.photometric == tifffile.PHOTOMETRIC.MINISBLACK and "C" not in axes:
@@ -191,7 +191,7 @@ def _read_tiff(path: Path) -> ImageFile:
 
 
 def _frames(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries | None:
-    """Return a stack of frames that were written one by one, each of which tifffile takes for an image; None if it is none."""
+    """Return frames that were written one by one, each of which tifffile takes for an image, as one stack; else None."""
     pages = [one.keyframe for one in tiff.series if len(one.pages) == 1]
     if tiff.is_ome or not 1 < len(pages) == len(tiff.series) or len({page.hash for page in pages}) > 1:
         return None
@@ -200,7 +200,7 @@ def _frames(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries | None:
 
 
 def _damaged(path: Path, error: Exception) -> OSError:
-    return OSError(f"{path.name} is not a readable TIFF ({brief(error)}); save it again or copy it anew.")
+    return OSError(f"{path.name} is not a readable TIFF ({brief(error)}): save or copy it again.")
 
 
 def _is_cut(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, size: int) -> bool:
@@ -227,7 +227,7 @@ def _is_cut(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, size: int)
 
 
 def _check_planes(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path) -> None:
-    """Refuse one of several OME-TIFFs of an image if another is not there, and tell of planes that no file has.
+    """Refuse one of several OME-TIFFs of an image if another is missing, and warn of planes that no file has.
 
     tifffile alone makes both black.
     """
@@ -251,11 +251,11 @@ def _check_planes(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path
             first, *others = absent
             more = f" and {len(others)} more" if others else ""
             raise OSError(
-                f"{told} are not there: they lie in {first}{more}, which cannot be read; copy all files of the image "
-                "beside it."
+                f"{told} are missing: they are in {first}{more}, which cannot be read; put all files of the image in one "
+                "folder."
             )
         break
-    log.warning("%s are not in its files; they are black.", told)
+    log.warning("%s are not in its files and are shown black.", told)
 
 
 def _order(mark: str) -> Literal["little", "big"]:
@@ -307,7 +307,7 @@ def _ratio(unit: str | None, other: str | None) -> float:
 def _pixel_size(
     tiff: tifffile.TiffFile, axes: str
 ) -> tuple[tuple[float, ...] | None, str | None, tuple[int, ...]]:
-    """Return the pixel size per axis, its unit, and which axes it is not told of, from OME, ImageJ or the resolution tags.
+    """Return the pixel size per axis, its unit, and the axes without one, from OME, ImageJ or the resolution tags.
 
     Time is in seconds.
     """
@@ -341,7 +341,7 @@ def _pixel_size(
             # Per centimetre: a microscope wrote it. Per inch is what drawing programs fill in.
             sizes, unit = {axis: 1e4 * length for axis, length in resolution.items()}, "micrometer"
     except Exception as error:  # metadata of every vintage; the pixels can be read without
-        log.warning("pixel size of %s not understood: %s", tiff.filename, error)
+        log.warning("the pixel size of %s was not understood: %s", tiff.filename, error)
     if not _are_lengths(sizes.values()):
         sizes.clear()
     unit = unit if sizes else None
@@ -362,10 +362,10 @@ def _read_zarr(path: Path) -> ImageFile:
 
     if not any((path / mark).exists() for mark in ("zarr.json", ".zgroup", ".zarray")):
         if path.suffix.lower() in _FOREIGN:
-            raise OSError(f"{path.name} is a folder and no zarr; {_CONVERT}.")
+            raise OSError(f"{path.name} is a folder, but not a zarr: {_CONVERT}.")
         raise OSError(
-            f"{path.name or path} is a folder and no zarr; give a single file or a zarr, and stack planes that are files "
-            "first, for example with tifffile.imread of a list of them."
+            f"{path.name or path} is a folder, but not a zarr: give a single file or a zarr; if each plane is a file, stack "
+            "them first, for example by giving a list of them to tifffile.imread."
         )
     try:
         node = zarr.open(path, mode="r")
@@ -375,13 +375,13 @@ def _read_zarr(path: Path) -> ImageFile:
         about = attributes.get("ome", attributes)
         if "plate" in about:
             wells = about["plate"]["wells"]
-            raise ValueError(f"a plate, with {wells[0]['path']}/0 as the first of its images")
+            raise ValueError(f"it is a plate, whose first image is {wells[0]['path']}/0")
         if "well" in about:
-            raise ValueError(f"a well, with {about['well']['images'][0]['path']} as the first of its images")
+            raise ValueError(f"it is a well, whose first image is {about['well']['images'][0]['path']}")
         if "bioformats2raw.layout" in about:  # a collection; the first image of it
             if (several := sum(name.isdigit() for name in node.group_keys())) > 1:
                 log.warning(
-                    "%s holds %d images; the first is taken: give %s for the next one, and so on.",
+                    "%s holds %d images; the first one is used: give %s for the next one, and so on.",
                     *(path.name, several, path.name + "/1"),
                 )
             node = zarr.open_group(path / "0", mode="r")
@@ -389,7 +389,7 @@ def _read_zarr(path: Path) -> ImageFile:
             about = attributes.get("ome", attributes)
         if "multiscales" not in about:
             names = sorted(node.array_keys())
-            raise ValueError(f"a group, with {' and '.join(names) or 'no array'} in it")
+            raise ValueError(f"it is a group that holds {' and '.join(names) or 'no array'}")
         image = about["multiscales"][0]
         level = image["datasets"][0]
         data: Any = node[level["path"]]
@@ -399,20 +399,20 @@ def _read_zarr(path: Path) -> ImageFile:
         letters = "".join(_letter(axis) for axis in axes)
         if letters and not letters.replace("C", "").endswith("YX"):
             log.warning(
-                "axes of %s come as %s; the last two are taken for rows and columns: save it with y and x last.",
+                "the axes of %s are %s; the last two are used as rows and columns: save it with y and x last.",
                 *(path.name, ", ".join(a["name"] for a in axes)),
             )
         unit = axes[-1].get("unit") if axes else None
         units = [axis.get("unit") for axis in axes]
         scale, translation = _place_of(level, image, data.ndim, units)
         if scale is not None and not _are_lengths(scale):
-            log.warning("pixel size of %s makes no sense: %s", path.name, scale)
+            log.warning("the pixel size of %s is not valid: %s", path.name, scale)
             scale = translation = None
         # What writers fill in who do not know.
         untold = tuple(i for i, own in enumerate(units) if unit and not own and scale and scale[i] == 1)
     except Exception as error:  # zarr's stores raise what they like, and metadata is anybody's
         raise OSError(
-            f"{path.name} is not a readable zarr image ({brief(error)}); give the path of an array or an OME-Zarr image."
+            f"{path.name} is not a readable zarr image ({brief(error)}): give the path of an array or an OME-Zarr image."
         ) from error
     return ImageFile(data, letters or None, scale=scale, unit=unit, untold=untold, translation=translation)
 
@@ -466,42 +466,42 @@ def write_labels(
     Parameters
     ----------
     path : str or Path
-        OME-Zarr if it ends in .zarr, OME-TIFF if in .tif or .tiff. A file is replaced if it exists, and so are labels
-        in OME-Zarr; `written_here` tells whether that is a loss.
+        OME-Zarr if it ends in .zarr, OME-TIFF if it ends in .tif or .tiff. An existing file is replaced, and so are labels
+        in OME-Zarr; `written_here` says whether that is a loss.
     labels : (..., Y, X) integer
         Any array that can be indexed; stored in the smallest unsigned type that holds it.
     axes : str, optional
         One letter per axis of `labels`, Y and X last; letters that OME-TIFF does not know, and all before them if None, become
         Z, T and C.
     scale, unit : optional
-        Pixel size per axis of `labels`, more than 0; None where it is not known. Of an axis that `axes` calls T, the seconds
-        from one time to the next.
+        Pixel size per axis of `labels`, above 0; None where it is not known. For an axis that `axes` calls T, the seconds
+        from one time point to the next.
     translation : optional
         Where the first pixel lies, per axis of `labels`, in `unit`. Only OME-Zarr keeps it.
 
     Raises
     ------
     TypeError, ValueError
-        If labels are not integers, or negative, axes, scale or translation do not fit them, or the path is a folder of
-        something else or has another ending.
+        If labels are not integers or are negative, if axes, scale or translation do not fit them, or if the path is a folder
+        of something else or has another ending.
     OSError
-        If it cannot be written; the file that was there before is untouched.
+        If it cannot be written; a file that was there before is untouched.
     """
     path = Path(path)
     if not hasattr(labels, "shape") or not hasattr(labels, "dtype"):
         raise TypeError(
-            f"A label image takes an array of integers; got {type(labels).__name__}: convert it with numpy.asarray."
+            f"A label image must be an array of integers; got {type(labels).__name__}: convert it with numpy.asarray."
         )
     shape = tuple(labels.shape)
     if np.dtype(labels.dtype).kind not in "bui":
         raise TypeError(
-            f"A label image takes integers; got {labels.dtype}: convert it, for example with astype(int)."
+            f"A label image must hold integers; got {labels.dtype}: convert it, for example with astype(int)."
         )
     check_labels_file(path, shape)
     if axes is not None and len(axes) != len(shape):
         raise ValueError(f"axes takes one letter per axis of labels of shape {shape}; got {axes!r}.")
     if axes is not None and axes[-2:].upper() != "YX":
-        raise ValueError(f"axes takes Y and X last; got {axes!r}: move the axes with numpy.moveaxis.")
+        raise ValueError(f"axes must end with Y and X; got {axes!r}: move the axes with numpy.moveaxis.")
     lengths = None if scale is None else np.asarray(scale)
     if lengths is not None and lengths.dtype == object:
         lengths = np.asarray([1 if length is None else length for length in lengths])
@@ -521,7 +521,7 @@ def write_labels(
     ends = [(int(plane.min()), int(plane.max())) for plane in (np.asarray(labels[i]) for i in indices)]
     least, most = min(low for low, _ in ends), max(high for _, high in ends)
     if least < 0 or most >= 2**32:
-        raise ValueError(f"A label image takes labels from 0 to 2**32 - 1; got {least} to {most}.")
+        raise ValueError(f"A label image can hold labels from 0 to 2**32 - 1; got {least} to {most}.")
     dtype = np.min_scalar_type(most)
     timed = "T" in (axes or "").upper()
     found = _Labels(
@@ -552,14 +552,14 @@ def check_labels_file(path: Path, shape: Sequence[int]) -> None:
         If labels have too many axes or no pixels, or the path is a folder of something else or has another ending.
     """
     if not 2 <= len(shape) <= 5 or 0 in shape:
-        raise ValueError(f"A label image takes (Y, X) and up to three axes before; got shape {tuple(shape)}.")
-    if path.is_dir() and not (path.suffix.lower() == ".zarr" and _is_labels(path)):
         raise ValueError(
-            f"A label image takes the name of a new file; {path.name} is a folder: give another name."
+            f"A label image can have (Y, X) and up to three axes before; got shape {tuple(shape)}."
         )
+    if path.is_dir() and not (path.suffix.lower() == ".zarr" and _is_labels(path)):
+        raise ValueError(f"A label image is written to a file; {path.name} is a folder: give another name.")
     if path.suffix.lower() not in LABEL_FILES:
         raise ValueError(
-            f"A label image is written as {', '.join(LABEL_FILES)}; got {path.name}: give one of these endings."
+            f"The name of a label image must end in {' or '.join(LABEL_FILES)}; got {path.name}: change its ending."
         )
 
 
@@ -662,7 +662,7 @@ def _write_zarr(path: Path, labels: _Labels) -> None:
 
 
 def written_here(path: Path) -> bool:
-    """Whether a TIFF, PNG or zarr was written by this package, so that replacing it loses no data of anybody's."""
+    """Whether a TIFF, PNG or zarr was written by this package, so that replacing it loses nobody's data."""
     import imageio.v3 as iio
     import zarr
 
@@ -702,10 +702,10 @@ def _ome_axes(axes: str | None, ndim: int) -> str:
 
 @contextmanager
 def replacing(path: Path, name: str | None = None) -> Iterator[Path]:
-    """Yield where to write, in a folder of its own beside `path`; what lies there in the end takes the place of `path`.
+    """Yield where to write, in a new folder beside `path`; what lies there in the end replaces `path`.
 
-    Its name is `name`, for writers that look at it, or else that of `path`. A folder takes the place of a file or a folder,
-    a file only that of a file. If anything fails, `path` is as it was.
+    Its name is `name`, for writers that look at it, or else that of `path`. A folder replaces a file or a folder, a file
+    only a file. If anything fails, `path` is as it was.
     """
     if path.is_symlink():
         path = path.resolve()  # the link stays, what it points to is replaced
@@ -746,26 +746,26 @@ def write_whole(path: Path, content: bytes) -> Path:
 
 # ------------------------------------------------------------------------------------------------ errors
 
-ELSEWHERE = "choose a place that you may write to"
+ELSEWHERE = "choose a place that you can write to"
 _REMEDIES = {
     **dict.fromkeys(
-        (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some room there or choose another place"
+        (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space there or choose another place"
     ),
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "make that folder first"),
 }
 
 
 def unwritable(path: Path, error: Exception, denied: str = ELSEWHERE) -> OSError:
-    """Return an error that says in one sentence what could not be written, why, and what to do; `denied` where one may not."""
+    """Return an error that says in one sentence what could not be written, why, and what to do (`denied`: if not permitted)."""
     number = getattr(error, "errno", None)
     remedy = _REMEDIES.get(number or 0, "check the disk or choose another place")
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         remedy = denied
     reason = os.strerror(number) if number else brief(error)
-    return OSError(f"{path.name} could not be written to {path.parent} ({reason}); {remedy}.")
+    return OSError(f"{path.name} could not be written to {path.parent} ({reason}): {remedy}.")
 
 
 def brief(error: BaseException) -> str:
-    """Return the first line of an error of somebody else's, for a place within a sentence."""
+    """Return the first line of an error from elsewhere, to be put into a sentence."""
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__).rstrip(".")[:200]

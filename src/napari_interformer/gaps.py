@@ -1,6 +1,6 @@
 """What was carried between two clicked planes of a stack, or beyond the outermost, and where and why it ended.
 
-Plain values, which `volume` makes and a session remembers, and the sentences that tell people of them.
+Plain values, which `volume` makes and a session remembers, and sentences about them for people.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ MOST_TOLD = 4  # ends of an object; in time-lapses there may be two for each tim
 
 
 class Reason(StrEnum):
-    """Why an object is not carried on."""
+    """Why an object is not carried further."""
 
-    NOT_ENCODED = "that plane is not encoded yet"
+    NOT_ENCODED = "this plane is not encoded yet"
     NO_VALUE = "the image has no value there"
     OCCUPIED = "another object is there"
     UNLIKE = "what is there looks like the surroundings"
-    VANISHED = "next to nothing is left of it"
+    VANISHED = "almost nothing is left of it"
     ELSEWHERE = "what is there hardly overlaps with it"
-    ANOTHER = "it has become narrow and widens again, as where another object begins"
+    ANOTHER = "it has become narrow and widens again, as if another object began there"
 
 
 @dataclass(frozen=True)
 class Ended:
-    """Where an object was not carried on: the first plane without it, and why. `str` makes a sentence for people."""
+    """Where an object was not carried further: the first plane without it, and why. `str` makes a sentence for people."""
 
     plane: Plane
     reason: Reason
@@ -45,7 +45,7 @@ class Ended:
 
 
 def where_it_ends(ends: Sequence[Ended]) -> str:
-    """Say where an object ends, which counts most, and then why; empty if it ends nowhere."""
+    """Say where an object ends, which matters most, and then why; empty if it does not end."""
     told = ends[:MOST_TOLD]
     if not told:
         return ""
@@ -60,8 +60,8 @@ def where_it_ends(ends: Sequence[Ended]) -> str:
 class Gap:
     """What was carried between two clicked planes, or beyond the outermost, and the steps that it follows from.
 
-    It need not be carried again if it is `settled`, not stopped early nor at what may change, and others are protected, or
-    not, as they were.
+    It need not be carried again if it is `settled` (not stopped early, nor at something that may change) and `overwrite` is
+    still the same.
     """
 
     sources: tuple[Step | None, Step | None]

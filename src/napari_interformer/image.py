@@ -90,21 +90,21 @@ class Planes:
     channels : tuple of int
         Which channels become red, green and blue; one channel becomes grey.
     contrast : tuple of (float, float), or "plane"
-        What becomes 0 and 255, for each of `channels`; "plane" takes percentiles of every plane.
+        What becomes 0 and 255, for each of `channels`; "plane" takes percentiles of each plane.
     axes : str
         One letter per axis of `shape`.
     scale : tuple of float, or None
-        Pixel size per axis of `shape`, in `unit`; 1 for axes of which the image tells none, see `told_scale`.
+        Pixel size per axis of `shape`, in `unit`; 1 for axes whose size the image does not give, see `told_scale`.
     unit : str or None
         Such as "micrometer".
     untold : tuple of int
-        Axes of `shape` of which the image tells no pixel size.
+        Axes of `shape` whose pixel size the image does not give.
     translation : tuple of float, or None
         Where the first pixel lies, per axis of `shape`, in `unit`.
     colour : bool
         Whether the channels are those of a colour image.
     on_disk : bool
-        Whether the pixels are read from a file that was named, not from an array.
+        Whether the pixels are read from a file, not from an array.
     """
 
     data: Any
@@ -135,14 +135,14 @@ class Planes:
         rgb: bool | None = None,
         axes: str | None = None,
     ) -> Planes:
-        """Look at an image as planes; nothing but a sample for the contrast is read.
+        """Look at an image as planes; only a sample for the contrast is read.
 
         Parameters
         ----------
         image : array, path, list of arrays or Planes
             (Y, X), (Z, Y, X), (T, Z, Y, X) and so on, with channels last (RGB) or along `channel_axis`; integers, floats
-            or bool. A list of shrinking arrays is a multiscale image, of which the first is taken. Planes keep their
-            axes and channels, and their contrast where "auto" is asked for.
+            or bool. A list of shrinking arrays is a multiscale image, of which the first is used. Planes keep their
+            axes and channels, and their contrast if `contrast` is "auto".
         channel_axis : int, optional
             Axis of the channels, for images that are not RGB.
         channels : int or sequence of int, optional
@@ -151,17 +151,17 @@ class Planes:
             What becomes 0 and 255. "volume" and "plane" take percentiles 0.5 and 99.8; "auto" takes RGB of uint8 or
             of floats in 0..1 as it is, and anything else as "volume".
         rgb : bool, optional
-            Whether the last axis is colour. If None, the file's own axes tell; without any, the last axis is colour if it
-            has 3 or 4 entries, the two before it have more, and no `channel_axis` is given.
+            Whether the last axis is colour. If None, this follows from the file's own axes; without those, the last axis is
+            colour if it has 3 or 4 entries, the two before it have more, and no `channel_axis` is given.
         axes : str, optional
-            One letter per axis of the array, ending with YX, YXC or YXS, where C is the channels' and S the colours';
+            One letter per axis of the array, ending with YX, YXC or YXS, where C stands for channels and S for colours;
             read from the file if None.
 
         Raises
         ------
         ValueError
-            If the array is empty, has fewer than two axes, no real numbers, or axes that make no sense, or Planes are given
-            with axes or channels.
+            If the array is empty, has fewer than two axes, does not hold real numbers, or `axes` or channels do not fit it,
+            or Planes are given together with axes or channels.
         TypeError
             If `image` is neither an array nor a path.
         FileNotFoundError, OSError
@@ -171,8 +171,8 @@ class Planes:
             options = {"channel_axis": channel_axis, "channels": channels, "rgb": rgb, "axes": axes}
             if given := [name for name, value in options.items() if value is not None]:
                 raise ValueError(
-                    f"Planes have their axes and channels already; got {' and '.join(given)}: give that where they are made, "
-                    "to Planes.of."
+                    f"Planes have their axes and channels already; got {' and '.join(given)}: give that to Planes.of, where "
+                    "they are made."
                 )
             return (
                 image if isinstance(contrast, str) and contrast == "auto" else image.with_contrast(contrast)
@@ -187,7 +187,7 @@ class Planes:
         spatial = tuple(n for i, n in enumerate(shape) if i != axis)
         if len(spatial) < 2:
             raise ValueError(
-                f"An image takes at least the axes (Y, X) beside the channels; got shape {shape} with channel axis {axis}: "
+                f"An image needs at least the axes (Y, X) in addition to channels; got shape {shape} with channel axis {axis}: "
                 "leave channel_axis out, or name another one."
             )
         count = 1 if axis is None else shape[axis]
@@ -197,13 +197,13 @@ class Planes:
             chosen = _whole(channels) or ()
         if not 1 <= len(chosen) <= 3 or not all(0 <= c < count for c in chosen):
             raise ValueError(
-                f"channels takes one to three of the image's {count} (from 0); got "
+                f"channels takes one to three of the image's {count} channels (counted from 0); got "
                 f"{list(chosen) if channels is None else channels!r}: choose with channels (in the shell, --channels)."
             )
         names = "".join(letter for i, letter in enumerate(letters) if i != axis)
         if axes is not None and not names.endswith("YX"):
             raise ValueError(
-                f"axes takes Y and X last, but for the channels; got {axes!r}: move the axes with numpy.moveaxis."
+                f"axes must end with Y and X, except for channels; got {axes!r}: move the axes with numpy.moveaxis."
             )
         if not names.endswith("YX") or len(set(names)) < len(names) or set(names) & set(_UNNAMED):
             names = ("PRHTZYX" if len(names) > 4 else "TZYX")[-len(names) :]
@@ -249,16 +249,16 @@ class Planes:
             pairs = np.full((1, 2), np.nan)
         if not np.isfinite(pairs).all() or (pairs[:, 0] > pairs[:, 1]).any():
             raise ValueError(
-                "contrast takes (low, high) with low not above high, or one such pair for each of "
+                "contrast takes (low, high) with low not above high, or one such pair for each of the "
                 f"{len(self.channels)} channels; got {contrast!r}."
             )
         return replace(self, contrast=tuple((float(low), float(high)) for low, high in pairs))
 
     def shown_between(self, limits: Sequence[tuple[float, float]]) -> Planes:
-        """Return the same planes in the contrast in which a viewer shows them, where that was chosen.
+        """Return the same planes with the contrast in which a viewer shows them, where that was chosen.
 
-        Limits that cut nothing off, such as those that napari takes from the darkest and the brightest pixel, were chosen by
-        nobody, and one hot pixel makes all others dim: there the percentiles hold, as without a viewer.
+        Limits that cut nothing off, such as those that napari takes from the darkest and the brightest pixel, were not
+        chosen by a person, and one hot pixel makes all others dim: then the percentiles are used, as without a viewer.
 
         Parameters
         ----------
@@ -281,12 +281,12 @@ class Planes:
 
     @property
     def told_scale(self) -> tuple[float | None, ...] | None:
-        """Pixel size per axis of `shape` as `write_labels` takes it: None where the image tells none."""
+        """Pixel size per axis of `shape` as `write_labels` takes it: None where the image does not give it."""
         return told_scale(self.scale, self.untold)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the pixels, in this machine's byte order."""
+        """Type of the pixels, in this machine's byte order."""
         dtype: np.dtype[Any] = np.dtype(self.data.dtype).newbyteorder("=")
         return dtype
 
@@ -295,7 +295,7 @@ class Planes:
         return int(np.prod(self.leading))
 
     def plane_indices(self) -> Iterator[Plane]:
-        """Go through the planes in C order."""
+        """Yield the indices of the planes, in C order."""
         return iter(np.ndindex(*self.leading))
 
     def raw(self, plane: Plane = (), box: Box | None = None) -> NDArray[Any]:
@@ -304,14 +304,14 @@ class Planes:
         Raises
         ------
         ValueError
-            If there is no such plane, or the box reaches over its border.
+            If there is no such plane, or the box extends beyond its border.
         OSError
             If the pixels cannot be read.
         """
         plane = plane_of(plane, self.leading)
         box = Box.of(self.size) if box is None else box
         if not Box.of(self.size).holds(box):
-            raise ValueError(f"box takes pixels inside the plane {self.size}; got {tuple(box)}.")
+            raise ValueError(f"box must lie inside the plane {self.size}; got {tuple(box)}.")
         try:
             return self._by_chunks(plane, box) if self._is_coarse(box) else self._pixels(plane, box)
         except MemoryError:
@@ -319,9 +319,9 @@ class Planes:
         except Exception as error:  # whatever codecs, file systems and lazy arrays raise
             where = f"Plane {plane} of the image" if plane else "The image"
             remedy = (
-                "the file may be damaged: copy it anew"
+                "the file may be damaged: copy it again"
                 if self.on_disk
-                else "see what computes or keeps its pixels"
+                else "check what computes or stores its pixels"
             )
             raise OSError(f"{where} could not be read ({brief(error)}); {remedy}.") from error
 
@@ -401,7 +401,7 @@ class Planes:
     def fingerprint(self) -> str:
         """Hash of shape, type and a sample of the chosen channels' pixels.
 
-        The same for an array, for the file it was read from, and for a layer that shows one channel of it.
+        It is the same for an array, the file it was read from, and a layer that shows one channel of it.
         """
         return self._survey()[0]
 
@@ -475,16 +475,16 @@ def stretch(pixels: NDArray[Any], low: float, high: float) -> NDArray[np.float32
 
 
 def full_range(dtype: np.dtype[Any], inside: Callable[[], bool]) -> tuple[float, float] | None:
-    """Return black and white of colours that are taken as they are: of uint8, and of floats `inside` 0..1; None of others."""
+    """Return black and white of colours that are used as they are: of uint8, and of floats `inside` 0..1; otherwise None."""
     if dtype == np.uint8:
         return 0.0, 255.0
     return (0.0, 1.0) if dtype.kind == "f" and inside() else None
 
 
 def percentiles(pixels: NDArray[Any], low: float = LOW, high: float = HIGH) -> tuple[float, float]:
-    """Return two percentiles of the finite pixels; (0, 0) where there is none.
+    """Return two percentiles of the finite pixels; (0, 0) if there are none.
 
-    Where both are the same (a few bright specks on black), the least and the largest value stand for them.
+    If both are the same (a few bright specks on black), the smallest and the largest value are returned.
     """
     values = np.asarray(pixels).ravel()
     if values.dtype.kind == "b":
@@ -532,8 +532,8 @@ def _finest(image: Any) -> Any:
         and all(isinstance(one, str | os.PathLike) for one in image)
     ):
         raise TypeError(
-            f"An image takes an array or one path; got {len(image)} paths: read them into one array first, for example with "
-            "tifffile.imread of the list, or encode one after the other."
+            f"An image must be an array or one path; got {len(image)} paths: read them into one array first, for example by "
+            "giving the list to tifffile.imread, or encode one after the other."
         )
     try:
         array = np.asarray(image)
@@ -542,7 +542,7 @@ def _finest(image: Any) -> Any:
     if array.dtype.kind in "OUS":
         # What has several arrays by name is none: a zarr group, a data set of xarray.
         do = "take one of the arrays in it" if hasattr(image, "keys") else "convert it with numpy.asarray"
-        raise TypeError(f"An image takes an array or a path; got {type(image).__name__}: {do}.")
+        raise TypeError(f"An image must be an array or a path; got {type(image).__name__}: {do}.")
     return array
 
 
@@ -550,31 +550,31 @@ def _checked_shape(data: Any) -> tuple[int, ...]:
     shape = tuple(data.shape)
     if len(shape) < 2:
         raise ValueError(
-            f"An image takes at least the axes (Y, X); got shape {shape}: add an axis, as in image[None]."
+            f"An image needs at least the axes (Y, X); got shape {shape}: add an axis, as in image[None]."
         )
     if any(n != n for n in shape):  # dask does not know the length of some results
         raise ValueError(
-            f"An image takes known lengths; got shape {shape}: call compute_chunk_sizes() first."
+            f"An image needs known lengths; got shape {shape}: call compute_chunk_sizes() first."
         )
     if 0 in shape:
         raise ValueError(
-            f"An image takes at least one pixel; got an empty array of shape {shape}: choose another."
+            f"An image needs at least one pixel; got an empty array of shape {shape}: choose another one."
         )
     if np.dtype(data.dtype).kind not in "buif":
         raise ValueError(
-            f"An image takes real numbers; got {data.dtype}: convert it, for example with numpy.abs."
+            f"An image must hold real numbers; got {data.dtype}: convert it, for example with numpy.abs."
         )
     return tuple(int(n) for n in shape)
 
 
 def read_only(array: Any) -> bool:
-    """Whether an array says that it cannot be written to: NumPy's in its flags, zarr's by itself."""
+    """Whether an array is read-only, by NumPy's flags or zarr's attribute."""
     flags = getattr(array, "flags", None)
     return bool(getattr(array, "read_only", False)) or (flags is not None and not flags.writeable)
 
 
 def plane_of(index: Any, leading: tuple[int, ...]) -> Plane:
-    """Return a plane's indices into the leading axes; if there is but one axis, a number will do.
+    """Return a plane's indices into the leading axes; if there is only one axis, a number will do.
 
     Raises
     ------
@@ -593,7 +593,7 @@ def plane_of(index: Any, leading: tuple[int, ...]) -> Plane:
 
 
 def _whole(numbers: Any) -> tuple[int, ...] | None:
-    """Return one or several whole numbers, of Python's or NumPy's, as Python's; None if they are something else."""
+    """Return one or several whole numbers, from Python or NumPy, as Python's; None if they are something else."""
     several = list(numbers) if np.iterable(numbers) else [numbers]
     try:
         return None if bool in map(type, several) else tuple(map(operator.index, several))
@@ -602,9 +602,9 @@ def _whole(numbers: Any) -> tuple[int, ...] | None:
 
 
 def _letters(given: str | None, found: str | None, shape: tuple[int, ...]) -> str:
-    """Return one letter per axis; question marks where nobody named them."""
+    """Return one letter per axis; question marks if they are not named."""
     if given is not None and (len(given) != len(shape) or len(set(given.upper())) != len(given)):
-        raise ValueError(f"axes takes one letter, each another, per axis of shape {shape}; got {given!r}.")
+        raise ValueError(f"axes takes one letter per axis of shape {shape}, all different; got {given!r}.")
     letters = (given or found or "").upper()
     return letters if len(letters) == len(shape) else "?" * len(shape)
 
@@ -616,7 +616,9 @@ def _channel_axis(
     if channel_axis is not None:
         numbers = _whole(channel_axis)
         if numbers is None or len(numbers) != 1 or not -len(shape) <= numbers[0] < len(shape):
-            raise ValueError(f"channel_axis takes an axis of the image's {len(shape)}; got {channel_axis!r}.")
+            raise ValueError(
+                f"channel_axis takes one of the image's {len(shape)} axes; got {channel_axis!r}."
+            )
         axis = numbers[0] % len(shape)
     elif "S" in letters or "C" in letters:
         axis = letters.index("S" if "S" in letters else "C")

@@ -86,8 +86,8 @@ def copied(layer: Labels) -> Labels:
     size = math.prod(data.shape) * np.dtype(data.dtype).itemsize
     if size > _COPY:
         raise ValueError(
-            f"Labels are written to a layer in memory or in zarr; {layer.name} is neither, or read-only, and with "
-            f"{size / 1e9:.1f} GB too large to be copied: open it as a zarr that can be written to, or choose a new layer."
+            f"Labels are written to a layer in memory or in zarr; {layer.name} is neither, or read-only, and at "
+            f"{size / 1e9:.1f} GB it is too large to be copied: open it as a writable zarr, or choose a new layer."
         )
     lies = {name: getattr(layer, name) for name in PLACE}
     lies["affine"] = layer.affine.affine_matrix
@@ -133,8 +133,8 @@ def lay_over(layer: Labels, source: Source) -> bool:
         return False
     if len(shape) != source.ndim:
         raise ValueError(
-            f"Labels of {image.name} take an axis of length 1 in place of channel axis {source.axis}, or napari lays other "
-            f"axes there; {layer.name} has shape {tuple(shape)}: give it that axis with numpy.expand_dims, or choose a new "
+            f"Labels of {image.name} need an axis of length 1 in place of channel axis {source.axis}, so that napari aligns "
+            f"the others; {layer.name} has shape {tuple(shape)}: give it that axis with numpy.expand_dims, or choose a new "
             "layer."
         )
     kept = [i for i in range(len(shape)) if i == 0 or i != source.axis]
@@ -149,7 +149,7 @@ def lay_over(layer: Labels, source: Source) -> bool:
         unplaced &= np.allclose(layer.data_to_world(corner), corner)
     if not lies and not unplaced:
         raise ValueError(
-            f"Labels are written where the image is; {layer.name} lies elsewhere than {image.name}: copy the image's scale and "
+            f"Labels must lie where the image is; {layer.name} lies elsewhere than {image.name}: copy the image's scale and "
             "transforms (right-click on it) and apply them to the labels, or choose a new layer."
         )
     if unplaced:

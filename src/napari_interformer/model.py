@@ -1,8 +1,8 @@
 """InterFormer in one piece: pixels to features once, features and clicks to a mask in real time.
 
-Here the parts are put together, the presets stand, and the network meets NumPy (`encode_pixels`, `prepare_maps`,
-`decode_logits`). What teaches it (`adapting`, `batch_clicks`, `crops`, `train`) converts between the two for itself, and so
-does `scales`, which has torch resize pixels and logits.
+Here the parts are put together, the presets are defined, and the network meets NumPy (`encode_pixels`, `prepare_maps`,
+`decode_logits`). The modules that train it (`adapting`, `batch_clicks`, `crops`, `train`) convert between the two
+themselves, and so does `scales`, which lets torch resize pixels and logits.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class InterFormerConfig:
     Attributes
     ----------
     window : int
-        Training size in pixels: the tile that is encoded at a time.
+        Training size in pixels, which is also the side of a tile that is encoded.
     click_window : int
-        Least side in pixels of the window decoded around an object; it grows with the object.
+        Smallest side in pixels of the window that is decoded around an object; it grows with the object.
     patch_size, embed_dim, layers, heads, mlp_ratio : int
         The ViT.
     detail : tuple of int
@@ -66,14 +66,14 @@ class InterFormerConfig:
     logit_parts : int
         Logits per cell and axis of the finest map: 1 as in the paper, or more.
     diameters : tuple of (float, float)
-        Objects smaller or larger than this many pixels are seen at another magnification, where the image is at hand;
-        empty for none of that, as in the paper.
+        Objects smaller or larger than these numbers of pixels are seen at another magnification, if the image is available;
+        empty for never, as in the paper.
     inner_radius, outer_radius : int
-        How far a click makes pixels sure, and how much farther possible, in pixels.
+        Radius in pixels around a click in which pixels are certain, and how much farther they are possible.
     zoom_expansion : float
-        How much the box of what is known is grown to make the region of the refine blocks.
+        How much the box of what is known is enlarged to make the region of the refine blocks.
     zoom_min_size : int
-        Least side of that region in pixels.
+        Smallest side of that region in pixels.
     """
 
     window: int = 512
@@ -210,19 +210,19 @@ class InterFormer(nn.Module):
         return self.backbone(x, before_layer)  # type: ignore[no-any-return]
 
     def prepare(self, maps: Sequence[Tensor] | Prepared) -> Prepared:
-        """Compute whatever of decoding depends on the image alone; `decode` takes maps or this.
+        """Compute the part of decoding that depends only on the image; `decode` takes maps or the result.
 
         Raises
         ------
         ValueError
-            If the model lies on a device that cannot decode; see `decoding_device`.
+            If the model is on a device that cannot decode; see `decoding_device`.
         """
         if isinstance(maps, Prepared):
             return maps
         if self.device.type == "mps":
             raise ValueError(
-                "Clicks are answered on a CPU or CUDA, since PyTorch pools wrongly on MPS; load the model without a device, "
-                'and give device="mps" to encode alone.'
+                "Clicks are answered on a CPU or CUDA, because PyTorch's adaptive pooling gives wrong results on MPS: load the "
+                'model without a device, and give device="mps" to encode only.'
             )
         return self.neck.prepare(list(maps))
 
@@ -238,7 +238,7 @@ class InterFormer(nn.Module):
         reference : (B, H, W) uint8
             States of the reference label.
         roi : (left, top, right, bottom), optional
-            Multiples of 32: the refine blocks work in here alone. Everywhere if None.
+            Multiples of 32: the refine blocks work only inside. Everywhere if None.
 
         Returns
         -------
@@ -272,14 +272,14 @@ class InterFormer(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the encoder: equal for models whose features can stand for each other, however these are decoded."""
+        """Hash of the encoder: equal for models whose features are interchangeable, however they are decoded."""
         if "encoder" not in self._fingerprints:
             self._fingerprints["encoder"] = _hash(self.backbone)
         return self._fingerprints["encoder"]
 
     @property
     def decoder_fingerprint(self) -> str:
-        """Hash of I-MSA and the head: equal for models that answer clicks in the same way, if their features are the same."""
+        """Hash of I-MSA and the head: equal for models that answer clicks in the same way, given the same features."""
         if "decoder" not in self._fingerprints:
             self._fingerprints["decoder"] = _hash(nn.ModuleList([self.neck, self.decode_head]))
         return self._fingerprints["decoder"]
@@ -339,8 +339,8 @@ class InterFormer(nn.Module):
         Returns
         -------
         (h, w) float32
-            Foreground minus background logit; the mask is where it is positive. Logits that differ by rounding alone
-            count as equal, so that a pixel on the fence is background on any number of threads.
+            Foreground minus background logit; the mask is where it is positive. Logits that differ only by rounding
+            count as equal, so that a borderline pixel is background on any number of threads.
         """
         prepared = maps if isinstance(maps, Prepared) else self.prepare_maps(maps)
         states = torch.from_numpy(np.ascontiguousarray(reference))[None].to(self.device)
@@ -362,7 +362,7 @@ def normalise(x: Tensor) -> Tensor:
 
 
 def resolve_device(name: str | torch.device = "auto") -> torch.device:
-    """Return the device of that name; "auto" takes the strongest there is.
+    """Return the device of that name; "auto" is the fastest that there is.
 
     Raises
     ------
@@ -383,7 +383,7 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
     if (device.index or 0) >= found[device.type]:
         raise ValueError(
             f"{device.type.upper()} was asked for ({str(name)!r}), but PyTorch finds {found[device.type] or 'no'} such "
-            "device here; choose auto or cpu, or install a PyTorch build for it."
+            "device here: choose auto or cpu, or install a PyTorch build that supports it."
         )
     return device
 
@@ -391,15 +391,15 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
 def decoding_device(name: str | torch.device = "auto") -> torch.device:
     """Return where clicks are answered, and models trained, if images are encoded on the device of that name.
 
-    That is the same device, but for Apple's GPUs: PyTorch's adaptive pooling is wrong on them, silently (pytorch issue
-    190064, 2.13 included). The encoder needs none.
+    That is the same device, except for Apple's GPUs, on which PyTorch's adaptive pooling silently gives wrong results (pytorch
+    issue 190064, up to and including 2.13). The encoder does not use it.
     """
     device = resolve_device(name)
     return torch.device("cpu") if device.type == "mps" else device
 
 
 def resolve_devices(names: str = "auto") -> list[torch.device]:
-    """Return the devices of that name, of which there may be several: all GPUs for "auto" and "cuda", or a list with commas.
+    """Return the devices of that name, which may be several: all GPUs for "auto" and "cuda", or a list with commas.
 
     Raises
     ------

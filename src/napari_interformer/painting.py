@@ -73,17 +73,17 @@ def check_labels(labels: Any, features: Features) -> None:
     """
     if not hasattr(labels, "shape") or not hasattr(labels, "dtype"):
         raise TypeError(
-            f"labels takes an integer array; got {type(labels).__name__}: convert it with numpy.asarray."
+            f"labels must be an integer array; got {type(labels).__name__}: convert it with numpy.asarray."
         )
     shape = tuple(features.shape)
     if tuple(labels.shape) != shape:
         raise ValueError(
-            f"labels takes an array of the image's shape {shape}; got {tuple(labels.shape)}: choose the label image that "
+            f"labels must have the image's shape {shape}; got {tuple(labels.shape)}: choose the label image that "
             "belongs to this image."
         )
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
-            f"labels takes an integer array; got {labels.dtype}: convert it with astype('int32')."
+            f"labels must be an integer array; got {labels.dtype}: convert it with astype('int32')."
         )
 
 

@@ -1,4 +1,4 @@
-"""What the user said: clicks, scribbles, boxes and masks, as plain values, and how they count."""
+"""What the user said: clicks, scribbles, boxes and masks, as plain values, and the order in which they count."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Click:
         Raises
         ------
         ValueError
-            If it is no sequence of at least two finite numbers, or `positive` is neither True nor False.
+            If `position` is not a sequence of at least two finite numbers, or `positive` is neither True nor False.
         """
         try:
             *plane, y, x = (round(float(value)) for value in position)
         except (TypeError, ValueError, OverflowError):
             raise ValueError(
-                f"A click takes a position in pixels such as (y, x), or (z, y, x) in a stack; got {position!r}."
+                f"A click needs a position in pixels such as (y, x), or (z, y, x) in a stack; got {position!r}."
             ) from None
         return cls(tuple(plane), y, x, _sign(positive))
 
@@ -55,7 +55,7 @@ class Click:
 
 @dataclass(frozen=True)
 class Scribble:
-    """A line drawn by hand on one plane: all of its pixels belong to the object, or none does.
+    """A line drawn by hand on one plane: all of its pixels belong to the object, or none do.
 
     `path` has the row and column of its ends and of where it bends; it is straight in between.
     """
@@ -71,19 +71,20 @@ class Scribble:
         Raises
         ------
         ValueError
-            If there is none, one is no position in pixels, or they are on different planes; for `positive`, as a click.
+            If there are no positions, one is not a position in pixels, or they are on different planes; for `positive`, as for
+            a click.
         """
         try:
             stops = [Click.at(position) for position in positions]
         except (TypeError, ValueError):
             raise ValueError(
-                f"A scribble takes positions in pixels such as (y, x), or (z, y, x) in a stack; got {positions!r}."
+                f"A scribble needs positions in pixels such as (y, x), or (z, y, x) in a stack; got {positions!r}."
             ) from None
         if not stops:
-            raise ValueError("A scribble takes at least one position; got none: draw a line.")
+            raise ValueError("A scribble needs at least one position; got none: draw a line.")
         if len({stop.plane for stop in stops}) > 1:
             raise ValueError(
-                f"A scribble takes positions on one plane; got {stops[0].position} and others: draw one for each plane."
+                f"A scribble needs positions on one plane; got {stops[0].position} and others: draw one for each plane."
             )
         path = tuple(pixel for pixel, _ in itertools.groupby((stop.y, stop.x) for stop in stops))
         return cls(stops[0].plane, path, _sign(positive))
@@ -104,22 +105,22 @@ class BoxPrompt:
 
     @classmethod
     def between(cls, corner: Sequence[float], opposite: Sequence[float]) -> BoxPrompt:
-        """Build a box from two pixels that it holds, at opposite corners: (y, x), or (z, y, x) in a stack.
+        """Build a box from the two pixels at its opposite corners: (y, x), or (z, y, x) in a stack.
 
         Raises
         ------
         ValueError
-            If one is no position in pixels, or they are on different planes.
+            If one is not a position in pixels, or they are on different planes.
         """
         try:
             first, last = Click.at(corner), Click.at(opposite)
         except ValueError:
             raise ValueError(
-                f"A box takes two corners in pixels such as (y, x), or (z, y, x) in a stack; got {corner!r} and {opposite!r}."
+                f"A box needs two corners in pixels such as (y, x), or (z, y, x) in a stack; got {corner!r} and {opposite!r}."
             ) from None
         if first.plane != last.plane:
             raise ValueError(
-                f"A box takes two corners on one plane; got {first.position} and {last.position}: draw one for each plane."
+                f"A box needs two corners on one plane; got {first.position} and {last.position}: draw one for each plane."
             )
         (top, bottom), (left, right) = sorted((first.y, last.y)), sorted((first.x, last.x))
         return cls(first.plane, Box(left, top, right + 1, bottom + 1))
@@ -137,7 +138,7 @@ class BoxPrompt:
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """An object that is there already on one plane: a good guess to start from, not a certainty.
+    """An object that is already there on one plane: a good guess to start from, not a certainty.
 
     `mask` is bool, the size of `box`; pixels of the plane outside `box` are not part of the object.
     """
@@ -150,7 +151,7 @@ class Mask:
         """Refuse an array that does not fit the box."""
         if self.mask.shape != (self.box.height, self.box.width):
             raise ValueError(
-                f"A mask takes an array of its box's size, {(self.box.height, self.box.width)}; got {self.mask.shape}."
+                f"A mask must have the size of its box, {(self.box.height, self.box.width)}; got {self.mask.shape}."
             )
 
 
@@ -161,7 +162,7 @@ P = TypeVar("P", bound=Prompt)
 
 
 def name_of(plane: tuple[int, ...]) -> str:
-    """Name a plane to people: its number, or several in brackets."""
+    """Name a plane for a person: its number, or several numbers in brackets."""
     return str(plane[0] if len(plane) == 1 else plane)
 
 
@@ -172,14 +173,14 @@ def names_of(planes: Sequence[tuple[int, ...]]) -> str:
 
 
 class NotEncodedError(LookupError):
-    """A part of the image was asked for whose features are not there yet.
+    """The features of a part of the image were needed, but are not there yet.
 
     Attributes
     ----------
     plane : tuple of int
         Its leading indices.
     box : Box
-        What was asked for, in pixels of the padded plane.
+        What was needed, in pixels of the padded plane.
     """
 
     def __init__(self, plane: tuple[int, ...], box: Box) -> None:
@@ -187,13 +188,13 @@ class NotEncodedError(LookupError):
         self.plane, self.box = plane, box
 
     def __str__(self) -> str:
-        """Say what is not there, and what to do."""
+        """Say what is missing, and what to do."""
         where = f"Plane {name_of(self.plane)}" if self.plane else "The image"
-        return f"{where} is not encoded at {tuple(self.box)} yet; encode it, or wait until that is done."
+        return f"{where} is not encoded at {tuple(self.box)} yet: encode it, or wait until that is done."
 
 
 def in_order(prompts: Iterable[P]) -> tuple[P, ...]:
-    """Return prompts as they count: boxes and masks before clicks and scribbles, of each plane's boxes the newest alone."""
+    """Return prompts in the order in which they count: boxes (each plane's newest) and masks, then clicks and scribbles."""
     prompts = tuple(prompts)
     newest = {prompt.plane: prompt for prompt in prompts if isinstance(prompt, BoxPrompt)}
     starts = [
@@ -205,6 +206,6 @@ def in_order(prompts: Iterable[P]) -> tuple[P, ...]:
 def _sign(positive: Any) -> bool:
     if not isinstance(positive, bool | np.bool_):
         raise ValueError(
-            f"positive takes True, for what belongs to the object, or False, for what does not; got {positive!r}."
+            f"positive must be True, for what belongs to the object, or False, for what does not; got {positive!r}."
         )
     return bool(positive)

@@ -26,7 +26,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Record:
-    """How an object came about.
+    """How an object was made.
 
     Attributes
     ----------
@@ -35,11 +35,11 @@ class Record:
     prompts : tuple of Click, Scribble, BoxPrompt or Mask
         In order.
     size : float or None
-        How large it was taken to be when it began, in pixels.
+        How large it was assumed to be when it began, in pixels.
     overwrite : bool
-        Whether it could take pixels of others.
+        Whether it could take pixels from others.
     edited : bool
-        Whether it began with what the label had on its planes, and replaced that.
+        Whether it began with what its label had on these planes, and replaced that.
     begun : tuple of Mask
         What that was.
     decoder : str
@@ -105,15 +105,15 @@ class Saved:
             If it cannot be read.
         """
         if not path.is_file():
-            what = "is a folder" if path.is_dir() else "is not there"
+            what = "is a folder" if path.is_dir() else "does not exist"
             raise FileNotFoundError(
-                f"Saved clicks are a file of Save clicks or save_prompts; got {str(path)!r}, which {what}: check it."
+                f"Saved clicks must be a file from Save clicks or save_prompts; got {str(path)!r}, which {what}: check it."
             )
         try:
             text = path.read_bytes()
         except OSError as error:
             raise OSError(
-                f"{path.name} could not be read ({error.strerror or brief(error)}); check the disk, and your permissions."
+                f"{path.name} could not be read ({error.strerror or brief(error)}): check the disk, and your permissions."
             ) from error
         try:
             content = json.loads(text.decode())
@@ -137,12 +137,12 @@ class Saved:
             zlib.error,
         ):
             raise ValueError(
-                f"Saved clicks are a file of Save clicks or save_prompts; {path.name} is something else or damaged: choose "
-                "another."
+                f"Saved clicks must be a file from Save clicks or save_prompts; {path.name} is something else or damaged: "
+                "choose another file."
             ) from None
         raise ValueError(
-            f"Saved clicks take format {FORMAT}; {path.name} has {content['format']}: a later version of "
-            "napari-interformer wrote it."
+            f"Saved clicks must have format {FORMAT}; {path.name}, from a later version of napari-interformer, has "
+            f"{content['format']}: update the package."
         )
 
 

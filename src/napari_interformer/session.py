@@ -1,7 +1,7 @@
 """The one place with annotation state: the current object's boxes and clicks, its mask, and the label image.
 
-The points are the truth. A mask is a pure function of the features and the ordered prompts: `compute` does that
-function (no state changes; a worker thread may call it), `adopt` takes its result over. Undo is a pop.
+The points are the truth. A mask is a pure function of the features and the ordered prompts: `compute` evaluates that
+function (no state changes; a worker thread may call it), `adopt` takes over its result. Undo is a pop.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ Replay = tuple[tuple[Record, Steps], ...]
 
 
 class Taken(NamedTuple):
-    """An object of the label image to go on with, and what it has on each plane."""
+    """An object of the label image to continue, and what it has on each plane."""
 
     label: int
     steps: Steps
 
 
 class _Shown(NamedTuple):
-    """The current object at a time: its steps, and how large it was taken to be when it began."""
+    """The current object at one time: its steps, and how large it was assumed to be when it began."""
 
     steps: Steps
     size: float | None
@@ -63,7 +63,7 @@ class _Shown(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Said:
-    """Prompts came, went or changed."""
+    """Prompts were added, removed or changed."""
 
     before: _Shown
     after: _Shown
@@ -77,7 +77,7 @@ class _Said:
 
 @dataclass(frozen=True, eq=False)
 class _Painted:
-    """A stroke was painted into the labels, of which `painting` was known then."""
+    """A stroke was painted into the labels, whose state before it is `painting`."""
 
     stroke: Stroke
     painting: Painting
@@ -98,7 +98,7 @@ class _Painted:
 
 @dataclass(frozen=True, eq=False)
 class _Switched:
-    """The current object, which is in the labels, may take pixels of others from now on, or not any more."""
+    """The current object, which is in the labels, may from now on take pixels from others, or no longer."""
 
     overwrite: bool
 
@@ -111,7 +111,7 @@ class _Switched:
 
 @dataclass(eq=False)
 class _Found:
-    """Objects were found and finished together: each with what it covers, and the numbers before and, undone, after it."""
+    """Objects were found and finished together: what each covers, and the next number before and, if undone, after it."""
 
     objects: tuple[tuple[Record, Step, Painting], ...]
     before: tuple[int, int]
@@ -147,7 +147,7 @@ class _Found:
 
 @dataclass(frozen=True, eq=False)
 class _Deleted:
-    """An object was taken out of the labels: the record of that, and what it covered."""
+    """An object was removed from the labels: the record of that, and what it covered."""
 
     record: Record
     painting: Painting
@@ -170,7 +170,7 @@ _Change = _Said | _Painted | _Switched | _Found | _Deleted
 
 
 class Finished:
-    """The label image of a session without the object that is being worked on, to read from; always as it is now."""
+    """A view for reading of a session's label image, without the current object; always up to date."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -187,7 +187,7 @@ class Finished:
 class Session:
     """Annotate one image or stack, object by object.
 
-    What changes a session is one thread's; `compute` and what is called like it may run in another meanwhile.
+    Only one thread may change a session; `compute` and the `compute_...` methods may run in another one meanwhile.
 
     Parameters
     ----------
@@ -196,17 +196,17 @@ class Session:
     model : InterFormer
         The model that made the features.
     labels : integer array, optional
-        A label image of the features' shape to go on with, written in place; new and empty (int32) if None.
+        A label image of the features' shape to continue, written in place; new and empty (int32) if None.
     overwrite : bool
-        Whether the object may take pixels of other objects; by default they are protected.
+        Whether the object may take pixels from other objects; by default, these are protected.
     live : bool
         Paint the current object into `labels` after every change (what the window does) instead of on `commit`.
     image : array, path or Planes, optional
-        The image, as `Planes.of` takes it, so that small objects can be magnified and large ones be seen whole;
-        that of `features` if they were just encoded. Without it every object is seen at the image's own magnification.
+        The image, as `Planes.of` takes it, so that small objects can be magnified and large ones be seen whole; features
+        that were just encoded bring theirs. Without it, every object is seen at the image's own magnification.
     object_size : float, optional
-        How large objects are across, in pixels. If None, they are taken to be as large as those finished last, and the first
-        one's size is found out from its first answer. It takes the image.
+        How large objects are across, in pixels. If None, they are assumed to be as large as those finished last; the size
+        of the first one follows from its first answer. This needs the image.
     highest : int, optional
         The highest label in `labels`, where that is known; all of them are read if None.
 
@@ -215,26 +215,26 @@ class Session:
     features : Features
         As given.
     label : int
-        The number of the current object. While that has no prompts, it can be set to any that no object has.
+        The number of the current object. While it has no prompts, it can be set to any number that no object has.
     overwrite, live, object_size
-        As given; they can be set at any time: `overwrite` holds for all of the current object, and is a step for `undo` where
-        that is painted already (`live`); `object_size` holds for the next one.
+        As given; they can be set at any time: `overwrite` applies to the whole current object, and is a step for `undo` if
+        that is painted already (`live`); `object_size` applies to the next one.
     records : list of Record
-        What became of the objects committed so far, in order (see `objects`).
+        The records of the objects committed so far, in order (see `objects`).
     decoding : Decoding
-        What turns prompts to masks.
+        Turns prompts into masks.
     backlog : Backlog
-        What is still to be written to `labels`: nothing, but within its `waiting`.
+        What is still to be written to `labels`: nothing, except within its `waiting`.
     gaps : dict
         What `propagate` found between planes with clicks.
 
     Raises
     ------
     TypeError
-        If `features` are no features, or `labels` no array.
+        If `features` are not features, or `labels` is not an array.
     ValueError
-        If the model is not the one that made the features, `labels` has another shape or no integer dtype, or a size is
-        given without the image.
+        If the model is not the one that made the features, if `labels` has another shape or does not hold integers, or if a
+        size is given without the image.
     """
 
     def __init__(
@@ -256,7 +256,7 @@ class Session:
             )
         if features.model_fingerprint != model.fingerprint:
             raise ValueError(
-                "Session takes the model that made the features; got another one: load that model, or encode the "
+                "Session needs the model that made the features; got another one: load that model, or encode the "
                 "image again with this one."
             )
         shape = tuple(features.shape)
@@ -264,16 +264,16 @@ class Session:
         check_labels(target, features)
         if read_only(target):
             raise ValueError(
-                "labels takes an array that can be written to; got a read-only one: copy it, or open it for writing."
+                "labels must be a writable array; got a read-only one: copy it, or open it for writing."
             )
         image = image_of(features, image)
         known: Any = object_size
         if known is not None and not (isinstance(known, Real) and 0 < float(known) < math.inf):
-            raise ValueError(f"object_size takes pixels, more than 0; got {object_size!r}.")
+            raise ValueError(f"object_size takes a number of pixels above 0; got {object_size!r}.")
         if known is not None and image is None and model.config.diameters:
             raise ValueError(
-                "object_size takes the image, too, of which it lets objects be seen larger or smaller: give image=, as these "
-                "features do not know theirs."
+                "object_size needs the image, in which it lets objects be seen larger or smaller; these features do not have "
+                "theirs: give image=."
             )
         self.features, self.decoding = features, Decoding(features, model, image)
         self.object_size: float | None = object_size
@@ -302,12 +302,12 @@ class Session:
 
     @property
     def given(self) -> tuple[Given, ...]:
-        """What a person said of the current object: its boxes, clicks and scribbles, in order."""
+        """What was given for the current object: its boxes, clicks and scribbles, in order."""
         return tuple(prompt for prompt in self.prompts if not isinstance(prompt, Mask))
 
     @property
     def boxes(self) -> tuple[BoxPrompt, ...]:
-        """The current object's boxes, one on a plane."""
+        """The current object's boxes, one per plane."""
         return tuple(prompt for prompt in self.prompts if isinstance(prompt, BoxPrompt))
 
     @property
@@ -327,7 +327,7 @@ class Session:
 
     @property
     def objects(self) -> dict[int, tuple[Prompt, ...]]:
-        """The committed objects' prompts by label; of one that was edited, those of each plane since its last edit."""
+        """The committed objects' prompts by label; for an edited object, those of each plane since its last edit."""
         found: dict[int, tuple[Prompt, ...]] = {}
         for record in self.records:
             again = {prompt.plane for prompt in (*record.prompts, *record.begun)}
@@ -345,7 +345,7 @@ class Session:
 
     @property
     def clicked_before(self) -> set[Plane]:
-        """The planes of an object that is being edited on which somebody clicked before it was finished."""
+        """The planes of an object that is being edited on which it was clicked on before it was finished."""
         records = [record for record in self.records if self._edited and record.label == self.label]
         return {
             prompt.plane for record in records for prompt in record.prompts if not isinstance(prompt, Mask)
@@ -366,7 +366,7 @@ class Session:
 
     @property
     def mask(self) -> BoolMask:
-        """The current object: bool, the shape of the image or stack (made anew at every read)."""
+        """The current object: bool, the shape of the image or stack (made again at every read)."""
         whole = np.zeros(self.features.shape, bool)
         for plane, step in _newest(self._steps).items():
             whole[plane][step.box.slices] = step.mask
@@ -381,7 +381,7 @@ class Session:
         return (Box(0, 0, 0, 0), np.zeros((0, 0), bool)) if step is None else (step.box, step.mask)
 
     def latest(self, plane: Plane = ()) -> Step | None:
-        """Return the current object's newest step on a plane, None where it has no prompt."""
+        """Return the current object's newest step on a plane, or None if it has no prompt there."""
         wanted = plane_of(plane, self.features.leading)
         return next((step for step in reversed(self._steps) if step.prompt.plane == wanted), None)
 
@@ -400,19 +400,19 @@ class Session:
             for plane in np.ndindex(*self.features.leading)
         ):
             raise ValueError(
-                f"label takes a number that no object has; got {value}, which is there already: session.edit({value}) goes on "
-                "with it."
+                f"label takes a number that no object has; got {value}, which is taken: to continue that object, call "
+                f"session.edit({value})."
             )
         self._label = int(value)
 
     def number_from(self, label: int) -> None:
-        """Let the next object have this number, or a higher one; prompts are refused if the label image cannot hold it."""
+        """Give the next object this number, or a higher one; prompts are refused if the label image cannot hold it."""
         if not self.unfinished:
             self._label = max(self._label, label)
 
     @property
     def overwrite(self) -> bool:
-        """Whether the current object, and those after it, may take pixels of others."""
+        """Whether the current object, and those after it, may take pixels from others."""
         return self._overwrite
 
     @overwrite.setter
@@ -431,9 +431,9 @@ class Session:
 
     @property
     def expected_size(self) -> float | None:
-        """How large the next object is taken to be, in pixels: as said, or else as those finished last; None if nothing tells.
+        """How large the next object is assumed to be, in pixels: as set, or else like those finished last; None if unknown.
 
-        One small object alone does not have the next one magnified: a part of a larger one would be taken for it.
+        After a single small object, the next one is not magnified yet: part of a larger one might be taken for it.
         """
         diameters = self.model.config.diameters
         if self.object_size is not None or self.image is None or not diameters or not self._extents:
@@ -452,7 +452,7 @@ class Session:
 
     @property
     def covered(self) -> bool:
-        """Whether all pixels of the current object belong to others, which are protected."""
+        """Whether all pixels of the current object belong to others that are protected."""
         if self.overwrite:
             return False
         masked = False
@@ -487,12 +487,12 @@ class Session:
 
     @property
     def model(self) -> Decoder:
-        """What answers; see `change_model`."""
+        """The model that answers; see `change_model`."""
         return self.decoding.model
 
     @property
     def image(self) -> Planes | None:
-        """The image, if objects are seen at other magnifications too."""
+        """The image, if objects are seen at other magnifications, too; else None."""
         return self.decoding.image
 
     @property
@@ -517,7 +517,7 @@ class Session:
 
     @property
     def level(self) -> int:
-        """At which magnification the last click was answered: 2 to the power of this; 0 before the first."""
+        """The magnification at which the last click was answered is 2 to the power of this; 0 before the first."""
         return self._steps[-1].view.level if self._steps else 0
 
     # ------------------------------------------------------------------------------------ prompts
@@ -547,7 +547,7 @@ class Session:
         return self._say(Click.at(position, positive))
 
     def scribble(self, positions: Iterable[Sequence[int]], positive: bool = True) -> BoolMask:
-        """Draw a line through what belongs to the object, or through what does not: it says more than a click.
+        """Draw a line through what belongs to the object, or through what does not; it says more than a click.
 
         Parameters
         ----------
@@ -571,9 +571,9 @@ class Session:
         return self._say(Scribble.along(positions, positive))
 
     def box(self, corner: Sequence[int], opposite: Sequence[int]) -> BoolMask:
-        """Say that the object just fits into a box: mostly a better start than a click, and clicks correct it.
+        """Draw a box tightly around the object: often a better start than a click, and clicks correct it.
 
-        It counts before the clicks of its plane, and in the place of another box, or of a mask that is being edited, there.
+        It counts before the clicks on its plane, and replaces another box, or a mask that is being edited, there.
 
         Parameters
         ----------
@@ -602,12 +602,12 @@ class Session:
         return mask
 
     def remove(self, index: int) -> None:
-        """Take back click number `index` (of `clicks`, from 0 on); the others are replayed. IndexError if there is none."""
+        """Remove click number `index` (of `clicks`, from 0); the others are replayed. IndexError if there is none."""
         given, place = list(self.given), self._place(index)
         self._set_given(given[:place] + given[place + 1 :])
 
     def move(self, index: int, position: Sequence[int]) -> None:
-        """Put click number `index` elsewhere; the others are replayed. Errors as for `remove` and `click`."""
+        """Move click number `index`; the others are replayed. Errors as for `remove` and `click`."""
         self._change(index, lambda click: Click.at(position, click.positive))
 
     def flip(self, index: int) -> None:
@@ -625,11 +625,11 @@ class Session:
         """Return where among all that was given a click is."""
         places = [place for place, prompt in enumerate(self.given) if isinstance(prompt, Click)]
         if not -len(places) <= index < len(places):
-            raise IndexError(f"Clicks are numbered from 0 on, and there are {len(places)}; got {index}.")
+            raise IndexError(f"Clicks are numbered from 0, and there are {len(places)}; got {index}.")
         return places[index]
 
     def set_clicks(self, clicks: Iterable[Click]) -> list[tuple[Plane, Box]]:
-        """Make these the object's clicks, after all else that it was given; return what changed (see `adopt`)."""
+        """Make these the object's clicks, after its boxes and scribbles; return what changed (see `adopt`)."""
         return self._set_given((*self.boxes, *self.scribbles, *clicks))
 
     def _set_given(self, given: Sequence[Given]) -> list[tuple[Plane, Box]]:
@@ -638,8 +638,7 @@ class Session:
     def masks_beside(self, given: Iterable[Given]) -> tuple[Mask, ...]:
         """Return the object's masks that stay if it gets other boxes and clicks.
 
-        What was carried (`propagate`) from a plane of which no box or click is left as it was goes: nothing stands for it any
-        more.
+        What was carried (`propagate`) from a plane is dropped if no box or click is left there as it was.
         """
         kept = {prompt.plane for prompt in {*given} & {*self.given}}
         gone = {prompt.plane for prompt in self.given} - kept
@@ -660,7 +659,7 @@ class Session:
         Parameters
         ----------
         prompts : sequence of Click, Scribble, BoxPrompt or Mask
-            In order; boxes and masks count before clicks and scribbles, and of each plane's boxes the newest.
+            In order; boxes and masks count before clicks and scribbles, and only the newest box on each plane counts.
 
         Returns
         -------
@@ -693,9 +692,9 @@ class Session:
         return changed
 
     def painted(self, stroke: Stroke, *, late: bool = False) -> None:
-        """Hear of a stroke that was just painted into `labels`: `undo` takes it back in its turn.
+        """Note a stroke that was just painted into `labels`, so that `undo` takes it back in turn.
 
-        `late` if what came before it was not in the labels yet.
+        `late` says that what came before it was not in the labels yet.
         """
         self.backlog.work_off()
         self._past.append(_Painted(stroke, self._painting.copy(), late))
@@ -716,7 +715,7 @@ class Session:
         return True
 
     def redo(self) -> bool:
-        """Make the last change that was taken back again; return whether there was one."""
+        """Make the change again that was undone last; return whether there was one."""
         if not self._future:
             return False
         self._future[-1].make(self)
@@ -732,7 +731,7 @@ class Session:
     ) -> list[tuple[Plane, Box]]:
         """Carry the object from the planes with clicks through their neighbours (see `volume.carry`).
 
-        One step for `undo`. `ended` is told each plane before which the object ends, and why. Returns what changed.
+        This is one step for `undo`. `ended` gets each plane before which the object ends, and why. Returns what changed.
         """
         return self.adopt(self.compute_propagate(progress=progress, cancelled=cancelled, ended=ended))
 
@@ -758,19 +757,19 @@ class Session:
         progress: Callable[[int, int], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> list[int]:
-        """Find what looks like the finished objects of a plane, and finish it: each with one click, as an object of its own.
+        """Find what looks like the finished objects of a plane, and finish it: each as a separate object with one click.
 
-        One step for `undo`, until the next commit. Other objects are protected in any case, and what was deleted is not found
-        again.
+        This is one step for `undo`, until the next commit. Other objects are always protected, and what was deleted is not
+        found again.
 
         Parameters
         ----------
         plane : tuple of int
             Leading indices.
         box : Box or (left, top, right, bottom), optional
-            What is looked through, in pixels of the image; the whole plane if None.
+            The part to search, in pixels of the image; the whole plane if None.
         progress, cancelled : callable, optional
-            Told (places tried, places); asked before each, and what was found by then is kept.
+            Called with (places tried, places), and before each place, to ask whether to stop; what was found by then is kept.
 
         Returns
         -------
@@ -780,7 +779,7 @@ class Session:
         Raises
         ------
         ValueError
-            If there is a current object, or no finished one in the box, or `box` is none; nothing changes.
+            If there is a current object, or no finished one in the box, or `box` is not a box; nothing changes.
         NotEncodedError
             If the finished objects lie where nothing is encoded yet.
         """
@@ -847,16 +846,16 @@ class Session:
         Raises
         ------
         ValueError
-            If no pixel is masked, or all that are belong to other objects, which are protected; nothing changes.
+            If the mask is empty, or all of its pixels belong to other objects, which are protected; nothing changes.
         """
         self.backlog.work_off()
         if self.empty:
             raise ValueError(
-                "commit takes an object with at least one pixel; got an empty mask: click on the object first."
+                "commit needs an object with at least one pixel; got an empty mask: click on the object first."
             )
         if self.covered:
             raise ValueError(
-                "commit takes an object with a pixel of its own; all of its pixels belong to other objects, which are "
+                "commit needs an object with at least one pixel; all of its pixels belong to other objects, which are "
                 "protected: clear it, or allow it to overwrite them."
             )
         return self._finish()
@@ -886,7 +885,7 @@ class Session:
         )
 
     def clear(self) -> list[tuple[Plane, Box]]:
-        """Drop the current object's prompts and start anew; an object being edited is put back as it was."""
+        """Drop the current object's prompts and start again; an object that was being edited is put back as it was."""
         if not (self.unfinished or any(isinstance(change, _Said) for change in self._past)):
             self._future = []
             return []  # nothing has this number yet: the next object gets it
@@ -901,7 +900,7 @@ class Session:
         return list(changed.items())
 
     def edit(self, label: int, plane: Plane | None = None) -> None:
-        """Go on with an object of `labels` from its mask, on all planes or on one.
+        """Continue an object of `labels` from its mask, on all planes or on one.
 
         Parameters
         ----------
@@ -927,7 +926,7 @@ class Session:
         return Taken(int(label), self.compute(masks))
 
     def _masks_of(self, label: int, name: str, plane: Plane | None = None) -> tuple[Mask, ...]:
-        """Return what an object has on each plane, or on one; ValueError, in the name of whoever asks, if it has nothing."""
+        """Return what an object has on each plane, or on one; ValueError, beginning with `name`, if it has nothing."""
         leading = self.features.leading
         planes = list(np.ndindex(*leading)) if plane is None else [plane_of(plane, leading)]
         try:
@@ -943,12 +942,12 @@ class Session:
                 masks.append(Mask(index, box, here[box.slices]))
         if not masks:
             raise ValueError(
-                f"{name} takes a label that is in the label image; got {label!r}, which has no pixel there."
+                f"{name} needs a label that is in the label image; got {label!r}, which has no pixel there."
             )
         return tuple(masks)
 
     def adopt_edit(self, taken: Taken) -> None:
-        """Go on with what `compute_edit` returned; errors as for `edit`."""
+        """Continue with what `compute_edit` returned; errors as for `edit`."""
         self._check_no_current("edit")
         self._label = taken.label
         self._take(step.prompt for step in taken.steps)
@@ -957,7 +956,7 @@ class Session:
         self._show(_Shown(taken.steps, self._size_now))
 
     def delete(self, label: int) -> None:
-        """Take an object out of `labels`, on all planes; one step for `undo`, until the next commit or edit.
+        """Remove an object from `labels`, on all planes; this is one step for `undo`, until the next commit or edit.
 
         Raises
         ------
@@ -967,14 +966,14 @@ class Session:
         self.adopt_delete(self.compute_delete(label))
 
     def compute_delete(self, label: int) -> Record:
-        """Look for an object in `labels`, all of which it reads, without changing anything; for `adopt_delete`."""
+        """Look for an object in all of `labels` without changing anything; for `adopt_delete`."""
         self._check_no_current("delete")
         masks = self._masks_of(label, "delete")
         # Its record goes on: where it lay, others found no room.
         return Record(int(label), (), size=None, overwrite=False, edited=True, begun=masks)
 
     def adopt_delete(self, record: Record) -> None:
-        """Take out what `compute_delete` returned; errors as for `delete`."""
+        """Remove what `compute_delete` returned; errors as for `delete`."""
         self._check_no_current("delete")
         painting = Painting(self.labels)
         for mask in record.begun:
@@ -984,8 +983,7 @@ class Session:
     def _check_no_current(self, name: str) -> None:
         if self.unfinished:
             raise ValueError(
-                f"{name} takes a session without a current object; object {self.label} is not finished: commit or clear it "
-                "first."
+                f"{name} needs every object to be finished; object {self.label} is not: commit or clear it first."
             )
 
     def _take(self, masks: Iterable[Prompt]) -> None:
@@ -1004,12 +1002,12 @@ class Session:
         self._label = self._highest + 1
 
     def change_model(self, model: Decoder) -> None:
-        """Let another model answer what is asked from now on, such as an adapted one; the object stays as it is.
+        """Let another model, such as an adapted one, answer from now on; the object stays as it is.
 
         Raises
         ------
         ValueError
-            If it takes other features; nothing changes.
+            If it needs other features; nothing changes.
         """
         if getattr(model, "fingerprint", None) != self.features.model_fingerprint:
             raise ValueError(
@@ -1026,7 +1024,7 @@ class Session:
         return self.saved.write(Path(path))
 
     def load_prompts(self, path: str | Path) -> None:
-        """Replay a file of `save_prompts`: commit its objects, and go on with its current one.
+        """Replay a file of `save_prompts`: commit its objects, and continue its current one.
 
         Raises
         ------
@@ -1047,23 +1045,23 @@ class Session:
         saved = Saved.read(Path(path))
         if saved.image != self.features.image_fingerprint:
             raise ValueError(
-                f"{Path(path).name} belongs to another image; open the image its prompts were given on."
+                f"{Path(path).name} belongs to another image: open the image that was clicked on."
             )
         told = (*saved.finished, saved.current)
         others = {record.decoder for record in told} - {"", self.model.decoder_fingerprint}
-        name, same = Path(path).name, "answers its clicks in its own way"
+        name, same = Path(path).name, "may answer its clicks differently"
         if saved.model != self.features.model_fingerprint or others:
             warnings.warn(f"{name} was made with another model; this one {same}.", stacklevel=2)
         if saved.magnified and self.image is None:
             warnings.warn(
-                f"{name} was made with the image at hand, so that small and large objects were seen at other magnifications; "
-                f"this session has none and {same}: make it with Session(features, model, image=image).",
+                f"{name} was made with the image, so that small and large objects were seen at other magnifications; this "
+                f"session has no image and {same}: make it with Session(features, model, image=image).",
                 stacklevel=2,
             )
         elif saved.magnified is False and self.image is not None:
             warnings.warn(
-                f"{name} was made without the image, from its features alone; this session, which sees small and large objects "
-                f"at other magnifications, {same}.",
+                f"{name} was made without the image, from its features alone; this session sees small and large objects at "
+                f"other magnifications and {same}.",
                 stacklevel=2,
             )
         self._check_free([record for record in told if record.prompts])
@@ -1089,7 +1087,7 @@ class Session:
             self.object_size, self.overwrite = usual
 
     def _begin(self, record: Record, steps: Steps) -> None:
-        """Have an object again as its record has it, of which these are the steps."""
+        """Restore an object from its record and its steps."""
         self._label, self.object_size, self.overwrite = record.label, record.size, record.overwrite
         if record.edited:
             self._take(record.begun or record.prompts)
@@ -1098,7 +1096,7 @@ class Session:
             self._repaint()  # planes that it has no more were never shown
 
     def _know_gaps(self) -> None:
-        """Know of each mask that was carried, between which clicked planes it lies: with their clicks it goes."""
+        """Find out between which clicked planes each carried mask lies: it is dropped with their clicks."""
         planes = sorted({prompt.plane for prompt in self.given})
         between: dict[tuple[Plane | None, Plane | None], list[Mask]] = {}
         for mask in self.masks:
@@ -1110,7 +1108,7 @@ class Session:
             self.gaps[ends] = Gap((None, None), tuple(masks), (), settled=False, overwrite=self.overwrite)
 
     def _check_free(self, records: Sequence[Record]) -> None:
-        """Refuse objects whose numbers others have, or that the labels cannot hold."""
+        """Refuse objects whose numbers are taken, or that the labels cannot hold."""
         for record in records:
             self._check_label(record.label)
         new = np.unique([record.label for record in records if not record.edited])
@@ -1118,24 +1116,24 @@ class Session:
             there = np.intersect1d(np.asarray(self.labels[plane or ...]), new)
             if there.size:
                 raise ValueError(
-                    f"Saved clicks take labels without their objects; object {there[0]} is there already: load them into new, "
+                    f"Saved clicks need labels without their objects; object {there[0]} is there already: load them into new, "
                     "empty labels."
                 )
 
     def _check_label(self, label: Any) -> None:
         dtype = self.labels.dtype
         if not isinstance(label, int | np.integer) or label < 1:
-            raise ValueError(f"label takes a whole number from 1, which the next object gets; got {label!r}.")
+            raise ValueError(f"label takes a whole number from 1; got {label!r}.")
         if label > np.iinfo(dtype).max:
             wider = "use a wider dtype, such as int32"
             remedy = wider if dtype.itemsize < 4 else "give the object with the highest number a lower one"
-            raise ValueError(f"labels of dtype {dtype} hold no label {label}; {remedy}.")
+            raise ValueError(f"labels of dtype {dtype} cannot hold label {label}: {remedy}.")
 
     # ------------------------------------------------------------------------------------ painting
 
     @property
     def _size_now(self) -> float | None:
-        """How large the current object was taken to be when it began, or is, if it has not."""
+        """How large the current object was assumed to be when it began, or is, if it has not begun."""
         return self._size if self._steps else self.expected_size
 
     @property
@@ -1156,7 +1154,7 @@ class Session:
         return list(changed.items())
 
     def _repaint(self) -> None:
-        """Paint the object as it is now on all planes where it is, or was when it began."""
+        """Paint the object as it is now, on all planes where it is, or was when it began."""
         now = _newest(self._steps)
         # Not the planes that `_painting` knows: what it began with may still wait to be written.
         self._paint(now, now, {*self._begun, *now})
@@ -1167,7 +1165,7 @@ class Session:
         now: Mapping[Plane, Step],
         planes: Iterable[Plane],
     ) -> None:
-        """Write the object into the labels on these planes: as `now` has it, in the place of what it `was`."""
+        """Write the object into the labels on these planes: as it is `now`, in place of what it `was`."""
         for plane in planes:
             step = now.get(plane)
             # A plane of which it has no prompt any more is as it was before its first one.

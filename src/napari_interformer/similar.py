@@ -1,8 +1,8 @@
-"""Finding what looks like the objects that are finished: one click each, made by the program instead of a person.
+"""Finding objects that look like the finished ones: one click each, made by the program instead of a person.
 
-Enters: a session with finished objects on a plane. Leaves: for each object that is found the step of one click. Where pixels
-look like those of the finished objects, as far inside as those reach, the network is asked; an answer is an object if it is as
-large as they are, looks like them, and is none that is there already.
+Enters: a session with finished objects on a plane. Leaves: for each object that is found, the step of one click. Where pixels
+look like those of the finished objects, about as far inside as in those, the network is asked; an answer is an object if it is
+about as large as they are, looks like them, and is not there already.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ BLOCK = 512  # pixels a side that are looked at in one go
 
 @dataclass(frozen=True, eq=False)
 class Similar:
-    """What was found: a step of one click for each object, best first, and how large they were said to be, in pixels."""
+    """What was found: a step of one click for each object, best first, and how large they were assumed to be, in pixels."""
 
     steps: tuple[Step, ...]
     size: float
@@ -63,7 +63,7 @@ def search(
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Similar:
-    """Look for objects like those that are finished, without changing anything; a worker thread may call it.
+    """Look for objects like the finished ones, without changing anything; a worker thread may call it.
 
     Parameters
     ----------
@@ -72,11 +72,11 @@ def search(
     plane : tuple of int
         Leading indices.
     box : Box
-        What is looked through, in pixels of the image; the finished objects in it tell what is looked for.
+        The part to search, in pixels of the image; the finished objects in it are the examples.
     progress : callable, optional
-        Told (places tried, places).
+        Called with (places tried, places).
     cancelled : callable, optional
-        Asked before each; what was found by then is returned.
+        Called before each place, to ask whether to stop; what was found by then is returned.
 
     Returns
     -------
@@ -86,17 +86,18 @@ def search(
     Raises
     ------
     ValueError
-        If there is no finished object to go by, nothing tells them from their surroundings, or the box is empty or too large.
+        If there is no finished object as an example, nothing tells the examples from their surroundings, or the box is empty
+        or too large.
     NotEncodedError
-        If an object to go by lies where nothing is encoded yet.
+        If an example lies where nothing is encoded yet.
     """
     if box.empty:
         raise ValueError(
-            "Find similar looks through a part of the image; got one outside of it: move the image into view."
+            "Find similar searches a part of the image; got one outside of it: move the image into view."
         )
     if box.width * box.height > MOST:
         raise ValueError(
-            f"Find similar looks through at most {MOST / 1e6:.0f} megapixels at a time; got "
+            f"Find similar searches at most {MOST / 1e6:.0f} megapixels at a time; got "
             f"{box.width * box.height / 1e6:.0f}: zoom in, or give a smaller box."
         )
     examples = finished(session, plane, box)
@@ -135,12 +136,12 @@ def search(
 
 
 def finished(session: Session, plane: Plane, box: Box) -> list[Mask]:
-    """Return the finished objects in a box of a plane, those that are cut off by its edge only if there are no others.
+    """Return the finished objects in a box of a plane; those that its edge cuts off, only if there are no others.
 
     Raises
     ------
     ValueError
-        If there is none.
+        If there are none.
     """
     labels = np.asarray(session.labels[(*plane, *box.slices)])
     objects = [
@@ -149,7 +150,7 @@ def finished(session: Session, plane: Plane, box: Box) -> list[Mask]:
     ]
     if not objects:
         raise ValueError(
-            "Find similar takes finished objects to go by; there is none here: click on one and commit it first."
+            "Find similar needs finished objects as examples; there is none here: click on one and commit it first."
         )
     inner = box.grown(-1, -1)
     whole = [one for one in objects if inner.holds(one.box)] or objects
@@ -157,7 +158,7 @@ def finished(session: Session, plane: Plane, box: Box) -> list[Mask]:
 
 
 def _appearance(session: Session, examples: Sequence[Mask], reach: float, taken: BoolMask) -> Appearance:
-    """Return how the examples look; of what is around them, what looks like them may be others, and does not count."""
+    """Return what the examples look like; what looks like them nearby may be other objects, and does not count as around."""
     pairs = [pixels_of(session, one, reach, taken) for one in examples]
     ours, theirs = (np.concatenate(values, axis=1) for values in zip(*pairs, strict=True))
     appearance = Appearance.between(ours, theirs)
@@ -168,8 +169,8 @@ def _appearance(session: Session, examples: Sequence[Mask], reach: float, taken:
         appearance = Appearance.between(ours, theirs) or appearance
     if appearance is None:
         raise ValueError(
-            "Find similar takes objects that look other than what is around them; nothing tells these apart: correct them, "
-            "or click on the others yourself."
+            "Find similar needs objects that look different from what is around them; these do not: correct them, or click "
+            "on the others yourself."
         )
     return appearance
 
@@ -182,9 +183,9 @@ def likeness(
     coarse: int,
     cancelled: Callable[[], bool] | None = None,
 ) -> NDArray[np.float32]:
-    """Return how much pixels look like an object, means of squares of `coarse` x `coarse`.
+    """Return how much pixels look like an object, as means of squares of `coarse` x `coarse`.
 
-    It is 0 where nothing is encoded, and where nobody has looked yet when it is cancelled.
+    It is 0 where nothing is encoded, and, if cancelled, where it was not computed yet.
     """
     height, width = -(-box.height // coarse), -(-box.width // coarse)
     out = np.zeros((height, width), np.float32)
@@ -202,7 +203,7 @@ def likeness(
 
 
 def _places(like: NDArray[np.float32], taken: BoolMask, deep: float) -> NDArray[np.intp]:
-    """Return rows and columns (N, 2) that lie deep inside of what looks like an object."""
+    """Return rows and columns (N, 2) that lie deep inside what looks like an object."""
     sigma = BLURRED * deep
     looks = (gaussian_filter(like, sigma) > LIKE) & ~taken
     depths = distance_transform_edt(np.pad(looks, 1))[1:-1, 1:-1]
@@ -225,7 +226,7 @@ def _likeness_of(step: Step, like: NDArray[np.float32], box: Box, coarse: int) -
 
 
 def _apart(steps: Sequence[Step], taken: BoolMask) -> tuple[Step, ...]:
-    """Return the answers that are objects of their own; what belongs to one, better ones first, is taken."""
+    """Return the answers that are separate objects; what belongs to one, better ones first, is taken."""
     apart = []
     for step in steps:
         (click,), covered = step.prompts, taken[step.box.slices]

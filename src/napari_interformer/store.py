@@ -1,14 +1,14 @@
 """Tiles of features on disk: a zarr group that many processes may write to and read from at the same time.
 
-Each tile is one row of float16 numbers, all four maps behind one another. It is written twice: at once as a chunk of its
-own in ``tiles``, which can be read as soon as it lies there; and, when a group of neighbouring tiles is complete, with
-them as one shard in ``maps``, after which the single chunks are removed. So a plane of up to 64 tiles is a single file in
-the end. A shard alone would not do: zarr writes one as a whole, so that a tile would have to wait for its neighbours, a
-kill would lose them all, and two processes would overwrite each other's halves.
+Each tile is one row of float16 numbers, all four maps one after the other. It is written twice: at once as a separate chunk
+in ``tiles``, which can be read as soon as it is there; and, when a group of neighbouring tiles is complete, together with
+them as one shard in ``maps``, after which the single chunks are removed. So a plane of up to 64 tiles ends up as a single
+file. A shard alone would not do: zarr writes a shard as a whole, so that a tile would have to wait for its neighbours, a kill
+would lose them all, and two processes would overwrite each other's halves.
 
-There is no list of what is done: a file that is there is done, since files appear whole or not at all. No tile, and no mark
-of one, is ever read, changed and written back, so that none can be lost between processes; only that all are there is noted
-in the group's attributes in the end, where it may be noted twice, to save readers looking; who writes looks. The fill value is
+There is no list of what is done: a file that is there is done, because files appear whole or not at all. No tile, and no mark
+of one, is ever read, changed and written back, so that none can be lost between processes. Only that all tiles are there is
+noted, at the end, in the group's attributes (perhaps twice), so that readers need not look; writers look. The fill value is
 NaN, which no tile holds. Each tile has a checksum, so that a damaged one is refused and not taken for features.
 """
 
@@ -58,7 +58,7 @@ class Shape:
     leading : tuple of int
         Lengths of the axes before (Y, X).
     tiles : int
-        Of each plane.
+        Number of tiles per plane.
     cells : int
         Numbers in the largest tile.
     size : (int, int), optional
@@ -75,12 +75,12 @@ class Shape:
 
     @property
     def planes(self) -> int:
-        """How many there are."""
+        """Number of planes."""
         return math.prod(self.leading)
 
     @property
     def together(self) -> int:
-        """Tiles that end in one file."""
+        """Number of tiles that end up in one file."""
         return min(self.tiles, SHARD_TILES)
 
 
@@ -107,7 +107,7 @@ class Store:
     # ------------------------------------------------------------------------------------- what is there
 
     def done(self, row: int, tiles: Sequence[int]) -> NDArray[np.bool_]:
-        """Look which tiles of a plane are there: bool, one for each of `tiles`."""
+        """Return which tiles of a plane are there: bool, one for each of `tiles`."""
         if self._lists:
             # Packed last: a tile goes from loose to packed, and would be missed the other way round.
             loose = self._numbers(f"tiles/c/{row}")
@@ -147,7 +147,7 @@ class Store:
     # ------------------------------------------------------------------------------------------- tiles
 
     def read(self, row: int, tile: int) -> NDArray[np.float16] | None:
-        """Return a tile's numbers, None if it is not there.
+        """Return a tile's numbers, or None if it is not there.
 
         Raises
         ------
@@ -167,7 +167,7 @@ class Store:
         return None
 
     def write(self, row: int, tile: int, numbers: NDArray[np.float16]) -> None:
-        """Keep a tile's numbers, at once and whole; with its neighbours, if they are complete now."""
+        """Write a tile's numbers, at once and whole; and together with its neighbours, if these are complete now."""
         whole = np.zeros(self.shape.cells, np.float16)
         whole[: numbers.size] = numbers
         part = slice(tile * self.shape.cells, (tile + 1) * self.shape.cells)
@@ -179,7 +179,7 @@ class Store:
         self.pack(row, tile // self.shape.together)
 
     def pack(self, row: int, group: int) -> None:
-        """Write the tiles of a complete group into one file, and remove their own."""
+        """Write the tiles of a complete group into one file, and remove their single files."""
         together, cells = self.shape.together, self.shape.cells
         tiles = range(group * together, min((group + 1) * together, self.shape.tiles))
         if not self.done(row, tiles).all():
@@ -190,7 +190,7 @@ class Store:
                 try:
                     numbers = self.read(row, tile)
                 except OSError as error:  # the others can be read where they lie
-                    log.warning("not packed: %s", error)
+                    log.warning("Not packed: %s", error)
                     return
                 if numbers is None:  # removed meanwhile: somebody else has packed it
                     return
@@ -211,7 +211,7 @@ class Store:
     # ---------------------------------------------------------------------------- pixels without a value
 
     def write_missing(self, row: int, part: tuple[slice, slice], missing: NDArray[np.bool_]) -> None:
-        """Keep which pixels of a tile have no value; before the tile itself."""
+        """Write which pixels of a tile have no value; to be called before the tile itself is written."""
         self._missing[(row, *part)] = missing
 
     def missing(self, row: int, y: int, x: int) -> bool:
@@ -222,28 +222,26 @@ class Store:
             raise self.unreadable(row, f"pixel {(y, x)}", error) from error
 
     def unreadable(self, row: int, part: str, error: Exception, file: str = "") -> OSError:
-        """Return an error that says what of a plane cannot be read, and why; `file` can be deleted to have it anew."""
+        """Return an error that says what part of a plane cannot be read, and why; `file` can be deleted to make it again."""
         if self.shape.leading:
             part += f" of plane {tuple(map(int, np.unravel_index(row, self.shape.leading)))}"
-        remedy = f"the store is damaged: copy it anew, or delete {file and f'{file} in '}it and encode again"
+        remedy = f"the store is damaged: copy it again, or delete {file and f'{file} in '}it and encode again"
         if isinstance(self.location, str):
-            remedy = (
-                "see whether the server serves parts of files (range requests), else the store is damaged"
-            )
+            remedy = "check that the server serves parts of files (range requests); if it does, the store is damaged"
         elif isinstance(error, OSError):
-            remedy = "see whether the disk or network drive is there and may be read"
+            remedy = "check that the disk or network drive is there and can be read"
         return OSError(
-            f"Stored features could not be read from {self.location} at {part} ({brief(error)}); {remedy}."
+            f"Stored features could not be read from {self.location} at {part} ({brief(error)}): {remedy}."
         )
 
     # ------------------------------------------------------------------------------------------- claims
 
     @contextmanager
     def claim(self, row: int, tiles: Sequence[int], most: int) -> Iterator[list[int]]:
-        """Take up to `most` of a plane's tiles that no other process on this file system works at.
+        """Take up to `most` of a plane's tiles that no other process on this file system is working on.
 
         The claims end with the process that made them, however it ends. Where there are no locks, as in object stores,
-        all are granted: the same tile made twice does no harm.
+        all are granted: making the same tile twice does no harm.
         """
         taken: list[int] = []
         try:
@@ -265,9 +263,9 @@ class Store:
 
 
 def located(store: str | os.PathLike[str]) -> Path | str:
-    """Return a path, or the URL of something that is not a file of this machine.
+    """Return a path, or the URL of something that is not a file on this machine.
 
-    A path is absolute, or it would be another one after the working directory has changed.
+    A path is made absolute, because it would otherwise change with the working directory.
 
     Raises
     ------
@@ -276,7 +274,7 @@ def located(store: str | os.PathLike[str]) -> Path | str:
     """
     text = os.fspath(store)
     if not text:
-        raise ValueError("A store of features takes a path or a URL; got an empty one: name it.")
+        raise ValueError("A store of features needs a path or a URL; got an empty one: name it.")
     scheme, separator, rest = text.partition("://")
     if not separator:
         return Path(text).absolute()
@@ -285,18 +283,18 @@ def located(store: str | os.PathLike[str]) -> Path | str:
     path = rest.removeprefix("localhost")
     if not path.startswith("/"):
         raise ValueError(
-            f"A file's URL takes three slashes and an absolute path; got {text}: give the path alone."
+            f"The URL of a file has three slashes and an absolute path; got {text}: give just the path."
         )
     return Path(url2pathname(path))
 
 
 def name_of(location: Path | str) -> str:
-    """Return what errors call a store."""
+    """Return the name of a store for use in errors."""
     return location.name or str(location) if isinstance(location, Path) else location  # "." has no name
 
 
 def is_there(location: Path | str) -> bool:
-    """Whether something lies there already; an empty folder is nothing."""
+    """Whether something is there already; an empty folder counts as nothing."""
     if isinstance(location, Path):
         return location.exists() and not (location.is_dir() and not any(location.iterdir()))
     try:
@@ -312,11 +310,9 @@ def open_group(location: Path | str, mode: Literal["r", "r+"]) -> zarr.Group:
         return zarr.open_group(location, mode=mode, use_consolidated=False)
     except ImportError as error:
         scheme = urlparse(str(location)).scheme
-        remedy = (
-            "pip install 'napari-interformer[web]' brings it" if scheme in _WEB else "install it with pip"
-        )
+        remedy = "pip install 'napari-interformer[web]'" if scheme in _WEB else "install it with pip"
         raise ImportError(
-            f"Features behind {scheme}:// need another package ({brief(error)}); {remedy}.",
+            f"Features behind {scheme}:// need another package ({brief(error)}): {remedy}.",
             name=error.name,
         ) from error
 
@@ -324,7 +320,7 @@ def open_group(location: Path | str, mode: Literal["r", "r+"]) -> zarr.Group:
 def make_store(location: Path | str, shape: Shape, attributes: dict[str, Any]) -> None:
     """Write a store without tiles; if another process is faster, its store and its tiles stay.
 
-    On a path it is there at once or not at all. Behind a URL it comes piece by piece, what it was made from last.
+    On a path, it is there as a whole or not at all. Behind a URL, it comes piece by piece, its origin last.
     """
     if isinstance(location, str):
         _make_arrays(zarr.open_group(location, mode="a", zarr_format=3), shape)

@@ -1,13 +1,13 @@
 """Training: a folder of images and labels goes in, a model comes out, by one step and one loop around it.
 
-Follows the paper's recipe (Huang et al., ICCV 2023, section 4.1), but for this:
-- One encoding of a crop teaches many objects at once (`crops.py`), each in a window of its own (`loss.py`).
-- To the focal losses come a Dice loss and one on the encoder alone (`dense`).
-- Weights begin at random and not from MAE, and all layers learn at one rate unless `layer_decay` is set. The rate is ten times
-  the paper's, its warm-up shorter, and the norm of the gradient is limited. A running average of the weights is saved.
-- Crops are smaller, as many as make up `pixels_per_step`; they are magnified by the size of their objects, turned, stretched
-  and recoloured.
-- While clicks are simulated, masks obey those given, as they do in a session.
+It follows the paper's recipe (Huang et al., ICCV 2023, section 4.1), except for this:
+- One encoding of a crop teaches many objects at once (`crops.py`), each in its own window (`loss.py`).
+- A Dice loss and a loss on the encoder alone (`dense`) are added to the focal losses.
+- Weights start at random and not from MAE, and all layers learn at one rate unless `layer_decay` is set. The rate is ten times
+  the paper's, its warm-up is shorter, and the norm of the gradient is limited. A running average of the weights is saved.
+- Crops are smaller, as many as make up `pixels_per_step`; they are magnified according to the size of their objects, turned,
+  stretched and recoloured.
+- While clicks are simulated, masks obey the clicks given so far, as they do in a session.
 
     python -m napari_interformer.cli train FOLDER -o model.safetensors        one device
     torchrun --nproc-per-node 4 -m napari_interformer.cli train FOLDER ...    several GPUs
@@ -189,7 +189,7 @@ class TrainConfig(ClickConfig):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands; the loss and the IoUs are averages since the last report."""
+    """The progress of a run; the loss and the IoUs are averages since the last report."""
 
     step: int
     steps: int
@@ -239,9 +239,9 @@ class Step(nn.Module):
 
 @contextmanager
 def denormals_as_zero() -> Iterator[None]:
-    """Compute with zero for denormal numbers: late in a run many gradients are, and a CPU is several times slower on them.
+    """Treat denormal numbers as zero: late in a run many gradients are denormal, and a CPU is several times slower on them.
 
-    Only for a while, since whoever called computes in the same threads.
+    This is switched back, because the caller computes in the same threads.
     """
     torch.set_flush_denormal(True)
     try:
@@ -266,13 +266,13 @@ def train(
     folder : str or Path
         Images and labels, in the layout `config.dataset`; they are held in memory.
     output : str or Path
-        The model, `.safetensors`. Beside it, `<name>.state.pt` holds what resuming needs: the same call goes on
-        from there, and the file goes when the run has ended. Another number of processes may go on with it: each draws
-        crops of its own, so only how many make up a step is another from there on.
+        The model, `.safetensors`. Beside it, `<name>.state.pt` holds what resuming needs: the same call continues from
+        there, and the file is deleted when the run has ended. The number of processes may change when a run is resumed:
+        each draws its own crops, so only the number of crops per step changes from there on.
     config : TrainConfig, optional
         Defaults if None.
     progress, cancelled : callable, optional
-        Told about progress; asked after each step whether to stop (the state is saved).
+        Called with the progress; called after each step, to ask whether to stop (the state is then saved).
 
     Returns
     -------
@@ -282,9 +282,9 @@ def train(
     Raises
     ------
     FileExistsError
-        If there is a model of that name, of a run that has ended.
+        If there is already a model of that name.
     ValueError
-        If the folder holds nothing to learn from, settings make no sense, or the state is another run's.
+        If the folder holds nothing to learn from, a setting is not valid, or the state belongs to another run.
     """
     config = config or TrainConfig()
     if config.preset not in PRESETS:
@@ -332,7 +332,7 @@ def train(
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         start, spent = state["step"], state["seconds"]
-        log.info("going on from step %d of %s", start, state_path.name)
+        log.info("continuing from step %d of %s", start, state_path.name)
 
     batches = Batches(pictures, synthetic, config, model.config.click_window, rank)
     batches[start]  # what is wrong with the settings is told better from here than from another process
@@ -412,18 +412,18 @@ def train(
 
 
 def check_new(output: Path, state: Path | None = None) -> None:
-    """Refuse to put a model in the place of one that took hours."""
+    """Refuse to overwrite a model that took hours."""
     if output.exists():
-        remedy = "name another output, or delete it to train anew"
+        remedy = "name another output, or delete it to train again"
         if state is not None and state.exists():
-            remedy = f"name another output, or delete it to go on with {state.name}, which lies beside it"
-        raise FileExistsError(f"{output.name} is there already; {remedy}.")
+            remedy = f"name another output, or delete it to continue from {state.name}, which lies beside it"
+        raise FileExistsError(f"{output.name} already exists: {remedy}.")
 
 
 def digest(pictures: Sequence[Picture]) -> str:
-    """Return a hash by which the images of two runs are told apart: their kinds and sizes, and their median diameters.
+    """Return a hash that differs between runs on different images: of their kinds, sizes and median diameters.
 
-    Images with other intensities, or objects of other shapes and at other places, go unnoticed if these are the same.
+    Other intensities, and objects of other shapes or in other places, go unnoticed if these are the same.
     """
     told = [(picture.kind, picture.pixels.shape, picture.diameter) for picture in pictures]
     return hashlib.sha256(repr(told).encode()).hexdigest()
@@ -434,35 +434,35 @@ def _read_state(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that was cut short breaks the reader in many places
         raise ValueError(
-            f"{path.name} cannot be read ({brief(error)}): copy it anew, or delete it to start anew."
+            f"{path.name} cannot be read ({brief(error)}): copy it again, or delete it to start again."
         ) from error
     return state
 
 
 def _check_state(name: str, state: dict[str, Any], settings: str, images: str) -> None:
-    """Refuse the state of a run that this one does not go on with."""
+    """Refuse the state of a run that this one does not continue."""
     if "settings" not in state:
         raise ValueError(
-            f"{name} was written by another version: finish it there, or delete it to start anew."
+            f"{name} was written by another version of the package: finish the run there, or delete it to start again."
         )
     then, now = json.loads(state["settings"]), json.loads(settings)
     changed = [key for key in now if key not in HARMLESS and then.get(key) != now[key]]
     if changed:
         told = ", ".join(f"{key} ({then.get(key)} then, {now[key]} now)" for key in changed)
         raise ValueError(
-            f"{name} is the state of a run with other settings: {told}. Repeat those, or delete it to start anew."
+            f"{name} is the state of a run with other settings: {told}. Give those again, or delete it to start again."
         )
     if state.get("images") != images:
         raise ValueError(
             f"{name} is the state of a run on other images. Give the folder of that run, name another output, or delete "
-            "it to start anew."
+            "it to start again."
         )
 
 
 def averaged(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:
     """Return a running average of a model's weights.
 
-    Its decay grows with the number of steps, or a short run would save little but the weights that it began with.
+    Its decay grows with the number of steps, because a short run would otherwise save little but its initial weights.
     """
 
     def move(means: Tensors, weights: Tensors, _: Tensor | int) -> None:
@@ -476,7 +476,7 @@ def averaged(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedMo
 
 
 def share_done(step: int, steps: int, seconds: float, minutes: float) -> float:
-    """Return how much of a run is over, from 0 to 1, by its steps or its minutes (0 for no limit), whichever ends it."""
+    """Return how much of a run is over, from 0 to 1, by its steps or its minutes (0 for no limit), whichever is further."""
     return min(1.0, max(step / steps, seconds / (60 * minutes) if minutes else 0))
 
 
@@ -488,7 +488,8 @@ def has_bf16(device: torch.device) -> bool:
 def agreed(vote: int, done: float, device: torch.device, world: int) -> tuple[int, float]:
     """Return the largest vote and share done of all processes, whose clocks differ.
 
-    If one stops, all do, or it would be waited for for ever; and all learn at one rate, or their weights would part.
+    If one stops, all stop, because the others would wait for it forever; and all learn at one rate, because their weights
+    would otherwise diverge.
     """
     if world == 1:
         return vote, done
@@ -520,8 +521,8 @@ def parameter_groups(module: nn.Module, layers: int, config: TrainConfig) -> lis
 def initialise(model: InterFormer) -> InterFormer:
     """Set a fresh model's weights: truncated normal for linear layers and embeddings, zero for biases.
 
-    A short run finds the clicks only if they stand out from the features they are added to: the states of the
-    reference label begin evenly spaced along one direction, and the features ten times smaller.
+    A short run learns to use the clicks only if they stand out from the features that they are added to: the states of the
+    reference label start evenly spaced along one direction, and the features ten times smaller.
     """
     with torch.no_grad():
         for branch in model.backbone.fpn.rescale_ops:

@@ -1,9 +1,9 @@
 """Carrying an object through a stack, from the planes a person clicked to their neighbours.
 
-A neighbour's mask enters as what is possible, not as what is certain; where it is deepest, it clicks. What the network says
-is weighed with how the object looked where it was clicked, beside what was around it there; the same tells where the object
-ends. Between two clicked planes the object is carried from both until they meet, each side knowing of the other. Nothing is
-decoded on planes that have clicks of their own: they are the truth that the others follow.
+A neighbour's mask enters as what is possible, not as what is certain; where it is deepest, a click is made. What the network
+says is weighed against how the object, and what was around it, looked where it was clicked; this also tells where the object
+ends. Between two clicked planes, the object is carried from both until they meet, each side knowing of the other. Nothing is
+decoded on planes that have clicks: they are the truth that the others follow.
 """
 
 from __future__ import annotations
@@ -93,19 +93,19 @@ def carry(
 ) -> Steps:
     """Compute the current object on the planes beside those with clicks, along the last leading axis.
 
-    That axis may be depth or time. In (T, Z, Y, X) an object is carried along Z at each time that has a click.
+    That axis may be depth or time. In (T, Z, Y, X), an object is carried along Z at each time that has a click.
 
     Parameters
     ----------
     session : Session
-        With a current object, which is not changed. It remembers what was carried: as long as the clicks on the planes
-        that enclose a gap stay the same, nothing is decoded there again.
+        With a current object, which is not changed. The session remembers what was carried: as long as the clicks on the
+        planes on either side of a gap stay the same, nothing is decoded there again.
     progress : callable, optional
-        Told (planes done, planes at most).
+        Called with (planes done, planes at most).
     cancelled : callable, optional
-        Asked before each plane; what is done by then is returned.
+        Called before each plane, to ask whether to stop; what is done by then is returned.
     ended : callable, optional
-        Told every plane before which the object ends though the stack goes on, and why.
+        Called with every plane before which the object ends although the stack continues, and why.
 
     Returns
     -------
@@ -115,23 +115,23 @@ def carry(
     Raises
     ------
     ValueError
-        If the image is a single plane, times lie within depths, or the object has no prompts.
+        If the image is a single plane, T comes after Z in the axes, or the object has no prompts.
     """
     leading = session.features.leading
     if not leading:
-        raise ValueError("propagate takes a stack; got a single plane: commit the object as it is.")
+        raise ValueError("propagate needs a stack; got a single plane: commit the object as it is.")
     axes = session.features.origin.axes
     if axes.endswith("TYX") and "Z" in axes:
         raise ValueError(
-            f"propagate goes along the last axis before (Y, X), Z in a series of stacks; got {axes}: encode the image with T "
-            "before Z, as numpy.swapaxes lays it."
+            f"propagate follows the last axis before (Y, X), which must be Z in a series of stacks; got {axes}: swap T and Z "
+            "with numpy.swapaxes and encode the image again."
         )
     given = session.given
     # Without any, an object that is being edited spreads from the planes it has.
     kept: tuple[Prompt, ...] = given or session.masks
     if not kept:
         raise ValueError(
-            "propagate takes an object with at least one click or box; got none: click on the object first."
+            "propagate needs an object with at least one click or box; got none: click on the object first."
         )
     stacks = {prompt.plane[:-1] for prompt in kept}
     # An object that is being edited keeps what it has where somebody had clicked before, and in stacks without a click now.
@@ -217,7 +217,7 @@ def _fill(
 
 
 def _front(session: Session, plane: Plane, direction: int) -> _Front | None:
-    """Return where to begin on a clicked plane; None if the object is not there."""
+    """Return the front that starts at a clicked plane; None if the object is not there."""
     step = _source(session, plane)
     box, mask = session.plane_mask(plane)
     if step is None or not mask.any():
@@ -246,7 +246,7 @@ def _source(session: Session, plane: Plane | None) -> Step | None:
 
 
 def _removed(step: Step) -> bool:
-    """Whether a plane has but red clicks or scribbles, one of them at the heart of the mask that was there: no object."""
+    """Whether a plane has only red clicks or scribbles, one of them at the heart of the mask that was there: no object."""
     start = step.prompts[0]
     marks = [prompt for prompt in step.prompts if isinstance(prompt, Mark)]
     boxed = any(isinstance(prompt, BoxPrompt) for prompt in step.prompts)
@@ -263,7 +263,7 @@ def _removed(step: Step) -> bool:
 
 
 def _kept(session: Session, start: Mask) -> Mask:
-    """Return the mask that a clicked plane started from, without a pixel if the clicks say that there is no object."""
+    """Return the mask that a clicked plane started from, empty if the clicks say that there is no object."""
     step = session.latest(start.plane)
     if start.mask.any() and step is not None and _removed(step):
         return Mask(start.plane, start.box, np.zeros_like(start.mask))
@@ -286,8 +286,8 @@ def _core(mask: BoolMask) -> BoolMask:
 def neighbour(session: Session, front: _Front, other: _Front | None) -> Mask | Reason:
     """Return the object on the plane ahead of a front, or why it is not there.
 
-    With another front coming from the other side, the object is between them in any case: where the image does not show
-    it, it is what lies between the two masks.
+    If another front comes from the other side, the object is between them in any case: where the image does not show it,
+    what lies between the two masks is used.
     """
     plane, size = front.ahead, Box.of(session.features.size)
     prior = straight = Mask(plane, front.mask.box, front.mask.mask)
@@ -354,8 +354,8 @@ def _cut_at_waist(front: _Front) -> None:
 def between(first: Mask, second: Mask, plane: Plane, *lates: float) -> list[Mask]:
     """Return shapes between those of two planes (Raya and Udupa, 1990: signed distances to the outlines, blended).
 
-    One for each of some values of `late`: above 1 it stays like the first for longer. The distances, which take the time, are
-    measured once.
+    There is one for each of `lates`: above 1, the shape stays like the first for longer. The distances, which take the time,
+    are measured once.
     """
     here, there, z = first.plane[-1], second.plane[-1], plane[-1]
     box = first.box.union(second.box)
