@@ -82,7 +82,7 @@ def oldest(session: nox.Session) -> None:
     session.install(*PINS, "-e", ".[test]", f"napari=={number}")
     # An old napari calls what others have deprecated since, and NumPy warns of how it draws shapes; `tests` sees our own.
     accepted = "ignore::DeprecationWarning", "ignore:'where' used without 'out':UserWarning"
-    ours = re.compile(r"^\s*(from|import) (napari|qtpy)\b", re.MULTILINE)
+    ours = re.compile(r"^\s*(from|import) (napari|qtpy|window)\b|^pytest_plugins = .*\bpanel\b", re.MULTILINE)
     paths = sorted(
         str(path) for path in Path("tests").glob("test_*.py") if ours.search(path.read_text("utf-8"))
     )

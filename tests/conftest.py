@@ -19,6 +19,8 @@ settings.register_profile(
 )
 settings.load_profile("house")
 
+pytest.register_assert_rewrite("panel", "window")  # which tests import before they are plugins
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_home(tmp_path_factory: pytest.TempPathFactory) -> None:

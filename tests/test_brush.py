@@ -4,14 +4,14 @@ They have a viewer of their own: with Mesa's software OpenGL, napari 0.9 crashes
 two layers were painted on.
 """
 
-# ruff: noqa: F811 - fixtures are imported, and asked for by their names
 from __future__ import annotations
 
 import pytest
 
 from napari_interformer.labels import LABELS
-from test_widget import area, field, model, viewer, window  # noqa: F401 - fixtures
+from panel import area
 
+pytest_plugins = ("panel",)
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning:napari", "ignore::DeprecationWarning:vispy"
 )

@@ -1,4 +1,4 @@
-"""What is noted on disk when the window goes; test_widget.py restores it."""
+"""What is noted on disk when the window goes; test_window_layers.py restores it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,722 @@
+"""The Labels layer: made, chosen, saved, restored."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import threading
+import weakref
+
+import dask.array as da
+import numpy as np
+import pytest
+from napari.layers import Labels
+from qtpy.QtCore import QEvent
+
+from napari_interformer.clicks import CLICKS
+from napari_interformer.drawings import SHAPES
+from napari_interformer.files import read_image
+from napari_interformer.labels import LABELS, LayerLabels
+from napari_interformer.samples import cells_sample, nuclei_sample
+from napari_interformer.widget import Panel
+from panel import (
+    after_a_crash,
+    area,
+)
+from window import PATIENCE, PLENTY, squares
+
+pytest_plugins = ("panel",)
+pytestmark = pytest.mark.filterwarnings(
+    # napari's and vispy's own, not of our calls
+    "ignore::DeprecationWarning:napari",
+    "ignore::DeprecationWarning:vispy",
+)
+
+
+def test_an_existing_labels_layer_is_gone_on_with(window):
+    image, centres = squares()
+    there = np.zeros(image.shape, np.uint16)
+    there[0:5, 0:5] = 7
+    layer = window.viewer.add_labels(there, name="mine")
+    window.viewer.add_image(image)
+    window.form.labels.choose(layer)
+    window.encode()
+    window.click_and_wait(centres[0])
+    assert area(layer.data, 7) == 25 and area(layer.data, 8) == 400
+    assert LABELS not in window.viewer.layers
+
+
+def test_a_labels_layer_of_another_shape_is_told(window):
+    image, centres = squares()
+    layer = window.viewer.add_labels(np.zeros((10, 10), int), name="small")
+    window.viewer.add_image(image)
+    window.form.labels.choose(layer)
+    window.encode()
+    assert "(10, 10)" in window.told[-1] and window.panel.annotator is None
+    window.form.labels.choose(None)
+    window.encode()
+    window.click_and_wait(centres[0])
+    assert area(window.labels) == 400
+
+
+def test_labels_painted_by_hand_are_safe(field):
+    window, centres = field
+    layer = window.viewer.layers[LABELS]
+    layer.selected_label = 5
+    layer.paint((60, 60), 5)
+    window.idle()
+    painted = area(layer.data, 5)
+    window.click_and_wait(centres[0])
+    assert area(layer.data, 5) == painted and area(layer.data, 6) == 400
+
+
+def test_layers_may_be_renamed_and_removed(field):
+    window, centres = field
+    window.viewer.layers[0].name = "renamed"
+    assert window.form.image.currentText() == "renamed"
+    window.click_and_wait(centres[0])
+    window.viewer.layers.remove(window.points)
+    assert area(window.labels) == 400
+    window.encode()
+    assert len(window.points.data) == 1
+    window.click_and_wait(centres[1])
+    assert area(window.labels) == 800
+    window.viewer.layers.remove(window.viewer.layers[LABELS])
+    window.wait(lambda: window.panel.annotator is None)
+    window.encode()
+    window.click_and_wait(centres[0])
+    assert area(window.labels) == 400
+    window.viewer.layers.remove("renamed")
+    window.wait(lambda: window.panel.annotator is None)
+    assert not window.form.encode.isEnabled()
+    assert LABELS in window.viewer.layers and area(window.labels) == 400
+
+
+def test_another_image_gets_its_own_labels(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    first = window.viewer.layers[LABELS]
+    image, _ = squares((64, 64))
+    window.viewer.add_image(image, name="second")
+    window.form.image.choose(window.viewer.layers["second"])
+    window.panel._image_chosen()
+    window.encode()
+    window.click_and_wait((20, 20))
+    assert area(first.data) == 400 and first in window.viewer.layers
+    assert area(window.panel.labels.layer.data) == 400 and window.panel.labels.layer is not first
+    window.form.image.choose(window.viewer.layers[0])  # back to the first one, and to its labels
+    window.panel._image_chosen()
+    assert window.form.labels.layer() is first
+
+
+def test_a_panel_that_is_opened_again_goes_on_with_the_labels(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    labels = window.viewer.layers[LABELS]
+    window.viewer.window.remove_dock_widget(window.panel)
+    window.panel = Panel(window.viewer)
+    window.form = window.panel.form
+    window.viewer.window.add_dock_widget(window.panel, name="InterFormer")
+    window.encode()
+    window.click_and_wait(centres[1])
+    assert (area(labels.data, 1), area(labels.data, 2)) == (400, 400)
+    assert [layer.name for layer in window.viewer.layers][1:] == [LABELS, CLICKS]
+    window.key_and_wait("C")
+    assert window.panel.annotator.session.objects.keys() == {1, 2}, "what was clicked before is saved, too"
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_panel_that_is_opened_again_goes_on_with_the_object_that_was_not_committed(window, answered):
+    image, centres = squares()
+    window.viewer.add_image(np.stack([image] * 3))
+    window.viewer.dims.set_current_step(0, 1)
+    window.model.steps = threading.Semaphore(PLENTY if answered else 0)
+    window.encode(wait=False)
+    window.wait(lambda: window.panel.annotator is not None)
+    if answered:
+        window.wait(lambda: window.panel.job is None)
+    window.click(centres[0])
+    window.wait(lambda: window.panel.annotator.session.clicks or window.panel.annotator.waiting)
+    labels = window.panel.labels.layer
+    window.viewer.window.remove_dock_widget(window.panel)
+    window.model.steps.release(PLENTY)
+    window.panel = Panel(window.viewer)
+    window.form = window.panel.form
+    window.viewer.window.add_dock_widget(window.panel, name="InterFormer")
+    window.encode()
+    window.wait(lambda: window.panel.annotator.session.clicks)
+    window.idle()
+    assert [layer.name for layer in window.viewer.layers][1:] == [LABELS, CLICKS]
+    assert window.panel.annotator.session.label == 1 and len(window.points.data) == 1
+    window.click_and_wait(centres[1])
+    window.key_and_wait("C")
+    assert (area(labels.data, 1), len(window.points.data), window.told) == (800, 0, [])
+
+
+def test_nothing_is_cut_off_when_rows_are_added(window):
+    image, _ = squares()
+    window.rest()
+    window.panel.setMinimumWidth(50)  # whatever the panel thought to be its width before
+    window.viewer.add_image(np.stack([image] * 3), name="channels")
+    window.viewer.add_image(image, name="another")
+    window.form.image.choose(window.viewer.layers["channels"])
+    window.panel._image_chosen()
+    window.form.channel_axis.setCurrentIndex(1)
+    window.rest()
+    assert window.form.channels.isVisible() and window.form.green.isVisible()
+    window.wait(lambda: window.panel.viewport().width() >= window.form.minimumSizeHint().width())
+    assert window.panel.minimumWidth() > window.form.minimumSizeHint().width()
+
+
+def test_what_matters_is_seen_on_a_small_screen_once_the_image_is_encoded(window):
+    image, centres = squares()
+    window.wait(lambda: window.form.model.count() > 0)
+    before = window.viewer.window.geometry()[2:]
+
+    def seen(*controls):
+        view = window.panel.viewport()
+        inside = (
+            view.rect().contains(one.rect().translated(one.mapTo(view, window.QPoint()))) for one in controls
+        )
+        return all(one.isVisible() for one in controls) and all(inside)
+
+    try:
+        window.viewer.window.resize(1000, 768)
+        window.rest(0.2)
+        window.open(image, name="cells")
+        window.click_and_wait(centres[0])
+        form = window.form
+        most = form.object, form.commit, form.new, form.undo, form.redo, form.clear
+        assert window.panel.verticalScrollBar().maximum() == 0
+        assert seen(form.setup.header, form.encode, *most, form.overwrite, form.propagate, form.load_prompts)
+        window.viewer.window.resize(1000, 600)
+        window.rest(0.2)
+        assert seen(form.setup.header, form.encode, form.sign, *most)
+    finally:
+        window.viewer.window.resize(*before)
+
+
+def test_the_setup_is_folded_when_clicks_can_begin_and_opened_by_its_header(window):
+    image, _ = squares()
+    form, setup = window.form, window.form.setup
+    width = window.panel.minimumWidth()
+    assert setup.open and form.image.isVisible() and "Setup" in setup.header.text()
+    window.model.steps = threading.Semaphore(0)
+    stack = window.viewer.add_image(np.stack([image] * 3), name="this & that")
+    window.encode(wait=False)
+    window.wait(lambda: window.panel.annotator is not None)
+    assert setup.open  # nothing can be clicked on
+    window.model.steps.release(len(window.panel.features.tiles))
+    window.wait(lambda: not setup.open)
+    assert not form.image.isVisible() and form.encode.isVisible() and form.planes.isVisible()
+    assert "this && that, default" in setup.header.text() and "this & that" in setup.header.toolTip()
+    assert window.panel.minimumWidth() == width
+    setup.header.setFocus()
+    window.QTest.keyClick(setup.header, window.Qt.Key.Key_Space)
+    assert setup.open and form.image.isVisible() and "that" not in setup.header.text()
+    window.model.steps.release(PLENTY)
+    window.wait(lambda: window.panel.job is None)
+    assert setup.open  # as a person wanted it
+    form.store.setFocus()
+    window.encode()
+    assert not setup.open and not form.store.hasFocus()
+    stack.name = "W" * 80
+    window.rest()
+    words = setup.header.text()
+    assert "…" in words and words.endswith(", default")
+    assert setup.header.fontMetrics().horizontalAdvance(words) < setup.header.width()
+
+
+def test_the_setup_opens_where_it_is_needed_and_works_when_folded(field, monkeypatch):
+    window, _ = field
+    form = window.form
+    assert not form.setup.open
+    monkeypatch.setattr("qtpy.QtWidgets.QFileDialog.getExistingDirectory", lambda *_: "/nowhere/at/all.zarr")
+    form.browse.click()
+    second = window.viewer.add_image(squares()[0] + 1, name="second")
+    window.choose(second)
+    assert "Clicks go to" in form.object.text() and "second" in form.setup.header.text()
+    window.encode()
+    assert form.setup.open and window.told  # there is no such folder
+    form.store.setText("")
+    window.encode()
+    assert not form.setup.open and window.panel.clicks.source.image is second
+    window.viewer.layers.remove(second)
+    window.rest()
+    assert form.setup.open and window.panel.annotator is None
+
+
+@pytest.mark.parametrize("name", ["20261127_HeLa_H2B-mCherry_LifeAct-GFP_63x_pos003_MAX.ome.tif", "W" * 80])
+def test_no_name_makes_the_panel_wider(window, name):
+    image, _ = squares()
+    first = window.open(image, name="a")
+    second = window.viewer.add_image(image, name="b")
+    window.form.add_model("model.safetensors")
+
+    def width():
+        widths = []
+        for layer in (first, second):  # of the second one, it says where clicks go
+            window.choose(layer)
+            window.rest()
+            widths.append((window.panel.width(), window.panel.minimumWidth()))
+        return widths
+
+    before = width()
+    assert "Clicks go to a until" in window.form.object.text()
+    first.name = second.name = name
+    window.panel.labels.layer.name = f"{name} labels"
+    window.form.add_model(f"/models/{name}.safetensors")
+    assert width() == before
+    text = window.form.object.text()
+    assert name not in text and name[:4] in text and name[-4:] in text
+
+
+def test_closing_gives_keys_back_and_keeps_labels(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    points, labels = window.points, window.viewer.layers[LABELS]
+    assert points.keymap and labels.keymap
+    window.viewer.window.remove_dock_widget(window.panel)
+    assert not points.keymap and not labels.keymap and SHAPES not in window.viewer.layers
+    assert area(labels.data) == 400 and labels in window.viewer.layers
+    window.key("M")  # napari's key of a Labels layer, nothing of ours
+    assert not window.told
+
+
+def test_a_closed_panel_and_its_features_are_forgotten_though_answers_were_on_their_way(field):
+    window, centres = field
+    panel = window.panel
+    window.wait(lambda: window.model.decoded == 1)  # of a black window, so that the first click is fast
+    window.model.gate.clear()
+    window.click(centres[0])
+    window.click(centres[1])
+    decoding = panel.decoder._thread
+    gone = [weakref.ref(one) for one in (panel, panel.features, panel.annotator.session)]
+    window.viewer.window.remove_dock_widget(panel)
+    del panel, window.panel, window.form
+    window.model.gate.set()
+    decoding.join(PATIENCE)
+    window.app.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+    window.wait(lambda: gc.collect() is not None and not any(one() for one in gone))
+    assert window.model.decoded <= 2  # what waited behind it was not worked on any more
+
+
+def test_keys_that_napari_uses_stay_napari_s(field):
+    window, _ = field
+    points, labels = window.points, window.viewer.layers[LABELS]
+    from napari.settings import get_settings
+
+    taken = get_settings().shortcuts.shortcuts
+    ours = {str(key) for key in points.keymap}
+    for name, keys in taken.items():
+        everywhere = name.split(":")[1].startswith(("toggle", "select", "hold", "increment"))
+        if "points" in name or (everywhere and not name.endswith("_labels")):
+            assert not ours & {str(key) for key in keys}, name
+    ours = {str(key) for key in labels.keymap}
+    for name, keys in taken.items():
+        if "label" in name or "brush" in name or "polygon" in name:
+            assert not ours & {str(key) for key in keys}, name
+    window.key_and_wait("B")
+    boxes = window.viewer.layers[SHAPES]
+    boxes.mode = "select"  # while a tool of ours is on, its keys are
+    ours = {str(key) for key in boxes.keymap}
+    for name, keys in taken.items():
+        if "shape" in name or "polygon" in name:
+            assert not ours & {str(key) for key in keys}, name
+    assert ours and not {str(key) for key in type(boxes).class_keymap} & ours
+    # These two are ours as long as there is an object.
+    undo = {f"{key}+Z" for key in ("Ctrl", "Ctrl+Shift", "Meta", "Shift+Meta", "Meta+Shift")}
+    assert {str(key) for key in type(labels).class_keymap} & ours <= undo
+
+
+def test_labels_and_clicks_are_saved_and_clicks_replayed(field, tmp_path, monkeypatch):
+    import tifffile
+    from qtpy.QtWidgets import QFileDialog
+
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    window.click_and_wait(centres[1])
+    window.viewer.layers[LABELS].scale = (-1, 1)  # a mirrored layer has pixels like any other
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "labels.ome.tif"), ""))
+    window.form.save_labels.click()
+    window.idle()
+    assert "labels.ome.tif" in window.told[-1]
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "labels.ome.tif"), window.labels)
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "clicks.json"), ""))
+    window.form.save_prompts.click()
+    window.idle()
+    whole = window.labels.copy()
+    window.key_and_wait("Shift+C")
+    window.viewer.layers[LABELS].data = np.zeros_like(whole)
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(tmp_path / "clicks.json"), ""))
+    window.form.load_prompts.click()
+    window.idle()
+    assert window.told[1:] == ["The clicks were saved as clicks.json."]
+    np.testing.assert_array_equal(window.labels, whole)
+    assert len(window.points.data) == 1
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_clicks_are_not_loaded_into_an_object_that_is_open(field, tmp_path, monkeypatch, answered):
+    from qtpy.QtWidgets import QFileDialog
+
+    window, centres = field
+    asked = []
+
+    def choose(*_):
+        asked.append(True)
+        return str(tmp_path / "clicks.json"), ""
+
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", choose)
+    if not answered:
+        window.model.gate.clear()
+    window.click(centres[0])
+    if answered:
+        window.idle()
+    window.form.load_prompts.click()
+    window.model.gate.set()
+    window.idle()
+    assert window.told == [
+        "Load clicks needs every object to be finished; object 1 is not: commit or clear it first."
+    ]
+    assert len(asked) == (not answered) and area(window.labels) == 400
+
+
+@pytest.mark.parametrize("typed", ["mine", "mine.v2"])
+def test_an_ending_is_added_and_replaces_nothing_unasked(field, tmp_path, monkeypatch, typed):
+    from qtpy.QtWidgets import QFileDialog
+
+    window, centres = field
+    window.click_and_wait(centres[0])
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / typed), ""))
+    for button, name in (
+        (window.form.save_prompts, f"{typed}.json"),
+        (window.form.save_labels, f"{typed}.ome.tif"),
+    ):
+        button.click()
+        window.idle()
+        assert name in window.told[-1]
+        (tmp_path / name).write_text("of value")
+        button.click()
+        window.idle()
+        assert f"{name} already exists" in window.told[-1] and (tmp_path / name).read_text() == "of value"
+
+
+@pytest.mark.parametrize(("scale", "size"), [(1, 0.325), (2, 2)])
+def test_labels_have_the_pixel_size_of_the_file_unless_somebody_gave_one(
+    window, tmp_path, monkeypatch, scale, size
+):
+    import tifffile
+    from qtpy.QtWidgets import QFileDialog
+
+    image, centres = squares()
+    told = {"axes": "YX", "PhysicalSizeX": 0.325, "PhysicalSizeY": 0.325}
+    tifffile.imwrite(tmp_path / "image.ome.tif", image, metadata=told)
+    (layer,) = window.viewer.open(tmp_path / "image.ome.tif", plugin="napari")
+    layer.scale = (scale, scale)
+    window.encode()
+    window.click_and_wait(np.multiply(centres[0], scale))
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "labels.ome.tif"), ""))
+    window.form.save_labels.click()
+    window.idle()
+    saved = read_image(tmp_path / "labels.ome.tif")
+    assert saved.scale == (size, size) and saved.unit == ("micrometer" if size < 1 else "pixel")
+
+
+def test_a_new_store_is_not_made_where_no_folder_is(window, tmp_path):
+    image, _ = squares()
+    window.form.store.setText(str(tmp_path / "no" / "x.zarr"))
+    window.open(image)
+    assert "no does not exist" in window.told[-1] and not list(tmp_path.glob("*"))
+
+
+def test_what_went_with_a_layer_that_was_removed_is_restored(field):
+    window, centres = field
+    for centre in centres[:2]:
+        window.click_and_wait(centre)
+        window.key_and_wait("C")
+    window.viewer.layers.remove(LABELS)
+    written = window.panel.notes.journal
+    window.encode()
+    window.idle()
+    assert written is not window.panel.notes.journal and "Not in these labels: 2 objects" in window.told[-1]
+    window.form.restore.click()
+    window.idle()
+    assert [area(window.labels, label) for label in (1, 2)] == [400, 400]
+
+
+def test_what_was_clicked_before_a_crash_is_restored(field, monkeypatch):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    window.click_and_wait(centres[1])
+    before, restore = window.labels.copy(), window.form.restore
+    assert not restore.isVisible()
+    path = window.panel.notes.journal.path
+    after_a_crash(window, monkeypatch)
+    assert not window.labels.any()
+    window.wait(window.form.restore.isVisible)
+    assert window.form.restore.text().startswith("Restore 2 objects of ")
+    assert "2 objects" in window.told[-1] and path.exists()
+    window.form.restore.click()
+    window.idle()
+    np.testing.assert_array_equal(window.labels, before)
+    assert len(window.points.data) == 1 and not window.form.restore.isVisible()
+    window.panel.notes.timer.timeout.emit()
+    window.wait(lambda: not path.exists() and window.panel.notes.journal.path.exists())
+    window.key_and_wait("Ctrl+Z")
+    assert set(np.unique(window.labels)) == {0, 1}
+
+
+def test_what_the_labels_hold_is_not_offered(field, monkeypatch):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    after_a_crash(window, monkeypatch, labels=window.labels.copy())
+    window.rest()
+    assert not window.form.restore.isVisible() and not window.told
+    assert window.panel.annotator.session.label == 2
+
+
+def test_an_offer_ends_with_the_first_object_that_takes_a_number(field, monkeypatch):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    after_a_crash(window, monkeypatch)
+    window.wait(window.form.restore.isVisible)
+    window.click_and_wait(centres[1])
+    window.form.restore.click()  # refused: there is an object
+    window.idle()
+    assert "commit or clear it first" in window.told[-1] and window.form.restore.isVisible()
+    window.key_and_wait("C")
+    window.panel.notes.timer.timeout.emit()
+    assert not window.form.restore.isVisible()
+
+
+def test_a_copy_of_the_labels_is_a_backup_and_not_gone_on_with(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    labels, image = window.viewer.layers[LABELS], window.viewer.layers[0]
+    backup = Labels.create(*copy.deepcopy(labels.as_layer_data_tuple()))
+    window.viewer.add_layer(backup)
+    other = window.viewer.add_image(squares()[0][::-1].copy())
+    for chosen in (other, image):
+        window.choose(chosen)
+        window.encode()
+    assert window.panel.labels.layer is labels
+    window.click_and_wait(centres[1])
+    assert area(labels.data, 2) == 400 and not (backup.data == 2).any()
+
+
+def test_labels_of_8_bit_are_gone_on_with_beyond_255(field):
+    window, centres = field
+    there = np.zeros(window.labels.shape, np.uint8)
+    there[0, 0] = 254
+    layer = window.viewer.add_labels(there, name="opened")
+    window.form.labels.choose(layer)
+    window.form.labels.activated.emit(window.form.labels.currentIndex())
+    for centre in centres[:2]:
+        window.click_and_wait(centre)
+        window.key_and_wait("C")
+    assert [area(layer.data, label) for label in (254, 255, 256)] == [1, 400, 400] and not window.told
+
+
+def test_what_is_painted_while_labels_are_looked_through_stays_if_they_are_made_wider(field, monkeypatch):
+    window, _ = field
+    there = np.zeros(window.labels.shape, np.uint8)
+    there[0, 0] = 254
+    layer = window.viewer.add_labels(there, name="opened")
+    goes, looked = threading.Event(), LayerLabels.survey
+
+    def survey(labels, *planes):
+        assert goes.wait(PATIENCE)
+        return looked(labels, *planes)
+
+    monkeypatch.setattr(LayerLabels, "survey", survey)
+    window.form.labels.choose(layer)
+    window.form.labels.activated.emit(window.form.labels.currentIndex())
+    layer.selected_label, layer.brush_size = 7, 1
+    wider, made = LayerLabels.wider, threading.Event()
+    monkeypatch.setattr(LayerLabels, "wider", lambda *args: (wider(*args), made.set())[0])
+    layer.paint((50, 60), 7)
+    goes.set()
+    assert made.wait(PATIENCE)
+    layer.paint((50, 61), 7)  # into the labels that have been copied already
+    window.idle()
+    assert layer.data.dtype == np.int32 and (layer.data == 7).sum() == 2 and layer.data[0, 0] == 254
+    for _ in range(2):
+        window.panel.undo()
+    window.idle()
+    assert not (layer.data == 7).any()
+
+
+def test_other_data_in_the_labels_keeps_the_object_that_is_worked_on(field):
+    window, centres = field
+    layer = window.viewer.layers[LABELS]
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    window.click_and_wait(centres[1])
+    layer.data = layer.data  # drawn again, no more
+    window.idle()
+    assert len(window.points.data) == 1 and not window.told
+    layer.data = np.where(layer.data == 1, layer.data, 0)
+    window.idle()
+    assert (area(layer.data, 1), area(layer.data, 2)) == (400, 400) and len(window.points.data) == 1
+    window.key_and_wait("Ctrl+Z")
+    assert (area(layer.data, 1), area(layer.data, 2)) == (400, 0)
+    window.key_and_wait("Ctrl+Shift+Z")
+    layer.data = layer.data.copy()
+    window.idle()
+    assert "its clicks are gone" in window.told[-1] and area(layer.data, 2) == 400
+
+
+@pytest.mark.parametrize("how", ["undo", "clear", "commit"])
+def test_labels_that_are_hidden_are_written_on_a_plane_that_they_were_never_drawn_on(window, how):
+    image, centres = squares()
+    window.open(np.stack([image] * 5))
+    layer = window.viewer.layers[LABELS]
+    window.viewer.dims.set_current_step(0, 1)
+    window.rest()
+    layer.visible = False
+    window.viewer.dims.set_current_step(0, 3)
+    window.rest()
+    window.click_and_wait(centres[1])
+    assert area(layer.data[3]) == 400
+    getattr(window.panel, how)()
+    window.idle()
+    layer.visible = True
+    window.rest()
+    np.testing.assert_array_equal(layer._slice.image.raw, layer.data[3])
+    assert area(layer.data) == (400 if how == "commit" else 0)
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    assert np.unique(layer.data, return_counts=True)[1][1:].tolist() == [400] * (2 if how == "commit" else 1)
+    assert not window.told
+
+
+def test_an_opened_label_file_follows_an_image_that_gets_its_pixel_size(window):
+    image, centres = squares()
+    layer = window.viewer.add_image(image)
+    opened = window.viewer.add_labels(np.zeros(image.shape, int), name="opened")
+    window.form.labels.choose(opened)
+    window.encode()
+    layer.scale, layer.units = (0.5, 0.5), "um"
+    window.viewer.reset_view()
+    window.rest()
+    world = layer.data_to_world(centres[1])
+    window.click_and_wait(world)
+    assert opened.get_value(world, world=True) == 1
+    assert window.panel.labels.pixel_size == ([0.5, 0.5], "micrometer")
+
+
+def test_saved_ome_zarr_is_opened_and_gone_on_with_in_a_copy(field, tmp_path, monkeypatch):
+    from qtpy.QtWidgets import QFileDialog
+
+    window, centres = field
+    path, layers = tmp_path / "labels.zarr", window.viewer.layers
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(path), ""))
+    window.form.save_labels.click()
+    window.idle()
+    layers.remove(LABELS)
+    window.rest()
+    (opened,) = window.viewer.open(path, layer_type="labels", plugin="napari")
+    window.form.labels.choose(opened)
+    window.encode()
+    window.idle()
+    copy = window.panel.labels.layer
+    assert copy.name == "labels copy" and not opened.visible and window.form.labels.layer() is copy
+    assert "labels cannot be written to: its objects were copied to labels copy" in window.told[-1]
+    assert layers.index(copy) < layers.index(CLICKS)
+    window.click_and_wait(centres[1])
+    window.key_and_wait("C")
+    assert (area(copy.data, 1), area(copy.data, 2)) == (400, 400) and area(np.asarray(opened.data), 2) == 0
+    window.form.save_labels.click()
+    window.idle()
+    assert "saved" in window.told[-1] and area(np.asarray(opened.data), 2) == 400
+
+
+def test_labels_in_a_zarr_that_is_read_only_are_gone_on_with_in_a_copy(window, tmp_path):
+    zarr = pytest.importorskip("zarr")
+    image, centres = squares()
+    zarr.save_array(tmp_path / "labels.zarr", np.zeros(image.shape, np.int32))
+    window.viewer.add_image(image)
+    layer = window.viewer.add_labels(zarr.open_array(tmp_path / "labels.zarr", mode="r"), name="mine")
+    window.form.labels.choose(layer)
+    window.encode()
+    window.click_and_wait(centres[0])
+    assert area(window.viewer.layers["mine copy"].data) == 400
+
+
+def test_labels_are_looked_through_beside_the_window_and_clicks_wait_for_that(window, monkeypatch):
+    image, centres = squares()
+    (y, x), there = centres[1], np.zeros((3, *image.shape), np.int32)
+    there[2, y - 10 : y + 10, x - 10 : x + 10] = 7
+    window.viewer.add_image(np.stack([image] * 3))
+    window.form.labels.choose(window.viewer.add_labels(there, name="mine"))
+    window.viewer.dims.set_current_step(0, 2)
+    looked, goes_on, read = set(), threading.Event(), LayerLabels.__getitem__
+
+    def whole_planes(labels, key):
+        if not any(isinstance(part, slice) for part in key):
+            looked.add(threading.get_ident())
+            assert goes_on.wait(PATIENCE)
+        return read(labels, key)
+
+    monkeypatch.setattr(LayerLabels, "__getitem__", whole_planes)
+    window.encode(wait=False)
+    window.wait(lambda: window.panel.annotator is not None and looked)
+    window.click(centres[0])
+    window.rest()
+    assert not window.panel.annotator.session.clicks
+    goes_on.set()
+    window.idle()
+    assert there[2][centres[0]] == 8 and len(window.points.data) == 1
+    window.key_and_wait("C")
+    window.key("E")
+    window.click_and_wait((y, x))
+    assert window.panel.annotator.session.label == 7 and not window.told
+    assert threading.get_ident() not in looked
+
+
+def test_labels_that_cannot_be_read_are_told_and_nothing_is_begun(window):
+    image, _ = squares()
+
+    def plane(block_id):
+        if block_id[0] == 2:
+            raise OSError("The share is gone.")
+        return np.zeros((1, *image.shape), np.int32)
+
+    stack = window.viewer.add_image(np.stack([image] * 3))
+    lazy = da.map_blocks(
+        plane, chunks=((1, 1, 1), *((n,) for n in image.shape)), dtype=np.int32, meta=plane([0])
+    )
+    layer = window.viewer.add_labels(lazy, name="mine")
+    window.viewer.dims.set_current_step(0, 0)
+    window.form.labels.choose(layer)
+    window.encode()
+    window.idle()
+    assert window.told == ["The share is gone."] and window.panel.annotator is None
+    assert layer.visible and [one.name for one in window.viewer.layers] == [stack.name, "mine", CLICKS]
+
+
+def test_labels_that_were_added_hidden_are_shown_and_written_to(window):
+    image, centres = squares()
+    window.viewer.add_image(image)
+    layer = window.viewer.add_labels(np.zeros(image.shape, np.int32), name="mine", visible=False)
+    window.form.labels.choose(layer)
+    window.encode()
+    window.click_and_wait(centres[0])
+    assert layer.visible and area(layer.data) == 400 and "mine was hidden" in window.told[0]
+
+
+@pytest.mark.parametrize("sample", [cells_sample, nuclei_sample])
+def test_samples_can_be_shown(window, sample):
+    for data, kwargs, kind in sample():
+        getattr(window.viewer, f"add_{kind}")(data, **kwargs)
+    image, truth = window.viewer.layers
+    assert image.visible and not truth.visible
