@@ -405,7 +405,7 @@ class Form(QWidget):
         )
         self.save_prompts = _button(
             "Save clicks…",
-            "Write the clicks of all objects as JSON; they reproduce the masks, but for brush strokes, which are not saved.",
+            "Write the clicks of all objects as JSON; they reproduce the masks, except for brush strokes, which are not saved.",
         )
         self.load_prompts = _button("Load clicks…", "Replay saved clicks on the same image.")
         return _grid((self.save_labels,), (self.save_prompts, self.load_prompts))

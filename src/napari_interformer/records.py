@@ -1,4 +1,7 @@
-"""What was said about each object, in order, and the file of it. Replayed, it gives the same labels, but for brush strokes."""
+"""What was said about each object, in order, and the file of it.
+
+Replayed, it gives the same labels, except for brush strokes, which are not saved.
+"""
 
 from __future__ import annotations
 
