@@ -126,7 +126,6 @@ def encode(
     With --scheduler or --jobqueue, the planes go to a Dask cluster, whose workers must see IMAGE and the output.
     """
     import time
-    from functools import partial
 
     import napari_interformer as ni
     from napari_interformer.image import Planes
