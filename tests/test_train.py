@@ -284,6 +284,28 @@ def test_a_session_shows_a_model_objects_as_large_as_those_that_it_learnt_from(
     assert load_model(tmp_path / "m.safetensors").config.diameters == kept
 
 
+def test_what_is_saved_keeps_a_share_of_the_model_it_began_with(folder, tmp_path):
+    begun = train(folder, tmp_path / "begun.safetensors", replace(QUICK, steps=2))
+    found = {
+        kept: load_model(
+            train(
+                folder,
+                tmp_path / f"{kept}.safetensors",
+                replace(QUICK, lr=0.1, initial=str(begun), kept=kept),
+            )
+        ).state_dict()
+        for kept in (0.0, 0.5, 1.0)
+    }
+    for name, old in load_model(begun).state_dict().items():
+        torch.testing.assert_close(found[1.0][name], old)
+        torch.testing.assert_close(found[0.5][name], (found[0.0][name] + old) / 2, rtol=1e-2, atol=1e-3)
+    assert any(
+        (found[0.0][name] - old).abs().max() > 1e-3 for name, old in load_model(begun).state_dict().items()
+    )
+    with pytest.raises(ValueError, match=r"got 0\.5 without initial: name a model"):
+        train(folder, tmp_path / "m.safetensors", replace(QUICK, kept=0.5))
+
+
 def test_a_state_of_another_version_is_told(folder, tmp_path):
     torch.save({"config": "TrainConfig()"}, tmp_path / "m.state.pt")
     with pytest.raises(ValueError, match="written by another version"):

@@ -27,7 +27,7 @@ from napari_interformer.loss import ClickConfig, click_loss
 from napari_interformer.painting import check_labels, objects_on
 from napari_interformer.scales import covered, level_for, maps_at, size_at, to_working
 from napari_interformer.settings import SHARE, at_least
-from napari_interformer.train import LARGEST_GRADIENT, Progress, share_done
+from napari_interformer.train import LARGEST_GRADIENT, Progress, mix, share_done
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -204,9 +204,9 @@ def adapt(
             done = share_done(step + 1, steps, seconds, config.minutes)
             left = seconds / done * (1 - done)
             progress(Progress(step + 1, steps, float(loss.detach()), float(first), float(last), left))
-    with torch.no_grad():  # of what was taught: even 0 and -0 of the encoder would make it another one
-        for new, old in zip(taught, _taught(model), strict=True):
-            new.lerp_(old, config.kept)
+    mix(
+        taught, _taught(model), config.kept
+    )  # of the encoder, even 0 in place of -0 would make it another one
     return learner.requires_grad_(True).eval()
 
 

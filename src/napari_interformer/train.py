@@ -47,7 +47,7 @@ from napari_interformer.model import (
 from napari_interformer.settings import RANGE, SHARE, Allowed, at_least
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -115,6 +115,8 @@ class TrainConfig(ClickConfig):
         Steps of linear warm-up.
     average : float
         Largest decay of the running average of the weights, which is what is saved; the decay starts smaller.
+    kept : float
+        Share of the weights of `initial` in those that are saved; 0 without `initial`.
     dense : float
         Weight of a loss on the encoder alone: foreground and borders of all objects of a crop, predicted from the finest map
         (not in the paper). Set it to 0 if not every object in the folder is labelled.
@@ -151,6 +153,7 @@ class TrainConfig(ClickConfig):
     layer_decay: float = 1.0
     warmup: int = 100
     average: float = 0.998
+    kept: float = 0.0
     dense: float = 1.0
     precision: str = "auto"
     device: str = "auto"
@@ -180,6 +183,7 @@ class TrainConfig(ClickConfig):
         "layer_decay": SHARE,
         "warmup": at_least(1),
         "average": SHARE,
+        "kept": SHARE,
         "dense": at_least(0),
         "workers": at_least(0),
         "seed": at_least(0),
@@ -289,6 +293,10 @@ def train(
     config = config or TrainConfig()
     if config.preset not in PRESETS:
         raise ValueError(f"preset takes one of {', '.join(PRESETS)}; got {config.preset!r}.")
+    if config.kept and not config.initial:
+        raise ValueError(
+            f"kept is a share of the weights of initial; got {config.kept} without initial: name a model."
+        )
     if config.precision not in ("auto", "bf16", "fp32"):
         raise ValueError(f"precision takes auto, bf16 or fp32; got {config.precision!r}.")
     output = Path(output)
@@ -398,6 +406,9 @@ def train(
         save_state(step, seconds)
     elif rank == 0:
         trained = cast("InterFormer", average.module).eval()
+        if config.kept:
+            before = load_model(config.initial).to(device)
+            mix(trained.state_dict().values(), before.state_dict().values(), config.kept)
         told = dataclasses.replace(config, initial=Path(config.initial).name)  # a machine's paths stay on it
         notes = {
             "trained": f"{step} steps, {seconds / 3600:.2f} h on {device.type}",
@@ -409,6 +420,14 @@ def train(
     if world > 1:
         torch.distributed.destroy_process_group()
     return output
+
+
+@torch.no_grad()
+def mix(new: Iterable[Tensor], old: Iterable[Tensor], share: float) -> None:
+    """Move weights a share of the way back to those of another model of the same sizes (Wortsman et al., CVPR 2022)."""
+    for one, other in zip(new, old, strict=True):
+        if one.is_floating_point():
+            one.lerp_(other, share)
 
 
 def check_new(output: Path, state: Path | None = None) -> None:
