@@ -38,8 +38,8 @@ def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     with display(), tempfile.TemporaryDirectory() as scratch:
         journal.folder = lambda: Path(scratch)  # or the window would offer what was clicked before
+        window_with_cells(IMAGES / "napari.png")  # first, or it would offer what the others clicked
         clicks_in_turn(IMAGES / "clicks.gif")
-        window_with_cells(IMAGES / "napari.png")
         canvas_with_boxes(IMAGES / "boxes.png")
         canvas_with_similar(IMAGES / "similar.png")
         window_with_stack(IMAGES / "stack.png")
