@@ -268,8 +268,10 @@ def test_of_chunks_only_so_much_is_kept(rng, monkeypatch):
         box = Box(16 * x, 16 * y, 16 * x + 16, 16 * y + 16)
         np.testing.assert_array_equal(planes.raw((z,), box)[..., 0], pixels[z][box.slices])
     kept, _ = tracemalloc.get_traced_memory()
+    planes.release()
+    released, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert kept < 6 * 4 * 32 * 32 * 2
+    assert kept < 6 * 4 * 32 * 32 * 2 and kept - released > 2 * 4 * 32 * 32 * 2
 
 
 @pytest.mark.parametrize(("chunks", "side"), [((1, 64, 64), 40), ((1, 16, 16), 9), ((1, 30, 30), 16)])

@@ -152,6 +152,7 @@ class Encodes:
             cancelled=partial(job.unwanted, self._worker),
         ):
             self._worker.tell(partial(self._progressed, job, step))
+        planes.release()
 
     def _prepared(
         self,

@@ -126,6 +126,7 @@ def encode(
     for step in encode_tiles(source, features, model, device=target, only=only, cancelled=cancelled):
         if progress is not None:
             progress(step)
+    source.release()
     return features
 
 

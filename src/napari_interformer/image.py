@@ -69,6 +69,11 @@ class _Chunks:
             self._kept.move_to_end(box)
             return self._kept[box]
 
+    def clear(self) -> None:
+        """Keep none any more."""
+        with self._lock:
+            self._planes, self._kept = None, OrderedDict()
+
     def __reduce__(self) -> tuple[type[_Chunks], tuple[()]]:
         return _Chunks, ()  # in another process, or a copy, nothing was read yet
 
@@ -324,6 +329,10 @@ class Planes:
                 else "check what computes or stores its pixels"
             )
             raise OSError(f"{where} could not be read ({brief(error)}); {remedy}.") from error
+
+    def release(self) -> None:
+        """Give back the memory of what was read ahead; what is read next is read anew."""
+        self._chunks.clear()
 
     def _pixels(self, planes: Sequence[int | slice], box: Box) -> NDArray[Any]:
         """Read a box of a plane, or of several, as (..., Y, X, channels)."""
