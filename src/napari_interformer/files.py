@@ -175,11 +175,11 @@ def _read_tiff(path: Path) -> ImageFile:
             alpha = tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA
             if not set(alpha) & set(series.keyframe.extrasamples):
                 axes = axes.replace("S", "C")  # grey channels side by side, and no colours
-        try:
-            if frames:
-                raise ValueError("one array for each frame")
-            data: Any = tifffile.memmap(path, mode="r")  # uncompressed: the system pages it
-        except ValueError:
+        data: Any = None
+        if not frames:
+            with suppress(ValueError):  # compressed, or in pieces
+                data = tifffile.memmap(path, mode="r")  # the system pages it
+        if data is None:
             data = zarr.open(series.aszarr(level=0), mode="r")
             weakref.finalize(data, tiff.close)
         else:
