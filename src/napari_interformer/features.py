@@ -426,9 +426,8 @@ class Features:
         if self._store is None:
             return
         where = self._store.location
-        gone = (
-            isinstance(where, Path) and not (where / "zarr.json").exists()
-        )  # cheap enough to be asked each time
+        # Cheap enough to be asked each time.
+        gone = isinstance(where, Path) and not (where / "zarr.json").exists()
         if not (gone or now) and time.monotonic() - self._found < _LOOK:
             return
         if gone or self.replaced:
