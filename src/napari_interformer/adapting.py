@@ -204,9 +204,8 @@ def adapt(
             done = share_done(step + 1, steps, seconds, config.minutes)
             left = seconds / done * (1 - done)
             progress(Progress(step + 1, steps, float(loss.detach()), float(first), float(last), left))
-    mix(
-        taught, _taught(model), config.kept
-    )  # of the encoder, even 0 in place of -0 would make it another one
+    # Not of the encoder, which even 0 in place of -0 would make another one.
+    mix(taught, _taught(model), config.kept)
     return learner.requires_grad_(True).eval()
 
 
