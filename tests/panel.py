@@ -17,6 +17,9 @@ from napari_interformer.prompts import BoxPrompt
 from napari_interformer.widget import Panel
 from window import PLENTY, BrightModel, Hands, squares
 
+# napari's and vispy's own, not of our calls.
+THEIRS = pytest.mark.filterwarnings("ignore::DeprecationWarning:napari", "ignore::DeprecationWarning:vispy")
+
 
 class Window(Hands):
     """A viewer with the panel, and what a person sees and does in it."""

@@ -9,12 +9,10 @@ from __future__ import annotations
 import pytest
 
 from napari_interformer.labels import LABELS
-from panel import area
+from panel import THEIRS, area
 
 pytest_plugins = ("panel",)
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning:napari", "ignore::DeprecationWarning:vispy"
-)
+pytestmark = THEIRS
 
 
 @pytest.fixture

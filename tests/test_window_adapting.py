@@ -11,17 +11,11 @@ import pytest
 
 from napari_interformer import adapting, checkpoint
 from napari_interformer.checkpoint import load_model, models
-from panel import (
-    same,
-)
+from panel import THEIRS, same
 from window import PATIENCE, squares
 
 pytest_plugins = ("panel",)
-pytestmark = pytest.mark.filterwarnings(
-    # napari's and vispy's own, not of our calls
-    "ignore::DeprecationWarning:napari",
-    "ignore::DeprecationWarning:vispy",
-)
+pytestmark = THEIRS
 
 
 class School:

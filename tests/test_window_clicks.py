@@ -11,19 +11,11 @@ from napari_interformer.clicks import CLICKS
 from napari_interformer.labels import LABELS
 from napari_interformer.layers import GREEN, RED
 from napari_interformer.prompts import Click
-from panel import (
-    after_a_crash,
-    area,
-    crash,
-)
+from panel import THEIRS, after_a_crash, area, crash
 from window import PLENTY, squares
 
 pytest_plugins = ("panel",)
-pytestmark = pytest.mark.filterwarnings(
-    # napari's and vispy's own, not of our calls
-    "ignore::DeprecationWarning:napari",
-    "ignore::DeprecationWarning:vispy",
-)
+pytestmark = THEIRS
 
 
 def test_a_click_masks_the_object_at_once(field):

@@ -9,20 +9,11 @@ from napari.utils.colormaps.standardize_color import transform_color
 from napari_interformer.drawings import SHAPES
 from napari_interformer.layers import GREEN, RED
 from napari_interformer.prompts import Scribble
-from panel import (
-    Window,
-    area,
-    box_around,
-    drawn,
-)
+from panel import THEIRS, Window, area, box_around, drawn
 from window import PLENTY, squares
 
 pytest_plugins = ("panel",)
-pytestmark = pytest.mark.filterwarnings(
-    # napari's and vispy's own, not of our calls
-    "ignore::DeprecationWarning:napari",
-    "ignore::DeprecationWarning:vispy",
-)
+pytestmark = THEIRS
 
 
 def test_b_and_a_drag_box_an_object_and_clicks_go_on_from_there(field):

@@ -12,18 +12,11 @@ from napari_interformer.encoding import CPU_BATCH
 from napari_interformer.geometry import Box
 from napari_interformer.labels import LABELS
 from napari_interformer.store import Store
-from panel import (
-    area,
-    begin_and_stop,
-)
+from panel import THEIRS, area, begin_and_stop
 from window import PLENTY, squares
 
 pytest_plugins = ("panel",)
-pytestmark = pytest.mark.filterwarnings(
-    # napari's and vispy's own, not of our calls
-    "ignore::DeprecationWarning:napari",
-    "ignore::DeprecationWarning:vispy",
-)
+pytestmark = THEIRS
 
 
 def test_cancel_stops_within_a_batch_and_keeps_what_is_done(window):

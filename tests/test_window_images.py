@@ -13,18 +13,11 @@ from napari_interformer import widget
 from napari_interformer.clicks import CLICKS
 from napari_interformer.labels import LABELS
 from napari_interformer.prompts import Click
-from panel import (
-    area,
-    begin_and_stop,
-)
+from panel import THEIRS, area, begin_and_stop
 from window import PATIENCE, squares
 
 pytest_plugins = ("panel",)
-pytestmark = pytest.mark.filterwarnings(
-    # napari's and vispy's own, not of our calls
-    "ignore::DeprecationWarning:napari",
-    "ignore::DeprecationWarning:vispy",
-)
+pytestmark = THEIRS
 
 
 def test_after_an_image_is_removed_the_next_one_is_annotated(field):

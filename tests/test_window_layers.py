@@ -19,18 +19,11 @@ from napari_interformer.files import read_image
 from napari_interformer.labels import LABELS, LayerLabels
 from napari_interformer.samples import cells_sample, nuclei_sample
 from napari_interformer.widget import Panel
-from panel import (
-    after_a_crash,
-    area,
-)
+from panel import THEIRS, after_a_crash, area
 from window import PATIENCE, PLENTY, squares
 
 pytest_plugins = ("panel",)
-pytestmark = pytest.mark.filterwarnings(
-    # napari's and vispy's own, not of our calls
-    "ignore::DeprecationWarning:napari",
-    "ignore::DeprecationWarning:vispy",
-)
+pytestmark = THEIRS
 
 
 def test_an_existing_labels_layer_is_gone_on_with(window):

@@ -10,17 +10,11 @@ import pytest
 
 from napari_interformer.geometry import Box
 from napari_interformer.labels import LABELS, LayerLabels
-from panel import (
-    area,
-)
+from panel import THEIRS, area
 from window import PATIENCE, PLENTY, squares
 
 pytest_plugins = ("panel",)
-pytestmark = pytest.mark.filterwarnings(
-    # napari's and vispy's own, not of our calls
-    "ignore::DeprecationWarning:napari",
-    "ignore::DeprecationWarning:vispy",
-)
+pytestmark = THEIRS
 
 
 def test_one_click_and_g_find_all_that_looks_alike_and_undo_takes_it_back(field):

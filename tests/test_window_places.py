@@ -8,17 +8,11 @@ import pytest
 
 from napari_interformer.labels import LABELS
 from napari_interformer.prompts import Click
-from panel import (
-    area,
-)
+from panel import THEIRS, area
 from window import squares
 
 pytest_plugins = ("panel",)
-pytestmark = pytest.mark.filterwarnings(
-    # napari's and vispy's own, not of our calls
-    "ignore::DeprecationWarning:napari",
-    "ignore::DeprecationWarning:vispy",
-)
+pytestmark = THEIRS
 
 
 @pytest.mark.parametrize(
