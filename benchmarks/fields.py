@@ -42,9 +42,10 @@ def edges(sample: Sample) -> dict[str, NDArray[np.float64]]:
     return found
 
 
-def neighbours(samples: Sequence[Sample], *, reverse: bool = False) -> set[tuple[str, str]]:
-    """Return the names of the images that lie beside each other, each pair in both orders."""
-    seen = [(sample, edges(sample)) for sample in samples]
+def neighbours(
+    seen: Sequence[tuple[Sample, dict[str, NDArray[np.float64]]]], *, reverse: bool = False
+) -> set[tuple[str, str]]:
+    """Return the names of the images that lie beside each other, by their edges, each pair in both orders."""
     pairs = set()
     for (one, first), (other, second) in permutations(seen, 2):
         if one.kind != other.kind:
@@ -66,7 +67,8 @@ def main(folder: str, objects: int, model: str | None, baselines: bool) -> None:
     everything = list(load("dsb2018", folder))
     training, validation = split(everything)
     trained = {sample.name for sample in training}
-    links = {chance: neighbours(everything, reverse=chance) for chance in (False, True)}
+    edged = [(sample, edges(sample)) for sample in everything]
+    links = {chance: neighbours(edged, reverse=chance) for chance in (False, True)}
     linked = {chance: {a for a, b in pairs if b in trained} for chance, pairs in links.items()}
     for kind in sorted({sample.kind for sample in validation}):
         names = {sample.name for sample in validation if sample.kind == kind}

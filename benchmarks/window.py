@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import dask.array as da
 import numpy as np
 
+from napari_interformer.screen import Screen
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -97,7 +99,7 @@ class Bench:
 
     def look_at(self, centre: Sequence[float], zoom: float) -> None:
         """Move the camera."""
-        camera = getattr(self.viewer, "scene", self.viewer).camera  # moved in napari 0.9
+        camera = Screen(self.viewer).camera
         camera.center, camera.zoom = (0, *centre), zoom
         self.rest(0.5)
 
@@ -111,7 +113,7 @@ class Bench:
 
     def click(self, place: Sequence[float], rest: float = ARRIVED) -> float:
         """Click on a pixel with the mouse, which rests there for some seconds before."""
-        camera = getattr(self.viewer, "scene", self.viewer).camera
+        camera = Screen(self.viewer).camera
         away = (np.asarray(place, float) - np.asarray(camera.center)[-2:]) * camera.zoom
         point = self.QPoint(
             round(self.canvas.width() / 2 + away[1]), round(self.canvas.height() / 2 + away[0])

@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from napari_interformer import journal
 from napari_interformer.samples import FAMILIES, VOLUMES, cells, nuclei_stack, synthetic, synthetic_stack
+from napari_interformer.screen import Screen
 from napari_interformer.simulate import iou, next_click
 
 if TYPE_CHECKING:
@@ -95,14 +96,20 @@ def click(panel: Any, position: tuple[int, ...], positive: bool) -> None:
     settle(lambda: not panel.annotator.busy)
 
 
-def click_on_object(panel: Any, target: np.ndarray) -> None:
-    """Click on an object of a plane until its mask is good, at most three times."""
+def click_on_object(
+    panel: Any,
+    target: np.ndarray,
+    do: Callable[[Any, tuple[int, ...], bool], None] = click,
+    good: float = 0.85,
+    most: int = 3,
+) -> None:
+    """Click on an object of a plane until its mask is good, or `most` times."""
     session = panel.annotator.session
-    for _ in range(3):
+    for _ in range(most):
         step = next_click(session.mask, target)
-        if step is None or iou(session.mask, target) > 0.85:
+        if step is None or iou(session.mask, target) > good:
             break
-        click(panel, step[:2], step[2])
+        do(panel, step[:2], step[2])
 
 
 def window_with_cells(path: Path) -> None:
@@ -122,7 +129,7 @@ def window_with_cells(path: Path) -> None:
     step = next_click(panel.annotator.session.mask, target)
     outside = step[:2] if step is not None and not step[2] else (110, 272)
     click(panel, outside, False)
-    camera = getattr(viewer, "scene", viewer).camera  # napari 0.9 moved it
+    camera = Screen(viewer).camera
     camera.center = (0, 215, 260)
     camera.zoom = 2.1
     shoot(viewer, path)
@@ -132,22 +139,15 @@ def clicks_in_turn(path: Path) -> None:
     """Segment some of the 2-D sample click by click, then find what looks like it: a picture that moves."""
     _, truth = cells()
     viewer, panel = open_panel("cells")
-    camera = getattr(viewer, "scene", viewer).camera
+    camera = Screen(viewer).camera
     camera.center, camera.zoom = (0, 165, 350), 2.6
-    film = Film(viewer, panel)
+    film = Film(viewer)
     film.take("The image is encoded. Click on a nucleus", 1200)
     touching = int(truth[143, 392])  # the first answer takes some of its neighbour, too
     numbers = [int(n) for n in np.unique(truth[120:220, 270:380]) if n and (truth == n).sum() > 300]
     numbers = [touching, *(number for number in numbers if number != touching)][:3]
     for number in numbers:
-        target = truth == number
-        for _ in range(4):
-            step = next_click(panel.annotator.session.mask, target)
-            if step is None or iou(panel.annotator.session.mask, target) > 0.9:
-                break
-            film.click(
-                step[:2], step[2], "Click" if step[2] else "Too much: click there with the right button"
-            )
+        click_on_object(panel, truth == number, film.click, good=0.9, most=4)
         panel.commit()
         settle(lambda: not panel.annotator.busy)
         film.take("C: finished", 700)
@@ -165,8 +165,8 @@ class Film:
 
     side = (360, 560)  # rows and columns of the canvas that are kept, from its middle
 
-    def __init__(self, viewer: Any, panel: Any) -> None:
-        self.viewer, self.panel = viewer, panel
+    def __init__(self, viewer: Any) -> None:
+        self.viewer = viewer
         self.frames: list[Image.Image] = []
         self.times: list[int] = []
 
@@ -178,23 +178,23 @@ class Film:
         frame = Image.fromarray(picture).convert("RGB")
         draw = ImageDraw.Draw(frame)
         if mouse is not None:
-            camera = getattr(self.viewer, "scene", self.viewer).camera
+            camera = Screen(self.viewer).camera
             away = (np.array(mouse) - np.array(camera.center)[-2:]) * camera.zoom
             y, x = away + np.array(picture.shape[:2]) / 2
             arrow = np.array([(0, 0), (0, 17), (4, 13), (7, 19), (10, 18), (7, 12), (12, 12)])
             draw.polygon([(x + dx, y + dy) for dx, dy in arrow], "white", "black")
         rows, columns = self.side
-        frame = frame.crop((left, top, left + columns, top + rows))
-        draw = ImageDraw.Draw(frame)
-        draw.rectangle((0, rows - 30, columns, rows), (38, 41, 48))
-        draw.text((12, rows - 25), caption, "white", ImageFont.load_default(16))
-        self.frames.append(frame)
+        bottom = top + rows
+        draw.rectangle((0, bottom - 30, picture.shape[1], bottom), (38, 41, 48))
+        draw.text((left + 12, bottom - 25), caption, "white", ImageFont.load_default(16))
+        self.frames.append(frame.crop((left, top, left + columns, bottom)))
         self.times.append(milliseconds)
 
-    def click(self, place: tuple[int, ...], positive: bool, caption: str) -> None:
+    def click(self, panel: Any, place: tuple[int, ...], positive: bool) -> None:
         """Show the mouse where it clicks next, then what the click gave."""
+        caption = "Click" if positive else "Too much: click there with the right button"
         self.take(caption, 450, place)
-        click(self.panel, place, positive)
+        click(panel, place, positive)
         self.take(caption, 700, place)
 
     def save(self, path: Path) -> None:
@@ -222,7 +222,7 @@ def canvas_with_boxes(path: Path) -> None:
         corners = [(top, left), (top, right), (bottom, right), (bottom, left)]
         layer.add_rectangles([corners])
         settle(lambda: not panel.annotator.busy)
-    camera = getattr(viewer, "scene", viewer).camera
+    camera = Screen(viewer).camera
     camera.center = (0, 215, 260)
     camera.zoom = 3
     settle(lambda: True, at_least=1.5)
@@ -235,7 +235,7 @@ def canvas_with_similar(path: Path) -> None:
     """Finish three nuclei, and find what looks like them in view; before and after, side by side."""
     _, truth = cells()
     viewer, panel = open_panel("cells")
-    camera = getattr(viewer, "scene", viewer).camera
+    camera = Screen(viewer).camera
     camera.center, camera.zoom = (0, 250, 250), 2
     numbers = [int(n) for n in np.unique(truth[200:300, 200:300]) if n and (truth == n).sum() > 300][:3]
     for number in numbers:

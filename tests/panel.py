@@ -143,11 +143,7 @@ def drawn(centre, reach=10, plane=()):
 def waiting(window):
     """Return a window in which a box on plane 3 of 4 waits until that is encoded, and the box."""
     image, centres = squares()
-    window.viewer.add_image(np.stack([image] * 4))
-    window.viewer.dims.set_current_step(0, 0)
-    window.model.steps = threading.Semaphore(0)
-    window.encode(wait=False)
-    window.wait(lambda: window.panel.annotator is not None)
+    begin_held_up(window, image)
     window.viewer.dims.set_current_step(0, 3)
     window.rest()
     window.key_and_wait("B")
@@ -156,13 +152,18 @@ def waiting(window):
     return window, drawn(centres[0], plane=(3,))
 
 
-def begin_and_stop(window, image):
-    """Begin to encode a stack of four planes, and stop once clicks can begin."""
+def begin_held_up(window, image, plane=0):
+    """Begin to encode a stack of four planes, with one of them in view, of which no tile is encoded until the model may."""
     window.viewer.add_image(np.stack([image] * 4))
-    window.viewer.dims.set_current_step(0, 0)
+    window.viewer.dims.set_current_step(0, plane)
     window.model.steps = threading.Semaphore(0)
     window.encode(wait=False)
     window.wait(lambda: window.panel.annotator is not None)
+
+
+def begin_and_stop(window, image):
+    """Begin to encode a stack of four planes, and stop once clicks can begin."""
+    begin_held_up(window, image)
     window.form.cancel.click()
     window.model.steps.release(PLENTY)
     window.wait(lambda: window.panel.job is None)

@@ -12,7 +12,7 @@ from napari_interformer.encoding import CPU_BATCH
 from napari_interformer.geometry import Box
 from napari_interformer.labels import LABELS
 from napari_interformer.store import Store
-from panel import THEIRS, area, begin_and_stop
+from panel import THEIRS, area, begin_and_stop, begin_held_up
 from window import PLENTY, squares
 
 pytest_plugins = ("panel",)
@@ -44,11 +44,7 @@ def test_cancel_stops_within_a_batch_and_keeps_what_is_done(window):
 
 def test_clicks_work_on_ready_planes_and_wait_for_others_while_the_rest_is_encoded(window):
     image, centres = squares()
-    window.viewer.add_image(np.stack([image] * 4))
-    window.viewer.dims.set_current_step(0, 3)
-    window.model.steps = threading.Semaphore(0)
-    window.encode(wait=False)
-    window.wait(lambda: window.panel.annotator is not None)
+    begin_held_up(window, image, plane=3)
     window.click(centres[0])
     window.rest(0.1)
     assert "1 more waits until plane 3 is encoded" in window.form.object.text()

@@ -14,6 +14,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from napari_interformer.files import of_system
 from napari_interformer.prompts import Click, NotEncodedError, in_order, names_of
 
 if TYPE_CHECKING:
@@ -587,8 +588,8 @@ def _planes(clicks: Iterable[Given]) -> str:
 
 def sentence(error: Exception) -> str:
     """Return what an error says, in one line."""
-    if isinstance(error, OSError) and error.strerror:  # else it would begin with [Errno 13]
-        return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
+    if said := of_system(error):
+        return said
     # KeyError quotes what it says.
     told = error.args[0] if isinstance(error, KeyError) and error.args else error
     text = next(iter(str(told).splitlines()), "")

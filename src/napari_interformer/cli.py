@@ -1071,8 +1071,10 @@ def what_is_kept(arguments: Sequence[str]) -> str:
 
 def sentence(error: Exception) -> str:
     """Say what went wrong in one line."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
+    from napari_interformer.files import of_system
+
+    if said := of_system(error):
+        return said
     if isinstance(error, ModuleNotFoundError):
         extra = "train" if error.name == "matplotlib" else "all"
         return f"{error.name} is not installed: pip install 'napari-interformer[{extra}]'."

@@ -765,6 +765,13 @@ def unwritable(path: Path, error: Exception, denied: str = ELSEWHERE) -> OSError
     return OSError(f"{path.name} could not be written to {path.parent} ({reason}): {remedy}.")
 
 
+def of_system(error: Exception) -> str | None:
+    """Return what the system says is wrong, without the number that `str` begins with; None for other errors."""
+    if not (isinstance(error, OSError) and error.strerror):
+        return None
+    return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
+
+
 def brief(error: BaseException) -> str:
     """Return the first line of an error from elsewhere, to be put into a sentence."""
     lines = str(error).strip().splitlines()

@@ -15,7 +15,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -355,6 +355,7 @@ class Planes:
         chunks = getattr(self.data, "chunks", None) or (1,) * len(self.data.shape)
         return tuple(int(np.max(length)) for length in chunks)  # Dask tells all lengths of an axis
 
+    @cached_property
     def _starts(self) -> list[NDArray[np.int_]]:
         """Return where the array's chunks begin on each axis but that of the channels, and where the last one ends."""
         found = []
@@ -374,7 +375,7 @@ class Planes:
 
     def _by_chunks(self, plane: Plane, box: Box) -> NDArray[Any]:
         """Read a box from whole chunks, which are kept for what is read next."""
-        *leading, rows, columns = self._starts()
+        *leading, rows, columns = self._starts
         planes = tuple(_spans(edges, at, at + 1)[0] for edges, at in zip(leading, plane, strict=True))
         spans = product(_spans(rows, box.top, box.bottom), _spans(columns, box.left, box.right))
         within = tuple(at - part.start for at, part in zip(plane, planes, strict=True))
