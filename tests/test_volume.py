@@ -78,6 +78,25 @@ def test_a_brighter_neighbour_that_touches_the_object_is_another_one():
         assert mask[20:44, 20:44].mean() > 0.85 and not mask[:, 48:].any()  # smoothing blurs where they meet
 
 
+def test_what_lies_behind_a_membrane_is_not_the_object_though_a_part_of_its_own_is():
+    """A model that takes all that is bright; one part was clicked on its own, one is behind a thin dark line."""
+
+    class Greedy(BlobModel):
+        def decode_logits(self, maps, reference, roi=None):
+            bright = np.kron(np.asarray(maps[0][0]) > 100, np.ones((4, 4), bool))
+            return np.where(bright, 4.0, -4.0).astype(np.float32)
+
+    planes = np.zeros((3, 64, 96), np.uint8)
+    planes[:, 16:48, 16:48] = planes[:, 52:60, 16:40] = 200
+    planes[2, 16:48, 52:64] = 200
+    model = Greedy()
+    session = Session(encode(planes, model, contrast=(0, 255), device="cpu"), model)
+    session.click((1, 32, 32))
+    session.propagate()
+    np.testing.assert_array_equal(session.mask[0], planes[0] > 0)
+    np.testing.assert_array_equal(session.mask[2], planes[0] > 0)
+
+
 def test_carrying_is_one_step_for_undo(stack):
     s = Session(stack[0], MODEL, live=True)
     s.click((4, 32, 32))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.ndimage import binary_opening, distance_transform_edt
+from scipy.ndimage import binary_opening, distance_transform_edt, label
 
 from napari_interformer.appearance import NEAR, Appearance, pixels_of, shown, values_of
 from napari_interformer.gaps import Ended, Gap, Reason
@@ -53,6 +53,9 @@ LATE = 2.0
 # much fainter is one too, or what is around it, unless it is no wider than an edge that is blurred: so many pixels.
 BRIGHTER, COST, MOST = 2.5, 3.0, 5.0
 FAINTER, EDGE = 5.0, 7
+# A part of a mask that hangs together with no other must lie on the neighbour's mask by so much: a membrane is thinner than an
+# outline may move, and what is behind it may look like the object.
+EXPECTED = 0.5
 # An object that shrinks below this share and then grows by this factor is two objects.
 WAIST, REGROWN = 0.7, 1.3
 
@@ -329,6 +332,7 @@ def neighbour(session: Session, front: _Front, other: _Front | None) -> Mask | R
     if contrast is not None:
         faint = mask & (contrast.min(axis=0) < -FAINTER)
         mask &= ~binary_opening(faint, np.ones((EDGE, EDGE)))
+    mask = _without_loose(mask, inside)
     area = int(mask.sum())
     if area < max(LEAST_PIXELS, LEAST_SHARE * front.areas[0]):
         wrong = Reason.VANISHED
@@ -340,6 +344,17 @@ def neighbour(session: Session, front: _Front, other: _Front | None) -> Mask | R
         return wrong
     left = cut(straight.mask, straight.box, room, False) & free
     return _tight(plane, room, left) if left.any() else Reason.OCCUPIED
+
+
+def _without_loose(mask: BoolMask, expected: BoolMask) -> BoolMask:
+    """Return the part of a mask that holds most of what is expected, and the others that mostly lie on it."""
+    parts, count = label(mask)
+    if count < 2:
+        return mask
+    pixels = np.bincount(parts[mask], minlength=count + 1)
+    held = np.bincount(parts[mask & expected], minlength=count + 1)
+    kept = (held > 0) & ((held == held.max()) | (held >= EXPECTED * pixels))
+    return np.asarray(kept[parts])
 
 
 def _cut_at_waist(front: _Front) -> None:
