@@ -43,7 +43,7 @@ LEAST_LIKENESS = 0.5  # 1 looks like the object, 0 like its surroundings: below 
 REACH = 0.5  # from plane to plane an outline moves out by at most this share of the object's depth; cells that move need it
 LEAST_REACH = 2.0  # pixels
 # An object that overlaps its neighbour's mask by less than this has ended, or is another one.
-LEAST_IOU = 0.35
+LEAST_IOU = 0.3
 LEAST_PIXELS = 4
 LEAST_SHARE = 0.15  # of the area where it was clicked
 # Objects are round: between its middle and its tip, one is wider than a cone, so what is expected there is not blended evenly.
