@@ -375,7 +375,7 @@ def while_encoding(bench: Bench, count: int) -> dict[str, Any]:
 def main() -> None:
     """Measure the parts asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=PARTS, help=f"of {', '.join(PARTS)}")
+    parser.add_argument("parts", nargs="*", default=PARTS, choices=PARTS)
     parser.add_argument("--objects", type=int, default=12)
     parser.add_argument("--json")
     options = parser.parse_args()

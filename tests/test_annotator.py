@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import napari_interformer as ni
-from napari_interformer.annotator import Annotator, merge, sentence
+from conftest import blobs
+from napari_interformer.annotator import Annotator, answer, merge, sentence
 from napari_interformer.encoding import encode_tiles, room_for
 from napari_interformer.geometry import Box
 from napari_interformer.image import Planes
@@ -584,3 +585,16 @@ def test_errors_are_told_in_one_line():
     assert sentence(RuntimeError()).startswith("RuntimeError")
     assert sentence(PermissionError(13, "Permission denied", "a.json")) == "a.json: Permission denied."
     assert sentence(OSError("a.json could not be written.")) == "a.json could not be written."
+
+
+def test_a_click_that_is_refused_does_not_have_the_others_answered_again(blob_model):
+    image, _ = blobs()
+    session = ni.Session(ni.encode(image, blob_model, device="cpu"), blob_model)
+    good = [Click((), 20 + 4 * n, 30) for n in range(6)]
+    wrong = Click((), 500, 500)
+    blob_model.decoded = 0
+    found = answer(session, [good[0], wrong, *good[1:]])
+    assert [click for click, _ in found.refused] == [wrong]
+    assert [step.prompt for step in found.steps] == good and blob_model.decoded == len(good)
+    session.adopt(found.steps)
+    assert answer(session, [*good, wrong]).steps == found.steps and blob_model.decoded == len(good)

@@ -159,6 +159,7 @@ def test_a_checkpoint_that_unpacks_to_more_than_it_is_is_refused_before_it_does(
         ({"stored_channels": [8, 8]}, "stored_channels takes 0 or 4"),
         ({"channels": [8, 16, 33, 64]}, "imsa_heads takes divisors"),
         ({"coarse_depths": [9, 1, 1, 1]}, "at most depths"),
+        ({"coarse_depths": [0, 1, 1, 1]}, "coarse_depths takes"),
         ({"head_norm": "none"}, "batch or group"),
         ({"zoom_expansion": float("nan")}, "zoom_expansion takes numbers"),
         ({"zoom_expansion": 0.5}, "1 or more"),

@@ -161,6 +161,20 @@ def test_segment_writes_what_was_clicked_on_though_nothing_similar_can_be_looked
     assert tifffile.imread(tmp_path / "labels.tif")[20, 20] == 1
 
 
+def test_planes_too_large_to_search_are_refused_before_they_are_encoded(
+    blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import napari_interformer as ni
+
+    monkeypatch.setattr(ni, "load_model", lambda *_, **__: blob_model)
+    monkeypatch.setattr("napari_interformer.similar.MOST", 2_000_000)
+    tifffile.imwrite(tmp_path / "wide.tif", np.zeros((1500, 2000), np.uint8))
+    command = ("segment", tmp_path / "wide.tif", "--click", "20,20", "--similar")
+    assert run(*command, "-o", tmp_path / "l.tif", "--features", tmp_path / "f.zarr") == 1
+    assert "at most 2 megapixels; those of wide.tif have 3: leave --similar out" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["wide.tif"]
+
+
 def test_saved_clicks_are_carried_through_the_stack_if_asked_for(
     blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -123,6 +123,19 @@ def test_a_stack_of_odd_planes_is_encoded(small_model, tmp_path):
     assert features.valid((0,), 5, 6) and not features.valid((1,), 5, 6) and not features.valid((2,), 5, 6)
 
 
+def test_pixels_that_may_have_no_value_are_read_once_for_each_tile(small_model, monkeypatch):
+    image = np.zeros((96, 96), np.float32)
+    image[5, 60] = np.nan
+    planes = Planes.of(image, contrast=(0, 1))
+    features = room_for(planes, small_model, tile=32, halo=0)
+    boxes, raw = [], Planes.raw
+    monkeypatch.setattr(Planes, "raw", lambda self, plane, box: boxes.append(box) or raw(self, plane, box))
+    for _ in encode_tiles(planes, features, small_model, device="cpu"):
+        pass
+    assert sorted(boxes) == sorted(features.tiles) and len(boxes) == 9
+    assert not features.valid((), 5, 60) and features.valid((), 5, 61)
+
+
 def test_a_model_in_training_encodes_as_in_use(small_model, rng):
     image = rng.integers(0, 255, (64, 64)).astype(np.uint8)
     training = copy.deepcopy(small_model).train()

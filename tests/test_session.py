@@ -70,7 +70,7 @@ def test_undo_and_redo_are_exact_at_any_depth():
 def test_clicks_are_removed_moved_and_flipped_by_their_number():
     s = session()
     same = Click((), *CENTRES[0])
-    s.set_clicks([same, same, Click((), *CENTRES[1])])  # one object twice in the list is two clicks
+    s.set_prompts([same, same, Click((), *CENTRES[1])])  # one object twice in the list is two clicks
     s.remove(0)
     assert s.clicks == (same, Click((), *CENTRES[1]))
     s.flip(-1)
@@ -707,7 +707,7 @@ def test_what_is_no_prompt_changes_nothing(prompt, told):
     one = session()
     one.click((20, 20))
     with pytest.raises((TypeError, ValueError), match=told):
-        one.set_clicks([prompt])
+        one.set_prompts([prompt])
     assert len(one.clicks) == 1
 
 
@@ -879,7 +879,7 @@ def test_an_open_object_that_may_overwrite_is_gone_on_with_as_such(live, tmp_pat
 
 def test_numbers_of_numpy_are_saved_as_any_others(tmp_path):
     one = session(overwrite=np.True_, object_size=np.float32(30))
-    one.set_clicks([Click((), np.int64(20), np.int16(20), np.True_)])
+    one.set_prompts([Click((), np.int64(20), np.int16(20), np.True_)])
     again = session()
     again.load_prompts(one.save_prompts(tmp_path / "clicks.json"))
     np.testing.assert_array_equal(again.mask, one.mask)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -192,7 +193,7 @@ def test_the_strip_shows_planes_and_a_click_on_it_goes_there(window):
 
 
 @pytest.mark.parametrize("count", [2, 90, 1000, 5000])
-def test_the_strip_shows_any_number_of_planes(window, count):
+def test_the_strip_shows_any_number_of_planes(window, count, monkeypatch):
     from napari_interformer.strip import StackState
 
     strip = window.form.planes
@@ -206,6 +207,12 @@ def test_the_strip_shows_any_number_of_planes(window, count):
     scale = seen.width() / 200
     first, last = (seen.pixelColor(int(x * scale), int(12 * scale)).name() for x in (1, 197))
     assert first != last
+    same, asked = StackState((count,), encoded.copy(), ~encoded, encoded & False, count - 1), []
+    monkeypatch.setattr(strip, "update", lambda: asked.append(1))
+    strip.show_state(same)
+    assert not asked, "painted again, though nothing looks different"
+    strip.show_state(replace(same, current=0))
+    assert asked and strip.state.current == 0
 
 
 def test_the_window_goes_on_while_encoding_and_work_is_done_elsewhere(window):

@@ -480,9 +480,11 @@ class Annotator:
 
     def _settle(self) -> None:
         """Let the layer show the current state, now that nothing waits in line."""
-        if self.clicks.read() != self._current:
+        shown = self.clicks.read()
+        if shown != self._current:
             self.clicks.write(self._current)
-        self._seen = self.clicks.read()
+            shown = self.clicks.read()
+        self._seen = shown
         self._changed()
 
     def _refuse(self, error: Exception) -> None:
@@ -541,7 +543,7 @@ def answer(
     for click in clicks:
         for place in _places(click, former):
             try:
-                steps = session.compute((*masks, *kept, place))
+                steps = session.compute((*masks, *kept, place), steps)
                 kept.append(place)
                 break
             except (ValueError, LookupError) as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from napari_interformer.reference import CERTAIN, FOLDED, REACH, State
+from napari_interformer.reference import CERTAIN, FOLDED, NARROWEST, REACH, ROUNDS, State
 from napari_interformer.simulate import DEPTH_RATIO
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def obey_all(logits: Tensor, history: list[Clicks]) -> Tensor:
     shape = (logits.shape[1], logits.shape[2])
     each = torch.arange(len(logits), device=logits.device)
     bent = logits
-    for _ in range(3):
+    for _ in range(ROUNDS):
         for clicks in history:
             sign = 2.0 * clicks.positive - 1
             value = bent[each, clicks.y, clicks.x]
@@ -145,7 +145,7 @@ def obey_all(logits: Tensor, history: list[Clicks]) -> Tensor:
             reach = torch.where(
                 agreeing.isfinite(), REACH * agreeing.clamp_max(shape[0] * shape[1]).sqrt(), 1.0
             )
-            bump = torch.exp(-distance / (2 * reach.clamp_min(0.6)[:, None, None] ** 2))
+            bump = torch.exp(-distance / (2 * reach.clamp_min(NARROWEST)[:, None, None] ** 2))
             against = clicks.found & (sign * value < CERTAIN)
             bent = bent + torch.where(against, sign * CERTAIN - value, 0)[:, None, None] * bump
     bent = bent.clone()

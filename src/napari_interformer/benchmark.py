@@ -101,6 +101,7 @@ class BenchmarkConfig:
         "smallest": at_least(0),
         "max_clicks": at_least(1),
         "until": SHARE,
+        "validation": SHARE,
         "seed": at_least(0),
     }
 
@@ -109,8 +110,6 @@ class BenchmarkConfig:
         if self.split not in SPLITS:
             raise ValueError(f"split takes one of {', '.join(SPLITS)}; got {self.split!r}.")
         check_settings(self, self.allowed)
-        if not 0 <= self.validation <= 1:
-            raise ValueError(f"validation takes a share of the images from 0 to 1; got {self.validation}.")
         if self.box is not None and not 0 <= self.box <= 1:
             raise ValueError(
                 f"box takes a share of the object's extent, from 0 (exact) to 1; got {self.box}."
@@ -572,6 +571,7 @@ class Report:
             ),
         )[:count]
         by_name = {sample.name: sample for sample in self.samples}
+        annotators = {name: annotate(by_name[name].image) for name in {trial.image for trial in worst}}
         columns = 6
         figure = Figure(figsize=(2 * columns, 2.2 * math.ceil(len(worst) / columns)), layout="constrained")
         grid = figure.subplots(math.ceil(len(worst) / columns), columns, squeeze=False)
@@ -580,7 +580,7 @@ class Report:
         for axes, trial in zip(grid.flat, worst, strict=False):
             sample = by_name[trial.image]
             target = sample.labels == trial.label
-            annotator = annotate(sample.image)
+            annotator = annotators[trial.image]
             annotator.begin()
             for given in trial.given:
                 mask = answer(annotator, given)

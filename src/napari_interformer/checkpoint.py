@@ -48,6 +48,13 @@ _RENAME = (
 _DERIVED = "relative_position_index"
 
 
+def renamed(name: str) -> str:
+    """Return what a tensor of the reference's checkpoints is called here."""
+    for pattern, replacement in _RENAME:
+        name = pattern.sub(replacement, name)
+    return name
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """What a model file holds: sizes, tensors and notes on where they come from."""
@@ -284,10 +291,8 @@ def _read_reference(path: Path) -> Checkpoint:
         )
     tensors = {}
     for name, tensor in state.items():
-        for pattern, replacement in _RENAME:
-            name = pattern.sub(replacement, name)
         if not name.endswith(_DERIVED):
-            tensors[name] = tensor
+            tensors[renamed(name)] = tensor
     try:
         config = infer_config(tensors)
     except KeyError as error:
@@ -310,7 +315,7 @@ def _read_reference(path: Path) -> Checkpoint:
 
 
 _REALS = {"drop_path", "diameters", "zoom_expansion"}
-_MAY_BE_ZERO = {"drop_path", "depths", "coarse_depths", "inner_radius", "outer_radius"}
+_MAY_BE_ZERO = {"drop_path", "inner_radius", "outer_radius"}
 # Of tuples that are not one of four.
 _LENGTHS = {"detail": (0, 3), "stored_channels": (0, 4), "diameters": (0, 2)}
 _MOST = 2**16  # more of anything is damage

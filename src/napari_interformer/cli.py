@@ -280,6 +280,8 @@ def segment(
         raise ValueError(
             f"--propagate needs a stack; {image.name} has a single plane: leave --propagate out."
         )
+    if similar:
+        check_searchable(image, planes)
     network = ni.load_model(model)
     planes, encoded = open_features(features, planes, network, contrast)
     if propagate or prompts:
@@ -705,6 +707,18 @@ def commit(session: Session, without: dict[int, str]) -> None:
         session.commit()
 
 
+def check_searchable(image: Path, planes: Planes) -> None:
+    """Refuse to search planes that are too large for it, before they are encoded."""
+    from napari_interformer.similar import MOST
+
+    pixels = math.prod(planes.size)
+    if pixels > MOST:
+        raise ValueError(
+            f"--similar searches planes of at most {MOST / 1e6:.0f} megapixels; those of {image.name} have {pixels / 1e6:.0f}: "
+            "leave --similar out, or search parts of a plane from Python (Session.find_similar)."
+        )
+
+
 def similar_ones(session: Session, propagate: bool, encode_part: EncodePart) -> ValueError | None:
     """Find what looks like the objects that were clicked on, plane by plane; return what was wrong, to be raised at the end."""
     from napari_interformer.geometry import Box
@@ -888,10 +902,6 @@ def check_prompts(path: Path, image: Path, planes: Planes) -> None:
     """Refuse a file that holds no clicks, or those of another image, before hours of encoding."""
     from napari_interformer.records import Saved
 
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"--prompts needs a file of saved clicks; there is no file {path}: check its name."
-        )
     if Saved.read(path).image != planes.fingerprint:
         raise ValueError(
             f"{path.name} was saved with another image than {image.name}, or with other channels of it: give those."

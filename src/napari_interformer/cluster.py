@@ -294,9 +294,7 @@ class _Count:
     def more(self, tiles: int, plane: tuple[int, ...]) -> Progress:
         """Count tiles of a plane as done."""
         self.left = max(0, self.left - tiles)  # where nothing can be locked, two may have made the same one
-        spent = time.monotonic() - self.began
-        seconds_left = spent / max(self.before - self.left, 1) * self.left
-        return Progress(self.total - self.left, self.total, plane, seconds_left)
+        return Progress.after(time.monotonic() - self.began, self.total, self.before, self.left, plane)
 
 
 def _job(

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from napari_interformer.encoder import attend
+from napari_interformer.reference import State
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 # How much shorter each stage's four pooled copies of the keys are, at the training size.
 POOL_RATIOS = ((12, 16, 20, 24), (6, 8, 10, 12), (3, 4, 5, 6), (1, 2, 3, 4))
 PSP_SCALES = (1, 2, 3, 6)
-STATES = 5
 CACHED = 2**19  # numbers of a map that are worked on at a time: 2 MB, a core's share of the cache
 
 Region = tuple[int, int, int, int]  # left, top, right, bottom in pixels, multiples of 32
@@ -245,7 +245,7 @@ class IMSA(nn.Module):
     ) -> None:
         super().__init__()
         self.strides = strides
-        self.patch_embed = nn.Parameter(torch.zeros(STATES, channels[0]))
+        self.patch_embed = nn.Parameter(torch.zeros(len(State), channels[0]))
         self.widen = nn.ModuleList(
             nn.Identity() if few == many else nn.Conv2d(few, many, 1)
             for few, many in zip(stored, channels, strict=True)
@@ -296,7 +296,7 @@ class IMSA(nn.Module):
         ]
         cells = cells.permute(0, 1, 3, 2, 4).reshape(-1, 4).int()  # (B * H / s * W / s, 4)
         if reference.device.type == "cuda":  # where looking up has a slow backward pass
-            states = torch.arange(STATES, device=cells.device)
+            states = torch.arange(len(State), device=cells.device)
             vectors = (cells[..., None] == states).to(self.patch_embed.dtype).mean(1) @ self.patch_embed
         else:
             vectors = F.embedding_bag(cells, self.patch_embed, mode="mean")

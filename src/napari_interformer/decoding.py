@@ -184,7 +184,7 @@ class Decoding:
         size : float, optional
             How large the object is across, in pixels; found out from the first answer if None.
         before : tuple of Step
-            Those of the same object, of which each plane's are taken as they are up to the first prompt that differs.
+            Answers of before, with the same size: taken as they are where all prompts of their plane up to theirs are the same.
 
         Returns
         -------
@@ -198,18 +198,15 @@ class Decoding:
         NotEncodedError
             If that part of the image is not encoded yet.
         """
-        known: dict[Plane, list[Step]] = {}
-        for step in before:
-            known.setdefault(step.prompt.plane, []).append(step)
+        known = {step.prompts: step for step in before}  # a step follows from its plane's prompts so far
+        asked = {step.prompt for step in before}  # checked when they were answered
         steps: list[Step] = []
         latest: dict[Plane, Step] = {}
-        for prompt in in_order(map(self._checked, prompts)):
-            rest = known.get(prompt.plane, [])
-            if rest and rest[0].prompt == prompt:
-                step = rest.pop(0)
-            else:
-                rest.clear()  # everything after the first difference on this plane is decoded anew
-                step = self._inside(self._answer(latest.get(prompt.plane), prompt, size))
+        for prompt in in_order(one if one in asked else self._checked(one) for one in prompts):
+            previous = latest.get(prompt.plane)
+            earlier = () if previous is None or isinstance(prompt, Mask) else previous.prompts
+            so_far = (*earlier, prompt)
+            step = known.get(so_far) or self._inside(self._answer(previous, prompt, size))
             latest[prompt.plane] = step
             steps.append(step)
         return tuple(steps)

@@ -110,7 +110,9 @@ class Attention(nn.Module):
 
     def _offsets(self, length: int) -> Tensor:
         """Return the offset's index in the table for each pair of tokens along an axis, (length, length), query first."""
-        cells = torch.arange(length, device=self.relative_position_bias_table.device) * self.grid // length
+        table = self.relative_position_bias_table
+        cells = torch.arange(self.grid, dtype=torch.float32, device=table.device)
+        cells = F.interpolate(cells[None, None], size=length, mode="nearest")[0, 0].long()
         return cells[:, None] - cells[None] + self.grid - 1
 
 

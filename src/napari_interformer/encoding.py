@@ -66,6 +66,11 @@ class Progress:
     plane: Plane
     seconds_left: float
 
+    @classmethod
+    def after(cls, seconds: float, total: int, before: int, left: int, plane: Plane) -> Progress:
+        """Say how far it is if, after `seconds`, so many tiles of those that were left `before` are still left."""
+        return cls(total - left, total, plane, seconds / max(before - left, 1) * left)
+
 
 def encode(
     image: ImageLike,
@@ -123,10 +128,12 @@ def encode(
     source = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast, rgb=rgb)
     only = None if planes is None else _parts(planes, source.leading)
     features = room_for(source, model, store=store, tile=tile, halo=halo)
-    for step in encode_tiles(source, features, model, device=target, only=only, cancelled=cancelled):
-        if progress is not None:
-            progress(step)
-    source.release()
+    try:
+        for step in encode_tiles(source, features, model, device=target, only=only, cancelled=cancelled):
+            if progress is not None:
+                progress(step)
+    finally:
+        source.release()
     return features
 
 
@@ -242,9 +249,7 @@ def encode_tiles(
                 log.info("memory of %s is short: %d tiles at once from here", target, batch)
             for tile in made:
                 left.made(plane, tile)
-                spent = time.monotonic() - began
-                seconds_left = spent / max(before - len(left), 1) * len(left)
-                yield Progress(left.total - len(left), left.total, plane, seconds_left)
+                yield Progress.after(time.monotonic() - began, left.total, before, len(left), plane)
                 stop()
         if only is None:
             features.finish()
@@ -348,7 +353,9 @@ def _make(
     size = _shape(boxes[tiles[0]])
     boxes = {tile: box for tile, box in boxes.items() if _shape(box) == size}  # at borders some are smaller
     try:
-        maps = _encode(planes, model, plane, list(boxes.values()), before_layer)
+        raw = [planes.raw(plane, box) for box in boxes.values()]
+        pixels = np.stack([planes.normalised(one, plane) for one in raw])
+        maps = model.encode_pixels(pixels, before_layer)
     except (MemoryError, RuntimeError) as error:
         if not _is_memory(error):
             raise
@@ -358,10 +365,12 @@ def _make(
             f"A tile of {size[0]} x {size[1]} pixels is too large for the memory of {model.device}: encode with a smaller "
             "tile or on another device."
         ) from error
-    for (tile, box), levels in zip(boxes.items(), maps, strict=True):
+    for i, (tile, box) in enumerate(boxes.items()):
         core = features.tiles[tile]
-        own = cut_maps(levels, features.origin.strides, core, box)
-        features.write(plane, tile, own, _missing(planes, plane, core))
+        own = cut_maps([level[i] for level in maps], features.origin.strides, core, box)
+        inside = core.intersect(Box.of(features.size)).shift(-box.top, -box.left).slices
+        missing = np.isnan(raw[i][inside]).any(axis=2) if features.origin.floating else None
+        features.write(plane, tile, own, missing)
     return list(boxes)
 
 
@@ -383,22 +392,6 @@ def tile_box(core: Box, features: Features) -> Box:
         spans.append((begin, min(begin + side, size)))
     (left, right), (top, bottom) = spans
     return Box(left, top, right, bottom)
-
-
-def _encode(
-    planes: Planes, model: InterFormer, plane: Plane, boxes: Sequence[Box], before_layer: Callable[[], None]
-) -> list[list[NDArray[np.float32]]]:
-    """Encode boxes of one size: for each, four maps (C_i, h / s_i, w / s_i)."""
-    maps = model.encode_pixels(np.stack([planes.read(plane, box) for box in boxes]), before_layer)
-    return [[level[i] for level in maps] for i in range(len(boxes))]
-
-
-def _missing(planes: Planes, plane: Plane, core: Box) -> NDArray[np.bool_] | None:
-    """Return where a core's pixels have no value: (h, w) bool, or None for integers."""
-    if planes.dtype.kind != "f":
-        return None
-    missing: NDArray[np.bool_] = np.isnan(planes.raw(plane, core.intersect(Box.of(planes.size)))).any(axis=2)
-    return missing
 
 
 def _check_origin(planes: Planes, features: Features, model: InterFormer) -> None:

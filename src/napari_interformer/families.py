@@ -122,7 +122,7 @@ def nuclei(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
         signal *= 1 + rng.choice([rng.uniform(-0.5, -0.2), rng.uniform(0.3, 1.0)]) * spots
     signal *= 1 - rng.uniform(0, 0.7) * (1 - dome(labels, mean))
     in_focus = per_object(rng, labels, 1)[labels] < rng.uniform(1, 20)
-    signal = unevenly_focused(rng, signal, in_focus, fuzz(rng, across), 0.1 * across + 0.5)
+    signal = unevenly_focused(signal, in_focus, fuzz(rng, across), 0.1 * across + 0.5)
     if rng.random() < 0.3:  # debris that nobody wants
         signal += rng.uniform(0.3, 1.5) * gaussian_filter(
             speckles(rng, labels == 0, (0.6, max(1.2, mean * 0.12)), 0.003), 0.7

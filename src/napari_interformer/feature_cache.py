@@ -34,6 +34,9 @@ class FeatureCache:
         from napari_interformer.features import fitting
 
         self._kept.pop(layers, None)
+        for other in self._kept.values():
+            if other.source is not None:
+                other.source.release()  # what was read ahead for clicks on it
         self._kept = fitting({**self._kept, layers: features})
 
     def drop(self, layer: Any) -> None:

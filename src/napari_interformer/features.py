@@ -133,12 +133,23 @@ class Features:
         What they are made from.
     kept : Store, optional
         Where they are stored; in memory if None.
+
+    Attributes
+    ----------
+    origin : Origin
+        As given.
+    path : Path, str or None
+        Where the store is, a string if that is a URL; None in memory.
+    source : Planes or None
+        The image, where it is at hand.
+    tiles : list of Box
+        The cores of a plane's tiles, in pixels, by rows; the last ones may reach beyond the image (see `padded`).
     """
 
     def __init__(self, origin: Origin, kept: Store | None = None) -> None:
         self.origin = origin
         self.path = None if kept is None else kept.location
-        self.source: Planes | None = None  # the image, where it is at hand
+        self.source: Planes | None = None
         self.tiles = _tiles(self.padded, origin.core)
         self._store = kept
         self._read_only = kept is not None and kept.read_only

@@ -12,7 +12,7 @@ import math
 import operator
 import os
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -48,31 +48,39 @@ _UNNAMED = "?QI"  # Q and I are tifffile's; a stack of those is a Z stack to eve
 
 
 class _Chunks:
-    """Chunks that were read last, of one plane or of the planes that share them, whichever threads ask."""
+    """Chunks that were read last, of two planes, or of the planes that share chunks with these, whichever threads ask.
+
+    Of two, since a person may click on one plane while another is encoded.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._planes: tuple[slice, ...] | None = None
-        self._kept: OrderedDict[Box, NDArray[Any]] = OrderedDict()
+        self._planes: deque[tuple[int, ...]] = deque(maxlen=2)
+        self._kept: OrderedDict[tuple[tuple[int, ...], Box], NDArray[Any]] = OrderedDict()
 
     def of(
         self, planes: tuple[slice, ...], box: Box, most: int, read: Callable[[], NDArray[Any]]
     ) -> NDArray[Any]:
         """Return a chunk's pixels, read if they are not kept; the ones used last are, up to `most` bytes, and this one."""
+        plane = tuple(part.start for part in planes)
+        key = plane, box
         with self._lock:
-            if self._planes != planes:
-                self._planes, self._kept = planes, OrderedDict()  # before the next ones need room
-            if box not in self._kept:
+            if plane not in self._planes:
+                self._planes.append(plane)
+                for other in [other for other in self._kept if other[0] not in self._planes]:
+                    del self._kept[other]  # before the next ones need room
+            if key not in self._kept:
                 while sum(pixels.nbytes for pixels in self._kept.values()) > most:
                     self._kept.popitem(last=False)
-                self._kept[box] = read()
-            self._kept.move_to_end(box)
-            return self._kept[box]
+                self._kept[key] = read()
+            self._kept.move_to_end(key)
+            return self._kept[key]
 
     def clear(self) -> None:
         """Keep none any more."""
         with self._lock:
-            self._planes, self._kept = None, OrderedDict()
+            self._planes.clear()
+            self._kept.clear()
 
     def __reduce__(self) -> tuple[type[_Chunks], tuple[()]]:
         return _Chunks, ()  # in another process, or a copy, nothing was read yet
@@ -398,7 +406,10 @@ class Planes:
         (Y, X, 3) float32
             RGB in 0..255; one channel is repeated, two leave blue empty; NaN is 0.
         """
-        pixels = self.raw(plane, box)
+        return self.normalised(self.raw(plane, box), plane)
+
+    def normalised(self, pixels: NDArray[Any], plane: Plane = ()) -> NDArray[np.float32]:
+        """Return pixels of a plane as `read` does, from those of `raw`."""
         limits = self.contrast if self.contrast != "plane" else self._limits(plane)
         out = np.zeros((*pixels.shape[:2], 3), np.float32)
         for i, (low, high) in enumerate(limits):

@@ -63,9 +63,7 @@ def texture(rng: np.random.Generator, size: Sequence[int], scale: float, strengt
     return np.clip(1 + strength * grain, 0.1, None)
 
 
-def unevenly_focused(
-    rng: np.random.Generator, signal: Signal, in_focus: NDArray[np.bool_], sharp: float, soft: float
-) -> Signal:
+def unevenly_focused(signal: Signal, in_focus: NDArray[np.bool_], sharp: float, soft: float) -> Signal:
     """Blur what is in focus by `sharp` pixels and the rest by `soft`."""
     return np.asarray(
         gaussian_filter(signal * in_focus, sharp) + gaussian_filter(signal * ~in_focus, soft), np.float32

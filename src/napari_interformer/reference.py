@@ -143,10 +143,12 @@ def _grow(start: int, stop: int, length: int, expansion: float, min_size: int) -
     return start // DIVISOR * DIVISOR, min(length, rounded_up(stop))
 
 
-# A click that the network does not follow bends its logits at least to this, and as far as this share of the way to
-# the nearest pixel that agrees with it (chosen on training images of dsb2018, see docs/training-log.md).
+# A click that the network does not follow bends its logits at least to this, and as far as this share of the way to the nearest
+# pixel that agrees with it, but so many pixels at least (chosen on training images of dsb2018, see docs/training-log.md).
 CERTAIN = 0.5
 REACH = 0.75
+NARROWEST = 0.6
+ROUNDS = 3  # a bump can upset an older click next to it
 
 
 def obey(logits: NDArray[np.float32], clicks: Iterable[tuple[int, int, bool]]) -> NDArray[np.float32]:
@@ -168,14 +170,14 @@ def obey(logits: NDArray[np.float32], clicks: Iterable[tuple[int, int, bool]]) -
     }
     rows, columns = np.ogrid[:height, :width]
     bent = logits
-    for _ in range(3):  # a bump can upset an older click next to it
+    for _ in range(ROUNDS):
         for (y, x), sign in latest.items():
             if sign * bent[y, x] >= CERTAIN:
                 continue
             distance = (rows - y) ** 2 + (columns - x) ** 2
             agreeing = distance[sign * bent > 0]
             reach = REACH * math.sqrt(agreeing.min(initial=height * width)) if agreeing.size else 1.0
-            bump = np.exp(-distance / (2 * max(reach, 0.6) ** 2))
+            bump = np.exp(-distance / (2 * max(reach, NARROWEST) ** 2))
             bent = bent + ((sign * CERTAIN - bent[y, x]) * bump).astype(np.float32)
     bent = bent.copy()
     for (y, x), sign in latest.items():

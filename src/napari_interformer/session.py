@@ -225,8 +225,8 @@ class Session:
         Turns prompts into masks.
     backlog : Backlog
         What is still to be written to `labels`: nothing, except within its `waiting`.
-    gaps : dict
-        What `propagate` found between planes with clicks.
+    gaps : dict of (plane, plane) to Gap
+        What `propagate` found between two neighbouring planes with clicks; None stands for the ends of the stack.
 
     Raises
     ------
@@ -628,10 +628,6 @@ class Session:
             raise IndexError(f"Clicks are numbered from 0, and there are {len(places)}; got {index}.")
         return places[index]
 
-    def set_clicks(self, clicks: Iterable[Click]) -> list[tuple[Plane, Box]]:
-        """Make these the object's clicks, after its boxes and scribbles; return what changed (see `adopt`)."""
-        return self._set_given((*self.boxes, *self.scribbles, *clicks))
-
     def _set_given(self, given: Sequence[Given]) -> list[tuple[Plane, Box]]:
         return self.set_prompts((*self.masks_beside(given), *given))
 
@@ -651,7 +647,7 @@ class Session:
         """Make these the object's prompts; return what changed (see `adopt`)."""
         return self.adopt(self.compute(tuple(prompts)))
 
-    def compute(self, prompts: Sequence[Prompt]) -> Steps:
+    def compute(self, prompts: Sequence[Prompt], before: Steps = ()) -> Steps:
         """Answer a list of prompts without changing anything; safe to call from a worker thread.
 
         On each plane, the steps of the prompts that are the same as now are reused, the rest is decoded.
@@ -660,6 +656,8 @@ class Session:
         ----------
         prompts : sequence of Click, Scribble, BoxPrompt or Mask
             In order; boxes and masks count before clicks and scribbles, and only the newest box on each plane counts.
+        before : tuple of Step, optional
+            What was computed for this object a moment ago and not adopted; reused as well.
 
         Returns
         -------
@@ -671,7 +669,7 @@ class Session:
         ValueError, NotEncodedError
             As for `click`.
         """
-        return self.decoding.steps(prompts, self._size_now, self._steps)
+        return self.decoding.steps(prompts, self._size_now, (*before, *self._steps))
 
     def adopt(self, steps: Steps) -> list[tuple[Plane, Box]]:
         """Take over what `compute` returned, as one step that `undo` takes back.
@@ -767,7 +765,7 @@ class Session:
         plane : tuple of int
             Leading indices.
         box : Box or (left, top, right, bottom), optional
-            The part to search, in pixels of the image; the whole plane if None.
+            The part to search, in pixels of the image, at most 16.8 megapixels; the whole plane if None.
         progress, cancelled : callable, optional
             Called with (places tried, places), and before each place, to ask whether to stop; what was found by then is kept.
 
@@ -779,7 +777,9 @@ class Session:
         Raises
         ------
         ValueError
-            If there is a current object, or no finished one in the box, or `box` is not a box; nothing changes.
+            If there is a current object, or no finished one in the box; if nothing tells the finished ones from their
+            surroundings; if there is no such plane; if `box` is not a box, lies outside of the image or is larger than 16.8
+            megapixels. Nothing changes.
         NotEncodedError
             If the finished objects lie where nothing is encoded yet.
         """

@@ -248,9 +248,11 @@ class Store:
             for tile in tiles:
                 if len(taken) == most:
                     break
-                if self.read_only or isinstance(self.location, str):
-                    taken.append(tile)
-                elif _lock(self.location, row * self.shape.tiles + tile):
+                if (
+                    self.read_only
+                    or isinstance(self.location, str)
+                    or _lock(self.location, row * self.shape.tiles + tile)
+                ):
                     taken.append(tile)
             yield taken
         finally:

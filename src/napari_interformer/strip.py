@@ -45,6 +45,12 @@ class StackState:
     asked: NDArray[np.bool_]
     current: int | None
 
+    def is_same(self, other: StackState) -> bool:
+        """Whether nothing would look different."""
+        mine, theirs = ((one.encoded, one.annotated, one.asked) for one in (self, other))
+        same = (self.leading, self.current) == (other.leading, other.current)
+        return same and all(map(np.array_equal, mine, theirs))
+
     def tell(self, number: int) -> str:
         """Describe the state of a plane."""
         index = ", ".join(str(i) for i in np.unravel_index(number, self.leading))
@@ -69,7 +75,10 @@ class PlaneStrip(QWidget):
 
     def show_state(self, state: StackState | None) -> None:
         """Show the planes of a stack; None, or a single plane, shows nothing."""
-        self.state = state if state is not None and state.encoded.size > 1 else None
+        state = state if state is not None and state.encoded.size > 1 else None
+        if state is not None and self.state is not None and state.is_same(self.state):
+            return  # to paint a thousand planes takes as long as to decode a click
+        self.state = state
         self.setVisible(self.state is not None)
         self.update()
 

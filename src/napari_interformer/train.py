@@ -276,7 +276,8 @@ def train(
     config : TrainConfig, optional
         Defaults if None.
     progress, cancelled : callable, optional
-        Called with the progress; called after each step, to ask whether to stop (the state is then saved).
+        Called with the progress; called before each synthetic image and each step, to ask whether to stop (the state of the
+        steps that were made is then saved).
 
     Returns
     -------
