@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -566,10 +565,15 @@ def test_convert_says_what_it_found(shared: Path, tmp_path: Path, capsys: pytest
 
     assert run("convert", shared / "parity" / "square.pth", tmp_path / "model.safetensors") == 0
     told = capsys.readouterr().out
-    config = json.loads((shared / "parity" / "square.json").read_text())
     assert "million parameters" in told and "prefix" in told
     assert load_model(tmp_path / "model.safetensors").config.window > 0
-    assert config
+    capsys.readouterr()
+    before = (tmp_path / "model.safetensors").read_bytes()
+    assert run("convert", shared / "parity" / "square.pth", tmp_path / "model.safetensors") == 1
+    assert "already exists" in capsys.readouterr().err
+    assert run("convert", tmp_path / "model.safetensors", tmp_path / "model.safetensors") == 1
+    assert "is the checkpoint itself" in capsys.readouterr().err
+    assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
 def test_demo_runs_headless_and_says_where_the_picture_lies(tmp_path: Path) -> None:
@@ -607,7 +611,7 @@ WRONG = {
     "saved clicks that are not there": (
         ["segment", "ok.tif", "--prompts", "no.json", "-o", "l.tif"],
         1,
-        "there is no file no.json",
+        "'no.json', which does not exist",
     ),
     "saved clicks that are none": (
         ["segment", "ok.tif", "--prompts", "text.tif", "-o", "l.tif"],

@@ -172,6 +172,18 @@ def test_a_stack_is_refused_and_named(part, axes, shape, tmp_path):
         list(load("folder", tmp_path))
 
 
+@pytest.mark.parametrize("part", ["images", "labels"])
+def test_a_stack_that_was_written_plane_by_plane_is_refused(part, tmp_path):
+    for name in ("images", "labels"):
+        save(tmp_path / name / "a.png", MASK)
+    (tmp_path / part / "a.png").unlink()
+    with tifffile.TiffWriter(tmp_path / part / "a.tif") as writer:
+        for _ in range(5):
+            writer.write(np.zeros((20, 24), np.uint8), photometric="minisblack")
+    with pytest.raises(ValueError, match=r"a\.tif has 5 x 20 x 24 .*save each plane"):
+        list(load("folder", tmp_path))
+
+
 def test_colours_that_lie_apart_and_a_single_plane_are_images(tmp_path):
     for name in "ab":
         save(tmp_path / "labels" / f"{name}.png", MASK)

@@ -37,6 +37,12 @@ class Watched:
         raise AssertionError("the whole array was read")
 
 
+def test_the_one_channel_of_a_grey_image_may_be_named_three_times(rng):
+    pixels = rng.integers(0, 255, (8, 8)).astype(np.uint8)
+    named = Planes.of(pixels, channels=(0, 0, 0), contrast=(0, 255))
+    np.testing.assert_array_equal(named.read(), Planes.of(pixels, contrast=(0, 255)).read())
+
+
 def test_a_grey_image_fills_all_three_colours(rng):
     image = rng.integers(0, 4000, (40, 50)).astype(np.uint16)
     planes = Planes.of(image, contrast=(0, 4000))

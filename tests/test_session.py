@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from dataclasses import replace
@@ -1326,3 +1327,85 @@ def test_only_finished_objects_that_are_there_are_deleted():
         s.delete(1)
     np.testing.assert_array_equal(s.labels, before)
     assert len(s.clicks) == 1
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_painting_live_can_be_switched_on_and_off_in_the_midst_of_an_object(live):
+    features = encode(np.stack([IMAGE] * 3), MODEL, contrast=(0, 255), device="cpu")
+    s = Session(features, MODEL, live=live)
+    s.click((0, *CENTRES[0]))
+    s.click((2, *CENTRES[1]))
+    s.live = not live
+    np.testing.assert_array_equal(s.labels, s.mask if s.live else 0 * s.labels)
+    s.undo()
+    s.click((1, *CENTRES[2]))
+    np.testing.assert_array_equal(s.labels, s.mask if s.live else 0 * s.labels)
+    mask = s.mask
+    assert s.commit() == 1
+    np.testing.assert_array_equal(s.labels, mask)
+
+
+def test_a_size_that_is_none_is_refused_later_too():
+    features = encode(IMAGE, MODEL, contrast=(0, 255), device="cpu")
+    s = Session(features, MODEL)
+    for wrong in (0, -5, np.nan, np.inf, "30"):
+        with pytest.raises(ValueError, match="object_size takes a number of pixels above 0"):
+            s.object_size = wrong
+    assert s.object_size is None
+    s.object_size = 12
+    assert s.object_size == 12
+
+
+def test_saved_clicks_tell_that_the_image_was_encoded_otherwise(tmp_path):
+    s = session()
+    s.click(CENTRES[0])
+    s.commit()
+    path = s.save_prompts(tmp_path / "c.json")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        session().load_prompts(path)
+    other = Session(encode(IMAGE, MODEL, contrast=(0, 200), device="cpu"), MODEL)
+    with pytest.warns(UserWarning, match="made with another contrast or tiling"):
+        other.load_prompts(path)
+    told = json.loads(path.read_text())
+    del told["encoded"]  # as versions before this one wrote
+    path.write_text(json.dumps(told))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Session(other.features, MODEL).load_prompts(path)
+
+
+def test_an_object_that_two_models_answered_is_neither_s(tmp_path):
+    second = BlobModel()
+    second.decoder_fingerprint = "otherwise"
+    s = session()
+    s.click(CENTRES[0])
+    s.change_model(second)
+    s.click(CENTRES[1])
+    s.commit()
+    s.click(CENTRES[2])
+    s.commit()
+    assert [record.decoder for record in s.records] == ["blobs+otherwise", "otherwise"]
+    path = s.save_prompts(tmp_path / "c.json")
+    for model in (MODEL, second):
+        with pytest.warns(UserWarning, match="made with another model"):
+            Session(FEATURES, model).load_prompts(path)
+
+
+def test_a_model_in_training_answers_as_in_use(small_model):
+    training = copy.deepcopy(small_model).train()
+    features = encode(IMAGE, small_model, device="cpu")
+    masks = [Session(features, model).click(CENTRES[0]) for model in (small_model, training, training)]
+    np.testing.assert_array_equal(masks[0], masks[1])
+    np.testing.assert_array_equal(masks[0], masks[2])
+    assert training.training
+
+
+def test_an_array_that_was_filled_anew_is_not_taken_for_the_image():
+    buffer = IMAGE.copy()
+    features = encode(buffer, MODEL, contrast=(0, 255), device="cpu")
+    Session(features, MODEL)
+    buffer[:] = IMAGE[::-1]
+    with pytest.raises(ValueError, match="has other pixels now"):
+        Session(features, MODEL)
+    assert Session(features, MODEL, image=IMAGE).click(CENTRES[0]).sum() == 1024

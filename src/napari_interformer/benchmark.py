@@ -550,7 +550,10 @@ class Report:
             axes.axhline(threshold, color="0.8", linewidth=0.8, zorder=0)
         lowest = min(min(result.curve(1)) for result in self.results)
         axes.set(
-            xlabel="clicks", ylabel="mean IoU", ylim=(min(lowest, 0.5), 1), xlim=(1, self.config.max_clicks)
+            xlabel="clicks",
+            ylabel="mean IoU",
+            ylim=(min(lowest, 0.5), 1),
+            xlim=(1, max(2, self.config.max_clicks)),
         )
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_title(f"{len(self.results[0].trials)} objects on {len(self.samples)} images", fontsize=10)

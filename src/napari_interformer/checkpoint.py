@@ -121,11 +121,12 @@ def load_model(source: str | Path | None = None, device: str | torch.device = "c
         )
     target = resolve_device(device)
     names = models()
-    path = Path(names.get(str(source or DEFAULT_MODEL), source or DEFAULT_MODEL))
+    source = DEFAULT_MODEL if source is None else source
+    path = Path(names.get(str(source), source))
     if not path.is_file():
         raise FileNotFoundError(
             f"load_model takes a model's name ({', '.join(names) or 'none is installed'}) or a path to a .safetensors "
-            f"or .pth file; got {str(source or DEFAULT_MODEL)!r}, which is neither: check it."
+            f"or .pth file; got {str(source)!r}, which is neither: check it."
         )
     return build(read_checkpoint(path)).to(target)
 

@@ -532,10 +532,12 @@ def benchmark(folder: Path, output: Path, model: str | None, device: str, **sett
 def convert(source: Path, output: Path) -> None:
     """Convert a checkpoint of the reference (SOURCE, .pth) to OUTPUT (.safetensors), and print what it holds."""
     from napari_interformer.checkpoint import build, read_checkpoint, save_model
+    from napari_interformer.train import check_new
 
     if not source.is_file():
         raise FileNotFoundError(f"convert needs a checkpoint; there is no file {source}: check its name.")
-    check_output(output, (".safetensors",))
+    check_output(output, (".safetensors",), {"the checkpoint": source})
+    check_new(output)
     found = read_checkpoint(source)
     model = build(found)  # strict: every tensor is there and of the right shape
     click.echo(str(found))
@@ -1000,7 +1002,9 @@ def bar(title: str, unit: str) -> Iterator[Any]:
     """Show a progress bar on standard error while something runs; `show` moves it."""
     from tqdm import tqdm
 
-    pause = 0.1 if sys.stderr.isatty() else 60  # in the log of a batch job each state is a line
+    pause = (
+        0.1 if sys.stderr is not None and sys.stderr.isatty() else 60
+    )  # in the log of a batch job each state is a line
     # The delay keeps an error that comes at once free of an empty bar.
     with tqdm(
         desc=title,

@@ -13,7 +13,7 @@ import tifffile
 from scipy.io import loadmat
 from scipy.ndimage import label
 
-from napari_interformer.files import brief, is_halved, read_picture
+from napari_interformer.files import brief, frames_of, is_halved, read_picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -258,7 +258,10 @@ def _pixels(path: Path, *, numbers: bool = False) -> tuple[NDArray[Any], str]:
     try:
         if path.suffix.lower() in (".tif", ".tiff"):
             with tifffile.TiffFile(path) as file:
-                return file.series[0].asarray(), file.series[0].axes
+                series = (
+                    frames_of(file) or file.series[0]
+                )  # a stack whose frames were written one by one, too
+                return series.asarray(), series.axes
         pixels = read_picture(path, numbers=numbers)
     except FileNotFoundError:
         raise

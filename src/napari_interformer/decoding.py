@@ -6,6 +6,7 @@ each prompt. There is no annotation state in here: the same prompts give the sam
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import threading
@@ -142,11 +143,28 @@ def image_of(features: Features, image: Any) -> Planes | None:
     planes = features.source if image is None else Planes.of(image)
     if planes is None:
         return None
+    if (
+        image is None
+        and planes.rewritable
+        and replace(planes, _known={}).fingerprint != features.image_fingerprint
+    ):
+        raise ValueError(
+            "The array that was encoded has other pixels now: encode it again, or give image= with the pixels of then."
+        )
     if planes.fingerprint != features.image_fingerprint:
         raise ValueError(
             "image must be the image that was encoded, with its channels; got another one: leave it out, or encode it first."
         )
     return planes.with_contrast(features.contrast)  # as everything else was encoded
+
+
+def _in_use(model: Decoder) -> Decoder:
+    """Return a model, or a copy that does not answer at random if it is being trained."""
+    if not getattr(model, "training", False):
+        return model
+    still: Any = copy.deepcopy(model)
+    answering: Decoder = still.eval()
+    return answering
 
 
 class Decoding:
@@ -163,7 +181,7 @@ class Decoding:
     """
 
     def __init__(self, features: Features, model: Decoder, image: Planes | None = None) -> None:
-        self.features, self.model = features, model
+        self.features, self.model = features, _in_use(model)
         self.image = image if model.config.diameters else None
         self._prepared: OrderedDict[tuple[Plane, int, Box], Any] = OrderedDict()
         self._lock = threading.Lock()
@@ -171,7 +189,7 @@ class Decoding:
     def change_model(self, model: Decoder) -> None:
         """Let another model, for the same features, answer from now on."""
         with self._lock:
-            self.model = model
+            self.model = _in_use(model)
             self._prepared.clear()
 
     def steps(self, prompts: Iterable[Prompt], size: float | None = None, before: Steps = ()) -> Steps:

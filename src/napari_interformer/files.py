@@ -152,7 +152,7 @@ def _read_tiff(path: Path) -> ImageFile:
     except Exception as error:  # a damaged file breaks tifffile in many places
         raise _damaged(path, error) from error
     try:
-        frames = _frames(tiff)
+        frames = frames_of(tiff)
         series = frames or tiff.series[0]
         # What comes after the first and is of another shape is thumbnails, labels and the like, but in OME-TIFF.
         more = [one for one in tiff.series[1:] if tiff.is_ome or one.shape == series.shape]
@@ -190,7 +190,7 @@ def _read_tiff(path: Path) -> ImageFile:
     return ImageFile(data, axes, scale=scale, unit=unit, untold=untold)
 
 
-def _frames(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries | None:
+def frames_of(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries | None:
     """Return frames that were written one by one, each of which tifffile takes for an image, as one stack; else None."""
     pages = [one.keyframe for one in tiff.series if len(one.pages) == 1]
     if tiff.is_ome or not 1 < len(pages) == len(tiff.series) or len({page.hash for page in pages}) > 1:

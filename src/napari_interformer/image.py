@@ -208,6 +208,8 @@ class Planes:
             chosen = tuple(range(min(3, count) if count > 2 else 1)) if colour else tuple(range(count))
         else:
             chosen = _whole(channels) or ()
+            if axis is None and chosen == (0,) * len(chosen):
+                chosen = chosen[:1]  # grey, however often it is named
         if not 1 <= len(chosen) <= 3 or not all(0 <= c < count for c in chosen):
             raise ValueError(
                 f"channels takes one to three of the image's {count} channels (counted from 0); got "
@@ -302,6 +304,15 @@ class Planes:
         """Type of the pixels, in this machine's byte order."""
         dtype: np.dtype[Any] = np.dtype(self.data.dtype).newbyteorder("=")
         return dtype
+
+    @property
+    def rewritable(self) -> bool:
+        """Whether the pixels are an array in memory, into which somebody may write others."""
+        return (
+            isinstance(self.data, np.ndarray)
+            and not isinstance(self.data, np.memmap)
+            and self.data.flags.writeable
+        )
 
     def __len__(self) -> int:
         """Return the number of planes."""

@@ -355,8 +355,8 @@ def normalise(x: Tensor) -> Tensor:
 
     `x` is (B, 3, H, W) RGB in 0..255.
     """
-    mean = torch.tensor(MEAN, device=x.device).view(3, 1, 1)
-    std = torch.tensor(STD, device=x.device).view(3, 1, 1)
+    mean = torch.tensor(MEAN, dtype=x.dtype, device=x.device).view(3, 1, 1)
+    std = torch.tensor(STD, dtype=x.dtype, device=x.device).view(3, 1, 1)
     height, width = x.shape[2:]
     return F.pad((x - mean) / std, (0, -width % DIVISOR, 0, -height % DIVISOR))
 

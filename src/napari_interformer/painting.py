@@ -81,7 +81,14 @@ def check_labels(labels: Any, features: Features) -> None:
             f"labels must have the image's shape {shape}; got {tuple(labels.shape)}: choose the label image that "
             "belongs to this image."
         )
-    if not np.issubdtype(labels.dtype, np.integer):
+    try:
+        whole = np.issubdtype(labels.dtype, np.integer)
+    except TypeError:  # a dtype of another library
+        raise TypeError(
+            f"labels must be an integer array of NumPy's types; got {type(labels).__name__} of {labels.dtype}: convert it with "
+            "numpy.asarray."
+        ) from None
+    if not whole:
         raise ValueError(
             f"labels must be an integer array; got {labels.dtype}: convert it with astype('int32')."
         )

@@ -79,6 +79,8 @@ class Saved:
     magnified : bool or None
         Whether small and large objects could be seen at other magnifications, since the image was at hand; None if the file
         does not tell.
+    encoded : dict or None
+        How the image was encoded: its contrast and tiling, as JSON has them; None if the file does not tell.
     """
 
     image: str
@@ -86,10 +88,17 @@ class Saved:
     finished: tuple[Record, ...]
     current: Record
     magnified: bool | None = None
+    encoded: dict[str, Any] | None = None
 
     def write(self, path: Path) -> Path:
         """Write JSON: whole or not at all."""
-        about = {"format": FORMAT, "image": self.image, "model": self.model, "magnified": self.magnified}
+        about = {
+            "format": FORMAT,
+            "image": self.image,
+            "model": self.model,
+            "magnified": self.magnified,
+            "encoded": self.encoded,
+        }
         head = json.dumps(about)[:-1]
         objects = ", ".join(record.json for record in self.finished)
         return write_whole(path, f'{head}, "objects": [{objects}], "current": {self.current.json}}}'.encode())
@@ -128,6 +137,7 @@ class Saved:
                     finished,
                     _from_json(content["current"]),
                     content.get("magnified"),
+                    content.get("encoded"),
                 )
         except (
             ValueError,

@@ -267,24 +267,17 @@ class Session:
                 "labels must be a writable array; got a read-only one: copy it, or open it for writing."
             )
         image = image_of(features, image)
-        known: Any = object_size
-        if known is not None and not (isinstance(known, Real) and 0 < float(known) < math.inf):
-            raise ValueError(f"object_size takes a number of pixels above 0; got {object_size!r}.")
-        if known is not None and image is None and model.config.diameters:
-            raise ValueError(
-                "object_size needs the image, in which it lets objects be seen larger or smaller; these features do not have "
-                "theirs: give image=."
-            )
         self.features, self.decoding = features, Decoding(features, model, image)
-        self.object_size: float | None = object_size
-        self._size = object_size  # of the current object: a new size is for the next one
+        self.object_size = object_size
+        self._size = self.object_size  # of the current object: a new size is for the next one
         self._extents: list[int] = []  # of the objects committed so far, in pixels
         self._edited = False  # whether the current object began with what its label had
         self._begun: dict[Plane, Mask] = {}  # what that was, where it was anything
+        self._earlier: set[str] = set()  # decoders that answered some of it before `change_model`
         self.records: list[Record] = []  # of the committed objects, in order
         self._painting = Painting(target)
         self.backlog = Backlog()  # what is still to be written to `labels`
-        self._overwrite, self.live = bool(overwrite), live
+        self._overwrite, self._live = bool(overwrite), bool(live)
         self._steps: Steps = ()
         self._past: list[_Change] = []
         self._future: list[_Change] = []
@@ -424,6 +417,41 @@ class Session:
         else:
             self._switch(bool(value))
 
+    @property
+    def live(self) -> bool:
+        """Whether the current object is painted into `labels` after every change, not on `commit`."""
+        return self._live
+
+    @live.setter
+    def live(self, value: bool) -> None:
+        if bool(value) == self._live:
+            return
+        self._live = bool(value)
+        if self._live:
+            self._repaint()
+        else:  # until it is committed, the labels are as they were without it
+            newest = _newest(self._steps)
+            for plane in self._painting.boxes:
+                before = newest[plane].prompts if plane in newest else None
+                self.backlog.add(partial(self._painting.put_back, plane, self.label, before))
+
+    @property
+    def object_size(self) -> float | None:
+        """How large the next objects are across, in pixels; None if that is not known."""
+        return self._object_size
+
+    @object_size.setter
+    def object_size(self, value: float | None) -> None:
+        known: Any = value
+        if known is not None and not (isinstance(known, Real) and 0 < float(known) < math.inf):
+            raise ValueError(f"object_size takes a number of pixels above 0; got {value!r}.")
+        if known is not None and self.image is None and self.model.config.diameters:
+            raise ValueError(
+                "object_size needs the image, in which it lets objects be seen larger or smaller; these features do not have "
+                "theirs: give image=."
+            )
+        self._object_size = value
+
     def _switch(self, overwrite: bool) -> None:
         self._overwrite = overwrite
         if self.live:
@@ -483,6 +511,7 @@ class Session:
             tuple(self.records),
             self._record(),
             self.image is not None,
+            _encoded(features),
         )
 
     @property
@@ -872,7 +901,9 @@ class Session:
         return record.label
 
     def _record(self) -> Record:
-        decoder = self.model.decoder_fingerprint if self.prompts else ""
+        # Of several none gives all answers again: together they are no decoder's fingerprint, so loading warns.
+        answered = sorted({*self._earlier, self.model.decoder_fingerprint})
+        decoder = "+".join(answered) if self.prompts else ""
         begun = tuple(self._begun.values())
         return Record(
             self.label,
@@ -996,6 +1027,7 @@ class Session:
 
     def _forget(self) -> None:
         self._steps, self._past, self._future, self._edited, self._begun = (), [], [], False, {}
+        self._earlier = set()
         self._painting = Painting(self.labels)
         self.gaps.clear()
         self._highest = max(self._highest, self.label)
@@ -1013,6 +1045,8 @@ class Session:
             raise ValueError(
                 "change_model takes a model for the same features; got one with another encoder: encode the image with it."
             )
+        if self._steps or self._past:
+            self._earlier.add(self.model.decoder_fingerprint)
         self.decoding.change_model(model)
         # What was carried goes on with its clicks, but the other model carries anew.
         self.gaps = {planes: replace(gap, settled=False) for planes, gap in self.gaps.items()}
@@ -1052,6 +1086,11 @@ class Session:
         name, same = Path(path).name, "may answer its clicks differently"
         if saved.model != self.features.model_fingerprint or others:
             warnings.warn(f"{name} was made with another model; this one {same}.", stacklevel=2)
+        if saved.encoded is not None and saved.encoded != _encoded(self.features):
+            warnings.warn(
+                f"{name} was made with another contrast or tiling; on these features the model {same}.",
+                stacklevel=2,
+            )
         if saved.magnified and self.image is None:
             warnings.warn(
                 f"{name} was made with the image, so that small and large objects were seen at other magnifications; this "
@@ -1070,7 +1109,7 @@ class Session:
     def adopt_saved(self, replay: Replay) -> None:
         """Take over what `compute_saved` returned; errors as for `load_prompts`."""
         self._check_no_current("load_prompts")
-        usual = self.object_size, self.overwrite
+        usual = self._object_size, self.overwrite
         *finished, (current, latest) = replay
         try:
             for record, steps in finished:
@@ -1084,11 +1123,12 @@ class Session:
                 if not current.edited:
                     self._know_gaps()
         finally:
-            self.object_size, self.overwrite = usual
+            self._object_size, self.overwrite = usual
 
     def _begin(self, record: Record, steps: Steps) -> None:
         """Restore an object from its record and its steps."""
-        self._label, self.object_size, self.overwrite = record.label, record.size, record.overwrite
+        # Of a size without the image nothing follows, but the file may have one.
+        self._label, self._object_size, self.overwrite = record.label, record.size, record.overwrite
         if record.edited:
             self._take(record.begun or record.prompts)
         self._show(_Shown(steps, record.size))
@@ -1195,3 +1235,10 @@ def _extent(steps: Iterable[Step]) -> int:
 def _newest(steps: Steps) -> dict[Plane, Step]:
     """Return the newest step of each plane."""
     return {step.prompt.plane: step for step in steps}
+
+
+def _encoded(features: Features) -> dict[str, Any]:
+    """Return how features were made, beyond the image and the model, as JSON has it."""
+    contrast = features.contrast
+    limits = contrast if isinstance(contrast, str) else [[float(low), float(high)] for low, high in contrast]
+    return {"contrast": limits, "core": features.origin.core, "halo": features.origin.halo}

@@ -434,7 +434,7 @@ def mix(new: Iterable[Tensor], old: Iterable[Tensor], share: float) -> None:
 def check_new(output: Path, state: Path | None = None) -> None:
     """Refuse to overwrite a model that took hours."""
     if output.exists():
-        remedy = "name another output, or delete it to train again"
+        remedy = "name another output, or delete it first"
         if state is not None and state.exists():
             remedy = f"name another output, or delete it to continue from {state.name}, which lies beside it"
         raise FileExistsError(f"{output.name} already exists: {remedy}.")
