@@ -178,7 +178,7 @@ def crash(window, monkeypatch, labels=None):
     panel = window.panel
     panel.notes.timer.timeout.emit()  # unless it has come already, on a busy machine
     panel.notes.journal._thread.shutdown(wait=True)
-    monkeypatch.setattr(journal, "_OWN", set())
+    monkeypatch.setattr(journal, "_OWN", {})
     window.viewer.window.remove_dock_widget("all")
     image = window.viewer.layers[0].data
     window.viewer.layers.clear()

@@ -35,9 +35,22 @@ def scene(monkeypatch):
 
 def click(canvas, position):
     """Do what napari does when the click layer is clicked on."""
-    event = SimpleNamespace(position=position, view_direction=None, dims_displayed=[0, 1], button=1)
-    for callback in tuple(canvas.clicks.layer.mouse_drag_callbacks):
-        callback(canvas.clicks.layer, event)
+    event = SimpleNamespace(
+        type="mouse_press",
+        pos=np.array(position),
+        position=position,
+        view_direction=None,
+        dims_displayed=[0, 1],
+        button=1,
+    )
+    drags = [
+        callback(canvas.clicks.layer, event) for callback in tuple(canvas.clicks.layer.mouse_drag_callbacks)
+    ]
+    for kind in ("mouse_press", "mouse_release"):
+        event.type = kind
+        for drag in drags:
+            if drag is not None:
+                next(drag, None)
 
 
 def test_a_click_chooses_an_object_once(scene):

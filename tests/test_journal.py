@@ -41,7 +41,7 @@ def note(*versions, image=IMAGE, told=None):
     one = Journal(image, (told if told is not None else []).append)
     for version in versions:
         one.write(version)
-    one.close(lost=True)
+    one.close(lambda: False)
     one._thread.shutdown(wait=True)
     return one.path
 
@@ -54,7 +54,7 @@ def test_what_was_noted_last_is_offered_once_its_session_is_over():
     one._thread.submit(int).result()
     path = one.path
     assert path.exists() and offer(IMAGE, 0) is None  # a panel has it on screen
-    one.close(lost=True)
+    one.close(lambda: False)
     found = offer(IMAGE, 0)
     assert (found.path, found.objects) == (path, 3)
     assert abs((datetime.now() - found.when).total_seconds()) < 60
@@ -136,7 +136,7 @@ def test_what_labels_that_were_saved_in_between_do_not_hold_is_restored(folder, 
     one = Journal(image, [].append)
     one.supersede(found.path)
     one.write(after.saved)
-    one.close(lost=True)
+    one.close(lambda: False)
     one._thread.shutdown(wait=True)
     assert sorted(folder.glob("*.json")) == sorted([path, one.path])  # the first has objects 1 and 2
     assert len(Saved.read(path).finished) == len(before.saved.finished)
@@ -176,7 +176,7 @@ def test_files_go_when_they_are_old_or_superseded(folder):
     one.supersede(taken)
     assert taken.exists()  # until there is something in its place
     one.write(saved(record(1)))
-    one.close(lost=True)
+    one.close(lambda: False)
     one._thread.shutdown(wait=True)
     assert list(folder.glob("*.json")) == [one.path]
 
@@ -198,7 +198,7 @@ def test_an_old_file_that_cannot_be_deleted_yet_ends_nothing(folder, monkeypatch
         one._thread.submit(int).result()
     assert taken.exists()
     one.write(saved(record(1), record(2)))
-    one.close(lost=True)
+    one.close(lambda: False)
     one._thread.shutdown(wait=True)
     assert not told and len(Saved.read(one.path).finished) == 2
     assert list(folder.glob("*.json")) == [one.path]

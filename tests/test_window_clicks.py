@@ -11,7 +11,7 @@ from napari_interformer.clicks import CLICKS
 from napari_interformer.labels import LABELS
 from napari_interformer.layers import GREEN, RED
 from napari_interformer.prompts import Click
-from panel import THEIRS, after_a_crash, area, crash
+from panel import THEIRS, after_a_crash, area, begin_held_up, crash
 from window import PLENTY, squares
 
 pytest_plugins = ("panel",)
@@ -504,3 +504,62 @@ def test_that_the_click_layer_is_gone_is_told_once(field):
     window.viewer.layers.remove(other)
     window.rest()
     assert [told for told in window.told if "click layer" in told] == window.told and len(window.told) == 1
+
+
+def test_a_click_that_is_painted_green_is_a_green_one_and_later_ones_have_their_own_colour(field):
+    window, centres = field
+    (y, x), points = centres[0], window.points
+    window.click_and_wait((y, x))
+    window.click((y + 8, x + 8), "Right")
+    window.idle()
+    assert list(points.features["positive"]) == [True, False]
+    points.mode = "select"
+    points.selected_data = {1}
+    points.current_face_color = "lime"  # as the swatch in napari's layer controls does
+    window.idle()
+    assert list(points.features["positive"]) == [True, True]
+    assert [click.positive for click in window.panel.annotator.session.clicks] == [True, True]
+    points.mode = "add"
+    window.click((y - 8, x - 8), "Right")
+    window.idle()
+    assert list(points.features["positive"]) == [True, True, False]
+    green, again, red = points.face_color
+    np.testing.assert_array_equal(green, again)
+    assert red[0] > 0.9 > red[1]
+
+
+def test_what_was_undone_while_clicks_waited_can_be_redone_after_they_were_answered(window):
+    image, centres = squares()
+    begin_held_up(window, image)
+    for centre in centres[:2]:
+        window.click((0, *centre))
+        window.rest()
+    window.wait(lambda: len(window.panel.annotator.waiting) == 2)
+    window.key("Ctrl+Z")
+    window.wait(lambda: len(window.panel.annotator.waiting) == 1)
+    window.model.steps.release(PLENTY)
+    window.wait(lambda: window.panel.job is None and not window.panel.annotator.waiting)
+    window.idle()
+    assert area(window.labels) == 400 and window.form.redo.isEnabled()
+    window.key_and_wait("Ctrl+Shift+Z")
+    assert area(window.labels) == 800 and len(window.points.data) == 2
+    window.key_and_wait("Ctrl+Z")
+    assert area(window.labels) == 400
+
+
+def test_an_object_that_was_erased_is_not_committed(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    layer = window.viewer.layers[LABELS]
+    layer.brush_size = 60
+    window.viewer.layers.selection.active, layer.mode = layer, "erase"
+    window.rest()
+    window.click_and_wait(centres[0])
+    assert not window.labels.any()
+    window.panel.activate()
+    window.key_and_wait("C")
+    assert "all of its pixels were erased" in window.told[-1] and not window.panel.annotator.session.objects
+    window.key_and_wait("Ctrl+Z")
+    assert area(window.labels) == 400
+    window.key_and_wait("C")
+    assert list(window.panel.annotator.session.objects) == [1]

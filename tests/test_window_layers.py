@@ -10,8 +10,10 @@ import weakref
 import dask.array as da
 import numpy as np
 import pytest
+import tifffile
 from napari.layers import Labels
 from qtpy.QtCore import QEvent
+from qtpy.QtWidgets import QFileDialog
 
 from napari_interformer.clicks import CLICKS
 from napari_interformer.drawings import SHAPES
@@ -482,7 +484,7 @@ def test_an_offer_ends_with_the_first_object_that_takes_a_number(field, monkeypa
     window.click_and_wait(centres[1])
     window.form.restore.click()  # refused: there is an object
     window.idle()
-    assert "commit or clear it first" in window.told[-1] and window.form.restore.isVisible()
+    assert "clear it first [Shift+C]" in window.told[-1] and window.form.restore.isVisible()
     window.key_and_wait("C")
     window.panel.notes.timer.timeout.emit()
     assert not window.form.restore.isVisible()
@@ -713,3 +715,60 @@ def test_samples_can_be_shown(window, sample):
         getattr(window.viewer, f"add_{kind}")(data, **kwargs)
     image, truth = window.viewer.layers
     assert image.visible and not truth.visible
+
+
+def test_a_label_that_a_script_wrote_into_the_array_keeps_its_number(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    window.labels[60:70, 60:70] = 2
+    window.viewer.layers[LABELS].refresh()
+    window.rest()
+    window.idle()
+    window.click_and_wait(centres[1])
+    window.key_and_wait("C")
+    assert [area(window.labels, label) for label in (1, 2, 3)] == [400, 100, 400]
+
+
+def test_objects_whose_labels_go_while_the_panel_is_closed_are_offered_again(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    window.panel.notes.timer.timeout.emit()
+    window.viewer.window.remove_dock_widget("all")
+    window.rest()
+    for gone in (False, True):
+        if gone:
+            window.viewer.layers.remove(LABELS)
+        _, window.panel = window.viewer.window.add_plugin_dock_widget("napari-interformer")
+        window.form = window.panel.form
+        window.encode()
+        window.idle()
+        assert window.form.restore.isVisible() is gone
+        if not gone:
+            window.viewer.window.remove_dock_widget("all")
+            window.rest()
+    window.form.restore.click()
+    window.idle()
+    assert area(window.labels) == 400
+
+
+def test_labels_are_not_saved_over_the_image(window, tmp_path, monkeypatch):
+    path = tmp_path / "cells.tif"
+    image, centres = squares()
+    tifffile.imwrite(path, image)
+    window.viewer.open(str(path), plugin="napari")
+    window.encode()
+    window.click_and_wait(centres[0])
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, **__: (str(path), ""))
+    window.form.save_labels.click()
+    window.idle()
+    assert "is the image itself" in window.told[-1]
+    np.testing.assert_array_equal(tifffile.imread(path), image)
+
+
+def test_a_features_path_may_begin_at_home(window, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for typed, meant in (("~/x.zarr", str(tmp_path / "x.zarr")), ("s3://b/~x", "s3://b/~x"), ("  ", None)):
+        window.form.store.setText(typed)
+        assert window.form.store_path() == meant

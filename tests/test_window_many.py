@@ -62,6 +62,39 @@ def test_x_and_a_click_delete_an_object_and_undo_brings_it_back(field):
     assert len(window.points.data) == 1 and window.labels.max() == 8
 
 
+@pytest.mark.parametrize("button", ["Left", "Right"])
+def test_a_drag_moves_the_camera_and_the_next_click_still_chooses(field, button):
+    window, centres = field
+    for centre in centres[:2]:
+        window.click_and_wait(centre)
+        window.key_and_wait("C")
+    camera = window.panel.screen.camera
+    before = (*camera.center, camera.zoom)
+    window.key("X")
+    window.drag(centres[0], (centres[0][0] + 10, centres[0][1] + 20), button)
+    window.idle()
+    assert (*camera.center, camera.zoom) != before
+    assert window.form.delete.isChecked() and {1, 2} <= set(np.unique(window.labels))
+    window.click_and_wait(centres[1])
+    window.idle()
+    assert not window.form.delete.isChecked() and window.labels.max() == 1
+
+
+@pytest.mark.parametrize("tool", ["2", "M"])
+def test_another_tool_chooses_no_object(field, tool):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    for key, button in (("X", window.form.delete), ("E", window.form.edit)):
+        window.key(key)
+        assert button.isChecked()
+        window.key_and_wait(tool)
+        assert not button.isChecked() and window.points.mode == "add"
+        window.click_and_wait(centres[1])
+        assert len(window.points.data) == 1 and area(window.labels, 1) == 400
+        window.key_and_wait("Shift+C")
+
+
 @pytest.mark.parametrize("multiscale", [False, True])
 def test_similar_objects_are_looked_for_where_a_person_looks(window, multiscale):
     image, centres = squares((192, 320))

@@ -251,6 +251,7 @@ class Annotator:
             self._none_waits("commit")
             self.session.commit()
             self._wait_for(())
+            self._forget_undone()
 
         self.act(then)
 
@@ -269,6 +270,7 @@ class Annotator:
         def then(_: None) -> None:
             self._wait_for(())
             self.session.clear()
+            self._forget_undone()
 
         self.act(then)
 
@@ -332,6 +334,7 @@ class Annotator:
                     "encoding was stopped; click there again to encode it."
                 )
                 self._wait_for(())
+                self._forget_undone()
 
         self.act(then)
 
@@ -392,7 +395,7 @@ class Annotator:
                     former |= moved(edit.before, edit.after)
                     self._line.popleft()
                 work = partial(answer, self.session, target, ahead, former)
-                self._run(work, partial(self._do, self._adopt))
+                self._run(work, partial(self._do, partial(self._adopt, target != self._current)))
                 continue
             action = self._line.popleft()
             assert isinstance(action, Action)
@@ -432,7 +435,8 @@ class Annotator:
             self._write()
             self._next()
 
-    def _adopt(self, answer: Answer) -> None:
+    def _adopt(self, edited: bool, answer: Answer) -> None:
+        """Take over an answer; where nobody `edited` anything, a plane was encoded, and what was undone can be redone."""
         waiting: list[Given] = []
         told: list[str] = []
         for click, error in answer.refused:
@@ -445,19 +449,23 @@ class Annotator:
             self._line.append(Edit((), ()))  # the plane was finished while the click was being tried
         before, after = self.session.prompts, tuple(step.prompt for step in answer.steps)
         if after != before or not self._since.keys() >= {*waiting}:
-            self._undone.clear()
+            self._undone = [] if edited else [taken for taken in self._undone if taken is not None]
         self._wait_for(waiting)
         # Clicks that were answered together are still undone one by one.
         added = len(after) - len(before) if after[: len(before)] == before else 0
         for count in range(len(after) - max(added - 1, 0), len(after) + 1):
             self.session.adopt(answer.steps[:count])
+        self._forget_undone()
 
     def _wait_for(self, clicks: Sequence[Given]) -> None:
-        """Have these wait for their planes, from now on if they did not before; without any, what was taken back is gone."""
+        """Have these wait for their planes, from now on if they did not before."""
         self.waiting = tuple(clicks)
         came = {click: since for click, since in self._since.items() if click in clicks}
         self._since = came | {click: self.session.changes for click in clicks if click not in came}
-        if not clicks and not self.session.prompts:
+
+    def _forget_undone(self) -> None:
+        """Forget which clicks that waited were undone, if their object has none left."""
+        if not self.waiting and not self.session.prompts:
             self._undone.clear()
 
     def _run(

@@ -9,14 +9,15 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from napari.utils.notifications import show_warning
 from qtpy.QtCore import QTimer
 
-from napari_interformer.clicks import ClickLayer, put_away
+from napari_interformer.clicks import NO_DRAG, ClickLayer, put_away
 from napari_interformer.screen import Screen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable
 
     import napari.viewer
     from napari.layers import Labels, Shapes
@@ -266,12 +267,19 @@ class Canvas:
         self.activate()
         self.clicks.layer.mode = "pan_zoom"
         self.clicks.layer.mouse_drag_callbacks.append(self._picked)
+        self.clicks.layer.events.mode.connect(self._tool_chosen)
         self._pick = Pick(labels, chosen, what, key)
         self.changed()
 
-    def _picked(self, _: Any, event: Any) -> None:
-        assert self._pick is not None
-        labels, chosen, what, key = self._pick
+    def _picked(self, _: Any, event: Any) -> Generator[None, None, None]:
+        """Choose what is clicked on; a drag moves the camera, and the next click still chooses."""
+        start, asked = np.array(event.pos), self._pick
+        yield
+        while event.type == "mouse_move":
+            yield
+        if asked is None or self._pick is not asked or np.linalg.norm(np.array(event.pos) - start) >= NO_DRAG:
+            return
+        labels, chosen, what, key = asked
         self.stop_picking()
         self.changed()
         value = labels.get_value(
@@ -304,6 +312,17 @@ class Canvas:
     def stop_picking(self) -> None:
         """Return to clicks, if the next one was to choose an object; `changed` is not called."""
         if self.picking and self.clicks is not None:
-            self.clicks.layer.mouse_drag_callbacks.remove(self._picked)
+            self._no_longer_pick()
             self._take_clicks()
         self._pick = None
+
+    def _no_longer_pick(self) -> None:
+        assert self.clicks is not None
+        self._pick = None
+        self.clicks.layer.mouse_drag_callbacks.remove(self._picked)
+        self.clicks.layer.events.mode.disconnect(self._tool_chosen)
+
+    def _tool_chosen(self, _: Any) -> None:
+        """Choose no object when another tool is chosen, such as napari's own for adding points."""
+        self._no_longer_pick()
+        self.changed()

@@ -16,7 +16,7 @@ from napari.layers import Points
 from napari.layers.base import ActionType
 
 from napari_interformer.annotator import merge
-from napari_interformer.drawings import ShapeLayer
+from napari_interformer.drawings import ShapeLayer, red
 from napari_interformer.layers import GREEN, RED
 from napari_interformer.prompts import BoxPrompt, Click, Mark, Scribble, in_order
 
@@ -33,7 +33,7 @@ CLICKS = "InterFormer clicks"
 _POSITIVE = "positive"  # the feature column that says what a point means
 _LEFT = "napari-interformer object"  # in the metadata of a click layer that was left: the Labels layer, and the object
 _PUT_AWAY = "napari-interformer put away"  # in the metadata of a click layer that nobody uses
-_NO_DRAG = 5  # pixels of the screen that the mouse may move in a click, as in napari
+NO_DRAG = 5  # pixels of the screen that the mouse may move in a click, as in napari
 _ON_SCREEN = (9, 14)  # pixels; zoomed in or out, points stay visible and never hide small objects
 
 
@@ -80,6 +80,7 @@ class ClickLayer:
         self.layer.events.data.connect(self._on_data)
         self.layer.events.features.connect(self._flipped)
         self.layer.events.feature_defaults.connect(self._keep_sign)
+        self.layer.events.current_face_color.connect(self._recoloured)
         self.layer.selected_data.events.items_changed.connect(self._selected)
 
     def fits(self, source: Source) -> bool:
@@ -105,6 +106,7 @@ class ClickLayer:
         self.layer.events.data.disconnect(self._on_data)
         self.layer.events.features.disconnect(self._flipped)
         self.layer.events.feature_defaults.disconnect(self._keep_sign)
+        self.layer.events.current_face_color.disconnect(self._recoloured)
         self.layer.selected_data.events.items_changed.disconnect(self._selected)
 
     def put_away(self) -> None:
@@ -161,7 +163,7 @@ class ClickLayer:
         yield
         while event.type == "mouse_move":
             yield
-        if np.linalg.norm(np.array(event.pos) - start) < _NO_DRAG:
+        if np.linalg.norm(np.array(event.pos) - start) < NO_DRAG:
             layer.visible = True  # with what the mouse was for before it was hidden
             if layer.mode == "add":
                 self._right = right
@@ -200,6 +202,16 @@ class ClickLayer:
         # While points are dragged napari tells of each move here, and of the data not before the button is released.
         if not self.layer.events.data.blocked():
             self._changed()
+
+    def _recoloured(self, _: Any) -> None:
+        """Take the colour that somebody gave a point for what it means, as of lines; later points have their own again."""
+        layer = self.layer
+        if str(layer.face_color_mode) != "direct" or _POSITIVE not in layer.features:
+            return
+        signs = np.array([not red(colour) for colour in layer.face_color], bool)
+        layer.face_color_mode = "cycle"
+        layer.features = {_POSITIVE: signs}  # tells whoever is connected
+        self._keep_sign()
 
     def _selected(self, *_: Any) -> None:
         # Of points that are pasted napari tells nothing but that they are selected.

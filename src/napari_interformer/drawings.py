@@ -288,7 +288,7 @@ class ShapeLayer:
         if len(planes) > 1:
             return None
         if kind in LINES:
-            return Scribble.along(places, not _red(colour))
+            return Scribble.along(places, not red(colour))
         (top, left), (bottom, right) = places[:, -2:].min(0), places[:, -2:].max(0)
         box = Box(math.ceil(left), math.ceil(top), math.floor(right) + 1, math.floor(bottom) + 1)
         return None if box.empty else BoxPrompt(planes.pop(), box)
@@ -329,7 +329,7 @@ def _either(prompt: Drawn | None) -> tuple[Drawn | None, ...]:
     )
 
 
-def _red(colour: NDArray[np.floating]) -> bool:
+def red(colour: NDArray[np.floating]) -> bool:
     """Whether a colour (red, green, blue, alpha) is red, of whatever shade."""
     return bool(colour[0] - max(colour[1:3]) > 0.4)
 

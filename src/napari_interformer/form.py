@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -447,7 +448,8 @@ class Form(QWidget):
 
     def store_path(self) -> str | None:
         """Return where features are to be kept; None for memory."""
-        return self.store.text().strip() or None
+        path = self.store.text().strip()
+        return (os.path.expanduser(path) if path.startswith("~") else path) or None
 
     # ---------------------------------------------------------------------------------------- filling
 

@@ -30,7 +30,12 @@ log = logging.getLogger(__name__)
 
 DAYS = 30  # for which a file is kept
 _PART = "-above-"  # in the name of a file with those objects of another that labels do not hold
-_OWN: set[Path] = set()  # written by this process, of objects that are on its screen
+# Written by this process; each with a function that tells whether its objects are still on the screen.
+_OWN: dict[Path, Callable[[], bool]] = {}
+
+
+def _always() -> bool:
+    return True
 
 
 def folder() -> Path:
@@ -73,7 +78,7 @@ class Journal:
 
     def __init__(self, image: str, failed: Callable[[OSError], None]) -> None:
         self.path = folder() / f"{_start_of_name(image)}-{secrets.token_hex(8)}.json"
-        _OWN.add(self.path)
+        _OWN[self.path] = _always
         self._failed = failed
         self._thread = ThreadPoolExecutor(1, "interformer-journal")
         self._newest: Saved | None = None  # of what was to be written
@@ -117,10 +122,9 @@ class Journal:
         """Delete another file once this one is written: its objects are this session's now."""
         self._superseded.append(path)
 
-    def close(self, *, lost: bool = False) -> None:
-        """Write what waits, and no more; if the objects are `lost`, because the layer was removed, they are offered again."""
-        if lost:
-            _OWN.discard(self.path)
+    def close(self, shown: Callable[[], bool]) -> None:
+        """Write what waits, and no more; the objects are offered again once they are not `shown` any more."""
+        _OWN[self.path] = shown
         self._thread.shutdown(wait=False)
 
 
@@ -137,7 +141,7 @@ def offer(image: str, highest: int) -> Offer | None:
     for path in _newest_first():
         if not path.name.startswith(_start_of_name(image)) or _PART in path.name:
             continue
-        if path in _OWN:
+        if path in _OWN and _OWN[path]():
             last = False
             continue
         try:

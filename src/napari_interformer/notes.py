@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 NOTED = 1000  # milliseconds after a change within which it is on disk
 
 
+def _never() -> bool:
+    return False
+
+
 class Notes:
     """What is recorded of one session after another.
 
@@ -100,12 +104,16 @@ class Notes:
         """Note that the window is gone, and the objects with it, although the panel was not closed."""
         self.flush()
         if self.journal is not None:
-            self.journal.close(lost=True)
+            self.journal.close(_never)
 
     def _write(self) -> None:
         self.flush()
         if self._annotator is not None and self._annotator.session.records and self.offer is not None:
-            self._withdraw()  # their numbers are taken
+            show_info(
+                f"No longer offered: {self.offer}. Their numbers are in use here: to restore them, choose new layer under "
+                "Labels and press Encode."
+            )
+            self._withdraw()
 
     def _withdraw(self) -> None:
         self.offer = None
@@ -125,11 +133,11 @@ class Notes:
 
         annotator.act(then, lambda: session.compute_saved(offer.path))
 
-    def close(self, *, lost: bool = False) -> None:
-        """Write what is not written yet, and record no more of this session; for `lost`, see `Journal.close`."""
+    def close(self, shown: Callable[[], bool] = _never) -> None:
+        """Write what is not written yet, and record no more of this session; for `shown`, see `Journal.close`."""
         self.timer.stop()
         self.flush()
         if self.journal is not None:
-            self.journal.close(lost=lost)
+            self.journal.close(shown)
         self.journal = self._annotator = None
         self._withdraw()

@@ -492,6 +492,16 @@ class Session:
         return masked
 
     @property
+    def erased(self) -> bool:
+        """Whether somebody erased all pixels of the current object (`live`), and painted none."""
+        if not self.live:
+            return False
+        newest = _newest(self._steps)
+        boxes = [(*plane, *step.box.slices) for plane, step in newest.items()]
+        wholes = [plane or ... for plane in newest]  # where the brush added something, if anywhere
+        return not any((np.asarray(self.labels[part]) == self.label).any() for part in (*boxes, *wholes))
+
+    @property
     def finished(self) -> Finished:
         """The label image without the current object."""
         return Finished(self)
@@ -875,7 +885,8 @@ class Session:
         Raises
         ------
         ValueError
-            If the mask is empty, or all of its pixels belong to other objects, which are protected; nothing changes.
+            If the mask is empty, all of its pixels belong to other objects, which are protected, or all were erased; nothing
+            changes.
         """
         self.backlog.work_off()
         if self.empty:
@@ -886,6 +897,10 @@ class Session:
             raise ValueError(
                 "commit needs an object with at least one pixel; all of its pixels belong to other objects, which are "
                 "protected: clear it, or allow it to overwrite them."
+            )
+        if self.erased:
+            raise ValueError(
+                "commit needs an object with at least one pixel; all of its pixels were erased: clear it, or undo that."
             )
         return self._finish()
 

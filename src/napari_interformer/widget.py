@@ -765,6 +765,11 @@ class Panel(QScrollArea):
         """Write labels in the decoding thread, once everything before is done."""
         assert self.clicks is not None
         source, (scale, unit) = self.clicks.source, labels.pixel_size
+        for layer in source.layers:
+            if layer.source.path and _same_file(path, Path(layer.source.path)):
+                raise FileExistsError(
+                    f"{path.name} is the image itself, which would be lost: give the labels another name."
+                )
         names = labels.axis_labels[:-2]  # such as z, or -3 where nobody named it
         axes = "".join(name if len(name) == 1 else "?" for name in names)
 
@@ -803,7 +808,11 @@ class Panel(QScrollArea):
 
     def restore(self) -> None:
         """Replay what another session recorded of this image."""
-        _check_none_open(self._now(), "Restore")
+        annotator = self._now()
+        if annotator.has_object:  # to commit it would take a number of those that are restored
+            raise ValueError(
+                f"Restore needs every object to be finished; object {annotator.session.label} is not: clear it first [Shift+C]."
+            )
         self.notes.restore()
 
     # -------------------------------------------------------------------------- layers come and go
@@ -993,6 +1002,10 @@ def _check_none_open(annotator: Annotator, what: str) -> None:
         raise ValueError(
             f"{what} needs every object to be finished; object {annotator.session.label} is not: commit or clear it first."
         )
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def _with_ending(path: str, ending: str, known: Sequence[str]) -> Path:

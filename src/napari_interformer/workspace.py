@@ -7,7 +7,9 @@ panel.
 
 from __future__ import annotations
 
+import math
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -41,6 +43,9 @@ AT_ONCE = 0.05  # seconds for which the window may wait for an answer
 # What a session knew of the objects in a Labels layer, for the next one there, of another panel too: the array, its image,
 # their clicks.
 _KNOWN: WeakKeyDictionary[Labels, tuple[Any, str, list[Record]]] = WeakKeyDictionary()
+SURVEYED = (
+    2**25
+)  # pixels of a plane that is looked through whenever it may have been written to past napari: 0.1 s
 RESTING = 60  # milliseconds without a move after which the mouse may be about to be pressed
 
 
@@ -309,7 +314,12 @@ class Workspace:
         self._canvas.stop_picking()
         self._keys.release()
         self._rest.stop()
-        self._notes.close(lost=lost)
+        if lost or self.labels is None:
+            self._notes.close()
+        else:
+            self._notes.close(
+                partial(_is_in, weakref.ref(self._viewer.layers), weakref.ref(self.labels.layer))
+            )
         if self.annotator is not None and self.labels is not None:
             self.annotator.close()
             session = self.annotator.session
@@ -368,14 +378,20 @@ class Workspace:
         if labels is None or labels.layer.multiscale or labels.writing:
             return
         self._plane = plane = self.plane
-        if plane and plane == before:
+        if plane is not None and plane == before and math.prod(labels.shape[-2:]) <= SURVEYED:
             self._survey([plane])
 
     def _survey(self, planes: Iterable[tuple[int, ...]]) -> None:
         """Find out which planes hold labels, in the decoding thread, once everything before is done."""
         annotator, labels = self.annotator, self.labels
         if annotator is not None and labels is not None:
-            annotator.act(lambda _: None, lambda: labels.survey(planes))
+
+            def then(highest: int) -> None:
+                session = annotator.session
+                if not (session.unfinished and highest == session.label):
+                    annotator.found(highest)  # written past napari, by a script or another plugin
+
+            annotator.act(then, lambda: labels.survey(planes))
 
     def _replaced(self, _: Any) -> None:
         """Continue with the new array that the Labels layer was given."""
@@ -467,3 +483,9 @@ class Workspace:
             self._tell_changed()
             show_info(f"The click layer was removed; Encode brings it back, {told}")
         return False
+
+
+def _is_in(layers: weakref.ref[Any], layer: weakref.ref[Any]) -> bool:
+    """Whether a layer is still one of a viewer's."""
+    among, one = layers(), layer()
+    return among is not None and one is not None and one in among
