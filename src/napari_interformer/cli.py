@@ -1002,9 +1002,8 @@ def bar(title: str, unit: str) -> Iterator[Any]:
     """Show a progress bar on standard error while something runs; `show` moves it."""
     from tqdm import tqdm
 
-    pause = (
-        0.1 if sys.stderr is not None and sys.stderr.isatty() else 60
-    )  # in the log of a batch job each state is a line
+    watched = sys.stderr is not None and sys.stderr.isatty()
+    pause = 0.1 if watched else 60  # in the log of a batch job each state is a line
     # The delay keeps an error that comes at once free of an empty bar.
     with tqdm(
         desc=title,

@@ -258,9 +258,7 @@ def _pixels(path: Path, *, numbers: bool = False) -> tuple[NDArray[Any], str]:
     try:
         if path.suffix.lower() in (".tif", ".tiff"):
             with tifffile.TiffFile(path) as file:
-                series = (
-                    frames_of(file) or file.series[0]
-                )  # a stack whose frames were written one by one, too
+                series = frames_of(file) or file.series[0]  # frames that were written one by one are a stack
                 return series.asarray(), series.axes
         pixels = read_picture(path, numbers=numbers)
     except FileNotFoundError:
