@@ -152,6 +152,7 @@ class Workspace:
             labels,
             overwrite=overwrite,
             live=True,
+            image=features.source,  # as the panel knows it: to look at its pixels again would hold up the window
             object_size=object_size,
             highest=0,  # as far as is known: see `_look_through`
         )
