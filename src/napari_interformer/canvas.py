@@ -9,11 +9,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 from napari.utils.notifications import show_warning
 from qtpy.QtCore import QTimer
 
-from napari_interformer.clicks import NO_DRAG, ClickLayer, put_away
+from napari_interformer.clicks import ClickLayer, put_away, stays
 from napari_interformer.screen import Screen
 
 if TYPE_CHECKING:
@@ -273,11 +272,8 @@ class Canvas:
 
     def _picked(self, _: Any, event: Any) -> Generator[None, None, None]:
         """Choose what is clicked on; a drag moves the camera, and the next click still chooses."""
-        start, asked = np.array(event.pos), self._pick
-        yield
-        while event.type == "mouse_move":
-            yield
-        if asked is None or self._pick is not asked or np.linalg.norm(np.array(event.pos) - start) >= NO_DRAG:
+        asked = self._pick
+        if not (yield from stays(event)) or asked is None or self._pick is not asked:
             return
         labels, chosen, what, key = asked
         self.stop_picking()

@@ -934,20 +934,18 @@ def check_output(path: Path, endings: Sequence[str], read: Mapping[str, Path] | 
 
     `read` maps what to call each file that is read to its path.
     """
+    from napari_interformer.files import same_file, written_here
+
     if path.suffix.lower() not in endings:
         raise click.UsageError(f"The output must end in {' or '.join(endings)}; got {path.name}.")
     if path.is_dir() and path.suffix.lower() != ".zarr":
         raise IsADirectoryError(f"{path} is a folder: give the name of a file.")
     for name, source in (read or {}).items():
-        if path.resolve() == source.resolve() or (
-            path.exists() and source.exists() and path.samefile(source)
-        ):
+        if same_file(path, source):
             raise FileExistsError(f"{path} is {name} itself: give the result another name.")
         if path.resolve() in source.resolve().parents:
             raise FileExistsError(f"{path} holds {name}, which would be lost: give the result another name.")
     if path.exists() and path.suffix.lower() != ".safetensors":
-        from napari_interformer.files import written_here
-
         if not written_here(path):  # somebody's image, as likely as not
             raise FileExistsError(
                 f"{path} already exists, and {NAME} did not write it: give the result another name, or remove it."

@@ -33,8 +33,17 @@ CLICKS = "InterFormer clicks"
 _POSITIVE = "positive"  # the feature column that says what a point means
 _LEFT = "napari-interformer object"  # in the metadata of a click layer that was left: the Labels layer, and the object
 _PUT_AWAY = "napari-interformer put away"  # in the metadata of a click layer that nobody uses
-NO_DRAG = 5  # pixels of the screen that the mouse may move in a click, as in napari
+_NO_DRAG = 5  # pixels of the screen that the mouse may move in a click, as in napari
 _ON_SCREEN = (9, 14)  # pixels; zoomed in or out, points stay visible and never hide small objects
+
+
+def stays(event: Any) -> Generator[None, None, bool]:
+    """Wait until the mouse is let go, as one of napari's drag callbacks; return whether it was a click and no drag."""
+    start = np.array(event.pos)
+    yield
+    while event.type == "mouse_move":
+        yield
+    return bool(np.linalg.norm(np.array(event.pos) - start) < _NO_DRAG)
 
 
 class ClickLayer:
@@ -159,11 +168,8 @@ class ClickLayer:
         """Show the layer if it is hidden, where napari ignores clicks, and add the click; a drag moves the camera."""
         if layer.visible or event.button not in (1, 2):
             return
-        start, right = np.array(event.pos), event.button == 2
-        yield
-        while event.type == "mouse_move":
-            yield
-        if np.linalg.norm(np.array(event.pos) - start) < NO_DRAG:
+        right = event.button == 2
+        if (yield from stays(event)):
             layer.visible = True  # with what the mouse was for before it was hidden
             if layer.mode == "add":
                 self._right = right

@@ -143,11 +143,7 @@ def image_of(features: Features, image: Any) -> Planes | None:
     planes = features.source if image is None else Planes.of(image)
     if planes is None:
         return None
-    if (
-        image is None
-        and planes.rewritable
-        and replace(planes, _known={}).fingerprint != features.image_fingerprint
-    ):
+    if image is None and planes.refilled:
         raise ValueError(
             "The array that was encoded has other pixels now: encode it again, or give image= with the pixels of then."
         )

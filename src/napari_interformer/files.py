@@ -661,6 +661,11 @@ def _write_zarr(path: Path, labels: _Labels) -> None:
     group.attrs.update({"multiscales": [image], "image-label": {"version": "0.4"}, "software": NAME})
 
 
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two paths name one file, which need not be there."""
+    return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
+
+
 def written_here(path: Path) -> bool:
     """Whether a TIFF, PNG or zarr was written by this package, so that replacing it loses nobody's data."""
     import imageio.v3 as iio

@@ -306,12 +306,13 @@ class Planes:
         return dtype
 
     @property
-    def rewritable(self) -> bool:
-        """Whether the pixels are an array in memory, into which somebody may write others."""
+    def refilled(self) -> bool:
+        """Whether somebody has written other pixels into an array in memory since its fingerprint was taken."""
         return (
             isinstance(self.data, np.ndarray)
             and not isinstance(self.data, np.memmap)
             and self.data.flags.writeable
+            and replace(self, _known={}).fingerprint != self.fingerprint
         )
 
     def __len__(self) -> int:

@@ -34,10 +34,6 @@ _PART = "-above-"  # in the name of a file with those objects of another that la
 _OWN: dict[Path, Callable[[], bool]] = {}
 
 
-def _always() -> bool:
-    return True
-
-
 def folder() -> Path:
     """Return the folder of the journals."""
     return Path(platformdirs.user_data_dir(NAME)) / "journal"
@@ -78,7 +74,7 @@ class Journal:
 
     def __init__(self, image: str, failed: Callable[[OSError], None]) -> None:
         self.path = folder() / f"{_start_of_name(image)}-{secrets.token_hex(8)}.json"
-        _OWN[self.path] = _always
+        _OWN[self.path] = lambda: True  # until it is closed
         self._failed = failed
         self._thread = ThreadPoolExecutor(1, "interformer-journal")
         self._newest: Saved | None = None  # of what was to be written
@@ -122,9 +118,12 @@ class Journal:
         """Delete another file once this one is written: its objects are this session's now."""
         self._superseded.append(path)
 
-    def close(self, shown: Callable[[], bool]) -> None:
-        """Write what waits, and no more; the objects are offered again once they are not `shown` any more."""
-        _OWN[self.path] = shown
+    def close(self, shown: Callable[[], bool] | None = None) -> None:
+        """Write what waits, and no more; the objects are offered again once they are not `shown` any more, or at once."""
+        if shown is None:
+            _OWN.pop(self.path, None)
+        else:
+            _OWN[self.path] = shown
         self._thread.shutdown(wait=False)
 
 

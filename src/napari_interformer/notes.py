@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 NOTED = 1000  # milliseconds after a change within which it is on disk
 
 
-def _never() -> bool:
-    return False
-
-
 class Notes:
     """What is recorded of one session after another.
 
@@ -104,7 +100,7 @@ class Notes:
         """Note that the window is gone, and the objects with it, although the panel was not closed."""
         self.flush()
         if self.journal is not None:
-            self.journal.close(_never)
+            self.journal.close()
 
     def _write(self) -> None:
         self.flush()
@@ -133,7 +129,7 @@ class Notes:
 
         annotator.act(then, lambda: session.compute_saved(offer.path))
 
-    def close(self, shown: Callable[[], bool] = _never) -> None:
+    def close(self, shown: Callable[[], bool] | None = None) -> None:
         """Write what is not written yet, and record no more of this session; for `shown`, see `Journal.close`."""
         self.timer.stop()
         self.flush()

@@ -1,7 +1,6 @@
 """What of the image is on the screen: napari's sliders and camera, as pixels and planes of a source. No Qt, no napari.
 
-Enters: napari's viewer. Leaves: the pixel in the middle of the screen, the plane that is shown, and
-how much of it.
+Enters: napari's viewer. Leaves: the pixel in the middle of the screen, the plane that is shown, and how much of it.
 """
 
 from __future__ import annotations

@@ -430,10 +430,7 @@ class Session:
         if self._live:
             self._repaint()
         else:  # until it is committed, the labels are as they were without it
-            newest = _newest(self._steps)
-            for plane in self._painting.boxes:
-                before = newest[plane].prompts if plane in newest else None
-                self.backlog.add(partial(self._painting.put_back, plane, self.label, before))
+            self._put_back()
 
     @property
     def object_size(self) -> float | None:
@@ -937,10 +934,7 @@ class Session:
             return []  # nothing has this number yet: the next object gets it
         # What was found or deleted before the object began can still be taken back.
         earlier = list(itertools.takewhile(lambda change: isinstance(change, _Found | _Deleted), self._past))
-        shown, changed = _newest(self._steps), self._painting.boxes
-        for plane in changed:
-            before = shown[plane].prompts if plane in shown else None
-            self.backlog.add(partial(self._painting.put_back, plane, self.label, before))
+        changed = self._put_back()
         self._forget()
         self._past = earlier
         return list(changed.items())
@@ -1207,6 +1201,14 @@ class Session:
             self._paint(was, now, changed)
         self._steps, self._size = shown
         return list(changed.items())
+
+    def _put_back(self) -> dict[Plane, Box]:
+        """Give the labels what they had without the current object; return where it was painted."""
+        newest, painted = _newest(self._steps), self._painting.boxes
+        for plane in painted:
+            before = newest[plane].prompts if plane in newest else None
+            self.backlog.add(partial(self._painting.put_back, plane, self.label, before))
+        return painted
 
     def _repaint(self) -> None:
         """Paint the object as it is now, on all planes where it is, or was when it began."""

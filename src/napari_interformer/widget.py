@@ -22,7 +22,7 @@ from napari_interformer.annotator import sentence
 from napari_interformer.canvas import Canvas
 from napari_interformer.encodes import Encodes
 from napari_interformer.feature_cache import FeatureCache, features_for
-from napari_interformer.files import LABEL_FILES, write_labels
+from napari_interformer.files import LABEL_FILES, same_file, write_labels
 from napari_interformer.form import DELETE, EDIT, Form
 from napari_interformer.gaps import where_it_ends
 from napari_interformer.geometry import Box
@@ -766,7 +766,7 @@ class Panel(QScrollArea):
         assert self.clicks is not None
         source, (scale, unit) = self.clicks.source, labels.pixel_size
         for layer in source.layers:
-            if layer.source.path and _same_file(path, Path(layer.source.path)):
+            if layer.source.path and path.exists() and same_file(path, Path(layer.source.path)):
                 raise FileExistsError(
                     f"{path.name} is the image itself, which would be lost: give the labels another name."
                 )
@@ -1002,10 +1002,6 @@ def _check_none_open(annotator: Annotator, what: str) -> None:
         raise ValueError(
             f"{what} needs every object to be finished; object {annotator.session.label} is not: commit or clear it first."
         )
-
-
-def _same_file(one: Path, other: Path) -> bool:
-    return one.exists() and other.exists() and one.samefile(other)
 
 
 def _with_ending(path: str, ending: str, known: Sequence[str]) -> Path:

@@ -43,9 +43,8 @@ AT_ONCE = 0.05  # seconds for which the window may wait for an answer
 # What a session knew of the objects in a Labels layer, for the next one there, of another panel too: the array, its image,
 # their clicks.
 _KNOWN: WeakKeyDictionary[Labels, tuple[Any, str, list[Record]]] = WeakKeyDictionary()
-SURVEYED = (
-    2**25
-)  # pixels of a plane that is looked through whenever it may have been written to past napari: 0.1 s
+# Pixels of an image of one plane, at most, whose labels are looked through whenever a script may have written some.
+SURVEYED = 2**25
 RESTING = 60  # milliseconds without a move after which the mouse may be about to be pressed
 
 
@@ -379,7 +378,9 @@ class Workspace:
         if labels is None or labels.layer.multiscale or labels.writing:
             return
         self._plane = plane = self.plane
-        if plane is not None and plane == before and math.prod(labels.shape[-2:]) <= SURVEYED:
+        if plane is None or plane != before:
+            return
+        if plane or math.prod(labels.shape[-2:]) <= SURVEYED:
             self._survey([plane])
 
     def _survey(self, planes: Iterable[tuple[int, ...]]) -> None:
