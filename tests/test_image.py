@@ -83,6 +83,31 @@ def test_axes_and_channels(shape, options, leading, channels):
     assert planes.read(plane).shape == (*planes.size, 3)
 
 
+class Named(np.ndarray):
+    """An array with `dims`, as xarray's DataArray has them."""
+
+    dims: tuple[str, ...] = ()
+
+
+def named(shape, dims):
+    array = np.zeros(shape, np.uint8).view(Named)
+    array.dims = dims
+    return array
+
+
+def test_named_axes_are_taken_by_their_names():
+    planes = Planes.of(named((3, 2, 4, 20, 30), tuple("TCZYX")))
+    assert (planes.axes, planes.leading, planes.channel_axis) == ("TZYX", (3, 4), 1)
+    colour = Planes.of(named((4, 20, 30, 3), tuple("zyxs")))
+    assert (colour.axes, colour.leading, colour.colour) == ("ZYX", (4,), True)
+    worded = Planes.of(named((2, 20, 30), ("channel", "row", "column")))
+    assert (worded.axes, worded.channel_axis) == ("ZYX", None)
+    # A viewer's sliders are planes, whatever they are called.
+    assert Planes.of(named((2, 20, 30), tuple("cyx")), rgb=False).leading == (2,)
+    with pytest.raises(ValueError, match="axes must end with Y and X, except for channels; got 'XYZ'"):
+        Planes.of(named((8, 20, 30), tuple("xyz")))
+
+
 def test_channels_are_colours_in_the_order_asked_for(rng):
     image = rng.integers(0, 256, (4, 6, 20, 30)).astype(np.uint8)  # Z, C
     planes = Planes.of(image, channel_axis=1, channels=(5, 2), contrast=[(0, 255), (0, 127.5)])

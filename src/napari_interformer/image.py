@@ -1,6 +1,6 @@
 """Any image as a sequence of normalised planes.
 
-Enters: NumPy, dask or zarr arrays, multiscale lists, TIFF, PNG and zarr paths. Leaves: one plane at a time, (Y, X, 3)
+Enters: NumPy, dask, zarr or xarray arrays, multiscale lists, TIFF, PNG and zarr paths. Leaves: one plane at a time, (Y, X, 3)
 float32 in 0..255, read lazily. Everything before (Y, X) is a *leading* axis: none for an image, (Z,) for a
 stack, (T, Z) for a series of stacks.
 """
@@ -164,11 +164,11 @@ class Planes:
             What becomes 0 and 255. "volume" and "plane" take percentiles 0.5 and 99.8; "auto" takes RGB of uint8 or
             of floats in 0..1 as it is, and anything else as "volume".
         rgb : bool, optional
-            Whether the last axis is colour. If None, this follows from the file's own axes; without those, the last axis is
+            Whether the last axis is colour. If None, this follows from the names of the axes; without those, the last axis is
             colour if it has 3 or 4 entries, the two before it have more, and no `channel_axis` is given.
         axes : str, optional
             One letter per axis of the array, ending with YX, YXC or YXS, where C stands for channels and S for colours;
-            read from the file if None.
+            if None, read from the file, or the names of an xarray's axes where these are single letters.
 
         Raises
         ------
@@ -193,7 +193,9 @@ class Planes:
         if isinstance(image, str | os.PathLike):
             found = read_image(image)
         else:
-            found = ImageFile(_finest(image))
+            data = _finest(image)
+            # A viewer, which tells `rgb`, has a slider for every other axis, whatever its name.
+            found = ImageFile(data, _names(data) if rgb is None else None)
         shape = _checked_shape(found.data)
         letters = _letters(axes, found.axes, shape)
         axis, colour = _channel_axis(shape, letters, channel_axis, rgb)
@@ -216,9 +218,9 @@ class Planes:
                 f"{list(chosen) if channels is None else channels!r}: choose with channels (in the shell, --channels)."
             )
         names = "".join(letter for i, letter in enumerate(letters) if i != axis)
-        if axes is not None and not names.endswith("YX"):
+        if (axes is not None or {*"YX"} <= {*names}) and not names.endswith("YX"):
             raise ValueError(
-                f"axes must end with Y and X, except for channels; got {axes!r}: move the axes with numpy.moveaxis."
+                f"axes must end with Y and X, except for channels; got {letters!r}: move the axes with numpy.moveaxis."
             )
         if not names.endswith("YX") or len(set(names)) < len(names) or set(names) & set(_UNNAMED):
             names = ("PRHTZYX" if len(names) > 4 else "TZYX")[-len(names) :]
@@ -666,6 +668,14 @@ def _channel_axis(
             f"rgb takes 3 or 4 colours; got {shape[axis]} on axis {axis} of shape {shape}: set rgb=False."
         )
     return axis, bool(rgb)
+
+
+def _names(array: Any) -> str | None:
+    """Return the axes that an array of xarray names, one letter each; None if it does not, or with words."""
+    names = getattr(array, "dims", ())
+    return (
+        "".join(names) if names and all(isinstance(name, str) and len(name) == 1 for name in names) else None
+    )
 
 
 def _looks_coloured(shape: tuple[int, ...]) -> bool:
