@@ -230,13 +230,14 @@ def test_a_click_that_was_moved_where_it_cannot_be_is_put_back():
     assert desk.paper.clicks == before[:1]  # nothing was done that could be undone
 
 
-def test_an_unforeseen_error_is_one_sentence_and_nothing_has_changed(caplog):
+@pytest.mark.parametrize("kind", [RuntimeError, IndexError])
+def test_an_unforeseen_error_is_one_sentence_and_nothing_has_changed(kind, caplog):
     desk = Desk()
     desk.click(*desk.centres[0])
     desk.worker.all()
 
     def broken(*_):
-        raise RuntimeError("out of memory\nwith a long\ntraceback")
+        raise kind("out of memory\nwith a long\ntraceback")
 
     desk.model.decode_logits = broken
     desk.click(*desk.centres[1])

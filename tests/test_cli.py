@@ -799,6 +799,17 @@ def test_a_second_sigterm_does_not_end_the_cleaning_up() -> None:
             assert asked()
 
 
+def test_other_threads_than_the_main_one_leave_signals_alone() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def stopped() -> int | bool:
+        with cli.as_interrupt() as ended, cli.between_steps() as asked:
+            return asked() or ended()
+
+    with ThreadPoolExecutor(1) as threads:
+        assert not threads.submit(stopped).result()
+
+
 def test_cuda_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import torch
 

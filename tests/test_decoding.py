@@ -47,6 +47,18 @@ def test_masks_have_no_pixel_beyond_the_image():
     assert mask_of(step, image.shape).mean() > 0.8  # BlobModel sees black in the padding
 
 
+def test_a_mask_that_lies_in_the_padding_alone_is_empty():
+    step = decoding_of(np.zeros((50, 70), np.uint8))._inside(
+        Step(
+            (),
+            Box(0, 52, 8, 60),
+            np.ones((8, 8), bool),
+            View(0, Box(0, 0, 0, 0), *[np.zeros((0, 0), np.uint8)] * 2),
+        )
+    )
+    assert step.box == Box(0, 0, 0, 0) and step.mask.shape == (0, 0)
+
+
 def test_steps_are_taken_as_they_are_up_to_the_first_prompt_that_differs():
     model = BlobModel()
     decoding = decoding_of(np.stack([IMAGE, IMAGE]), model)

@@ -9,6 +9,7 @@ from napari.layers import Image
 from napari_interformer.encodes import Encodes
 from napari_interformer.feature_cache import features_for
 from napari_interformer.geometry import Box
+from napari_interformer.image import Planes
 from napari_interformer.layers import Source
 
 
@@ -102,6 +103,21 @@ def test_what_fails_is_told_and_what_was_dropped_reports_no_more(shop):
     encodes.drop()
     worker.work()
     assert job.cancelled.is_set() and len(told) == 1
+
+
+@pytest.mark.parametrize("when", ["undecided", "failing"])
+def test_what_was_read_ahead_is_given_back_however_it_ends(shop, small_model, monkeypatch, when):
+    encodes, worker, told, begin = shop
+    released = []
+    monkeypatch.setattr(Planes, "release", lambda planes: released.append(planes))
+
+    def full(*_):
+        raise OSError("full")
+
+    monkeypatch.setattr("napari_interformer.features.Features.write", full)
+    begin(undecided=lambda _: when == "undecided" and (encodes.cancel() or True))
+    worker.work()
+    assert len(released) == 1 and told[-1][0] == (when == "undecided")
 
 
 def test_single_planes_are_added_to_features_that_are_there(shop, small_model):

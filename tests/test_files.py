@@ -33,7 +33,7 @@ MICRON = {"PhysicalSizeX": 0.2, "PhysicalSizeY": 0.3, "PhysicalSizeZ": 1.5, "Phy
     [
         ({}, "ZYX", None, None),
         ({"ome": True, "metadata": {"axes": "ZYX", **MICRON}}, "ZYX", (1.5, 0.3, 0.2), "micrometer"),
-        ({"ome": True, "metadata": {"axes": "TYX", **MICRON}}, "TYX", (1, 0.3, 0.2), "micrometer"),
+        ({"ome": True, "metadata": {"axes": "TYX", **MICRON}}, "TYX", (None, 0.3, 0.2), "micrometer"),
         (
             {
                 "ome": True,
@@ -50,7 +50,7 @@ MICRON = {"PhysicalSizeX": 0.2, "PhysicalSizeY": 0.3, "PhysicalSizeZ": 1.5, "Phy
             "micrometer",
         ),
         ({"imagej": True, "metadata": {"axes": "ZYX", "unit": "pixel"}}, "ZYX", None, None),
-        ({"resolution": (2e4, 4e4), "resolutionunit": "CENTIMETER"}, "ZYX", (1, 0.25, 0.5), "micrometer"),
+        ({"resolution": (2e4, 4e4), "resolutionunit": "CENTIMETER"}, "ZYX", (None, 0.25, 0.5), "micrometer"),
         ({"resolution": (72, 72), "resolutionunit": "INCH"}, "ZYX", None, None),
     ],
 )
@@ -58,7 +58,8 @@ def test_tiff_tells_axes_and_pixel_size(tmp_path, stack, options, axes, scale, u
     tifffile.imwrite(tmp_path / "a.tif", stack, **options)
     planes = Planes.of(tmp_path / "a.tif")
     assert (planes.axes, planes.unit) == (axes, unit)
-    assert planes.scale == (None if scale is None else pytest.approx(scale, rel=1e-4))
+    expected = scale and tuple(size and pytest.approx(size, rel=1e-4) for size in scale)
+    assert planes.scale == expected
 
 
 def test_tiff_with_channels(tmp_path, rng):
@@ -131,7 +132,7 @@ def test_tiffs_of_many_kinds(tmp_path, rng, name, pixels):
     last = planes.raw((1, 2) if name == "hyperstack.tif" else (4,))
     np.testing.assert_array_equal(last[..., 0], image[1, 2, 1] if name == "hyperstack.tif" else image[4])
     if name == "hyperstack.tif":
-        assert planes.scale == pytest.approx((1, 2, 0.25, 0.2)) and planes.unit == "micrometer"
+        assert planes.scale == pytest.approx((None, 2, 0.25, 0.2)) and planes.unit == "micrometer"
 
 
 def test_jpeg_and_one_bit_png(tmp_path, rng):
@@ -430,11 +431,11 @@ def test_labels_come_back_from_ome_zarr(tmp_path, rng, shape, axes, scale, order
 def test_labels_claim_no_pixel_size_that_the_image_does_not_tell(tmp_path, stack, options, ending):
     tifffile.imwrite(tmp_path / "image.tif", stack, **options)
     image = Planes.of(tmp_path / "image.tif")
-    assert image.scale == pytest.approx((1, 0.25, 0.2)) and image.told_scale[0] is None
+    assert image.scale == pytest.approx((None, 0.25, 0.2))
     path = tmp_path / f"labels.{ending}"
-    write_labels(path, np.ones(image.shape, int), axes="ZYX", scale=image.told_scale, unit=image.unit)
+    write_labels(path, np.ones(image.shape, int), axes="ZYX", scale=image.scale, unit=image.unit)
     found = Planes.of(path)
-    assert found.told_scale == (None, *(pytest.approx(size) for size in (0.25, 0.2)))
+    assert found.scale == (None, *(pytest.approx(size) for size in (0.25, 0.2)))
     assert found.unit == "micrometer"
     if ending == "tif":
         with tifffile.TiffFile(path) as tiff:
@@ -468,11 +469,11 @@ def test_the_time_between_frames_is_kept_in_seconds(tmp_path, kind, ending):
     else:
         ome_zarr(path, "millisecond" if "milliseconds" in kind else "second")
     image = Planes.of(path)
-    assert image.axes == "TYX" and image.told_scale[0] == pytest.approx(seconds)
+    assert image.axes == "TYX" and image.scale[0] == pytest.approx(seconds)
     labels = tmp_path / f"labels.{ending}"
-    write_labels(labels, np.ones(movie.shape, int), axes="TYX", scale=image.told_scale, unit=image.unit)
+    write_labels(labels, np.ones(movie.shape, int), axes="TYX", scale=image.scale, unit=image.unit)
     found = Planes.of(labels)
-    assert found.axes == "TYX" and found.told_scale[0] == pytest.approx(seconds)
+    assert found.axes == "TYX" and found.scale[0] == pytest.approx(seconds)
     if ending == "tif":
         with tifffile.TiffFile(labels) as tiff:
             assert "TimeIncrementUnit=" in tiff.ome_metadata

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dask.array as da
@@ -253,8 +255,6 @@ class Chunked(Watched):
 
 
 def test_a_plane_in_one_piece_is_read_once_for_all_its_boxes(rng):
-    from concurrent.futures import ThreadPoolExecutor
-
     pixels = rng.integers(0, 60000, (3, 2, 64, 64)).astype(np.uint16)
     data = Chunked(pixels.shape, (1, 1, 64, 64), pixels)
     planes = Planes.of(data, channel_axis=1, contrast=(0, 1))
@@ -291,6 +291,32 @@ def test_chunks_of_many_planes_are_read_once_for_all_of_them(rng, chunks):
             np.testing.assert_array_equal(planes.raw((z,), box)[..., 0], pixels[z][box.slices])
     if chunks != (4, 1, 96):  # as small as a box
         assert sum(data.read) == pixels.size
+
+
+def test_a_chunk_that_is_kept_does_not_wait_for_another_one_that_is_read(rng):
+    pixels = rng.integers(0, 60000, (2, 64, 64)).astype(np.uint16)
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Chunked):
+        def __getitem__(self, index):
+            if index[0].start == 1:
+                begun.set()
+                assert go_on.wait(20)
+            return super().__getitem__(index)
+
+    data = Slow(pixels.shape, (1, 64, 64), pixels)
+    planes, box = Planes.of(data, contrast=(0, 1)), Box(0, 0, 8, 8)
+    planes.raw((0,), box)
+    with ThreadPoolExecutor(3) as threads:
+        both = [threads.submit(planes.raw, (1,), box) for _ in range(2)]
+        assert begun.wait(20)
+        kept = threads.submit(planes.raw, (0,), box)
+        np.testing.assert_array_equal(kept.result(20)[..., 0], pixels[0, :8, :8])
+        assert not any(one.done() for one in both)
+        go_on.set()
+        for one in both:
+            np.testing.assert_array_equal(one.result(20)[..., 0], pixels[1, :8, :8])
+    assert data.read == [64 * 64] * 2, "whoever wants the same chunk waits for it"
 
 
 def test_of_chunks_only_so_much_is_kept(rng, monkeypatch):

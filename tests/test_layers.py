@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from napari.layers import Image
 
 from napari_interformer.clicks import ClickLayer
+from napari_interformer.geometry import Box
 from napari_interformer.labels import LayerLabels, new_labels
 from napari_interformer.layers import Source
 from napari_interformer.prompts import Click
@@ -146,6 +147,28 @@ def test_rgb_and_channels_become_colours(rng):
     channels = Image(np.moveaxis(data, 2, 0), contrast_limits=(0, 255))
     chosen = Source((channels,), 0, (2, 0), "layer").planes()
     np.testing.assert_array_equal(chosen.read()[..., :2], data[..., [2, 0]])
+
+
+def test_chunks_of_layers_as_channels_are_read_once_for_all_their_boxes(rng):
+    read = []
+
+    class Deep(np.ndarray):
+        chunks = (4, 64, 64)
+
+        def __getitem__(self, key):
+            read.append(key)
+            return np.asarray(super().__getitem__(key))
+
+    data = [rng.integers(0, 255, (4, 64, 64), np.uint8) for _ in range(2)]
+    layers = [Image(one, contrast_limits=(0, 255)) for one in data]
+    for layer in layers:
+        layer._data = layer.data.view(Deep)
+    planes = Source(tuple(layers), contrast="layer").planes()
+    read.clear()
+    for z, x in np.ndindex(4, 4):
+        box = Box(16 * x, 8, 16 * x + 16, 24)
+        np.testing.assert_array_equal(planes.read((z,), box)[..., 1], data[1][z][box.slices])
+    assert len(read) == 2, "one for each layer"
 
 
 def test_layers_that_do_not_fit_together_are_refused():

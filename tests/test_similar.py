@@ -218,6 +218,17 @@ def test_what_is_not_encoded_is_not_looked_through():
         Session(features, MODEL, labels).find_similar()
 
 
+def test_an_error_of_ours_is_none_of_a_place_that_is_not_encoded(monkeypatch):
+    session = after_one_click()
+
+    def broken(*_):
+        raise KeyError("a mistake")
+
+    monkeypatch.setattr(session.decoding, "steps", broken)
+    with pytest.raises(KeyError, match="a mistake"):
+        session.find_similar()
+
+
 def test_labels_too_narrow_for_what_is_found_are_left_as_they_are():
     labels = np.zeros(LABELS.shape, np.uint8)
     labels[LABELS == 1] = 253

@@ -60,7 +60,8 @@ def test_an_object_is_carried_from_a_box_though_a_red_click_corrects_it(stack):
     s.clear()
     s.box((4, 16, 16), (4, 47, 47))
     s.click((4, 32, 96), positive=False)
-    assert carry(s)[-1].prompt == s.clicks[-1] and s.boxes[0] in [step.prompt for step in carry(s)]
+    steps = carry(s).steps
+    assert steps[-1].prompt == s.clicks[-1] and s.boxes[0] in [step.prompt for step in steps]
 
 
 def test_a_brighter_neighbour_that_touches_the_object_is_another_one():
@@ -100,9 +101,10 @@ def test_what_lies_behind_a_membrane_is_not_the_object_though_a_part_of_its_own_
 def test_carrying_is_one_step_for_undo(stack):
     s = Session(stack[0], MODEL, live=True)
     s.click((4, 32, 32))
-    steps = s.compute_propagate()
-    assert s.planes == ((4,),)  # nothing has changed yet
-    s.adopt(steps)
+    carried = s.compute_propagate()
+    assert s.planes == ((4,),) and not s.gaps  # nothing has changed yet
+    s.adopt_propagate(carried)
+    assert s.gaps.keys() == {(None, (4,)), ((4,), None)}
     s.undo()
     assert s.mask.any(axis=(1, 2)).tolist() == [z == 4 for z in range(9)]
     assert (s.labels > 0).sum() == 1024

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from napari_interformer.decoding import Steps
-    from napari_interformer.gaps import Ended
+    from napari_interformer.gaps import Carried, Ended
     from napari_interformer.geometry import Box
     from napari_interformer.image import Plane
     from napari_interformer.painting import Stroke
@@ -293,12 +293,12 @@ class Annotator:
         """Carry the object through the stack in the worker; `told` gets the planes before which it ends, and why."""
         ends: list[Ended] = []
 
-        def work() -> Steps:
+        def work() -> Carried:
             self._none_waits("propagate")  # here, since what was asked before is done by now
             return self.session.compute_propagate(progress=progress, cancelled=cancelled, ended=ends.append)
 
-        def then(steps: Steps) -> None:
-            self.session.adopt(steps)
+        def then(carried: Carried) -> None:
+            self.session.adopt_propagate(carried)
             told(ends)
 
         self.act(then, work)
@@ -496,7 +496,7 @@ class Annotator:
         self._changed()
 
     def _refuse(self, error: Exception) -> None:
-        if not isinstance(error, ValueError | TypeError | LookupError | OSError):
+        if not isinstance(error, ValueError | TypeError | NotEncodedError | OSError):
             log.error("%s", error, exc_info=error)  # ours to mend; the person gets a sentence all the same
         self._tell(sentence(error))
 
@@ -542,7 +542,7 @@ def answer(
     masks = session.masks_beside(clicks)
     try:
         return Answer(session.compute((*masks, *clicks)), ())
-    except (ValueError, LookupError):
+    except (ValueError, NotEncodedError):
         pass  # which ones? one at a time, the good ones before kept
     masks = session.masks_beside((*clicks, *former.values()))
     kept: list[Given] = []
@@ -554,7 +554,7 @@ def answer(
                 steps = session.compute((*masks, *kept, place), steps)
                 kept.append(place)
                 break
-            except (ValueError, LookupError) as error:
+            except (ValueError, NotEncodedError) as error:
                 refused.append((place, error))
                 if isinstance(error, NotEncodedError):
                     break  # it waits there

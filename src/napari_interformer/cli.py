@@ -302,7 +302,7 @@ def segment(
         output,
         np.asarray(session.labels),
         axes=planes.axes,
-        scale=planes.told_scale,
+        scale=planes.scale,
         unit=planes.unit,
         translation=planes.translation,
     )
@@ -395,12 +395,8 @@ def between_steps() -> Iterator[Callable[[], int]]:
             raise KeyboardInterrupt
         asked.append(number)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled(ask, signal.SIGINT, signal.SIGTERM):
         yield lambda: asked[0] if asked else 0
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -1052,8 +1048,6 @@ def as_interrupt() -> Iterator[Callable[[], bool]]:
 
     Yields a function that returns whether it came. A second one is ignored, or it would interrupt the cleaning up.
     """
-    import threading
-
     came: list[int] = []
 
     def end(number: int, _: Any) -> None:
@@ -1061,14 +1055,24 @@ def as_interrupt() -> Iterator[Callable[[], bool]]:
             came.append(number)
             raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():  # no other may ask for signals
+    with handled(end, signal.SIGTERM):
         yield lambda: bool(came)
+
+
+@contextmanager
+def handled(handler: Callable[[int, Any], None], *numbers: signal.Signals) -> Iterator[None]:
+    """Let signals call a function meanwhile; outside of the main thread, which alone may ask for them, nothing changes."""
+    import threading
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
-    before = signal.signal(signal.SIGTERM, end)
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
-        yield lambda: bool(came)
+        yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 def what_is_kept(arguments: Sequence[str]) -> str:

@@ -561,6 +561,7 @@ class Decoding:
     def _inside(self, step: Step) -> Step:
         """Return a step without the padding of its mask."""
         box = step.box.intersect(Box.of(self.features.size))
+        box = Box(0, 0, 0, 0) if box.empty else box  # all of it in the padding
         return step if box == step.box else replace(step, box=box, mask=step.mask[: box.height, : box.width])
 
 

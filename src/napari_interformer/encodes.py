@@ -109,6 +109,7 @@ class Encodes:
             features.ready_planes()  # looks through a store, once: not in the window
             while undecided(features):
                 if job.unwanted(self._worker):
+                    planes.release()
                     return
                 job.cancelled.wait(SOON)
             self._worker.tell(partial(self._prepared, job, prepared, model, features))
@@ -142,17 +143,19 @@ class Encodes:
         """In the thread: encode what a job asks for, and report."""
         from napari_interformer.encoding import encode_tiles
 
-        for step in encode_tiles(
-            planes,
-            features,
-            model,
-            device=device,
-            first=lambda: job.wanted,
-            only=job.only,
-            cancelled=partial(job.unwanted, self._worker),
-        ):
-            self._worker.tell(partial(self._progressed, job, step))
-        planes.release()
+        try:
+            for step in encode_tiles(
+                planes,
+                features,
+                model,
+                device=device,
+                first=lambda: job.wanted,
+                only=job.only,
+                cancelled=partial(job.unwanted, self._worker),
+            ):
+                self._worker.tell(partial(self._progressed, job, step))
+        finally:
+            planes.release()
 
     def _prepared(
         self,

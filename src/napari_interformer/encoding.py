@@ -54,7 +54,7 @@ class Progress:
     Attributes
     ----------
     done, total : int
-        Tiles, those of earlier runs included.
+        Tiles of what was asked for, those of earlier runs included.
     plane : tuple of int
         The plane the tile belongs to.
     seconds_left : float

@@ -45,27 +45,15 @@ _TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 class ImageFile:
     """What a file holds: an array (lazy for TIFF and zarr), its axes, and the pixel size per axis, in seconds for time.
 
-    `untold` are the axes whose pixel size it does not give, for which `scale` has 1; `translation` is where the first
-    pixel lies, per axis.
+    `scale` has None for axes whose pixel size it does not give; `translation` is where the first pixel lies, per axis.
     """
 
     data: Any
     axes: str | None = None
     _: KW_ONLY
-    scale: tuple[float, ...] | None = None
+    scale: tuple[float | None, ...] | None = None
     unit: str | None = None
-    untold: tuple[int, ...] = ()
     translation: tuple[float, ...] | None = None
-
-    @property
-    def told_scale(self) -> tuple[float | None, ...] | None:
-        """The pixel size per axis as `write_labels` takes it: None where the file does not give it."""
-        return told_scale(self.scale, self.untold)
-
-
-def told_scale(scale: Sequence[float] | None, untold: Sequence[int]) -> tuple[float | None, ...] | None:
-    """Return pixel sizes, with None for the axes whose size is not known."""
-    return None if scale is None else tuple(None if i in untold else size for i, size in enumerate(scale))
 
 
 def read_image(path: str | os.PathLike[str]) -> ImageFile:
@@ -169,7 +157,7 @@ def _read_tiff(path: Path) -> ImageFile:
             _check_planes(tiff, series, path)
         if shown := _SHOWN.get(series.keyframe.photometric):
             log.warning("%s is meant to be shown %s; its numbers are used as they are.", path.name, shown)
-        scale, unit, untold = _pixel_size(tiff, series.axes)
+        scale, unit = _pixel_size(tiff, series.axes)
         axes = series.axes
         if series.keyframe.photometric == tifffile.PHOTOMETRIC.MINISBLACK and "C" not in axes:
             alpha = tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA
@@ -187,7 +175,7 @@ def _read_tiff(path: Path) -> ImageFile:
     except Exception as error:
         tiff.close()
         raise error if isinstance(error, OSError) else _damaged(path, error) from error
-    return ImageFile(data, axes, scale=scale, unit=unit, untold=untold)
+    return ImageFile(data, axes, scale=scale, unit=unit)
 
 
 def frames_of(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries | None:
@@ -304,13 +292,8 @@ def _ratio(unit: str | None, other: str | None) -> float:
     return one.micrometers / another.micrometers if one and another else 1.0
 
 
-def _pixel_size(
-    tiff: tifffile.TiffFile, axes: str
-) -> tuple[tuple[float, ...] | None, str | None, tuple[int, ...]]:
-    """Return the pixel size per axis, its unit, and the axes without one, from OME, ImageJ or the resolution tags.
-
-    Time is in seconds.
-    """
+def _pixel_size(tiff: tifffile.TiffFile, axes: str) -> tuple[tuple[float | None, ...] | None, str | None]:
+    """Return the pixel size per axis (see `ImageFile`) and its unit, from OME, ImageJ or the resolution tags."""
     sizes: dict[str, float] = {}
     unit, interval = None, 0.0
     try:
@@ -348,9 +331,8 @@ def _pixel_size(
     if 0 < interval < math.inf:  # which many writers leave at 0
         sizes["T"] = interval
     if not sizes.keys() & set(axes):
-        return None, None, ()
-    untold = tuple(i for i, axis in enumerate(axes) if axis not in sizes)
-    return tuple(sizes.get(axis, 1.0) for axis in axes), _named(unit), untold
+        return None, None
+    return tuple(map(sizes.get, axes)), _named(unit)
 
 
 def _are_lengths(numbers: Iterable[float]) -> bool:
@@ -404,17 +386,20 @@ def _read_zarr(path: Path) -> ImageFile:
             )
         unit = axes[-1].get("unit") if axes else None
         units = [axis.get("unit") for axis in axes]
-        scale, translation = _place_of(level, image, data.ndim, units)
-        if scale is not None and not _are_lengths(scale):
-            log.warning("the pixel size of %s is not valid: %s", path.name, scale)
-            scale = translation = None
-        # What writers fill in who do not know.
-        untold = tuple(i for i, own in enumerate(units) if unit and not own and scale and scale[i] == 1)
+        lengths, translation = _place_of(level, image, data.ndim, units)
+        if lengths is not None and not _are_lengths(lengths):
+            log.warning("the pixel size of %s is not valid: %s", path.name, lengths)
+            lengths = translation = None
+        scale: Any = lengths
+        if lengths is not None and unit:  # 1 without a unit is what writers fill in who do not know
+            scale = tuple(
+                length if own or length != 1 else None for length, own in zip(lengths, units, strict=True)
+            )
     except Exception as error:  # zarr's stores raise what they like, and metadata is anybody's
         raise OSError(
             f"{path.name} is not a readable zarr image ({brief(error)}): give the path of an array or an OME-Zarr image."
         ) from error
-    return ImageFile(data, letters or None, scale=scale, unit=unit, untold=untold, translation=translation)
+    return ImageFile(data, letters or None, scale=scale, unit=unit, translation=translation)
 
 
 def _letter(axis: Any) -> str:

@@ -555,7 +555,7 @@ class Form(QWidget):
             self.setup.show_open(False)
         tiles = len(features.tiles)
         self.bar.setRange(0, total * tiles)
-        self.bar.setValue(count * tiles if step is None else step.done)
+        self.bar.setValue(max(count * tiles, 0 if step is None else step.done))
         text = f"{count} of {total} planes" if features.leading else ("encoded" if count else "encoding")
         if step is not None and step.done < step.total:
             text += f", {_duration(step.seconds_left)} left"

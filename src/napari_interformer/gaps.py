@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from napari_interformer.image import Plane
 from napari_interformer.prompts import name_of, names_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from napari_interformer.decoding import Step
-    from napari_interformer.image import Plane
+    from napari_interformer.decoding import Step, Steps
     from napari_interformer.prompts import Mask
 
 MOST_TOLD = 4  # ends of an object; in time-lapses there may be two for each time
@@ -69,3 +69,15 @@ class Gap:
     ends: tuple[Ended, ...]
     settled: bool
     overwrite: bool
+
+
+Gaps = dict[
+    tuple[Plane | None, Plane | None], Gap
+]  # by the clicked planes around them; None stands for the ends of the stack
+
+
+class Carried(NamedTuple):
+    """An object that was carried through a stack: its steps, and the gaps that were filled."""
+
+    steps: Steps
+    gaps: Gaps

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from napari_interformer.files import ImageFile, brief, read_image, told_scale
+from napari_interformer.files import ImageFile, brief, read_image
 from napari_interformer.geometry import Box
 
 if TYPE_CHECKING:
@@ -55,13 +55,17 @@ class _Chunks:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._reading: dict[Any, threading.Lock] = {}
         self._planes: deque[tuple[int, ...]] = deque(maxlen=2)
         self._kept: OrderedDict[tuple[tuple[int, ...], Box], NDArray[Any]] = OrderedDict()
 
     def of(
         self, planes: tuple[slice, ...], box: Box, most: int, read: Callable[[], NDArray[Any]]
     ) -> NDArray[Any]:
-        """Return a chunk's pixels, read if they are not kept; the ones used last are, up to `most` bytes, and this one."""
+        """Return a chunk's pixels, read if they are not kept; the ones used last are, up to `most` bytes, and this one.
+
+        Whoever needs one that is kept does not wait for another one that is read, nor are two read by turns.
+        """
         plane = tuple(part.start for part in planes)
         key = plane, box
         with self._lock:
@@ -69,12 +73,24 @@ class _Chunks:
                 self._planes.append(plane)
                 for other in [other for other in self._kept if other[0] not in self._planes]:
                     del self._kept[other]  # before the next ones need room
-            if key not in self._kept:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+            mine = self._reading.setdefault(key, threading.Lock())
+        with mine:
+            with self._lock:
+                if key in self._kept:  # somebody else has read it meanwhile
+                    return self._kept[key]
                 while sum(pixels.nbytes for pixels in self._kept.values()) > most:
                     self._kept.popitem(last=False)
-                self._kept[key] = read()
-            self._kept.move_to_end(key)
-            return self._kept[key]
+            try:
+                pixels = read()
+                with self._lock:
+                    self._kept[key] = pixels
+            finally:
+                with self._lock:
+                    self._reading.pop(key, None)
+            return pixels
 
     def clear(self) -> None:
         """Keep none any more."""
@@ -106,12 +122,10 @@ class Planes:
         What becomes 0 and 255, for each of `channels`; "plane" takes percentiles of each plane.
     axes : str
         One letter per axis of `shape`.
-    scale : tuple of float, or None
-        Pixel size per axis of `shape`, in `unit`; 1 for axes whose size the image does not give, see `told_scale`.
+    scale : tuple of float or None, or None
+        Pixel size per axis of `shape`, in `unit`, and in seconds for T; None for axes whose size the image does not give.
     unit : str or None
         Such as "micrometer".
-    untold : tuple of int
-        Axes of `shape` whose pixel size the image does not give.
     translation : tuple of float, or None
         Where the first pixel lies, per axis of `shape`, in `unit`.
     colour : bool
@@ -127,11 +141,10 @@ class Planes:
     channels: tuple[int, ...]
     contrast: Limits | Literal["plane"]
     axes: str
-    scale: tuple[float, ...] | None = None
+    scale: tuple[float | None, ...] | None = None
     unit: str | None = None
     colour: bool = False
     on_disk: bool = False
-    untold: tuple[int, ...] = ()
     translation: tuple[float, ...] | None = None
     # What was learnt by reading; the same for all contrasts of an image.
     _known: dict[Any, Any] = field(default_factory=dict, repr=False)
@@ -193,9 +206,9 @@ class Planes:
         if isinstance(image, str | os.PathLike):
             found = read_image(image)
         else:
-            data = _finest(image)
+            found = ImageFile(_finest(image))
             # A viewer, which tells `rgb`, has a slider for every other axis, whatever its name.
-            found = ImageFile(data, _names(data) if rgb is None else None)
+            axes = _names(found.data) if axes is None and rgb is None else axes
         shape = _checked_shape(found.data)
         letters = _letters(axes, found.axes, shape)
         axis, colour = _channel_axis(shape, letters, channel_axis, rgb)
@@ -218,17 +231,14 @@ class Planes:
                 f"{list(chosen) if channels is None else channels!r}: choose with channels (in the shell, --channels)."
             )
         names = "".join(letter for i, letter in enumerate(letters) if i != axis)
-        if (axes is not None or {*"YX"} <= {*names}) and not names.endswith("YX"):
+        if axes is not None and not names.endswith("YX"):
             raise ValueError(
-                f"axes must end with Y and X, except for channels; got {letters!r}: move the axes with numpy.moveaxis."
+                f"axes must end with Y and X, except for channels; got {axes!r}: move the axes with numpy.moveaxis."
             )
         if not names.endswith("YX") or len(set(names)) < len(names) or set(names) & set(_UNNAMED):
             names = ("PRHTZYX" if len(names) > 4 else "TZYX")[-len(names) :]
         kept = [i for i in range(len(shape)) if i != axis]
-        scale, translation = (
-            None if told is None else tuple(told[i] for i in kept)
-            for told in (found.scale, found.translation)
-        )
+        scale, translation = found.scale, found.translation
         planes = cls(
             data=found.data,
             leading=spatial[:-2],
@@ -237,10 +247,9 @@ class Planes:
             channels=chosen,
             contrast="plane",
             axes=names,
-            scale=scale,
+            scale=None if scale is None else tuple(scale[i] for i in kept),
             unit=found.unit,
-            untold=tuple(i for i, there in enumerate(kept) if there in found.untold),
-            translation=translation,
+            translation=None if translation is None else tuple(translation[i] for i in kept),
             colour=colour,
             on_disk=isinstance(image, str | os.PathLike),
         )
@@ -295,11 +304,6 @@ class Planes:
     def shape(self) -> tuple[int, ...]:
         """Leading axes, Y and X."""
         return self.leading + self.size
-
-    @property
-    def told_scale(self) -> tuple[float | None, ...] | None:
-        """Pixel size per axis of `shape` as `write_labels` takes it: None where the image does not give it."""
-        return told_scale(self.scale, self.untold)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -671,11 +675,9 @@ def _channel_axis(
 
 
 def _names(array: Any) -> str | None:
-    """Return the axes that an array of xarray names, one letter each; None if it does not, or with words."""
-    names = getattr(array, "dims", ())
-    return (
-        "".join(names) if names and all(isinstance(name, str) and len(name) == 1 for name in names) else None
-    )
+    """Return the axes of an array of xarray, one letter each; None if they have longer names, or it has none."""
+    names = "".join(map(str, getattr(array, "dims", ()))).upper()
+    return names if len(names) == len(getattr(array, "shape", ())) and {*"YX"} <= {*names} else None
 
 
 def _looks_coloured(shape: tuple[int, ...]) -> bool:

@@ -117,7 +117,7 @@ class Source:
             file = read_image(path) if path else None
         except (OSError, ValueError):
             return None
-        scale = None if file is None else file.told_scale
+        scale = None if file is None else file.scale
         if file is None or scale is None or tuple(file.data.shape) != shape:
             return None
         left_out = len(shape) - 1 if self.image.rgb else self.axis
@@ -199,6 +199,12 @@ class _Stack:
         self.arrays = arrays
         self.shape = (len(arrays), *arrays[0].shape)
         self.dtype = np.result_type(*(array.dtype for array in arrays))
+
+    @property
+    def chunks(self) -> tuple[Any, ...] | None:
+        """Lengths of the first array's chunks per axis, so that large ones are read once; None where it has none."""
+        chunks = getattr(self.arrays[0], "chunks", None)
+        return None if chunks is None else (1, *chunks)
 
     def __getitem__(self, key: tuple[Any, ...]) -> NDArray[Any]:
         channel, *rest = key

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from napari_interformer.decoding import Decoder, Step
     from napari_interformer.features import Features
-    from napari_interformer.gaps import Ended
+    from napari_interformer.gaps import Carried, Ended, Gaps
     from napari_interformer.geometry import BoolMask
     from napari_interformer.image import ImageLike, Plane, Planes
     from napari_interformer.painting import LabelArray, Stroke
@@ -282,7 +282,7 @@ class Session:
         self._past: list[_Change] = []
         self._future: list[_Change] = []
         # What `volume.carry` found between two planes with clicks, or beyond the outermost.
-        self.gaps: dict[tuple[Plane | None, Plane | None], Gap] = {}
+        self.gaps: Gaps = {}
         self._highest = highest_label(target) if highest is None else highest
         self._label = self._highest + 1
 
@@ -763,11 +763,30 @@ class Session:
         cancelled: Callable[[], bool] | None = None,
         ended: Callable[[Ended], None] | None = None,
     ) -> list[tuple[Plane, Box]]:
-        """Carry the object from the planes with clicks through their neighbours (see `volume.carry`).
+        """Carry the object from the planes with clicks through their neighbours, along Z or time; one step for `undo`.
 
-        This is one step for `undo`. `ended` gets each plane before which the object ends, and why. Returns what changed.
+        Parameters
+        ----------
+        progress : callable, optional
+            Called with (planes done, planes at most).
+        cancelled : callable, optional
+            Called before each plane, to ask whether to stop; what is done by then is kept.
+        ended : callable, optional
+            Called with every plane before which the object ends although the stack continues, and why.
+
+        Returns
+        -------
+        list of (plane, Box)
+            Where the object changed, as of `adopt`.
+
+        Raises
+        ------
+        ValueError
+            If the image is a single plane, T comes after Z in its axes, or the object has no prompts; nothing changes.
         """
-        return self.adopt(self.compute_propagate(progress=progress, cancelled=cancelled, ended=ended))
+        return self.adopt_propagate(
+            self.compute_propagate(progress=progress, cancelled=cancelled, ended=ended)
+        )
 
     def compute_propagate(
         self,
@@ -775,11 +794,17 @@ class Session:
         progress: Callable[[int, int], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
         ended: Callable[[Ended], None] | None = None,
-    ) -> Steps:
-        """Carry the object without changing it; safe to call from a worker thread, for `adopt`."""
+    ) -> Carried:
+        """Carry the object as `propagate` does without changing it; safe to call from a worker, for `adopt_propagate`."""
         from napari_interformer.volume import carry  # it builds on sessions, and loads SciPy
 
         return carry(self, progress=progress, cancelled=cancelled, ended=ended)
+
+    def adopt_propagate(self, carried: Carried) -> list[tuple[Plane, Box]]:
+        """Take over what `compute_propagate` returned; returns what `propagate` does."""
+        changed = self.adopt(carried.steps)
+        self.gaps.update(carried.gaps)
+        return changed
 
     # ------------------------------------------------------------------------------------ objects
 

@@ -18,7 +18,7 @@ from skimage.feature import peak_local_max
 from napari_interformer.appearance import NEAR, Appearance, pixels_of, values_of
 from napari_interformer.geometry import Box
 from napari_interformer.painting import objects_on
-from napari_interformer.prompts import Click, Mask
+from napari_interformer.prompts import Click, Mask, NotEncodedError
 from napari_interformer.scales import shrunk
 from napari_interformer.simulate import depth
 
@@ -124,7 +124,7 @@ def search(
             progress(count, len(places))
         try:
             (step,) = session.decoding.steps((Click(plane, int(y), int(x)),), size)
-        except (ValueError, LookupError):  # no value there, or not encoded
+        except (ValueError, NotEncodedError):  # no value there, or not encoded
             continue
         steady = step.view.steadiness
         if smallest <= np.count_nonzero(step.mask) <= largest and steady >= STEADY:

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.ndimage import binary_opening, distance_transform_edt, label
 
 from napari_interformer.appearance import NEAR, Appearance, pixels_of, shown, values_of
-from napari_interformer.gaps import Ended, Gap, Reason
+from napari_interformer.gaps import Carried, Ended, Gap, Reason
 from napari_interformer.geometry import Box, cut, line
 from napari_interformer.prompts import BoxPrompt, Click, Mark, Mask
 from napari_interformer.simulate import depth, iou
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_interformer.decoding import Step, Steps
+    from napari_interformer.decoding import Step
+    from napari_interformer.gaps import Gaps
     from napari_interformer.geometry import BoolMask
     from napari_interformer.image import Plane
     from napari_interformer.prompts import Prompt
@@ -93,7 +94,7 @@ def carry(
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
     ended: Callable[[Ended], None] | None = None,
-) -> Steps:
+) -> Carried:
     """Compute the current object on the planes beside those with clicks, along the last leading axis.
 
     That axis may be depth or time. In (T, Z, Y, X), an object is carried along Z at each time that has a click.
@@ -101,8 +102,8 @@ def carry(
     Parameters
     ----------
     session : Session
-        With a current object, which is not changed. The session remembers what was carried: as long as the clicks on the
-        planes on either side of a gap stay the same, nothing is decoded there again.
+        With a current object; nothing of it changes. As long as the clicks on the planes on either side of one of its `gaps`
+        stay the same, nothing is decoded there again.
     progress : callable, optional
         Called with (planes done, planes at most).
     cancelled : callable, optional
@@ -112,8 +113,8 @@ def carry(
 
     Returns
     -------
-    tuple of Step
-        For `Session.adopt`: the clicks as they were, and one mask per plane that the object was carried to.
+    Carried
+        For `Session.adopt_propagate`: the clicks as they were, one mask per plane that the object was carried to, and the gaps.
 
     Raises
     ------
@@ -146,6 +147,7 @@ def carry(
         if mask.plane in sources or mask.plane[:-1] not in stacks
     ]
     most, done = leading[-1] * len(stacks) - len(sources), 0
+    gaps: Gaps = {}
 
     def told(planes: int) -> None:
         nonlocal done
@@ -166,15 +168,16 @@ def carry(
                 ends = tuple(front.ended for front in fronts if front.ended is not None)
                 settled = not any(end.reason in (Reason.NOT_ENCODED, Reason.OCCUPIED) for end in ends)
                 settled = settled and not (cancelled is not None and cancelled())
-                gap = session.gaps[before, after] = Gap(steps, masks, ends, settled, session.overwrite)
+                gap = Gap(steps, masks, ends, settled, session.overwrite)
             else:
                 told(len(gap.masks))
+            gaps[before, after] = gap
             carried += gap.masks
             for end in gap.ends:
                 log.info("%s", end)
                 if ended is not None:
                     ended(end)
-    return session.compute((*carried, *given))
+    return Carried(session.compute((*carried, *given)), gaps)
 
 
 def _fill(
