@@ -314,10 +314,10 @@ def families(path: Path) -> None:
 
 def overlay(path: Path) -> None:
     """Take the picture that the headless demo leaves."""
-    from napari_interformer.cli import headless_demo
+    from napari_interformer.demo import run_headless
 
     with tempfile.TemporaryDirectory() as folder:
-        headless_demo(Path(folder))
+        run_headless(Path(folder))
         save(np.asarray(Image.open(Path(folder) / "overlay.png")), path)
 
 

@@ -13,10 +13,10 @@ from napari_interformer import cli
 from napari_interformer.benchmark import (
     TOLD_AFTER,
     BenchmarkConfig,
-    RandomWalkerAnnotator,
+    RandomWalkerClicker,
     Result,
     Trial,
-    WatershedAnnotator,
+    WatershedClicker,
     choose,
     drawn_box,
     measure,
@@ -108,14 +108,14 @@ def test_noc_is_the_first_click_at_the_threshold_and_the_limit_where_never():
     assert result.curve(3) == pytest.approx([(0.5 + 0.1) / 2, (0.82 + 0.1) / 2, (0.79 + 0.1) / 2])
 
 
-@pytest.mark.parametrize("method", [WatershedAnnotator, RandomWalkerAnnotator])
+@pytest.mark.parametrize("method", [WatershedClicker, RandomWalkerClicker])
 def test_the_baselines_find_an_object_with_sharp_edges(method):
     noisy = np.clip(IMAGE + np.random.default_rng(0).normal(20, 5, IMAGE.shape), 0, 255).astype(np.uint8)
     report = measure([replace(SAMPLE, image=noisy)], {"m": method}, replace(CONFIG, objects=2))
     assert report.results[0].summary(CONFIG)["NoC@85"] <= 5
 
 
-@pytest.mark.parametrize("method", [WatershedAnnotator, RandomWalkerAnnotator])
+@pytest.mark.parametrize("method", [WatershedClicker, RandomWalkerClicker])
 def test_the_image_border_is_no_background_for_the_baselines(method):
     image = np.full((60, 60), 20, np.uint8)
     image[:30, :20] = 200  # cut by two sides of the image, and its background lies within the window
@@ -126,7 +126,7 @@ def test_the_image_border_is_no_background_for_the_baselines(method):
     assert (mask & (image > 100)).sum() > 0.9 * (image > 100).sum()
 
 
-@pytest.mark.parametrize("method", [WatershedAnnotator, RandomWalkerAnnotator])
+@pytest.mark.parametrize("method", [WatershedClicker, RandomWalkerClicker])
 def test_the_baselines_obey_their_own_clicks_and_survive_a_constant_image(method):
     annotator = method(np.full((40, 40), 7, np.uint8))
     annotator.begin()

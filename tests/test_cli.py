@@ -16,7 +16,7 @@ import tifffile
 import zarr
 
 from conftest import blobs
-from napari_interformer import cli
+from napari_interformer import cli, segmenting, terminal
 from napari_interformer.geometry import Box
 from napari_interformer.options import options_of
 
@@ -96,7 +96,7 @@ def test_the_picture_is_written_though_nobody_listens_to_what_is_printed(
 
     tifffile.imwrite(tmp_path / "blobs.tif", blobs()[0])
     monkeypatch.setattr("napari_interformer.load_model", lambda _: blob_model)
-    monkeypatch.setattr(cli, "report", closed)
+    monkeypatch.setattr(segmenting, "report", closed)
     labels, overlay = tmp_path / "l.tif", tmp_path / "o.png"
     arguments = ("--click", "30,30", "--device", "cpu", "-o", labels, "--overlay", overlay)
     assert run("segment", tmp_path / "blobs.tif", *arguments) == 1
@@ -166,7 +166,7 @@ def test_planes_too_large_to_search_are_refused_before_they_are_encoded(
     import napari_interformer as ni
 
     monkeypatch.setattr(ni, "load_model", lambda *_, **__: blob_model)
-    monkeypatch.setattr("napari_interformer.similar.MOST", 2_000_000)
+    monkeypatch.setattr("napari_interformer.segmenting.MOST", 2_000_000)
     tifffile.imwrite(tmp_path / "wide.tif", np.zeros((1500, 2000), np.uint8))
     command = ("segment", tmp_path / "wide.tif", "--click", "20,20", "--similar")
     assert run(*command, "-o", tmp_path / "l.tif", "--features", tmp_path / "f.zarr") == 1
@@ -789,12 +789,12 @@ def test_a_batch_system_that_ends_it_is_told_what_is_kept_and_nothing_half_done_
 
 def test_a_second_sigterm_does_not_end_the_cleaning_up() -> None:
 
-    with cli.as_interrupt() as ended:
+    with terminal.as_interrupt() as ended:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
         assert ended()
-        with cli.between_steps() as asked:  # training asks for itself
+        with terminal.between_steps() as asked:  # training asks for itself
             signal.raise_signal(signal.SIGTERM)
             assert asked()
 
@@ -803,7 +803,7 @@ def test_other_threads_than_the_main_one_leave_signals_alone() -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     def stopped() -> int | bool:
-        with cli.as_interrupt() as ended, cli.between_steps() as asked:
+        with terminal.as_interrupt() as ended, terminal.between_steps() as asked:
             return asked() or ended()
 
     with ThreadPoolExecutor(1) as threads:
@@ -849,9 +849,9 @@ def test_progress_that_goes_to_a_file_takes_few_lines(
 
 
 def test_durations_read_as_people_say_them() -> None:
-    assert cli.duration(61) == "1 min 01 s"
-    assert cli.duration(3 * 3600 + 120) == "3 h 02 min"
-    assert cli.duration(float("inf")) == "unknown time"
+    assert terminal.duration(61) == "1 min 01 s"
+    assert terminal.duration(3 * 3600 + 120) == "3 h 02 min"
+    assert terminal.duration(float("inf")) == "unknown time"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -887,7 +887,7 @@ def test_training_that_is_interrupted_keeps_its_state_and_says_so(
 
 
 def test_asking_twice_ends_work_at_once() -> None:
-    with pytest.raises(KeyboardInterrupt), cli.between_steps() as asked:
+    with pytest.raises(KeyboardInterrupt), terminal.between_steps() as asked:
         assert not asked()
         signal.raise_signal(signal.SIGTERM)
         assert asked()

@@ -110,7 +110,7 @@ def test_a_window_holds_a_pixel_of_its_object(left, top, width, height, seed):
 def test_synthetic_images_are_made_by_processes_that_end_though_they_are_deaf():
     """In a process of its own, which the shell's handlers leave deaf: a hang must end with the test."""
     script = (
-        "from dataclasses import replace\nfrom napari_interformer.cli import between_steps\n"
+        "from dataclasses import replace\nfrom napari_interformer.terminal import between_steps\n"
         "from napari_interformer.crops import synthetic_pictures\n"
         "from napari_interformer.train import TrainConfig\n"
         "config = TrainConfig(synthetic_images=18, crop_sizes=(32,), workers=2)\n"

@@ -42,7 +42,6 @@ log = logging.getLogger(__name__)
 
 UNMAGNIFIED = 0.3  # of the small objects: so a session sees them at the first click
 WARMUP = 20  # steps until the learning rate is the one that was asked for
-ROOM = 1.4  # a window's side relative to its object's, at least
 
 
 @dataclass(frozen=True)
@@ -345,7 +344,7 @@ def _window(model: InterFormer, seen: Box, size: tuple[int, int], rng: np.random
     for start, stop, length in ((seen.left, seen.right, size[1]), (seen.top, seen.bottom, size[0])):
         most = rounded_up(length)
         side = model.config.click_window
-        while side < ROOM * seen.extent and side < model.config.window:
+        while side < model.config.zoom_expansion * seen.extent and side < model.config.window:
             side *= 2
         side = min(side, most)
         reach = max(0, side - (stop - start)) / 4

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from napari_interformer.files import of_system
-from napari_interformer.prompts import Click, NotEncodedError, in_order, names_of
+from napari_interformer.prompts import Click, NotEncodedError, in_order, planes_are
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -330,8 +330,8 @@ class Annotator:
                 count, kinds = len(self.waiting), {type(click) for click in self.waiting}
                 what = "click" if kinds == {Click} else "prompt"
                 self._tell(
-                    f"{count} {what}{'s were' if count > 1 else ' was'} taken back: {_planes(self.waiting)} not encoded, and "
-                    "encoding was stopped; click there again to encode it."
+                    f"{count} {what}{'s were' if count > 1 else ' was'} taken back: {planes_are(self.waiting)} not encoded, "
+                    "and encoding was stopped; click there again to encode it."
                 )
                 self._wait_for(())
                 self._forget_undone()
@@ -521,7 +521,7 @@ class Annotator:
     def _none_waits(self, name: str) -> None:
         if self.waiting:
             raise ValueError(
-                f"{name.capitalize()} needs an answer to every click; {_planes(self.waiting)} still being encoded: wait for "
+                f"{name.capitalize()} needs an answer to every click; {planes_are(self.waiting)} still being encoded: wait for "
                 "that, or undo those clicks."
             )
 
@@ -588,12 +588,6 @@ def merge(current: Sequence[Given], before: Sequence[Given], after: Sequence[Giv
     removed, added = Counter(before) - Counter(after), Counter(after) - Counter(before)
     kept = [click for click in current if not _take(removed, click)]
     return (*kept, *(click for click in after if _take(added, click)))
-
-
-def _planes(clicks: Iterable[Given]) -> str:
-    """Name the planes that clicks are on, with the verb: "plane 3 is"."""
-    planes = sorted({click.plane for click in clicks})
-    return "the image is" if planes == [()] else f"{names_of(planes)} {'is' if len(planes) == 1 else 'are'}"
 
 
 def sentence(error: Exception) -> str:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("all", "training", "validation")
 TOLD_AFTER = (1, 3, 5, 10)  # clicks, for the mean IoU in the report; the command's help names them, too
+WORST = 24  # objects on the contact sheet
 SPECK = 16  # pixels; in labels of microscopy, what is smaller is often none
 
 
@@ -133,7 +134,7 @@ class BenchmarkConfig:
 Clicked = tuple[int, int, bool]  # y, x, positive
 
 
-class Annotator(Protocol):
+class Clicker(Protocol):
     """A way to segment one image by clicks."""
 
     def begin(self) -> None:
@@ -144,15 +145,15 @@ class Annotator(Protocol):
 
 
 @runtime_checkable
-class BoxAnnotator(Annotator, Protocol):
+class BoxClicker(Clicker, Protocol):
     """One that can also start with a box."""
 
     def box(self, box: Box) -> NDArray[np.bool_]:
         """Answer a box drawn around the object with the object's mask (Y, X)."""
 
 
-# Image to annotator; whatever depends on the image alone is done here, and timed separately.
-Method = Callable[["NDArray[Any]"], Annotator]
+# Image to clicker; whatever depends on the image alone is done here, and timed separately.
+Method = Callable[["NDArray[Any]"], Clicker]
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ class Result:
 # ----------------------------------------------------------------------------------------------- methods
 
 
-class InterFormerAnnotator:
+class InterFormerClicker:
     """Our model, through the session that the window uses."""
 
     def __init__(self, image: NDArray[Any], model: InterFormer, device: str = "cpu") -> None:
@@ -287,7 +288,7 @@ class _Seeded:
         m = self.margin
         wish = Box(min(columns) - m, min(rows) - m, max(columns) + m + 1, max(rows) + m + 1)
         box = wish.intersect(Box.of(self.size))
-        seeds = np.zeros((box.height, box.width), np.int32)
+        seeds = np.zeros(box.shape, np.int32)
         for cut, side in (
             (box.top > wish.top, np.s_[0]),
             (box.bottom < wish.bottom, np.s_[-1]),
@@ -309,7 +310,7 @@ class _Seeded:
         raise NotImplementedError
 
 
-class WatershedAnnotator(_Seeded):
+class WatershedClicker(_Seeded):
     """Seeded watershed on the gradient magnitude (scikit-image)."""
 
     def fill(self, box: Box, seeds: NDArray[np.int32]) -> NDArray[np.integer]:
@@ -317,7 +318,7 @@ class WatershedAnnotator(_Seeded):
         return np.asarray(watershed(self.edges[box.slices], seeds))
 
 
-class RandomWalkerAnnotator(_Seeded):
+class RandomWalkerClicker(_Seeded):
     """Random walker from the seeds (scikit-image)."""
 
     margin = 32
@@ -334,9 +335,9 @@ class RandomWalkerAnnotator(_Seeded):
 
 def methods(config: BenchmarkConfig, model: InterFormer, device: str = "cpu") -> dict[str, Method]:
     """Return the methods to run, by name."""
-    chosen: dict[str, Method] = {"InterFormer": lambda image: InterFormerAnnotator(image, model, device)}
+    chosen: dict[str, Method] = {"InterFormer": lambda image: InterFormerClicker(image, model, device)}
     if config.baselines:
-        chosen |= {"seeded watershed": WatershedAnnotator, "random walker": RandomWalkerAnnotator}
+        chosen |= {"seeded watershed": WatershedClicker, "random walker": RandomWalkerClicker}
     return chosen
 
 
@@ -386,11 +387,11 @@ def measure(
         labels = objects_of(sample, config)
         for name, method in methods.items():
             began = time.perf_counter()
-            annotator = method(sample.image)
+            clicker = method(sample.image)
             spent = time.perf_counter() - began
             results[name].encoded.append((sample.kind, spent, sample.labels.size / 1e6))
             for label in labels:
-                results[name].trials.append(attempt(annotator, sample, label, config))
+                results[name].trials.append(attempt(clicker, sample, label, config))
         if progress is not None:
             progress(done, len(samples))
     if not any(result.trials for result in results.values()):
@@ -414,22 +415,22 @@ def objects_of(sample: Sample, config: BenchmarkConfig) -> list[int]:
     return [int(label) for label in labels]
 
 
-def attempt(annotator: Annotator, sample: Sample, label: int, config: BenchmarkConfig) -> Trial:
+def attempt(clicker: Clicker, sample: Sample, label: int, config: BenchmarkConfig) -> Trial:
     """Click on one object until it is done."""
     target = sample.labels == label
     mask = np.zeros_like(target)
-    box = drawn_box(sample, label, config) if isinstance(annotator, BoxAnnotator) else None
+    box = drawn_box(sample, label, config) if isinstance(clicker, BoxClicker) else None
     ious: list[float] = []
     clicks: list[Clicked] = []
     seconds = 0.0
     enough = config.until or max(config.thresholds)
-    annotator.begin()
+    clicker.begin()
     while len(ious) < config.max_clicks and (not ious or ious[-1] < enough):
         given = box if box is not None and not ious else next_click(mask, target, ignore=sample.ignore)
         if given is None:
             break
         began = time.perf_counter()
-        mask = answer(annotator, given)
+        mask = answer(clicker, given)
         seconds += time.perf_counter() - began
         if not isinstance(given, Box):
             clicks.append(given)
@@ -437,12 +438,12 @@ def attempt(annotator: Annotator, sample: Sample, label: int, config: BenchmarkC
     return Trial(sample.name, sample.kind, label, tuple(ious), tuple(clicks), seconds, box)
 
 
-def answer(annotator: Annotator, given: Box | Clicked) -> NDArray[np.bool_]:
-    """Return an annotator's mask after a box or a click."""
+def answer(clicker: Clicker, given: Box | Clicked) -> NDArray[np.bool_]:
+    """Return an clicker's mask after a box or a click."""
     if not isinstance(given, Box):
-        return annotator.click(*given)
-    assert isinstance(annotator, BoxAnnotator)
-    return annotator.box(given)
+        return clicker.click(*given)
+    assert isinstance(clicker, BoxClicker)
+    return clicker.box(given)
 
 
 FARTHEST = 2.5  # sigma; nobody is off by more
@@ -560,7 +561,7 @@ class Report:
         axes.legend(frameon=False)
         figure.savefig(path, dpi=120)
 
-    def contact_sheet(self, path: str | Path, annotate: Method, count: int = 24) -> None:
+    def contact_sheet(self, path: str | Path, annotate: Method) -> None:
         """Show the first method's worst objects: truth green, mask magenta, clicks as dots, a box as a frame."""
         from matplotlib.figure import Figure
         from matplotlib.patches import Rectangle
@@ -572,7 +573,7 @@ class Report:
                 -(t.clicks_to(threshold, self.config.max_clicks) or math.inf),
                 t.iou_after(len(t.ious)),
             ),
-        )[:count]
+        )[:WORST]
         by_name = {sample.name: sample for sample in self.samples}
         annotators = {name: annotate(by_name[name].image) for name in {trial.image for trial in worst}}
         columns = 6
@@ -583,10 +584,10 @@ class Report:
         for axes, trial in zip(grid.flat, worst, strict=False):
             sample = by_name[trial.image]
             target = sample.labels == trial.label
-            annotator = annotators[trial.image]
-            annotator.begin()
+            clicker = annotators[trial.image]
+            clicker.begin()
             for given in trial.given:
-                mask = answer(annotator, given)
+                mask = answer(clicker, given)
             box = Box.around(target | mask)
             box = box.grown(12, 12).intersect(Box.of(target.shape))
             picture = Planes.of(sample.image).read((), box).astype(np.uint8)

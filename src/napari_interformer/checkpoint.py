@@ -106,6 +106,11 @@ def load_model(source: str | Path | None = None, device: str | torch.device = "c
     device : str
         Where to put it: "cpu", "cuda", "mps" or "auto".
 
+    Returns
+    -------
+    InterFormer
+        In evaluation mode.
+
     Raises
     ------
     FileNotFoundError
@@ -113,7 +118,9 @@ def load_model(source: str | Path | None = None, device: str | torch.device = "c
     TypeError
         If `source` is neither text nor a path.
     ValueError
-        If the file is not a checkpoint, is cut short, holds code or lacks tensors.
+        If the file is not a checkpoint, is cut short, holds code or lacks tensors, or the device is not on this machine.
+    OSError
+        If it cannot be read.
     """
     if source is not None and not isinstance(source, str | os.PathLike):
         raise TypeError(
@@ -168,6 +175,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     ------
     ValueError
         If it is not a checkpoint, is cut short, or holds more than tensors and plain values.
+    OSError
+        If it cannot be read.
     """
     path = Path(path)
     with path.open("rb") as file:
@@ -193,6 +202,11 @@ def save_model(
         Where the weights come from; shown when the file is read.
     half : bool
         Store weights in half precision, for a file of half the size.
+
+    Returns
+    -------
+    Path
+        The path.
 
     Raises
     ------

@@ -1,21 +1,18 @@
 """The command line: options go in, one call into the library follows, a sentence comes out.
 
-Only this module prints. Results go to standard output; progress and errors go to standard error. Exit codes: 0 done,
-1 it failed, 2 wrong use of the command, 130 interrupted, 143 ended by a batch system (SIGTERM). Heavy imports are
-inside the commands, so that ``--help`` answers at once.
+Only the modules of the command line print: this one, `segmenting`, `demo` and `terminal`. Results go to standard
+output; progress and errors go to standard error. Exit codes: 0 done, 1 it failed, 2 wrong use of the command, 130
+interrupted, 143 ended by a batch system (SIGTERM). Heavy imports are inside the commands, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import re
 import shlex
 import signal
-import subprocess
 import sys
-from collections import Counter
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -38,19 +35,23 @@ from napari_interformer.options import (
     object_of,
     store_of,
     tile_of,
-    typed,
+)
+from napari_interformer.terminal import (
+    as_interrupt,
+    bar,
+    between_steps,
+    count,
+    duration,
+    first_process,
+    show,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from napari_interformer.features import Features
-    from napari_interformer.gaps import Ended
     from napari_interformer.geometry import Box
-    from napari_interformer.image import Contrast, Plane, Planes
-    from napari_interformer.model import InterFormer
+    from napari_interformer.image import Contrast, Plane
     from napari_interformer.prompts import BoxPrompt, Given, Mark
-    from napari_interformer.session import Session
     from napari_interformer.train import Progress
 
     EncodePart = Callable[[Sequence[tuple[Plane, Box]]], None]
@@ -95,7 +96,9 @@ def app(debug: bool) -> None:
     "--scheduler", metavar="ADDRESS", help="Address of a Dask cluster to do the work: tcp://HOST:PORT."
 )
 @click.option(
-    "--jobqueue", help="Batch system to start Dask workers with: slurm, pbs, sge, lsf, htcondor, oar, moab."
+    "--jobqueue",
+    metavar="NAME",
+    help="Batch system to start Dask workers with, such as slurm, pbs, lsf or sge.",
 )
 @click.option(
     "--workers",
@@ -259,6 +262,7 @@ def segment(
     import numpy as np
 
     import napari_interformer as ni
+    from napari_interformer import segmenting as steps
     from napari_interformer.files import LABEL_FILES, check_labels_file, write_labels
     from napari_interformer.image import Planes
     from napari_interformer.store import located
@@ -273,31 +277,31 @@ def segment(
     planes = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast)
     check_labels_file(output, planes.shape)
     for number, one in enumerate(everything, 1):
-        check_object(number, one, planes)
+        steps.check_object(number, one, planes)
     if prompts is not None:
-        check_prompts(prompts, image, planes)
+        steps.check_prompts(prompts, image, planes)
     if propagate and not planes.leading:
         raise ValueError(
             f"--propagate needs a stack; {image.name} has a single plane: leave --propagate out."
         )
     if similar:
-        check_searchable(image, planes)
+        steps.check_searchable(image, planes)
     network = ni.load_model(model)
-    planes, encoded = open_features(features, planes, network, contrast)
+    planes, encoded = steps.open_features(features, planes, network, contrast)
     if propagate or prompts:
-        encode_shown(planes, encoded, network, device)
+        steps.encode_shown(planes, encoded, network, device)
     session = ni.Session(encoded, network, object_size=object_size)
-    encode_part = partial(encode_shown, planes, encoded, network, device)
+    encode_part = partial(steps.encode_shown, planes, encoded, network, device)
     without: dict[int, str] = {}  # objects that got no pixel, and why
     if prompts is not None:
-        replay(session, prompts, propagate, without)
+        steps.replay(session, prompts, propagate, without)
     for one in everything:
         for prompt in one:
-            give(session, prompt, encode_part)
+            steps.give(session, prompt, encode_part)
         if propagate:
-            propagate_shown(session)
-        commit(session, without)
-    wrong = similar_ones(session, propagate, encode_part) if similar else None
+            steps.propagate_shown(session)
+        steps.commit(session, without)
+    wrong = steps.similar_ones(session, propagate, encode_part) if similar else None
     write_labels(
         output,
         np.asarray(session.labels),
@@ -309,9 +313,11 @@ def segment(
     if overlay is not None:
         from napari_interformer.picture import write_picture
 
-        write_picture(overlay, planes, session, everything[0][0].plane if everything else busiest(session))
+        write_picture(
+            overlay, planes, session, everything[0][0].plane if everything else steps.busiest(session)
+        )
     # Only now: who reads what is printed may stop listening after a line.
-    report(session, without)
+    steps.report(session, without)
     click.echo(f"labels: {output}")
     if overlay is not None:
         click.echo(f"picture: {overlay}")
@@ -380,23 +386,6 @@ def train(ctx: click.Context, /, folder: Path, output: Path, only_adapt: bool, *
         from napari_interformer.checkpoint import read_checkpoint
 
         tell_model(folder, saved, int(read_checkpoint(saved).notes["kept"]), settings)
-
-
-@contextmanager
-def between_steps() -> Iterator[Callable[[], int]]:
-    """Let Ctrl+C, or a batch system's SIGTERM, stop work between two steps, where its state can be saved; a second one at once.
-
-    Yields a function that returns the signal that came, or 0.
-    """
-    asked: list[int] = []
-
-    def ask(number: int, _: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    with handled(ask, signal.SIGINT, signal.SIGTERM):
-        yield lambda: asked[0] if asked else 0
 
 
 @contextmanager
@@ -553,368 +542,17 @@ def convert(source: Path, output: Path) -> None:
 )
 def demo(headless: bool, output: Path) -> None:
     """Open napari with a sample ready to click on; without a display, do the same headless."""
+    from napari_interformer.demo import open_window, run_headless, why_no_window
+
     reason = "--headless was given" if headless else why_no_window()
     if reason is None:
         open_window()
         return
     click.echo(f"No window ({reason}): running without one.")
-    headless_demo(output)
+    run_headless(output)
 
 
-# ------------------------------------------------------------------------------------------ the demo
-
-
-def why_no_window() -> str | None:
-    """Return why napari cannot open a window here, or None if it can."""
-    import importlib.util
-
-    if importlib.util.find_spec("napari") is None:
-        return "napari is not installed: pip install 'napari-interformer[all]'"
-    on_linux = sys.platform.startswith("linux")
-    if on_linux and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        return "there is no display"
-    # Qt ends the whole process when a system library is missing, so another process tries first.
-    probe = "from qtpy.QtWidgets import QApplication; QApplication([])"
-    if subprocess.run([sys.executable, "-c", probe], capture_output=True, check=False).returncode:
-        return "Qt could not open the display"
-    return None
-
-
-def open_window() -> None:
-    """Open napari with the 2-D sample and the plugin's panel; return when the window is closed."""
-    import napari  # noqa: TID251 - the demo is the window
-
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Qt lets Python hear of a signal only when it has time
-    viewer = napari.Viewer(title="napari-interformer demo")
-    viewer.open_sample(NAME, "cells")
-    viewer.window.add_plugin_dock_widget(NAME)
-    click.echo("Press Encode, then click on a cell. A right click is a negative click; C commits the object.")
-    napari.run()
-
-
-def headless_demo(folder: Path, objects: int = 12, clicks: int = 3) -> None:
-    """Segment some cells of the sample with simulated clicks, and leave the labels and a picture in `folder`."""
-    import time
-
-    import numpy as np
-
-    import napari_interformer as ni
-    from napari_interformer.files import write_labels
-    from napari_interformer.image import Planes
-    from napari_interformer.picture import write_picture
-    from napari_interformer.samples import cells
-    from napari_interformer.simulate import iou, next_click
-
-    folder.mkdir(parents=True, exist_ok=True)
-    image, truth = cells()
-    planes = Planes.of(image)
-    model = ni.load_model()
-    began = time.perf_counter()
-    features = ni.encode(planes, model)
-    click.echo(f"encoded {planes.size[0]} x {planes.size[1]} pixels in {time.perf_counter() - began:.2f} s")
-
-    session = ni.Session(features, model)
-    numbers, sizes = np.unique(truth[truth > 0], return_counts=True)
-    chosen = sorted(int(n) for n in numbers[np.argsort(sizes)[::-1][:objects]])
-    scores, seconds = [], []
-    for number in chosen:
-        target = truth == number
-        for _ in range(clicks):
-            step = next_click(session.mask, target)
-            if step is None:
-                break
-            y, x, positive = step
-            began = time.perf_counter()
-            session.click((y, x), positive)
-            seconds.append(time.perf_counter() - began)
-        scores.append(iou(session.mask, target))
-        session.commit()
-    write_labels(
-        folder / "labels.tif",
-        np.asarray(session.labels),
-        axes=planes.axes,
-        scale=planes.scale,
-        unit=planes.unit,
-    )
-    write_picture(folder / "overlay.png", planes, session, ())
-    click.echo(
-        f"{count(len(chosen), 'cell')}, at most {clicks} clicks each: IoU {np.mean(scores):.3f} on average, "
-        f"{min(scores):.3f} at worst; {1000 * np.median(seconds):.0f} ms a click"
-    )
-    click.echo(f"labels: {folder / 'labels.tif'}")
-    click.echo(f"picture: {folder / 'overlay.png'}")
-
-
-# ------------------------------------------------------------------------------------------ what is printed
-
-
-def clicked_on(session: Session) -> list[Plane]:
-    """Return the planes on which a finished object was clicked or boxed."""
-    from napari_interformer.prompts import Mask
-
-    prompts = (prompt for record in session.records for prompt in record.prompts)
-    return sorted({prompt.plane for prompt in prompts if not isinstance(prompt, Mask)})
-
-
-def replay(session: Session, prompts: Path, propagate: bool, without: dict[int, str]) -> None:
-    """Replay saved clicks and commit the object that they end with; carry those that were not carried when they were saved."""
-    from napari_interformer.prompts import Mask
-
-    load_prompts(session, prompts)
-    if session.prompts:
-        commit(session, without)
-    if propagate:  # what has masks was carried, or taken from labels
-        bare = {
-            label for label, said in session.objects.items() if not any(isinstance(one, Mask) for one in said)
-        }
-        carry(session, sorted(bare & pixels_of(session).keys()))
-
-
-def give(session: Session, prompt: Given, encode_part: EncodePart) -> None:
-    """Add a prompt to the current object, and encode what its answer needs."""
-    from napari_interformer.prompts import NotEncodedError
-
-    while True:  # until it needs nothing more: an object may reach beyond what was there
-        try:
-            session.set_prompts((*session.prompts, prompt))
-            return
-        except NotEncodedError as missing:
-            encode_part([(missing.plane, missing.box)])
-
-
-def propagate_shown(session: Session) -> None:
-    """Carry the current object through the stack, show how far that is, and say where and why it ends."""
-    from napari_interformer.gaps import where_it_ends
-
-    ends: list[Ended] = []
-    with bar("propagating", "plane") as line:
-        session.propagate(progress=lambda done, total: show(line, done, total), ended=ends.append)
-    if ends:
-        click.echo(f"object {session.label}: {where_it_ends(ends)}", err=True)
-
-
-def commit(session: Session, without: dict[int, str]) -> None:
-    """Finish the current object, or note why it has no pixel; its number stays its own."""
-    if session.covered:
-        without[session.label] = "all of it belongs to earlier objects"
-        session.clear()
-    elif session.empty:
-        without[session.label] = "nothing was found at its clicks or boxes"
-        session.clear()
-    else:
-        session.commit()
-
-
-def check_searchable(image: Path, planes: Planes) -> None:
-    """Refuse to search planes that are too large for it, before they are encoded."""
-    from napari_interformer.similar import MOST
-
-    pixels = math.prod(planes.size)
-    if pixels > MOST:
-        raise ValueError(
-            f"--similar searches planes of at most {MOST / 1e6:.0f} megapixels; those of {image.name} have {pixels / 1e6:.0f}: "
-            "leave --similar out, or search parts of a plane from Python (Session.find_similar)."
-        )
-
-
-def similar_ones(session: Session, propagate: bool, encode_part: EncodePart) -> ValueError | None:
-    """Find what looks like the objects that were clicked on, plane by plane; return what was wrong, to be raised at the end."""
-    from napari_interformer.geometry import Box
-
-    clicked = clicked_on(session)
-    if not clicked:
-        return ValueError(
-            "--similar needs an object that was clicked on as an example; there is none: give clicks for one."
-        )
-    wrong = None
-    for plane in clicked:
-        encode_part([(plane, Box.of(session.features.size))])
-        try:
-            find_similar(session, plane, propagate)
-        except ValueError as error:
-            wrong = error
-    return wrong
-
-
-def find_similar(session: Session, plane: Plane, propagate: bool) -> None:
-    """Find objects like the finished ones of a plane, carry them through the stack if asked to, and print how many."""
-    with bar("finding", "place") as line:
-        found = session.find_similar(plane, progress=lambda done, total: show(line, done, total))
-    if propagate:
-        carry(session, found, plane)
-    where = f" on plane {', '.join(map(str, plane))}" if plane else ""
-    click.echo(f"{count(len(found), 'similar object')} found{where}")
-
-
-def carry(session: Session, labels: Sequence[int], plane: Plane | None = None) -> None:
-    """Carry finished objects through the stack, from one plane or from all of theirs."""
-    if not labels:
-        return
-    with bar("propagating", "object") as line:
-        for number, label in enumerate(labels, 1):
-            session.edit(label, plane)
-            session.propagate()
-            session.commit()
-            show(line, number, len(labels))
-
-
-def report(session: Session, without: dict[int, str]) -> None:
-    """Print how many pixels each object has, and why some have none."""
-    sizes = pixels_of(session)
-    for number in sorted({*without, *session.objects, *sizes} - {0}):
-        # What others have covered since, too.
-        told = "" if number in sizes else f": {without.get(number, 'all of it belongs to other objects')}"
-        click.echo(f"object {number}: {count(sizes.get(number, 0), 'pixel')}{told}")
-
-
-def pixels_of(session: Session) -> Counter[int]:
-    """Count the pixels of each number in the labels, plane by plane: all at once would take several times their memory."""
-    import numpy as np
-
-    sizes: Counter[int] = Counter()
-    for plane in np.ndindex(*session.labels.shape[:-2]):
-        numbers, counts = np.unique(np.asarray(session.labels[plane]), return_counts=True)
-        sizes.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
-    return sizes
-
-
-def busiest(session: Session) -> tuple[int, ...]:
-    """Return the plane with the most labelled pixels."""
-    import numpy as np
-
-    planes = np.ndindex(*session.labels.shape[:-2])
-    return max(planes, key=lambda plane: np.count_nonzero(np.asarray(session.labels[plane])))
-
-
-def open_features(
-    store: str | None, planes: Planes, model: InterFormer, contrast: Contrast
-) -> tuple[Planes, Features]:
-    """Open a store to continue, or make it; behind a URL it is only read. None is memory.
-
-    The planes are returned with the contrast of the store, if none was asked for.
-    """
-    from napari_interformer.encoding import room_for
-    from napari_interformer.features import Features
-    from napari_interformer.store import is_there, located
-
-    location = None if store is None else located(store)
-    if location is None or not (isinstance(location, str) or is_there(location)):
-        if location is not None:
-            click.echo(f"{location} does not exist yet: making a new store there.", err=True)
-        return planes, room_for(planes, model, store=location)
-    features = Features.open(
-        location, mode="r" if isinstance(location, str) else "r+", image=planes, model=model
-    )
-    if contrast != "auto" and planes.contrast != features.contrast:
-        raise ValueError(
-            f"{location} holds features with another contrast: leave --contrast out to use that one, or name another store."
-        )
-    planes = features.source = planes.with_contrast(features.contrast)
-    return planes, features
-
-
-def encode_shown(
-    planes: Planes,
-    features: Features,
-    model: InterFormer,
-    device: str,
-    only: Sequence[tuple[Plane, Box]] | None = None,
-) -> None:
-    """Encode some parts of an image, or all of it, and show the progress; behind a URL, check that nothing is missing."""
-    from napari_interformer.encoding import encode_tiles
-
-    if isinstance(features.path, str):
-        parts = [(plane, None) for plane in planes.plane_indices()] if only is None else only
-        if any(features.waiting(plane, box) for plane, box in parts):
-            raise ValueError(
-                f"{features.path} does not hold all that is needed, and behind a URL nothing can be added: encode the rest "
-                "where the store is, or give a store on a disk."
-            )
-        return
-    with bar("encoding", "tile") as line:
-        for now in encode_tiles(planes, features, model, device=device, only=only):
-            show(line, now.done, now.total)
-
-
-def check_object(number: int, prompts: Sequence[Given], planes: Planes) -> None:
-    """Refuse what is off the image, and an object without a box or a positive click, before minutes of encoding."""
-    from napari_interformer.prompts import Mark
-
-    boxes: dict[Plane, BoxPrompt] = {}
-    for prompt in prompts:
-        check_inside(prompt, planes)
-        check_valued(number, prompt, planes)
-        if isinstance(prompt, Mark):
-            continue
-        if prompt.plane in boxes:
-            raise ValueError(
-                f"An object can have one box per plane; object {number} has {typed(boxes[prompt.plane])} and {typed(prompt)}: "
-                f'give each object its own --object "{BOX_MARK}...".'
-            )
-        boxes[prompt.plane] = prompt
-    if not boxes and not any(isinstance(prompt, Mark) and prompt.positive for prompt in prompts):
-        raise ValueError(
-            f"An object needs at least one positive click; object {number} has only negative ones "
-            f"({' '.join(map(typed, prompts))}): add one without ,-."
-        )
-
-
-def check_inside(prompt: Given, planes: Planes) -> None:
-    """Refuse a click, a line or a box that is off the image."""
-    from napari_interformer.prompts import Mark
-
-    shape, axes = planes.shape, planes.axes
-    if isinstance(prompt, Mark):
-        noun, numbers, ends = "click", axes, list(prompt.path)
-    else:
-        noun, numbers, ends = "box", axes + axes[-2:], list(prompt.corners)
-    if len(prompt.plane) != len(planes.leading):
-        raise ValueError(
-            f"A {noun} on this image needs {len(numbers)} numbers, {','.join(numbers)}; got {typed(prompt)}."
-        )
-    positions = [(*prompt.plane, *end) for end in ends]
-    if not all(0 <= p < n for position in positions for p, n in zip(position, shape, strict=True)):
-        whole = " x ".join(map(str, shape))
-        raise ValueError(f"A {noun} must lie within the image, {whole} ({axes}); got {typed(prompt)}.")
-
-
-def check_valued(number: int, prompt: Given, planes: Planes) -> None:
-    """Refuse a click, a line or a box where the image has no value."""
-    import numpy as np
-
-    from napari_interformer.geometry import Box
-    from napari_interformer.prompts import Mark
-
-    if planes.dtype.kind != "f":
-        return
-    noun, where = ("click", "at") if isinstance(prompt, Mark) else ("box", "in the middle of")
-    for y, x in prompt.path if isinstance(prompt, Mark) else prompt.middle.path:
-        if np.isnan(planes.raw(prompt.plane, Box(x, y, x + 1, y + 1))).any():
-            raise ValueError(
-                f"A {noun} needs pixels with a value; the image is NaN {where} {typed(prompt)} of object {number}: choose "
-                "another place."
-            )
-
-
-def check_prompts(path: Path, image: Path, planes: Planes) -> None:
-    """Refuse a file that holds no clicks, or those of another image, before hours of encoding."""
-    from napari_interformer.records import Saved
-
-    if Saved.read(path).image != planes.fingerprint:
-        raise ValueError(
-            f"{path.name} was saved with another image than {image.name}, or with other channels of it: give those."
-        )
-
-
-def load_prompts(session: Session, path: Path) -> None:
-    """Replay saved clicks, and print any warning about them in one line."""
-    import warnings
-
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always", UserWarning)
-        session.load_prompts(path)
-    for one in told:
-        click.echo(one.message, err=True)
+# ------------------------------------------------------------------------------------------ files
 
 
 def check_folder(folder: Path) -> None:
@@ -972,53 +610,6 @@ def check_writable(path: Path, folder: Path) -> None:
         raise unwritable(path, error) from error
 
 
-def count(number: int, noun: str) -> str:
-    """Return "1 plane", "2 planes"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def duration(seconds: float) -> str:
-    """Return a waiting time in words."""
-    if not seconds < 1e7:
-        return "unknown time"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
-
-
-def first_process() -> bool:
-    """Whether this process prints: under torchrun, only one does."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-@contextmanager
-def bar(title: str, unit: str) -> Iterator[Any]:
-    """Show a progress bar on standard error while something runs; `show` moves it."""
-    from tqdm import tqdm
-
-    watched = sys.stderr is not None and sys.stderr.isatty()
-    pause = 0.1 if watched else 60  # in the log of a batch job each state is a line
-    # The delay keeps an error that comes at once free of an empty bar.
-    with tqdm(
-        desc=title,
-        unit=f" {unit}",
-        file=sys.stderr,
-        dynamic_ncols=True,
-        total=0,
-        delay=0.1,
-        mininterval=pause,
-        maxinterval=max(pause, 10),
-        disable=not first_process(),
-    ) as line:
-        yield line
-
-
-def show(line: Any, done: int, total: int) -> None:
-    """Move a bar."""
-    line.total = total
-    line.update(done - line.n)
-
-
 # ------------------------------------------------------------------------------------------ the way out
 
 
@@ -1040,39 +631,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         click.echo(f"{NAME}: {sentence(error)}", err=True)
         sys.exit(1)
-
-
-@contextmanager
-def as_interrupt() -> Iterator[Callable[[], bool]]:
-    """Let SIGTERM, with which batch systems end what takes too long, do what Ctrl+C does: clean up, and say what is kept.
-
-    Yields a function that returns whether it came. A second one is ignored, or it would interrupt the cleaning up.
-    """
-    came: list[int] = []
-
-    def end(number: int, _: Any) -> None:
-        if not came:
-            came.append(number)
-            raise KeyboardInterrupt
-
-    with handled(end, signal.SIGTERM):
-        yield lambda: bool(came)
-
-
-@contextmanager
-def handled(handler: Callable[[int, Any], None], *numbers: signal.Signals) -> Iterator[None]:
-    """Let signals call a function meanwhile; outside of the main thread, which alone may ask for them, nothing changes."""
-    import threading
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, former in before.items():
-            signal.signal(number, former)
 
 
 def what_is_kept(arguments: Sequence[str]) -> str:

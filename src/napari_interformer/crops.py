@@ -165,7 +165,7 @@ def _synthetic_picture(config: TrainConfig, number: int) -> Picture:
     if number % EVERY_PLANE == 0 and samples.VOLUMES.keys() - left_out:
         exclude = left_out & samples.VOLUMES.keys()
         stack, objects = samples.synthetic_stack(rng, (THICK, size, size), exclude=exclude)
-        picture = Picture(stack[THICK // 2], relabel_sequential(objects[THICK // 2])[0])
+        picture = Picture(stack[THICK // 2], objects[THICK // 2])
     else:
         picture = Picture(*samples.synthetic(rng, (size, size), exclude=left_out & samples.FAMILIES.keys()))
     _ = picture.areas, picture.quantiles  # counted here, by many processes

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -54,6 +54,7 @@ CUT = 2.0  # logit; what lies between it and its negative is in doubt
 # Shares of a mask beyond doubt: below DOUBTFUL, the next magnifications are tried until one is STEADY; below LOST, all of
 # them. Chosen on drawn objects and on training images of dsb2018.
 LOST, DOUBTFUL, STEADY = 0.12, 0.25, 0.35
+NO_LIMIT = 2**30  # pixels, of a window's side
 LEAST_PLANE = 64  # pixels; a plane is not shrunk to less
 # Levels that are tried: each takes four times as long as the one before.
 NEXT, FARTHER = (-1, FINEST, -2, -3), (-4, -5, -6)
@@ -383,14 +384,14 @@ class Decoding:
             return 0
         view, extent = step.view, Box.around(step.view.mask).extent
         least, most = self.model.config.diameters
-        if extent > most or self._wider(view.box, view.mask, view.level, math.inf) != view.box:
+        if extent > most or self._wider(view.box, view.mask, view.level, NO_LIMIT) != view.box:
             return -1
         return int(0 < extent < least and view.level < FINEST)
 
     def _answer_at(self, level: int, previous: Step | None, prompt: Prompt) -> Step | None:
         """Return the step after `previous`, at a level; None where the object is too large for that."""
         if not isinstance(prompt, Mark):
-            filled = np.ones((prompt.box.height, prompt.box.width), bool)
+            filled = np.ones(prompt.box.shape, bool)
             box, mask = to_working(prompt.mask if isinstance(prompt, Mask) else filled, prompt.box, level)
             window = self._window(box, None, level)
             if not window.holds(box) and self.image is not None:
@@ -432,7 +433,7 @@ class Decoding:
         """
         config, middle = self.model.config, prompt.middle
         y, x = working(middle.y, level) - window.top, working(middle.x, level) - window.left
-        reference = blank((window.height, window.width))
+        reference = blank(window.shape)
         reference = draw_click(reference, y, x, True, config.inner_radius, config.outer_radius)
         logits = self.model.decode_logits(self._prepare(prompt.plane, level, window), reference)
         inside = box.shift(-window.top, -window.left)
@@ -440,7 +441,7 @@ class Decoding:
         if not (logits[inside.slices] > lowest).any():
             logits, lowest = obey(logits, [(y, x, True)]), 0.0
         mask = _largest_part(within(logits, inside, lowest))
-        view = View(level, window, fold(blank((window.height, window.width)), mask), mask)
+        view = View(level, window, fold(blank(window.shape), mask), mask)
         prompts = (*(previous.prompts if previous is not None else ()), prompt)
         if level == 0:
             return Step(prompts, window, mask, view)
@@ -452,8 +453,8 @@ class Decoding:
 
     def _decode(self, previous: Step | None, mark: Mark, window: Box, level: int) -> Step:
         config = self.model.config
-        reference = blank((window.height, window.width))
-        known = np.zeros((window.height, window.width), bool)
+        reference = blank(window.shape)
+        known = np.zeros(window.shape, bool)
         before = None if previous is None else previous.view
         if before is not None:
             reference = cut(before.reference, before.box, window, reference[0, 0])
@@ -528,10 +529,10 @@ class Decoding:
         (left, right), (top, bottom) = spans
         return Box(left, top, right, bottom)
 
-    def _wider(self, window: Box, mask: BoolMask, level: int, limit: float) -> Box:
+    def _wider(self, window: Box, mask: BoolMask, level: int, limit: int) -> Box:
         """Return a window that goes on where the mask runs into this one's edge; the same if it does not."""
-        across = int(min(window.width, max(0, limit - window.width) // 2)) // DIVISOR * DIVISOR
-        along = int(min(window.height, max(0, limit - window.height) // 2)) // DIVISOR * DIVISOR
+        across = min(window.width, max(0, limit - window.width) // 2) // DIVISOR * DIVISOR
+        along = min(window.height, max(0, limit - window.height) // 2) // DIVISOR * DIVISOR
         height, width = self._padded(level)
         return Box(
             max(0, window.left - across) if mask[:, 0].any() else window.left,
@@ -579,9 +580,10 @@ def _piece(path: Sequence[tuple[int, int]], size: tuple[int, int]) -> tuple[tupl
     return max((tuple(piece) for inside, piece in pieces if inside), key=len, default=())
 
 
-def _pixels(mark: Mark, level: int) -> list[tuple[int, int]]:
+@lru_cache(maxsize=1024)  # with each click those of all lines before it are asked for again
+def _pixels(mark: Mark, level: int) -> tuple[tuple[int, int], ...]:
     """Return row and column of all pixels of a click or scribble, in working pixels."""
-    return line([(working(y, level), working(x, level)) for y, x in mark.path])
+    return tuple(line([(working(y, level), working(x, level)) for y, x in mark.path]))
 
 
 def _largest_part(mask: BoolMask) -> BoolMask:
@@ -628,7 +630,7 @@ def _in_image(
     box, fine = to_image(logits, window, level)
     mask = fine > 0
     for mark in (prompt for prompt in prompts if isinstance(prompt, Mark)):
-        for y, x in line(mark.path):
+        for y, x in _pixels(mark, 0):
             if box.top <= y < box.bottom and box.left <= x < box.right:
                 mask[y - box.top, x - box.left] = mark.positive
     return box, mask

@@ -350,8 +350,8 @@ def _make(
 ) -> list[int]:
     """Encode and write those of some tiles that are as large as the first; return which, none if memory was too short."""
     boxes = {tile: tile_box(features.tiles[tile], features) for tile in tiles}
-    size = _shape(boxes[tiles[0]])
-    boxes = {tile: box for tile, box in boxes.items() if _shape(box) == size}  # at borders some are smaller
+    size = boxes[tiles[0]].shape
+    boxes = {tile: box for tile, box in boxes.items() if box.shape == size}  # at borders some are smaller
     try:
         raw = [planes.raw(plane, box) for box in boxes.values()]
         pixels = np.stack([planes.normalised(one, plane) for one in raw])
@@ -414,7 +414,3 @@ def _on(model: InterFormer, device: torch.device) -> InterFormer:
 def _is_memory(error: BaseException) -> bool:
     # For the CPU, PyTorch raises a plain RuntimeError.
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error)
-
-
-def _shape(box: Box) -> tuple[int, int]:
-    return box.height, box.width

@@ -350,7 +350,7 @@ class Features:
         return math.prod(self.leading) * sum(2 * _cells_of(tile, self.origin) for tile in self.tiles)
 
     @property
-    def in_memory(self) -> int:
+    def bytes_in_memory(self) -> int:
         """Bytes that they take in memory when complete; for stored ones, those of the tiles that were read last."""
         return self.nbytes if self._store is None else min(self.nbytes, _CACHE_BYTES)
 
@@ -630,7 +630,7 @@ def fitting(kept: dict[Any, Features]) -> dict[Any, Features]:
     for key, features in reversed(kept.items()):
         if features.path is None:
             shared = any(features is other for other in found.values())  # by images of the same pixels
-            room -= 0 if shared else features.in_memory
+            room -= 0 if shared else features.bytes_in_memory
             if found and room < 0:
                 break
             found[key] = features

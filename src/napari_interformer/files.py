@@ -464,6 +464,11 @@ def write_labels(
     translation : optional
         Where the first pixel lies, per axis of `labels`, in `unit`. Only OME-Zarr keeps it.
 
+    Returns
+    -------
+    Path
+        The path.
+
     Raises
     ------
     TypeError, ValueError

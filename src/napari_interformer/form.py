@@ -28,7 +28,7 @@ from qtpy.QtWidgets import (
 
 from napari_interformer import DEFAULT_MODEL
 from napari_interformer.layers import GREEN, RED, Source, finest
-from napari_interformer.prompts import name_of
+from napari_interformer.prompts import planes_are
 from napari_interformer.strip import PlaneStrip
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class Form(QWidget):
         super().__init__()
         self.positive = True
         # What is chosen of the channels of which image. By unique_id: layers that are gone must not live on here.
-        self._adapted: Any = None
+        self._rows_of: Any = None
         self._chosen: dict[Any, tuple[int | None, str, list[Any]]] = {}
         self._folds = False  # as soon as there is something to click on
         column = QVBoxLayout(self)
@@ -199,7 +199,7 @@ class Form(QWidget):
             column.addWidget(box)
         column.addStretch(1)
         self.show_sign(True)
-        self.adapt()
+        self.show_rows()
 
     # ------------------------------------------------------------------------------------------ parts
 
@@ -459,18 +459,18 @@ class Form(QWidget):
         for choice in (self.green, self.blue):
             choice.fill([layer for layer in images if not layer.rgb])
         self.labels.fill(labels)
-        self.adapt()
+        self.show_rows()
 
-    def adapt(self) -> None:
+    def show_rows(self) -> None:
         """Show only the rows that make sense for the image chosen, with what was chosen for this image before."""
         image = self.image.layer()
         grey = image is not None and not image.rgb
         axes = image.ndim if grey else 0
         others = (self.green, self.blue)
         ids = [None if choice.layer() is None else choice.layer().unique_id for choice in others]
-        self._chosen[self._adapted] = self.channel_axis.currentData(), self.channels.text(), ids
-        self._adapted = None if image is None else image.unique_id
-        chosen, channels, ids = self._chosen.get(self._adapted, (None, "", [None, None]))
+        self._chosen[self._rows_of] = self.channel_axis.currentData(), self.channels.text(), ids
+        self._rows_of = None if image is None else image.unique_id
+        chosen, channels, ids = self._chosen.get(self._rows_of, (None, "", [None, None]))
         self.channels.setText(channels)
         for choice, known in zip(others, ids, strict=True):
             choice.choose_id(known)
@@ -640,18 +640,8 @@ def _told(annotator: Annotator | None, picking: str, adapting: bool, image: bool
     if session.covered:
         text += "; all its pixels belong to other objects"
     if annotator.waiting:
-        planes = {click.plane for click in annotator.waiting}
-        plane = annotator.waiting[0].plane
-        what = (
-            "their planes are"
-            if len(planes) > 1
-            else f"plane {name_of(plane)} is"
-            if plane
-            else "the image is"
-        )
-        text += (
-            f"; {len(annotator.waiting)} more wait{'s' * (len(annotator.waiting) == 1)} until {what} encoded"
-        )
+        more = len(annotator.waiting)
+        text += f"; {more} more wait{'s' * (more == 1)} until {planes_are(annotator.waiting)} encoded"
         text += ", once the model has finished learning" * adapting
     elif annotator.busy:
         text += " …"

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from napari_interformer.image import Plane
-from napari_interformer.prompts import name_of, names_of
+from napari_interformer.prompts import plane_name, plane_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ class Ended:
     reason: Reason
 
     def __str__(self) -> str:
-        return f"The object ends before plane {name_of(self.plane)}: {self.reason}."
+        return f"The object ends before plane {plane_name(self.plane)}: {self.reason}."
 
 
 def where_it_ends(ends: Sequence[Ended]) -> str:
@@ -49,10 +49,10 @@ def where_it_ends(ends: Sequence[Ended]) -> str:
     told = ends[:MOST_TOLD]
     if not told:
         return ""
-    text = f"Ends before {names_of([end.plane for end in told])}{' and others' * (len(ends) > len(told))}"
+    text = f"Ends before {plane_names([end.plane for end in told])}{' and others' * (len(ends) > len(told))}"
     if len({end.reason for end in ends}) == 1:
         return f"{text}: {ends[0].reason}."
-    why = (f"Plane {name_of(end.plane)}: {end.reason}." for end in told)
+    why = (f"Plane {plane_name(end.plane)}: {end.reason}." for end in told)
     return f"{text}. {' '.join(why)}"
 
 

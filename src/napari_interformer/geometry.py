@@ -54,9 +54,14 @@ class Box(NamedTuple):
         return self.right - self.left
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns covered, as of an array."""
+        return self.height, self.width
+
+    @property
     def extent(self) -> int:
         """How large what it just holds is across: the longer of its sides."""
-        return max(self.height, self.width)
+        return max(self.shape)
 
     @property
     def empty(self) -> bool:
@@ -132,7 +137,7 @@ def cut(array: NDArray[Any], box: Box, window: Box, fill: Any) -> NDArray[Any]:
     """Return what `window` shows of an array that covers `box`, with `fill` beyond it."""
     if box == window:
         return array
-    out = np.full((window.height, window.width), fill, array.dtype)
+    out = np.full(window.shape, fill, array.dtype)
     both = box.intersect(window)
     if not both.empty:
         out[both.shift(-window.top, -window.left).slices] = array[both.shift(-box.top, -box.left).slices]

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import pairwise, product
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -258,9 +258,9 @@ class Planes:
     def with_contrast(self, contrast: Contrast) -> Planes:
         """Return the same planes with another contrast; see `of`."""
         if isinstance(contrast, str):
-            if contrast not in ("auto", "volume", "plane"):
+            if contrast not in (rules := get_args(ContrastRule)):
                 raise ValueError(
-                    f"contrast takes auto, volume, plane, (low, high) or one pair per channel; got {contrast!r}."
+                    f"contrast takes {', '.join(rules)}, (low, high) or one pair per channel; got {contrast!r}."
                 )
             if contrast == "plane":
                 return replace(self, contrast="plane")
@@ -383,7 +383,7 @@ class Planes:
 
     @cached_property
     def _starts(self) -> list[NDArray[np.int_]]:
-        """Return where the array's chunks begin on each axis but that of the channels, and where the last one ends."""
+        """Where the array's chunks begin on each axis but that of the channels, and where the last one ends."""
         found = []
         for axis, (length, chunk) in enumerate(zip(self.data.shape, self.data.chunks, strict=True)):
             if axis != self.channel_axis:

@@ -373,16 +373,15 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    found = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     try:
         device = torch.device(name)
-    except RuntimeError:
+        count = found[device.type]
+    except (RuntimeError, KeyError):
         raise ValueError(f"device takes auto, cpu, cuda, cuda:N or mps; got {name!r}.") from None
-    found = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if device.type not in found:
-        raise ValueError(f"device takes auto, cpu, cuda, cuda:N or mps; got {name!r}.")
-    if (device.index or 0) >= found[device.type]:
+    if (device.index or 0) >= count:
         raise ValueError(
-            f"{device.type.upper()} was asked for ({str(name)!r}), but PyTorch finds {found[device.type] or 'no'} such "
+            f"{device.type.upper()} was asked for ({str(name)!r}), but PyTorch finds {count or 'no'} such "
             "device here: choose auto or cpu, or install a PyTorch build that supports it."
         )
     return device

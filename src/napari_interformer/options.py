@@ -101,7 +101,9 @@ def numbers_of(kind: Callable[[str], Any], wanted: int | None = None) -> Callabl
 
 def contrast_of(text: str) -> Contrast:
     """Read a rule's name, or the pixel values to show as black and white."""
-    rules: dict[str, Contrast] = {"auto": "auto", "volume": "volume", "plane": "plane"}
+    from napari_interformer.image import ContrastRule
+
+    rules: dict[str, ContrastRule] = {rule: rule for rule in typing.get_args(ContrastRule)}
     if text in rules:
         return rules[text]
     try:

@@ -149,9 +149,9 @@ class Mask:
 
     def __post_init__(self) -> None:
         """Refuse an array that does not fit the box."""
-        if self.mask.shape != (self.box.height, self.box.width):
+        if self.mask.shape != self.box.shape:
             raise ValueError(
-                f"A mask must have the size of its box, {(self.box.height, self.box.width)}; got {self.mask.shape}."
+                f"A mask must have the size of its box, {self.box.shape}; got {self.mask.shape}."
             )
 
 
@@ -161,15 +161,23 @@ Prompt = Given | Mask
 P = TypeVar("P", bound=Prompt)
 
 
-def name_of(plane: tuple[int, ...]) -> str:
+def plane_name(plane: tuple[int, ...]) -> str:
     """Name a plane for a person: its number, or several numbers in brackets."""
     return str(plane[0] if len(plane) == 1 else plane)
 
 
-def names_of(planes: Sequence[tuple[int, ...]]) -> str:
+def plane_names(planes: Sequence[tuple[int, ...]]) -> str:
     """Name several planes, or one, in a sentence."""
-    *others, last = map(name_of, planes)
+    *others, last = map(plane_name, planes)
     return f"planes {', '.join(others)} and {last}" if others else f"plane {last}"
+
+
+def planes_are(clicks: Iterable[Given]) -> str:
+    """Name the planes that clicks are on, with the verb: "plane 3 is"."""
+    planes = sorted({click.plane for click in clicks})
+    if planes == [()]:
+        return "the image is"
+    return f"{plane_names(planes)} {'is' if len(planes) == 1 else 'are'}"
 
 
 class NotEncodedError(LookupError):
@@ -189,7 +197,7 @@ class NotEncodedError(LookupError):
 
     def __str__(self) -> str:
         """Say what is missing, and what to do."""
-        where = f"Plane {name_of(self.plane)}" if self.plane else "The image"
+        where = f"Plane {plane_name(self.plane)}" if self.plane else "The image"
         return f"{where} is not encoded at {tuple(self.box)} yet: encode it, or wait until that is done."
 
 

@@ -215,5 +215,5 @@ def _place_from_json(entry: dict[str, Any]) -> tuple[tuple[int, ...], Box]:
 def _mask_from_json(entry: dict[str, Any]) -> Mask:
     plane, box = _place_from_json(entry)
     bits = np.frombuffer(zlib.decompress(base64.b64decode(entry["mask"])), np.uint8)
-    mask = np.unpackbits(bits, count=box.height * box.width).astype(bool).reshape(box.height, box.width)
+    mask = np.unpackbits(bits, count=box.height * box.width).astype(bool).reshape(box.shape)
     return Mask(plane, box, mask)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_interformer.geometry import Box
+from napari_interformer.image import plane_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,9 +65,10 @@ class Screen:
     def plane(self, source: Source, leading: Sequence[int]) -> tuple[int, ...] | None:
         """Return the plane on screen of an image whose axes before (Y, X) are so long; None where it is none of them."""
         looked = self.looked_at(source)
-        if looked is None or len(looked.plane) != len(leading):
-            return None
-        return looked.plane if all(0 <= i < n for i, n in zip(looked.plane, leading, strict=True)) else None
+        if looked is not None:
+            with suppress(ValueError):
+                return plane_of(looked.plane, tuple(leading))
+        return None
 
     def seen(self, source: Source, layer: Any) -> Box:
         """Return the box of an image's pixels that are on screen, told by its labels; of multiscale ones it may be larger."""

@@ -1,6 +1,7 @@
 """The simulated user, who is given a mask and the truth and says where the next click goes.
 
-Serves training and benchmark alike (Huang et al., ICCV 2023, sections 4.1 and 4.2). NumPy and SciPy only.
+Serves the benchmark, and says what `batch_clicks`, which is quick enough for training, does (Huang et al., ICCV 2023, sections
+4.1 and 4.2). NumPy and SciPy only.
 """
 
 from __future__ import annotations

@@ -858,7 +858,7 @@ class Panel(QScrollArea):
         self._cache.drop(event.source)
 
     def _image_chosen(self, _: Any = None) -> None:
-        self.form.adapt()
+        self.form.show_rows()
         self._image_shown()
         image, labels = self.form.image.layer(), self.labels
         if image is None:

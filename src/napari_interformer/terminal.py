@@ -1,0 +1,108 @@
+"""What a command shows on the terminal while it works, and the signals that it hears there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def count(number: int, noun: str) -> str:
+    """Return "1 plane", "2 planes"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Return a waiting time in words."""
+    if not seconds < 1e7:
+        return "unknown time"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
+
+
+def first_process() -> bool:
+    """Whether this process prints: under torchrun, only one does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def bar(title: str, unit: str) -> Iterator[Any]:
+    """Show a progress bar on standard error while something runs; `show` moves it."""
+    from tqdm import tqdm
+
+    watched = sys.stderr is not None and sys.stderr.isatty()
+    pause = 0.1 if watched else 60  # in the log of a batch job each state is a line
+    # The delay keeps an error that comes at once free of an empty bar.
+    with tqdm(
+        desc=title,
+        unit=f" {unit}",
+        file=sys.stderr,
+        dynamic_ncols=True,
+        total=0,
+        delay=0.1,
+        mininterval=pause,
+        maxinterval=max(pause, 10),
+        disable=not first_process(),
+    ) as line:
+        yield line
+
+
+def show(line: Any, done: int, total: int) -> None:
+    """Move a bar."""
+    line.total = total
+    line.update(done - line.n)
+
+
+@contextmanager
+def between_steps() -> Iterator[Callable[[], int]]:
+    """Let Ctrl+C, or a batch system's SIGTERM, stop work between two steps, where its state can be saved; a second one at once.
+
+    Yields a function that returns the signal that came, or 0.
+    """
+    asked: list[int] = []
+
+    def ask(number: int, _: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    with handled(ask, signal.SIGINT, signal.SIGTERM):
+        yield lambda: asked[0] if asked else 0
+
+
+@contextmanager
+def as_interrupt() -> Iterator[Callable[[], bool]]:
+    """Let SIGTERM, with which batch systems end what takes too long, do what Ctrl+C does: clean up, and say what is kept.
+
+    Yields a function that returns whether it came. A second one is ignored, or it would interrupt the cleaning up.
+    """
+    came: list[int] = []
+
+    def end(number: int, _: Any) -> None:
+        if not came:
+            came.append(number)
+            raise KeyboardInterrupt
+
+    with handled(end, signal.SIGTERM):
+        yield lambda: bool(came)
+
+
+@contextmanager
+def handled(handler: Callable[[int, Any], None], *numbers: signal.Signals) -> Iterator[None]:
+    """Let signals call a function meanwhile; outside of the main thread, which alone may ask for them, nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
