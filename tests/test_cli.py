@@ -590,6 +590,41 @@ def test_demo_runs_headless_and_says_where_the_picture_lies(tmp_path: Path) -> N
     assert (tmp_path / "out" / "labels.tif").exists()
 
 
+def test_the_demo_replaces_nothing_but_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tifffile.imwrite(tmp_path / "labels.tif", np.ones((9, 9), np.uint8))
+    assert run("demo", "--headless", "-o", tmp_path) == 1
+    assert "labels.tif already exists" in capsys.readouterr().err
+    assert run("demo", "--headless", "-o", tmp_path / "labels.tif") == 1
+    assert "labels.tif is a file: give the name of a folder" in capsys.readouterr().err
+    assert tifffile.imread(tmp_path / "labels.tif").shape == (9, 9)
+
+
+def test_axes_can_be_told_where_the_file_has_them_wrong(
+    blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_interformer.load_model", lambda *_: blob_model)
+    stack = np.stack([blobs()[0]] * 5)
+    tifffile.imwrite(tmp_path / "s.tif", stack, imagej=True)  # which marks the planes as channels
+    command = (
+        "segment",
+        tmp_path / "s.tif",
+        "--click",
+        "2,32,32",
+        "--device",
+        "cpu",
+        "-o",
+        tmp_path / "l.tif",
+    )
+    assert run(*command) == 1
+    assert "say what the axes are with axes (--axes), such as ZYX" in capsys.readouterr().err
+    assert run(*command, "--axes", "ZYX") == 0
+    assert tifffile.imread(tmp_path / "l.tif")[2].any()
+    assert (
+        run("encode", tmp_path / "s.tif", "--axes", "ZYX", "--device", "cpu", "-o", tmp_path / "f.zarr") == 0
+    )
+    assert "5 planes" in capsys.readouterr().out
+
+
 # One line each: what is wrong, the arguments, the exit code, and a word that the sentence must have.
 WRONG = {
     "no such image": (["segment", "nothing.tif", "--click", "1,1", "-o", "l.tif"], 1, "nothing.tif"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import gc
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -94,6 +96,18 @@ def test_any_window_shows_what_was_written(store, core):
                 assert level.dtype == np.float32
                 expected = out[:, box.top // s : box.bottom // s, box.left // s : box.right // s]
                 np.testing.assert_allclose(level, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_a_copy_or_another_process_has_the_same_features(store, again):
+    features = fill(made(store), [(0,), (2,)])
+    copied = again(features)
+    assert copied.ready_planes().tolist() == [True, False, True] and copied.path == features.path
+    box = Box(32, 0, 128, 96)
+    for here, there in zip(features.window((2,), box), copied.window((2,), box), strict=True):
+        np.testing.assert_array_equal(here, there)
+    fill(copied, [(1,)])
+    assert features.ready((1,)) == (store is not None), "memory is copied, a store is the same one"
 
 
 def test_what_is_not_encoded_is_refused_and_the_rest_served(store):

@@ -767,14 +767,20 @@ def test_of_a_plate_the_first_image_is_named(tmp_path):
         read_image(tmp_path / "p.zarr" / "A" / "1")
 
 
-def test_axes_of_a_zarr_in_another_order_are_told(tmp_path, caplog):
+def test_axes_of_a_file_in_another_order_are_told(tmp_path, caplog):
     group = zarr.open_group(tmp_path / "xyz.zarr", mode="w", zarr_format=2)
     group.create_array("0", shape=(4, 5, 6), dtype=np.uint8)
     for names, told in (("xyz", True), ("zyx", False), ("cyx", False), ("yxc", False)):
         caplog.clear()
         group.attrs["multiscales"] = [{"axes": [{"name": n} for n in names], "datasets": [{"path": "0"}]}]
-        read_image(tmp_path / "xyz.zarr")
-        assert ("axes of xyz.zarr are x, y, z; the last two are used" in caplog.text) == told
+        Planes.of(tmp_path / "xyz.zarr", channels=0)
+        assert ("The axes are XYZ; the last two are used" in caplog.text) == told
+    tifffile.imwrite(
+        tmp_path / "a.tif", np.zeros((4, 5, 6), np.uint8), photometric="minisblack", metadata={"axes": "YXZ"}
+    )
+    caplog.clear()
+    Planes.of(tmp_path / "a.tif")
+    assert "The axes are YXZ; the last two are used" in caplog.text
 
 
 @pytest.mark.parametrize(

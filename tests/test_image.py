@@ -76,6 +76,10 @@ def test_a_grey_image_fills_all_three_colours(rng):
         ((2, 5, 40, 50), {"axes": "CZYX"}, (5,), (0, 1)),
         ((40, 50, 5), {"axes": "YXC", "channels": (4,)}, (), (4,)),
         ((1, 1), {}, (), (0,)),
+        ((40, 50, 1), {}, (), (0,)),
+        ((40, 50, 2), {}, (), (0, 1)),
+        ((7, 40, 50, 1), {}, (7,), (0,)),
+        ((40, 50, 1), {"rgb": False}, (40,), (0,)),
     ],
 )
 def test_axes_and_channels(shape, options, leading, channels):

@@ -47,3 +47,17 @@ def test_a_sign_is_true_or_false(positive):
         with pytest.raises(ValueError, match="positive must be True"):
             make()
     assert Click.at((1, 2), np.True_).positive is True
+
+
+def test_prompts_take_lists_and_numbers_where_these_are_clear():
+    assert Click(3, 1, 2) == Click([3], 1, 2) == Click((3,), 1, 2)
+    assert hash(Scribble([], [[1, 2], [3, 4]])) == hash(Scribble((), ((1, 2), (3, 4))))
+    assert BoxPrompt((), (1, 2, 3, 4)).middle == Click((), 3, 2)
+
+
+@pytest.mark.parametrize("full", [1, 51, 103, 255])
+def test_a_mask_is_all_that_is_not_zero(full):
+    mask = Mask((), (0, 0, 2, 1), [[0, full]]).mask
+    assert mask.dtype == bool and mask.tolist() == [[False, True]]
+    with pytest.raises(TypeError, match="A mask must be an array of bool; got float64"):
+        Mask((), Box(0, 0, 2, 1), np.ones((1, 2)))

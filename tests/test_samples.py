@@ -57,6 +57,17 @@ def test_holding_out_needs_known_names_and_leaves_something():
         synthetic(np.random.default_rng(0), exclude=list(FAMILIES))
 
 
+def test_a_seed_will_do_and_sizes_are_checked():
+    same = [synthetic(rng, (32, 40), "nuclei")[0] for rng in (7, np.random.default_rng(7))]
+    np.testing.assert_array_equal(*same)
+    with pytest.raises(ValueError, match=r"size takes 2 lengths in pixels, from 1; got \(0, 8\)"):
+        synthetic(7, (0, 8))
+    with pytest.raises(ValueError, match="size takes 3 lengths"):
+        synthetic_stack(7, (64, 64))
+    with pytest.raises(ValueError, match="got 'membrane'"):
+        synthetic(7, exclude="membrane")
+
+
 def test_stacks_are_drawn_alike():
     stack, labels = synthetic_stack(np.random.default_rng(0), (6, 48, 40))
     assert stack.shape == labels.shape == (6, 48, 40)

@@ -611,6 +611,40 @@ def test_an_edited_object_without_prompts_is_still_to_be_finished(live, tmp_path
     np.testing.assert_array_equal(s.labels, there)
 
 
+@pytest.mark.parametrize("live", [False, True])
+def test_clearing_tells_where_the_object_was(live):
+    s = session(live=live)
+    s.click(CENTRES[0])
+    (box,) = [box for _, box in s.clear()]
+    assert box.holds(Box.around(LABELS == 1))
+
+
+def test_a_click_is_found_by_a_whole_number_alone():
+    s = session()
+    s.click(CENTRES[0])
+    for index in (0.0, "0", None, True):
+        with pytest.raises(TypeError, match="A click's number is a whole one"):
+            s.remove(index)
+    s.remove(np.int64(0))
+    assert not s.clicks
+    with pytest.raises(TypeError, match="prompts in a list"):
+        s.set_prompts(Click((), *CENTRES[0]))
+
+
+def test_saved_clicks_replace_saved_clicks_and_nothing_else(tmp_path):
+    s = session()
+    s.click(CENTRES[0])
+    path = s.save_prompts(tmp_path / "clicks.json")
+    s.click(CENTRES[1])
+    assert len(json.loads(s.save_prompts(path).read_text())["current"]["prompts"]) == 2
+    image = tmp_path / "image.tif"
+    image.write_bytes(b"II*\0 and so on")
+    for other in (image, tmp_path):
+        with pytest.raises(FileExistsError, match="holds no saved clicks"):
+            s.save_prompts(other)
+    assert image.read_bytes() == b"II*\0 and so on"
+
+
 def test_clearing_leaves_what_somebody_painted_meanwhile():
     s = session(live=True)
     s.click(CENTRES[0])

@@ -150,7 +150,11 @@ def adapt(
     concurrent.futures.CancelledError
         If it was cancelled.
     """
-    config = config or AdaptConfig()
+    config = AdaptConfig() if config is None else config
+    if not isinstance(config, AdaptConfig):
+        raise TypeError(
+            f"config takes an AdaptConfig; got {config!r}: write AdaptConfig(steps=...), for example."
+        )
     pairs = _pairs(model, features, labels, images)
     rng = np.random.default_rng(config.seed)
 

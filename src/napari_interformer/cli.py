@@ -119,6 +119,7 @@ def encode(
     channel_axis: int | None,
     channels: tuple[int, ...] | None,
     contrast: Contrast,
+    axes: str | None,
 ) -> None:
     """Encode IMAGE ahead of time; clicks on it then need no GPU.
 
@@ -142,7 +143,12 @@ def encode(
         )
     named = image if image.name else image.resolve()  # "." has no name
     output = output or named.with_name(f"{named.name}.features.zarr")
-    reading: dict[str, Any] = {"channel_axis": channel_axis, "channels": channels, "contrast": contrast}
+    reading: dict[str, Any] = {
+        "channel_axis": channel_axis,
+        "channels": channels,
+        "contrast": contrast,
+        "axes": axes,
+    }
     began = time.monotonic()
     with ExitStack() as stack:
         if scheduler or jobqueue:
@@ -246,6 +252,7 @@ def segment(
     channel_axis: int | None,
     channels: tuple[int, ...] | None,
     contrast: Contrast,
+    axes: str | None,
 ) -> None:
     """Segment what is clicked on or boxed in IMAGE, and write a label image.
 
@@ -274,7 +281,7 @@ def segment(
     if overlay is not None:
         check_output(overlay, (".png",), read)
 
-    planes = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast)
+    planes = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast, axes=axes)
     check_labels_file(output, planes.shape)
     for number, one in enumerate(everything, 1):
         steps.check_object(number, one, planes)
@@ -542,12 +549,16 @@ def convert(source: Path, output: Path) -> None:
 )
 def demo(headless: bool, output: Path) -> None:
     """Open napari with a sample ready to click on; without a display, do the same headless."""
-    from napari_interformer.demo import open_window, run_headless, why_no_window
+    from napari_interformer.demo import LABELS, PICTURE, open_window, run_headless, why_no_window
 
     reason = "--headless was given" if headless else why_no_window()
     if reason is None:
         open_window()
         return
+    check_output_folder(output)
+    if output.is_dir():
+        for name in (LABELS, PICTURE):
+            check_output(output / name, (Path(name).suffix,))
     click.echo(f"No window ({reason}): running without one.")
     run_headless(output)
 

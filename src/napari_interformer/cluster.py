@@ -67,7 +67,7 @@ class Job:
         Where all workers find them; the store may be a URL.
     model : str or None
         As `load_model` takes it.
-    channel_axis, channels, contrast
+    channel_axis, channels, contrast, axes
         See `Planes.of`.
     device : str
         As `encode` takes it; "auto" is each worker's own choice.
@@ -81,6 +81,7 @@ class Job:
     channel_axis: int | None
     channels: tuple[int, ...] | None
     contrast: Contrast
+    axes: str | None = None
     device: str = "auto"
     run: str = ""
 
@@ -94,6 +95,7 @@ def encode_on(
     channel_axis: int | None = None,
     channels: tuple[int, ...] | None = None,
     contrast: Contrast = "auto",
+    axes: str | None = None,
     device: str = "auto",
     tile: Tile = None,
     halo: int | None = None,
@@ -109,7 +111,7 @@ def encode_on(
         As for `encode`; the image is a file or a zarr, not an array.
     model : str or path, optional
         As `load_model` takes it; a file must be where all workers can see it.
-    channel_axis, channels, contrast, device, tile, halo
+    channel_axis, channels, contrast, axes, device, tile, halo
         As for `encode`.
     progress : callable, optional
         Called with a `Progress` after each plane.
@@ -126,7 +128,7 @@ def encode_on(
     RuntimeError
         If workers are lost again and again, or if, in the end, the store lacks what they report to have written.
     """
-    job = _job(image, store, model, channel_axis, channels, contrast, device)
+    job = _job(image, store, model, channel_axis, channels, contrast, axes, device)
     job, features, waiting, count = _begin(job, tile, halo)
     distributed = _needed("distributed")
     tasks = {
@@ -189,6 +191,7 @@ def encode_with(
     channel_axis: int | None = None,
     channels: tuple[int, ...] | None = None,
     contrast: Contrast = "auto",
+    axes: str | None = None,
     tile: Tile = None,
     halo: int | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -199,7 +202,7 @@ def encode_with(
     ----------
     devices : sequence of str
         Such as "cuda:0", "cuda:1"; "cpu" several times shares the cores.
-    image, store, model, channel_axis, channels, contrast, tile, halo
+    image, store, model, channel_axis, channels, contrast, axes, tile, halo
         As for `encode_on`.
     progress : callable, optional
         Called with a `Progress` after each tile.
@@ -220,7 +223,7 @@ def encode_with(
         raise ValueError(
             f"devices takes a list of at least one device, such as ['cuda:0', 'cuda:1']; got {devices!r}."
         )
-    job = _job(image, store, model, channel_axis, channels, contrast)
+    job = _job(image, store, model, channel_axis, channels, contrast, axes)
     job, features, waiting, count = _begin(job, tile, halo)
     todo = list(waiting)
     cores = max(1, torch.get_num_threads() // len(devices))
@@ -304,6 +307,7 @@ def _job(
     channel_axis: int | None,
     channels: tuple[int, ...] | None,
     contrast: Contrast,
+    axes: str | None,
     device: str = "auto",
 ) -> Job:
     """Describe everything so that other processes find it."""
@@ -314,6 +318,7 @@ def _job(
         channel_axis,
         channels,
         contrast,
+        axes,
         device,
     )
 
@@ -332,7 +337,13 @@ def _begin(
 
 
 def _planes(job: Job) -> Planes:
-    return Planes.of(job.image, channel_axis=job.channel_axis, channels=job.channels, contrast=job.contrast)
+    return Planes.of(
+        job.image,
+        channel_axis=job.channel_axis,
+        channels=job.channels,
+        contrast=job.contrast,
+        axes=job.axes,
+    )
 
 
 def _absolute(model: str | Path) -> str:

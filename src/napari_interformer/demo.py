@@ -25,6 +25,7 @@ from napari_interformer.terminal import count
 if TYPE_CHECKING:
     from pathlib import Path
 
+LABELS, PICTURE = "labels.tif", "overlay.png"  # what is written
 OBJECTS, CLICKS = 12, 3  # the largest cells, and clicks on each at most
 
 
@@ -81,16 +82,16 @@ def run_headless(folder: Path) -> None:
         scores.append(iou(session.mask, target))
         session.commit()
     write_labels(
-        folder / "labels.tif",
+        folder / LABELS,
         np.asarray(session.labels),
         axes=planes.axes,
         scale=planes.scale,
         unit=planes.unit,
     )
-    write_picture(folder / "overlay.png", planes, session, ())
+    write_picture(folder / PICTURE, planes, session, ())
     click.echo(
         f"{count(len(chosen), 'cell')}, at most {CLICKS} clicks each: IoU {np.mean(scores):.3f} on average, "
         f"{min(scores):.3f} at worst; {1000 * np.median(seconds):.0f} ms a click"
     )
-    click.echo(f"labels: {folder / 'labels.tif'}")
-    click.echo(f"picture: {folder / 'overlay.png'}")
+    click.echo(f"labels: {folder / LABELS}")
+    click.echo(f"picture: {folder / PICTURE}")

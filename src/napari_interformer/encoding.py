@@ -80,6 +80,7 @@ def encode(
     channels: int | Sequence[int] | None = None,
     contrast: Contrast = "auto",
     rgb: bool | None = None,
+    axes: str | None = None,
     store: str | Path | None = None,
     device: str | torch.device = "auto",
     tile: Tile = None,
@@ -92,7 +93,7 @@ def encode(
 
     Parameters
     ----------
-    image, channel_axis, channels, contrast, rgb
+    image, channel_axis, channels, contrast, rgb, axes
         See `Planes.of`.
     model : InterFormer
         Stays where it is; a copy encodes on `device`.
@@ -125,7 +126,9 @@ def encode(
         If a file cannot be read or the store cannot be written; finished tiles are kept.
     """
     target = resolve_device(device)
-    source = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast, rgb=rgb)
+    source = Planes.of(
+        image, channel_axis=channel_axis, channels=channels, contrast=contrast, rgb=rgb, axes=axes
+    )
     only = None if planes is None else _parts(planes, source.leading)
     features = room_for(source, model, store=store, tile=tile, halo=halo)
     try:

@@ -163,6 +163,22 @@ class Features:
         self._looked = bool(self._done.all())
         self._found = time.monotonic()  # when the store was last seen to be the one that was opened
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy, or another process, needs: of a store, where it is."""
+        state = self.__dict__.copy()
+        del state["_lock"]
+        if self._store is not None:
+            state = {"path": self.path, "mode": "r" if self._read_only else "r+", "source": self.source}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become what `__getstate__` described."""
+        if mode := state.pop("mode", None):
+            self.__dict__.update(Features.open(state["path"], mode=mode).__dict__)
+            self.source = state["source"]
+        else:
+            self.__dict__.update(state, _lock=threading.Lock())
+
     # --------------------------------------------------------------------------------- making and opening
 
     @classmethod

@@ -379,11 +379,6 @@ def _read_zarr(path: Path) -> ImageFile:
         if not axes and data.ndim == 5:
             axes = [{"name": name} for name in "tczyx"]  # as it was before 0.3, which let others be named
         letters = "".join(_letter(axis) for axis in axes)
-        if letters and not letters.replace("C", "").endswith("YX"):
-            log.warning(
-                "the axes of %s are %s; the last two are used as rows and columns: save it with y and x last.",
-                *(path.name, ", ".join(a["name"] for a in axes)),
-            )
         unit = axes[-1].get("unit") if axes else None
         units = [axis.get("unit") for axis in axes]
         lengths, translation = _place_of(level, image, data.ndim, units)
@@ -454,7 +449,8 @@ def write_labels(
         OME-Zarr if it ends in .zarr, OME-TIFF if it ends in .tif or .tiff. An existing file is replaced, and so are labels
         in OME-Zarr; `written_here` says whether that is a loss.
     labels : (..., Y, X) integer
-        Any array that can be indexed; stored in the smallest unsigned type that holds it.
+        Any array that can be indexed; stored in the smallest unsigned type that holds it. In OME-Zarr the axes come in the
+        order T, C, Z, Y, X, whatever theirs was. Readers of TIFF, such as `tifffile.imread`, leave out axes of length 1.
     axes : str, optional
         One letter per axis of `labels`, Y and X last; letters that OME-TIFF does not know, and all before them if None, become
         Z, T and C.

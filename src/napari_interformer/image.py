@@ -8,6 +8,7 @@ stack, (T, Z) for a series of stacks.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import operator
 import os
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import ArrayLike, NDArray
+
+log = logging.getLogger(__name__)
 
 Plane = tuple[int, ...]
 ImageLike: TypeAlias = "ArrayLike | str | os.PathLike[str] | Planes | Sequence[Any]"  # what `Planes.of` takes
@@ -178,7 +181,8 @@ class Planes:
             of floats in 0..1 as it is, and anything else as "volume".
         rgb : bool, optional
             Whether the last axis is colour. If None, this follows from the names of the axes; without those, the last axis is
-            colour if it has 3 or 4 entries, the two before it have more, and no `channel_axis` is given.
+            colour if it has 3 or 4 entries, and channels if it has 1 or 2, where the two before it have more and no
+            `channel_axis` is given.
         axes : str, optional
             One letter per axis of the array, ending with YX, YXC or YXS, where C stands for channels and S for colours;
             if None, read from the file, or the names of an xarray's axes where these are single letters.
@@ -228,12 +232,18 @@ class Planes:
         if not 1 <= len(chosen) <= 3 or not all(0 <= c < count for c in chosen):
             raise ValueError(
                 f"channels takes one to three of the image's {count} channels (counted from 0); got "
-                f"{list(chosen) if channels is None else channels!r}: choose with channels (in the shell, --channels)."
+                f"{list(chosen) if channels is None else channels!r}: choose with channels (in the shell, --channels), or, if "
+                "these are no channels, say what the axes are with axes (--axes), such as ZYX."
             )
         names = "".join(letter for i, letter in enumerate(letters) if i != axis)
         if axes is not None and not names.endswith("YX"):
             raise ValueError(
                 f"axes must end with Y and X, except for channels; got {axes!r}: move the axes with numpy.moveaxis."
+            )
+        if {*"YX"} <= {*names} and not names.endswith("YX"):
+            log.warning(
+                "The axes are %s; the last two are used as rows and columns: save it with Y and X last.",
+                names,
             )
         if not names.endswith("YX") or len(set(names)) < len(names) or set(names) & set(_UNNAMED):
             names = ("PRHTZYX" if len(names) > 4 else "TZYX")[-len(names) :]
@@ -576,7 +586,11 @@ def _finest(image: Any) -> Any:
         )
     try:
         array = np.asarray(image)
-    except (ValueError, TypeError):  # lists of unequal length, tensors on a GPU
+    except (
+        ValueError,
+        TypeError,
+        RuntimeError,
+    ):  # lists of unequal length; tensors on a GPU, or with a gradient
         array = np.asarray(None)
     if array.dtype.kind in "OUS":
         # What has several arrays by name is none: a zarr group, a data set of xarray.
@@ -663,8 +677,8 @@ def _channel_axis(
         axis = letters.index("S" if "S" in letters else "C")
         if rgb is None:
             rgb = letters[axis] == "S" and shape[axis] <= 4
-    elif rgb or (rgb is None and set(letters) == {"?"} and _looks_coloured(shape)):
-        rgb, axis = True, len(shape) - 1
+    elif rgb or (rgb is None and set(letters) == {"?"} and _ends_with_channels(shape)):
+        rgb, axis = rgb or shape[-1] > 2, len(shape) - 1
     else:
         return None, False
     if rgb and shape[axis] > 4:
@@ -680,5 +694,6 @@ def _names(array: Any) -> str | None:
     return names if len(names) == len(getattr(array, "shape", ())) and {*"YX"} <= {*names} else None
 
 
-def _looks_coloured(shape: tuple[int, ...]) -> bool:
-    return len(shape) > 2 and shape[-1] in (3, 4) and min(shape[-3:-1]) > 4
+def _ends_with_channels(shape: tuple[int, ...]) -> bool:
+    """Whether the last axis holds channels: nobody's planes are so narrow."""
+    return len(shape) > 2 and shape[-1] < 5 and min(shape[-3:-1]) > 4

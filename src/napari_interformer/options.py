@@ -250,6 +250,11 @@ def image_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Up to three channels, counted from 0, to be red, green and blue.",
         ),
         click.option("--channel-axis", type=int, help="The axis of the image that holds channels."),
+        click.option(
+            "--axes",
+            metavar="LETTERS",
+            help="What each axis of the image is, such as ZYX, TCZYX or YXC.  [default: as its file says]",
+        ),
         model_option,
     ):
         command = option(command)

@@ -25,6 +25,10 @@ class Click:
     x: int
     positive: bool = True
 
+    def __post_init__(self) -> None:
+        """Take a plane's number, or several in a list, too."""
+        object.__setattr__(self, "plane", _indices(self.plane))
+
     @classmethod
     def at(cls, position: Sequence[float], positive: bool = True) -> Click:
         """Build a click from a position such as (y, x) or (z, y, x) in data pixels.
@@ -63,6 +67,11 @@ class Scribble:
     plane: tuple[int, ...]
     path: tuple[tuple[int, int], ...]
     positive: bool = True
+
+    def __post_init__(self) -> None:
+        """Take lists, too."""
+        object.__setattr__(self, "plane", _indices(self.plane))
+        object.__setattr__(self, "path", tuple((y, x) for y, x in self.path))
 
     @classmethod
     def along(cls, positions: Iterable[Sequence[float]], positive: bool = True) -> Scribble:
@@ -103,6 +112,11 @@ class BoxPrompt:
     plane: tuple[int, ...]
     box: Box
 
+    def __post_init__(self) -> None:
+        """Take any four numbers as the box, too."""
+        object.__setattr__(self, "plane", _indices(self.plane))
+        object.__setattr__(self, "box", Box(*self.box))
+
     @classmethod
     def between(cls, corner: Sequence[float], opposite: Sequence[float]) -> BoxPrompt:
         """Build a box from the two pixels at its opposite corners: (y, x), or (z, y, x) in a stack.
@@ -140,7 +154,7 @@ class BoxPrompt:
 class Mask:
     """An object that is already there on one plane: a good guess to start from, not a certainty.
 
-    `mask` is bool, the size of `box`; pixels of the plane outside `box` are not part of the object.
+    `mask` is bool, the size of `box`; pixels of the plane outside `box` are not part of the object. Of integers, all but 0 are.
     """
 
     plane: tuple[int, ...]
@@ -148,11 +162,24 @@ class Mask:
     mask: BoolMask
 
     def __post_init__(self) -> None:
-        """Refuse an array that does not fit the box."""
+        """Refuse what is no mask, or does not fit the box."""
+        mask = np.asarray(self.mask)
+        if mask.dtype.kind not in "bui":
+            raise TypeError(
+                f"A mask must be an array of bool; got {mask.dtype}: compare it with a threshold."
+            )
+        object.__setattr__(self, "plane", _indices(self.plane))
+        object.__setattr__(self, "box", Box(*self.box))
+        object.__setattr__(self, "mask", mask if mask.dtype == bool else mask != 0)
         if self.mask.shape != self.box.shape:
             raise ValueError(
                 f"A mask must have the size of its box, {self.box.shape}; got {self.mask.shape}."
             )
+
+
+def _indices(plane: Any) -> tuple[int, ...]:
+    """Return a plane's leading indices; if there is only one axis, a number will do."""
+    return tuple(plane) if np.iterable(plane) else (plane,)
 
 
 Mark = Click | Scribble  # pixels that are part of the object, or are not

@@ -103,6 +103,16 @@ class Saved:
         objects = ", ".join(record.json for record in self.finished)
         return write_whole(path, f'{head}, "objects": [{objects}], "current": {self.current.json}}}'.encode())
 
+    @staticmethod
+    def is_in(path: Path) -> bool:
+        """Whether a file begins like one that `write` wrote, damaged or of a later version though it may be."""
+        start = b'{"format": '
+        try:
+            with path.open("rb") as file:
+                return file.read(len(start)) == start
+        except OSError:
+            return False
+
     @classmethod
     def read(cls, path: Path) -> Saved:
         """Read what `write` wrote.

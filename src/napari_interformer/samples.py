@@ -17,7 +17,7 @@ from napari_interformer.optics import clouds
 from napari_interformer.shapes import scatter
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from numpy.typing import NDArray
 
@@ -37,7 +37,7 @@ __all__ = [
 
 
 def synthetic(
-    rng: np.random.Generator,
+    rng: np.random.Generator | int,
     size: tuple[int, int] = (256, 256),
     family: str | None = None,
     *,
@@ -49,13 +49,13 @@ def synthetic(
 
     Parameters
     ----------
-    rng : numpy.random.Generator
-        Same state, same image.
+    rng : numpy.random.Generator or int
+        Same state or seed, same image.
     size : (int, int)
         Y and X in pixels.
     family : str, optional
         One of `FAMILIES`; drawn if None.
-    exclude : collection of str
+    exclude : str or collection of str
         Families that are not drawn: hold one out of training to see how well a model does without it.
 
     Returns
@@ -63,12 +63,17 @@ def synthetic(
     image : (Y, X) or (Y, X, 3), uint8 or uint16
     labels : (Y, X) int32
         0 is background; each object is one connected piece (but for a thread that others cross).
+
+    Raises
+    ------
+    ValueError
+        If there is no such family, none is left, or the size is not two numbers above 0.
     """
-    return FAMILIES[choose(rng, FAMILIES, family, exclude)](rng, size)
+    return _drawn(FAMILIES, rng, size, 2, family, exclude)
 
 
 def synthetic_stack(
-    rng: np.random.Generator,
+    rng: np.random.Generator | int,
     size: tuple[int, int, int] = (24, 128, 128),
     family: str | None = None,
     *,
@@ -84,7 +89,24 @@ def synthetic_stack(
     labels : (Z, Y, X) int32
         0 is background; an object has the same number in all its planes, and is one connected piece.
     """
-    return VOLUMES[choose(rng, VOLUMES, family, exclude)](rng, size)
+    return _drawn(VOLUMES, rng, size, 3, family, exclude)
+
+
+def _drawn(
+    families: dict[str, Any],
+    rng: np.random.Generator | int,
+    size: Sequence[int],
+    axes: int,
+    family: str | None,
+    exclude: Collection[str],
+) -> tuple[Image, Labels]:
+    """Draw a family, and an image of it."""
+    if len(size) != axes or not all(length >= 1 for length in size):
+        raise ValueError(f"size takes {axes} lengths in pixels, from 1; got {size!r}.")
+    rng = np.random.default_rng(rng)
+    exclude = [exclude] if isinstance(exclude, str) else exclude
+    made: tuple[Image, Labels] = families[choose(rng, families, family, exclude)](rng, tuple(size))
+    return made
 
 
 def choose(

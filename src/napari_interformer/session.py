@@ -10,6 +10,7 @@ import itertools
 import math
 import operator
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from numbers import Real
@@ -28,7 +29,7 @@ from napari_interformer.prompts import BoxPrompt, Click, Mask, Scribble
 from napari_interformer.records import Record, Saved
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -600,7 +601,8 @@ class Session:
         Raises
         ------
         ValueError
-            If the line lies outside the image, or on several planes, or bends at a pixel without a value; nothing changes.
+            If all of the line lies outside the image, it lies on several planes, or bends at a pixel without a value; nothing
+            changes. Of a line that goes beyond the edge, the longest piece within counts.
         NotEncodedError
             If that part of the image is not encoded yet; nothing changes.
         """
@@ -624,7 +626,8 @@ class Session:
         Raises
         ------
         ValueError
-            If the box lies outside the image, or on two planes; nothing changes.
+            If all of the box lies outside the image, its corners lie on two planes, or the pixel in its middle has no value;
+            nothing changes. What of it is beyond the edge does not count.
         NotEncodedError
             If that part of the image is not encoded yet; nothing changes.
         """
@@ -638,7 +641,7 @@ class Session:
         return mask
 
     def remove(self, index: int) -> None:
-        """Remove click number `index` (of `clicks`, from 0); the others are replayed. IndexError if there is none."""
+        """Remove click number `index` (of `clicks`, from 0); the others are replayed. TypeError, IndexError if it is none."""
         given, place = list(self.given), self._place(index)
         self._set_given(given[:place] + given[place + 1 :])
 
@@ -660,6 +663,8 @@ class Session:
     def _place(self, index: int) -> int:
         """Return where among all that was given a click is."""
         places = [place for place, prompt in enumerate(self.given) if isinstance(prompt, Click)]
+        if isinstance(index, bool) or not isinstance(index, int | np.integer):
+            raise TypeError(f"A click's number is a whole one, from 0; got {index!r}.")
         if not -len(places) <= index < len(places):
             raise IndexError(f"Clicks are numbered from 0, and there are {len(places)}; got {index}.")
         return places[index]
@@ -680,7 +685,9 @@ class Session:
         return tuple(mask for mask in self.masks if id(mask) not in carried)
 
     def set_prompts(self, prompts: Iterable[Prompt]) -> list[tuple[Plane, Box]]:
-        """Make these the object's prompts; return what changed (see `adopt`)."""
+        """Make these the object's prompts; return what changed (see `adopt`). Errors as of `compute`."""
+        if not isinstance(prompts, Iterable):
+            raise TypeError(f"set_prompts takes prompts in a list; got {prompts!r}: put it into one.")
         return self.adopt(self.compute(tuple(prompts)))
 
     def compute(self, prompts: Sequence[Prompt], before: Steps = ()) -> Steps:
@@ -953,13 +960,21 @@ class Session:
         )
 
     def clear(self) -> list[tuple[Plane, Box]]:
-        """Drop the current object's prompts and start again; an object that was being edited is put back as it was."""
+        """Drop the current object's prompts and start again; an object that was being edited is put back as it was.
+
+        Returns
+        -------
+        list of (plane, Box)
+            Where the object was, as of `adopt`.
+        """
         if not (self.unfinished or any(isinstance(change, _Said) for change in self._past)):
             self._future = []
             return []  # nothing has this number yet: the next object gets it
         # What was found or deleted before the object began can still be taken back.
         earlier = list(itertools.takewhile(lambda change: isinstance(change, _Found | _Deleted), self._past))
-        changed = self._put_back()
+        changed = dict(self._put_back())
+        for plane, step in _newest(self._steps).items():
+            changed[plane] = changed.get(plane, Box(0, 0, 0, 0)).union(step.box)
         self._forget()
         self._past = earlier
         return list(changed.items())
@@ -1088,8 +1103,31 @@ class Session:
     # ------------------------------------------------------------------------------------ on disk
 
     def save_prompts(self, path: str | Path) -> Path:
-        """Write every object's prompts as JSON, committed ones and the current one, in order: whole or not at all."""
-        return self.saved.write(Path(path))
+        """Write every object's prompts as JSON, committed ones and the current one, in order: whole or not at all.
+
+        Parameters
+        ----------
+        path : str or Path
+            Saved clicks that are there already are replaced.
+
+        Returns
+        -------
+        Path
+            The path.
+
+        Raises
+        ------
+        FileExistsError
+            If there is a file of something else.
+        OSError
+            If it cannot be written; a file that was there before is untouched.
+        """
+        path = Path(path)
+        if path.exists() and not Saved.is_in(path):
+            raise FileExistsError(
+                f"{path.name} is there already, and holds no saved clicks: choose another name, or remove it."
+            )
+        return self.saved.write(path)
 
     def load_prompts(self, path: str | Path) -> None:
         """Replay a file of `save_prompts`: commit its objects, and continue its current one.
