@@ -242,7 +242,7 @@ def test_an_unforeseen_error_is_one_sentence_and_nothing_has_changed(kind, caplo
     desk.model.decode_logits = broken
     desk.click(*desk.centres[1])
     desk.worker.all()
-    assert desk.told == ["out of memory"]
+    assert desk.told == ["Out of memory"]
     assert len(desk.paper.clicks) == len(desk.session.clicks) == 1
     assert "out of memory" in caplog.text  # whoever mends it finds the traceback there
 
@@ -517,7 +517,7 @@ def test_an_object_is_deleted_after_the_one_at_hand_is_finished_even_if_it_is_th
     assert desk.at(2) == 0 and not desk.session.prompts and not desk.told
     desk.annotator.delete(9)
     desk.worker.all()
-    assert "delete needs a label" in desk.told[0] and (desk.at(0), desk.at(1)) == (1, 2)
+    assert "Delete needs a label" in desk.told[0] and (desk.at(0), desk.at(1)) == (1, 2)
 
 
 def test_similar_objects_are_found_after_the_one_at_hand_is_finished_and_what_is_asked_meanwhile_waits():
@@ -581,8 +581,8 @@ def test_edits_apply_to_what_there_is_by_then(current, before, after, merged):
 
 
 def test_errors_are_told_in_one_line():
-    assert sentence(KeyError("no such label")) == "no such label"
-    assert sentence(RuntimeError("one\ntwo")) == "one"
+    assert sentence(KeyError("no such label")) == "No such label"
+    assert sentence(RuntimeError("one\ntwo")) == "One"
     assert sentence(RuntimeError()).startswith("RuntimeError")
     assert sentence(PermissionError(13, "Permission denied", "a.json")) == "a.json: Permission denied."
     assert sentence(OSError("a.json could not be written.")) == "a.json could not be written."

@@ -86,6 +86,31 @@ def test_an_object_gets_no_number_that_was_painted_while_the_brush_got_another(b
     assert area(window.labels, 4) == by_hand and 4 not in window.panel.annotator.session.objects
 
 
+def test_an_object_comes_back_under_its_number_after_a_stroke_and_nothing_stays_of_it(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    layer = window.viewer.layers.selection.active = window.viewer.layers[LABELS]
+    layer.mode, layer.brush_size = "paint", 4
+    beside = centres[0][0] + 13, centres[0][1]
+    window.hold(beside)
+    window.let_go(beside)
+    window.idle()
+    layer.mode = "pan_zoom"
+    both = area(window.labels, 1)
+    assert both > 400
+    window.points.selected_data = {0}
+    window.points.remove_selected()
+    window.idle()
+    assert area(window.labels, 1) == both - 400
+    for left in (both, 400, 0):
+        window.panel.undo()
+        window.idle()
+        assert area(window.labels, 1) == left == (window.labels > 0).sum()
+    window.viewer.layers.selection.active = window.points
+    window.click_and_wait(centres[2])
+    assert area(window.labels, 1) == 400
+
+
 def test_what_is_painted_while_a_click_is_answered_keeps_its_number(brush):
     window, _ = brush
     window.key("M")  # napari's: a new label

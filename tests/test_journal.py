@@ -160,6 +160,14 @@ def test_another_image_is_not_offered_it():
     assert offer(IMAGE, 0) is None and offer("sha256:two", 0) is None
 
 
+def test_red_clicks_alone_are_no_object_to_be_restored():
+    red = (Click((), 3, 4, False),)
+    note(saved(record(1, prompts=red)))
+    assert offer(IMAGE, 0) is None
+    note(saved(record(1, prompts=(*red, Click((), 3, 4)))))
+    assert offer(IMAGE, 0).objects == 1
+
+
 def test_nothing_is_kept_of_a_session_without_objects(folder):
     note(saved(record(1)), saved())
     assert not list(folder.glob("*"))

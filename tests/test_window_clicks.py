@@ -528,6 +528,21 @@ def test_a_click_that_is_painted_green_is_a_green_one_and_later_ones_have_their_
     assert red[0] > 0.9 > red[1]
 
 
+def test_one_colour_for_all_points_changes_no_click(field):
+    window, centres = field
+    (y, x), points = centres[0], window.points
+    window.click_and_wait((y, x))
+    for sign, place in (("Right", (y + 8, x + 8)), ("Left", centres[1]), ("Right", centres[2])):
+        points.face_color = "yellow"
+        window.idle()
+        window.click(place, sign)
+        window.idle()
+    signs = [True, False, True, False]
+    assert list(points.features["positive"]) == signs
+    assert [click.positive for click in window.panel.annotator.session.clicks] == signs
+    assert len(points.face_color) == 4
+
+
 def test_what_was_undone_while_clicks_waited_can_be_redone_after_they_were_answered(window):
     image, centres = squares()
     begin_held_up(window, image)

@@ -568,6 +568,16 @@ def test_other_data_in_the_labels_keeps_the_object_that_is_worked_on(field):
     assert "its clicks are gone" in window.told[-1] and area(layer.data, 2) == 400
 
 
+def test_data_of_another_shape_in_the_labels_ends_the_session_with_a_sentence(field):
+    window, centres = field
+    layer = window.viewer.layers[LABELS]
+    window.click_and_wait(centres[0])
+    layer.data = np.zeros((50, layer.data.shape[1]), np.int32)
+    window.idle()
+    assert "labels must have the image's shape" in window.told[-1].replace("Labels", "labels")
+    assert window.panel.annotator is None
+
+
 @pytest.mark.parametrize("how", ["undo", "clear", "commit"])
 def test_labels_that_are_hidden_are_written_on_a_plane_that_they_were_never_drawn_on(window, how):
     image, centres = squares()

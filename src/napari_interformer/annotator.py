@@ -475,7 +475,6 @@ class Annotator:
         failed: Callable[[Exception], None] | None = None,
     ) -> None:
         generation, self._busy = self._generation, True
-        self._changed()
 
         def finish(call: Callable[[Any], None], result: Any) -> None:
             if generation != self._generation:
@@ -485,6 +484,7 @@ class Annotator:
             self._next()
 
         self._worker.run(work, partial(finish, done), partial(finish, failed or self._refuse))
+        self._changed()
 
     def _settle(self) -> None:
         """Let the layer show the current state, now that nothing waits in line."""
@@ -591,12 +591,14 @@ def merge(current: Sequence[Given], before: Sequence[Given], after: Sequence[Giv
 
 
 def sentence(error: Exception) -> str:
-    """Return what an error says, in one line."""
+    """Return what an error says, in one line that begins as sentences do."""
     if said := of_system(error):
         return said
     # KeyError quotes what it says.
     told = error.args[0] if isinstance(error, KeyError) and error.args else error
     text = next(iter(str(told).splitlines()), "")
+    if text.partition(" ")[0].isalpha():  # and not the name of a file
+        text = text[0].upper() + text[1:]
     return text or f"{type(error).__name__}: an unexpected error; the log has the details."
 
 

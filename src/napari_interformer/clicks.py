@@ -90,6 +90,7 @@ class ClickLayer:
         self.layer.events.features.connect(self._flipped)
         self.layer.events.feature_defaults.connect(self._keep_sign)
         self.layer.events.current_face_color.connect(self._recoloured)
+        self.layer.events.face_color.connect(self._coloured)
         self.layer.selected_data.events.items_changed.connect(self._selected)
 
     def fits(self, source: Source) -> bool:
@@ -116,6 +117,7 @@ class ClickLayer:
         self.layer.events.features.disconnect(self._flipped)
         self.layer.events.feature_defaults.disconnect(self._keep_sign)
         self.layer.events.current_face_color.disconnect(self._recoloured)
+        self.layer.events.face_color.disconnect(self._coloured)
         self.layer.selected_data.events.items_changed.disconnect(self._selected)
 
     def put_away(self) -> None:
@@ -214,10 +216,17 @@ class ClickLayer:
         layer = self.layer
         if str(layer.face_color_mode) != "direct" or _POSITIVE not in layer.features:
             return
+        if len(layer.face_color) != len(layer.features):  # a point is being added
+            return
         signs = np.array([not red(colour) for colour in layer.face_color], bool)
         layer.face_color_mode = "cycle"
         layer.features = {_POSITIVE: signs}  # tells whoever is connected
         self._keep_sign()
+
+    def _coloured(self, _: Any) -> None:
+        """Give all points their own colours again, where a script gave the layer one: that means nothing of a single point."""
+        if _POSITIVE in self.layer.features:
+            self.layer.face_color_mode = "cycle"
 
     def _selected(self, *_: Any) -> None:
         # Of points that are pasted napari tells nothing but that they are selected.

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from napari_interformer import NAME
+from napari_interformer.prompts import Mark
 from napari_interformer.records import Saved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from napari_interformer.prompts import Prompt
     from napari_interformer.records import Record
 
 log = logging.getLogger(__name__)
@@ -170,7 +172,7 @@ def _newest_first() -> list[Path]:
 
 def _offered(path: Path, saved: Saved, highest: int, last: bool) -> Offer | None:
     missing = _missing(saved, highest)
-    records = [record for record in (*missing.finished, missing.current) if record.prompts]
+    records = [record for record in (*missing.finished, missing.current) if any(map(_finds, record.prompts))]
     if not any(record.label > highest and not record.edited for record in records):
         return None
     when = datetime.fromtimestamp(path.stat().st_mtime)
@@ -179,6 +181,11 @@ def _offered(path: Path, saved: Saved, highest: int, last: bool) -> Offer | None
             return None
         path = missing.write(path.with_name(f"{path.stem}{_PART}{highest}.json"))
     return Offer(path, len({record.label for record in records}), when)
+
+
+def _finds(prompt: Prompt) -> bool:
+    """Whether something can be found at a prompt: at red clicks alone nothing is."""
+    return not isinstance(prompt, Mark) or prompt.positive
 
 
 def _missing(saved: Saved, highest: int) -> Saved:

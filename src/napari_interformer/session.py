@@ -400,8 +400,11 @@ class Session:
         self._label = int(value)
 
     def number_from(self, label: int) -> None:
-        """Give the next object this number, or a higher one; prompts are refused if the label image cannot hold it."""
-        if not self.unfinished:
+        """Give the next object this number, or a higher one; prompts are refused if the label image cannot hold it.
+
+        Nothing changes where there is an object, or one that `undo` or `redo` can bring back: it keeps its own.
+        """
+        if not self.unfinished and not any(isinstance(one, _Said) for one in (*self._past, *self._future)):
             self._label = max(self._label, label)
 
     @property
@@ -1021,9 +1024,12 @@ class Session:
             if not box.empty:
                 masks.append(Mask(index, box, here[box.slices]))
         if not masks:
-            raise ValueError(
-                f"{name} needs a label that is in the label image; got {label!r}, which has no pixel there."
+            why = (
+                "which has no pixel there"
+                if number == label and number > 0
+                else "and objects have numbers above 0"
             )
+            raise ValueError(f"{name} needs a label that is in the label image; got {label!r}, {why}.")
         return tuple(masks)
 
     def adopt_edit(self, taken: Taken) -> None:
@@ -1237,8 +1243,9 @@ class Session:
         if not isinstance(label, int | np.integer) or label < 1:
             raise ValueError(f"label takes a whole number from 1; got {label!r}.")
         if label > np.iinfo(dtype).max:
-            wider = "use a wider dtype, such as int32"
-            remedy = wider if dtype.itemsize < 4 else "give the object with the highest number a lower one"
+            remedy = "use a wider dtype, such as int32"
+            if dtype.itemsize >= 4:
+                remedy = "give the object with the highest number a lower one, or begin with new labels"
             raise ValueError(f"labels of dtype {dtype} cannot hold label {label}: {remedy}.")
 
     # ------------------------------------------------------------------------------------ painting

@@ -377,6 +377,8 @@ class Workspace:
         labels, before = self.labels, self._plane
         if labels is None or labels.layer.multiscale or labels.writing:
             return
+        if finest(labels.layer) is not labels.array:  # given another array, of which napari tells next
+            return
         self._plane = plane = self.plane
         if plane is None or plane != before:
             return
