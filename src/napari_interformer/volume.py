@@ -104,12 +104,8 @@ def carry(
     session : Session
         With a current object; nothing of it changes. As long as the clicks on the planes on either side of one of its `gaps`
         stay the same, nothing is decoded there again.
-    progress : callable, optional
-        Called with (planes done, planes at most).
-    cancelled : callable, optional
-        Called before each plane, to ask whether to stop; what is done by then is returned.
-    ended : callable, optional
-        Called with every plane before which the object ends although the stack continues, and why.
+    progress, cancelled, ended : callable, optional
+        As of `Session.propagate`.
 
     Returns
     -------
