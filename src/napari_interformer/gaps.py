@@ -71,9 +71,8 @@ class Gap:
     overwrite: bool
 
 
-Gaps = dict[
-    tuple[Plane | None, Plane | None], Gap
-]  # by the clicked planes around them; None stands for the ends of the stack
+# By the clicked planes around them; None stands for the ends of the stack.
+Gaps = dict[tuple[Plane | None, Plane | None], Gap]
 
 
 class Carried(NamedTuple):

@@ -586,11 +586,8 @@ def _finest(image: Any) -> Any:
         )
     try:
         array = np.asarray(image)
-    except (
-        ValueError,
-        TypeError,
-        RuntimeError,
-    ):  # lists of unequal length; tensors on a GPU, or with a gradient
+    # Lists of unequal length; tensors on a GPU, or with a gradient.
+    except (ValueError, TypeError, RuntimeError):
         array = np.asarray(None)
     if array.dtype.kind in "OUS":
         # What has several arrays by name is none: a zarr group, a data set of xarray.
