@@ -203,6 +203,11 @@ def test_as_many_labels_as_images(cells, encoded, small_model):
         ni.adapt(small_model, [encoded, encoded], [cells[1]], config=QUICK)
 
 
+def test_a_configuration_of_another_kind_is_refused(cells, encoded, small_model):
+    with pytest.raises(TypeError, match=r"config takes an AdaptConfig; got {'steps': 2}"):
+        ni.adapt(small_model, encoded, cells[1], config={"steps": 2})
+
+
 def test_an_adapted_model_gets_a_free_name_and_none_is_kept_of_one_that_is_cancelled_at_the_end(
     cells, encoded, small_model, tmp_path, monkeypatch
 ):

@@ -151,7 +151,7 @@ def adapt(
         If it was cancelled.
     """
     config = AdaptConfig() if config is None else config
-    if not isinstance(config, AdaptConfig):
+    if not isinstance(config, ClickConfig):
         raise TypeError(
             f"config takes an AdaptConfig; got {config!r}: write AdaptConfig(steps=...), for example."
         )
