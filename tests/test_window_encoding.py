@@ -25,7 +25,7 @@ def test_cancel_stops_within_a_batch_and_keeps_what_is_done(window):
     window.viewer.add_image(np.stack([image] * 6))
     window.model.steps = threading.Semaphore(20)  # more than two planes, less than four
     window.encode(wait=False)
-    window.wait(lambda: window.model.tiles == 20)
+    window.wait(lambda: window.panel.features is not None and window.model.tiles == 20)
     tiles = len(window.panel.features.tiles)
     window.form.cancel.click()
     window.model.steps.release(PLENTY)

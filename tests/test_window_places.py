@@ -94,7 +94,7 @@ def test_three_layers_are_taken_as_colours(window):
     for name in ("a", "b"):
         window.viewer.add_image(image if name == "a" else image[:, ::-1], name=name)
     window.form.image.choose(window.viewer.layers["a"])
-    window.form.adapt()
+    window.form.show_rows()
     window.form.green.choose(window.viewer.layers["b"])
     window.viewer.layers["b"].contrast_limits = (10, 150)
     window.encode()
