@@ -343,7 +343,7 @@ class Annotator:
         self.found(label)
         late = self.busy
         # Where its click is still being answered, nothing of the object is painted yet: it can have another number.
-        if label == self.session.label and not self.session.can_redo:
+        if label == self.session.label:
             self.session.number_from(label + 1)
 
         def then(_: None) -> None:
@@ -414,9 +414,7 @@ class Annotator:
                 then(result)
         except Exception as error:
             self._refuse(error)
-        # An object that can be brought back keeps its number.
-        if not session.can_redo:
-            session.number_from(self._taken + 1)
+        session.number_from(self._taken + 1)
         self._write()
 
     def _write(self) -> None:

@@ -575,7 +575,7 @@ class Report:
             ),
         )[:WORST]
         by_name = {sample.name: sample for sample in self.samples}
-        annotators = {name: annotate(by_name[name].image) for name in {trial.image for trial in worst}}
+        clickers = {name: annotate(by_name[name].image) for name in {trial.image for trial in worst}}
         columns = 6
         figure = Figure(figsize=(2 * columns, 2.2 * math.ceil(len(worst) / columns)), layout="constrained")
         grid = figure.subplots(math.ceil(len(worst) / columns), columns, squeeze=False)
@@ -584,7 +584,7 @@ class Report:
         for axes, trial in zip(grid.flat, worst, strict=False):
             sample = by_name[trial.image]
             target = sample.labels == trial.label
-            clicker = annotators[trial.image]
+            clicker = clickers[trial.image]
             clicker.begin()
             for given in trial.given:
                 mask = answer(clicker, given)

@@ -49,12 +49,9 @@ from napari_interformer.terminal import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from napari_interformer.geometry import Box
-    from napari_interformer.image import Contrast, Plane
+    from napari_interformer.image import Contrast
     from napari_interformer.prompts import BoxPrompt, Given, Mark
     from napari_interformer.train import Progress
-
-    EncodePart = Callable[[Sequence[tuple[Plane, Box]]], None]
 
 
 # ------------------------------------------------------------------------------------------ commands

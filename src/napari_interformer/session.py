@@ -404,7 +404,8 @@ class Session:
 
         Nothing changes where there is an object, or one that `undo` or `redo` can bring back: it keeps its own.
         """
-        if not self.unfinished and not any(isinstance(one, _Said) for one in (*self._past, *self._future)):
+        comes_back = self.can_redo or any(isinstance(change, _Said) for change in self._past)
+        if not self.unfinished and not comes_back:
             self._label = max(self._label, label)
 
     @property
