@@ -43,6 +43,34 @@ def test_points_that_are_nowhere_say_nothing_and_those_with_other_features_are_p
     assert [click.positive for click in clicks.read()] == [True, False]
 
 
+@pytest.mark.filterwarnings("ignore:property used for face_color dropped:RuntimeWarning")
+def test_what_somebody_else_notes_of_points_stays_and_changes_no_sign():
+    clicks = ClickLayer(Source((Image(np.zeros((9, 9), np.uint8)),)))
+    layer = clicks.layer
+    clicks.write((Click((), 2, 3), Click((), 5, 5, False)))
+    layer.features = layer.features.assign(score=[1.0, 2.0])
+    layer.selected_data = {0}
+    clicks.flip_selected()
+    assert layer.features["score"].tolist() == [1, 2]
+    assert [click.positive for click in clicks.read()] == [False, False]
+    layer.features = {"score": [3.0, 4.0]}
+    assert [click.positive for click in clicks.read()] == [False, False]
+    assert layer.features["score"].tolist() == [3, 4]
+    layer.add([[7, 7]])
+    assert [click.positive for click in clicks.read()] == [False, False, True]
+
+
+def test_points_are_taken_hold_of_where_they_are_drawn():
+    clicks = ClickLayer(Source((Image(np.zeros((3000, 4000), np.uint8), scale=(0.5, 0.5)),)))
+    for pixel in (4, 0.1):  # of the screen, in the world
+        clicks.show_at(pixel)
+        clicks.write((*clicks.read(), Click((), 500, 600)))
+        reach = clicks.layer.size[-1] / 2 * 0.5 / pixel
+        assert np.all(clicks.layer.size == clicks.layer.current_size) and 4.5 <= reach <= 7
+    clicks.show_at(0.11)  # about the same: nothing is drawn anew
+    assert clicks.layer.current_size == clicks.layer.size[-1]
+
+
 @pytest.mark.parametrize("positive", [True, False])
 def test_whatever_is_written_over_whatever_was_there_is_shown(rng, positive):
     clicks = ClickLayer(Source((Image(np.zeros((9, 9), np.uint8)),)))

@@ -237,3 +237,60 @@ def test_labels_that_are_too_large_to_be_copied_are_refused(monkeypatch):
     monkeypatch.setattr("napari_interformer.labels._COPY", 20 * 20 * 4 - 1)
     with pytest.raises(ValueError, match="too large to be copied"):
         copied(Labels(da.zeros((20, 20), dtype=np.int32)))
+
+
+def test_a_large_stroke_is_taken_back_and_made_again_in_one_piece(monkeypatch):
+    monkeypatch.setattr("napari_interformer.labels._MANY", 50)
+    data = np.zeros((2, 20, 30), np.int32)
+    data[1, 3, 3] = 5
+    layer = Labels(data)
+    labels, edits = LayerLabels(layer), []
+    labels.survey()
+    layer.events.paint.connect(lambda event: edits.append(event.value))
+    layer.selected_label = 7
+    layer.fill((1, 10, 10), 7)
+    stroke = Stroke(labels, edits[0])
+    assert (stroke.highest, stroke.planes) == (7, {(1,)} if layer.n_edit_dimensions == 2 else {(0,), (1,)})
+    painted = layer.data.copy()
+    assert (painted == 7).sum() > 50
+    labels.survey()
+    for _ in range(2):
+        stroke.take_back()
+        assert layer.data[1, 3, 3] == 5 and np.count_nonzero(layer.data) == 1
+        assert labels.annotated.tolist() == [False, True]
+        stroke.make()
+        np.testing.assert_array_equal(layer.data, painted)
+        assert labels.annotated.tolist() == (painted.any(axis=(1, 2))).tolist()
+
+
+def test_napari_takes_back_what_was_written_of_an_object_at_once():
+    layer = Labels(np.zeros((40, 40), np.int32))
+    labels = LayerLabels(layer)
+    box = np.s_[5:25, 5:25]
+    labels[box] = np.ones((20, 20))  # an object that is undone
+    labels[box] = np.zeros((20, 20))
+    for last in (10, 20, 15):  # one that grows and shrinks
+        mask = np.zeros((20, 20), int)
+        mask[:last] = 2
+        labels[box] = mask
+    labels.one_step()
+    layer.undo()
+    assert not layer.data.any()
+    layer.redo()
+    assert np.count_nonzero(layer.data == 2) == 300 and np.count_nonzero(layer.data) == 300
+    labels[box] = np.full((20, 20), 3)
+    layer.data_setitem((np.array([0]), np.array([0])), 9)  # somebody else's
+    labels[box] = np.zeros((20, 20))
+    labels.one_step()
+    layer.undo()
+    layer.undo()
+    assert layer.data[0, 0] == 0 and np.count_nonzero(layer.data == 3) == 400
+
+
+def test_nothing_is_left_to_take_back_of_what_came_to_nothing():
+    layer = Labels(np.zeros((40, 40), np.int32))
+    labels = LayerLabels(layer)
+    labels[np.s_[5:25, 5:25]] = np.ones((20, 20))
+    labels[np.s_[5:25, 5:25]] = np.zeros((20, 20))
+    labels.one_step()
+    assert not layer._undo_history

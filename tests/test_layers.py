@@ -186,3 +186,13 @@ def test_a_file_tells_the_pixel_sizes_that_it_knows_and_no_others(tmp_path, monk
     # As napari has it of files that it opened, for which it takes a window.
     monkeypatch.setattr(Image, "source", SimpleNamespace(path=str(tmp_path / "stack.ome.tif")))
     assert Source((image,)).told_by_file() == ("ZYX", [expected, 0.25, 0.25], "micrometer")
+
+
+def test_channels_lie_over_each_other():
+    grey = np.zeros((4, 9, 9), np.uint8)
+    first = Image(grey, name="first", scale=(2, 0.5, 0.5), translate=(0, 3, 3))
+    unplaced = Image(grey, name="unplaced")
+    assert Source((first, unplaced)).planes().size == (9, 9)
+    moved = Image(grey, name="moved", scale=(2, 0.5, 0.5), translate=(0, 3, 5))
+    with pytest.raises(ValueError, match="moved lies elsewhere than first"):
+        Source((first, moved)).planes()

@@ -142,7 +142,7 @@ def test_commit_starts_the_next_object_and_protects_the_last(field):
     window.key_and_wait("C")
     assert len(window.points.data) == 0
     window.click_and_wait((y, x))  # the same square again: it is taken
-    assert "all its pixels belong to other objects" in window.form.object.text()
+    assert "object 1 is already here: press E" in window.form.object.text()
     window.click_and_wait(centres[1])
     assert "other objects" not in window.form.object.text()
     assert (area(window.labels, 1), area(window.labels, 2)) == (400, 400)
@@ -260,7 +260,9 @@ def test_the_brush_paints_the_object_at_hand_and_what_somebody_chooses(field):
     window.key_and_wait("C")
     window.rest()
     layer = window.viewer.layers[LABELS]
-    assert layer.selected_label == 1  # the one that was just finished may be touched up
+    window.wait(
+        lambda: layer.selected_label == 2
+    )  # or it would go on with the one that was just finished, over others
     window.click_and_wait(centres[1])
     window.wait(lambda: layer.selected_label == 2)
     layer.brush_size = 5
@@ -578,3 +580,108 @@ def test_an_object_that_was_erased_is_not_committed(field):
     assert area(window.labels) == 400
     window.key_and_wait("C")
     assert list(window.panel.annotator.session.objects) == [1]
+
+
+def test_undo_on_the_labels_takes_back_one_object_after_the_other_however_fast(field):
+    window, centres = field
+    for centre in centres[:3]:
+        window.click_and_wait(centre)
+        window.click_and_wait((centre[0], centre[1] + 5))
+        window.key_and_wait("C")
+    window.viewer.layers.selection.active = window.viewer.layers[LABELS]
+    for left in (2, 1, 0):
+        window.key("Ctrl+Z")
+        if left == 2:
+            window.idle()
+            assert sorted(np.unique(window.labels)) == [0, 1, 2]
+    window.idle()
+    assert not window.labels.any()
+    for _ in range(3):
+        window.key("Ctrl+Shift+Z")
+    window.idle()
+    assert [area(window.labels, label) for label in (1, 2, 3)] == [400] * 3
+
+
+def test_an_object_that_was_undone_does_not_come_back_by_the_undo_of_the_labels(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("Ctrl+Z")
+    window.click_and_wait(centres[1])
+    window.key_and_wait("C")
+    window.viewer.layers.selection.active = window.viewer.layers[LABELS]
+    window.key_and_wait("Ctrl+Z")
+    window.key_and_wait("Ctrl+Z")
+    assert not window.labels.any()
+
+
+@pytest.mark.parametrize("key", ["T", "C", "Ctrl+Z", "Shift+C", "M"])
+def test_another_tool_calls_off_the_choice_of_an_object_to_delete(field, key):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    window.key("X")
+    window.key_and_wait(key)
+    assert not window.panel.canvas.picking and window.points.mode == "add"
+    if key == "T":
+        window.key_and_wait("T")
+    window.click_and_wait(centres[1])
+    assert area(window.labels) == 400 and area(window.labels, 2) == 400
+
+
+def test_a_click_on_an_object_that_is_there_says_so_and_makes_no_splinter(window):
+    image, centres = squares()
+    window.viewer.add_image(image)
+    y, x = centres[0]
+    there = np.zeros(image.shape, np.int32)
+    there[y - 9 : y + 9, x - 10 : x + 10] = 7  # of which the answer is a little more
+    window.form.labels.choose(window.viewer.add_labels(there))
+    window.encode()
+    window.idle()
+    window.click_and_wait(centres[0])
+    assert "object 7 is already here: press E and click on it" in window.form.object.text()
+    window.key_and_wait("C")
+    assert "Object 7 is already where object 8 was clicked on" in window.told[-1]
+    assert window.panel.annotator.session.unfinished
+    window.key_and_wait("E")
+    window.click_and_wait(centres[0])
+    assert "Object 8 was dropped" in window.told[-1] and area(there, 8) == 0
+    window.key_and_wait("Shift+C")
+    window.form.overwrite.click()
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    assert area(there, 8) + area(there, 9) == 400 and area(there, 7) == 0
+
+
+def test_where_clicks_do_nothing_the_panel_says_what_to_do(field):
+    window, _ = field
+    window.viewer.layers.selection.active = window.viewer.layers["image"]
+    window.rest()
+    assert window.form.object.text().startswith("To click, select the layer InterFormer clicks.")
+    window.viewer.layers.selection.active = window.points
+    window.points.mode = "select"
+    window.rest()
+    assert window.form.object.text().startswith("To add clicks, press 2.")
+    window.key("2")
+    window.rest()
+    assert window.form.object.text() == "Object 1: click on it"
+
+
+def test_undo_with_nothing_to_undo_says_how_to_go_on(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    window.key_and_wait("Ctrl+Z")
+    assert "press E and click on it" in window.told[-1] and area(window.labels) == 400
+
+
+def test_the_keys_are_the_canvas_again_once_a_size_was_typed(field):
+    window, _ = field
+    size = window.form.size
+    size.setFocus()
+    size.selectAll()
+    window.QTest.keyClicks(size, "20")
+    window.QTest.keyClick(size, window.Qt.Key.Key_Return)
+    assert size.value() == 20 and window.app.focusWidget() in (
+        window.canvas,
+        None,
+    )  # None if the window is not in front

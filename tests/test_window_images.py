@@ -8,6 +8,8 @@ import weakref
 
 import numpy as np
 import pytest
+import tifffile
+from qtpy.QtWidgets import QFileDialog
 
 from napari_interformer import widget
 from napari_interformer.clicks import CLICKS
@@ -257,3 +259,64 @@ def test_pixels_replaced_while_an_encode_is_prepared_are_told(window, while_prep
     layer = window.viewer.add_image(image)
     while_preparing(window, lambda: setattr(layer, "data", np.roll(image, 5)))
     assert "The pixels of " in window.told[-1] and window.form.bar.text() != "encoded"
+
+
+def test_the_image_that_is_looked_at_is_encoded_unless_another_was_chosen(window):
+    image, _ = squares()
+    first, second = (window.viewer.add_image(image, name=name) for name in ("first", "second"))
+    assert window.form.image.layer() is second
+    window.viewer.layers.selection.active = first
+    assert window.form.image.layer() is first
+    window.choose(second)
+    window.viewer.layers.selection.active = first
+    assert window.form.image.layer() is second
+    window.encode()
+    window.viewer.layers.selection.active = first
+    assert window.form.image.layer() is second
+
+
+def test_rows_follow_the_axes_that_an_image_gets(window):
+    image, _ = squares()
+    layer = window.open(np.stack([image] * 2))
+    form = window.form
+    form.channel_axis.setCurrentIndex(form.channel_axis.findData(0))
+    window.encode()
+    layer.data = image
+    window.encode()
+    assert form.channel_axis.currentData() is None and window.panel.features.shape == image.shape
+    layer.data = np.stack([image] * 3)
+    assert form.channel_axis.count() == 4
+
+
+def test_few_planes_that_may_be_channels_are_told(window):
+    image, centres = squares()
+    window.open(np.stack([image] * 3))
+    assert "image is taken as 3 planes; if they are channels" in window.form.object.text().lower()
+    window.click_and_wait(centres[0])
+    assert "channels" not in window.form.object.text()
+    window.open(np.stack([image] * 3), axis_labels=("z", "y", "x"), name="other")
+    assert "channels" not in window.form.object.text()
+
+
+def test_a_file_that_was_not_chosen_after_all_changes_no_model(window, monkeypatch):
+    image, _ = squares()
+    window.viewer.add_image(image)
+    window.rest()
+    form = window.form
+    form.add_model("mine.safetensors")
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: ("", ""))
+    form.model.setCurrentIndex(form.model.count() - 1)
+    form.model.activated.emit(form.model.currentIndex())
+    assert form.model_name() == "mine.safetensors" == form.model.currentData()
+
+
+def test_files_are_proposed_beside_the_image(window, monkeypatch, tmp_path):
+    image, _ = squares()
+    tifffile.imwrite(tmp_path / "cells.ome.tif", image)
+    window.viewer.open(tmp_path / "cells.ome.tif", plugin="napari")
+    window.encode()
+    asked = []
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *given: asked.append(given[2]) or ("", ""))
+    window.form.save_labels.click()
+    window.form.save_prompts.click()
+    assert asked == [str(tmp_path / "cells labels.ome.tif"), str(tmp_path / "cells clicks.json")]

@@ -11,6 +11,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from napari.layers import Labels
 from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QFileDialog
@@ -334,7 +335,7 @@ def test_labels_and_clicks_are_saved_and_clicks_replayed(field, tmp_path, monkey
     window.click_and_wait(centres[0])
     window.key_and_wait("C")
     window.click_and_wait(centres[1])
-    window.viewer.layers[LABELS].scale = (-1, 1)  # a mirrored layer has pixels like any other
+    window.viewer.layers["image"].scale = (-1, 1)  # a mirrored layer has pixels like any other
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "labels.ome.tif"), ""))
     window.form.save_labels.click()
     window.idle()
@@ -349,7 +350,7 @@ def test_labels_and_clicks_are_saved_and_clicks_replayed(field, tmp_path, monkey
     monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(tmp_path / "clicks.json"), ""))
     window.form.load_prompts.click()
     window.idle()
-    assert window.told[1:] == ["The clicks were saved as clicks.json."]
+    assert window.told[1:] == [f"The clicks were saved as clicks.json in {tmp_path.name}."]
     np.testing.assert_array_equal(window.labels, whole)
     assert len(window.points.data) == 1
 
@@ -782,3 +783,109 @@ def test_a_features_path_may_begin_at_home(window, monkeypatch, tmp_path):
     for typed, meant in (("~/x.zarr", str(tmp_path / "x.zarr")), ("s3://b/~x", "s3://b/~x"), ("  ", None)):
         window.form.store.setText(typed)
         assert window.form.store_path() == meant
+
+
+@pytest.mark.parametrize("end", ["panel", "image"])
+def test_what_was_to_be_saved_is_saved_though_the_panel_or_the_image_goes_first(
+    field, tmp_path, monkeypatch, end
+):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    window.model.gate.clear()
+    window.click(centres[1])
+    window.rest()
+    for kind, name, button in (
+        ("labels", "labels.ome.tif", window.form.save_labels),
+        ("clicks", "clicks.json", window.form.save_prompts),
+    ):
+        monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, name=name: (str(tmp_path / name), ""))
+        button.click()
+        assert not (tmp_path / name).exists(), kind
+    if end == "panel":
+        window.viewer.window.remove_dock_widget("all")
+    else:
+        window.viewer.layers.remove(window.viewer.layers["image"])
+    window.rest()
+    window.model.gate.set()
+    assert area(tifffile.imread(tmp_path / "labels.ome.tif")) == 400
+    assert (tmp_path / "clicks.json").exists()
+    assert [told.split(".")[0] for told in window.told[:2]] == [
+        "The labels were saved as labels",
+        "The clicks were saved as clicks",
+    ]
+    window.rest()
+    assert not window.panel.annotator or not window.panel.annotator.busy
+
+
+def test_labels_that_are_moved_go_back_or_are_told(field):
+    window, _ = field
+    layer = window.viewer.layers[LABELS]
+    layer.translate = (0, 40)
+    window.points.translate = (5, 0)
+    window.rest()
+    assert not layer.translate.any() and not window.points.translate.any()
+    mine = window.viewer.add_labels(np.zeros((96, 160), int), name="mine", scale=(2, 2))
+    mine.scale = (1, 1)
+    mine.translate = (0.2, 0.2)  # placed by somebody, though hardly elsewhere
+    window.form.labels.choose(mine)
+    window.form.labels.activated.emit(window.form.labels.currentIndex())
+    window.wait(lambda: window.panel.labels.layer is mine)
+    window.idle()
+    mine.translate = (0, 40)
+    window.rest()
+    assert "mine no longer lies over image" in window.form.object.text()
+    mine.translate = (0, 0)
+    window.rest()
+    assert "no longer" not in window.form.object.text()
+
+
+def test_hidden_labels_are_told(field):
+    window, _ = field
+    layer = window.viewer.layers[LABELS]
+    layer.visible = False
+    window.rest()
+    assert window.form.object.text().startswith("InterFormer labels is hidden.")
+    layer.visible = True
+    window.rest()
+    assert "hidden" not in window.form.object.text()
+
+
+def test_another_labels_layer_can_be_chosen_while_the_first_is_looked_through(window, monkeypatch):
+    image, centres = squares()
+    window.viewer.add_image(image)
+    wrong, right = (
+        window.viewer.add_labels(np.zeros_like(image, int), name=name) for name in ("wrong", "right")
+    )
+    free, survey = threading.Event(), LayerLabels.survey
+    monkeypatch.setattr(LayerLabels, "survey", lambda self, *a: free.wait(60) and survey(self, *a))
+    window.form.labels.choose(wrong)
+    window.encode()
+    window.form.labels.choose(right)
+    window.form.labels.activated.emit(window.form.labels.currentIndex())
+    window.rest()
+    free.set()
+    window.wait(lambda: window.panel.labels.layer is right)
+    window.idle()
+    assert not window.told
+    window.click_and_wait(centres[0])
+    assert area(right.data) == 400 and not wrong.data.any()
+
+
+def test_labels_on_disk_that_are_nearly_full_are_told(window, tmp_path):
+    image, _ = squares()
+    window.viewer.add_image(image)
+    small = zarr.create_array(str(tmp_path / "small.zarr"), shape=image.shape, dtype="uint8", chunks=(32, 32))
+    small[0, 0] = 254
+    window.form.labels.choose(window.viewer.add_labels(small, name="small"))
+    window.encode()
+    window.idle()
+    assert "room for 1 more object: for more, choose another layer" in window.told[-1]
+
+
+def test_a_panel_that_was_closed_says_so(field):
+    window, _ = field
+    window.viewer.window.remove_dock_widget(window.panel)
+    window.viewer.window.add_dock_widget(window.panel)
+    window.form.encode.click()
+    assert "This panel was closed" in window.told[-1] and window.panel.job is None

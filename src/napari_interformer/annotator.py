@@ -8,6 +8,7 @@ in line, so that no click is lost and none is applied to the wrong object.
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter, deque
 from dataclasses import dataclass, replace
 from functools import partial
@@ -76,6 +77,21 @@ class Action:
     failed: Callable[[Exception], Any] | None = None
 
 
+class Once:
+    """Work that is done once, by the thread that comes first; another one waits for it. What fails may be tried again."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._work, self._lock = work, threading.Lock()
+        self._results: list[Any] = []
+
+    def __call__(self) -> Any:
+        """Return what the work returns."""
+        with self._lock:
+            if not self._results:
+                self._results.append(self._work())
+            return self._results[0]
+
+
 @dataclass(frozen=True)
 class Answer:
     """The answer to a list of clicks: the steps of those that could be answered, and the others."""
@@ -129,6 +145,7 @@ class Annotator:
         self.waiting: tuple[Given, ...] = ()  # on planes that are not encoded yet
         self._worker, self._tell, self._changed = worker, tell, changed
         self._line: deque[Edit | Action] = deque()
+        self._sure: list[Action] = []  # those in line, or at work, that are done whatever happens
         self._busy = False
         self._ahead: Ahead | None = None
         self._seen = clicks.read()  # what the layer showed when it was last looked at
@@ -164,6 +181,12 @@ class Annotator:
     def can_redo(self) -> bool:
         """Whether `redo` may change anything."""
         return self.session.can_redo or bool(self._undone) or self.busy
+
+    @property
+    def _undoes(self) -> bool:
+        """Whether there is something to undo or to redo, as far as what is in line does not change that."""
+        session = self.session
+        return session.can_undo or session.can_redo or bool(self.waiting or self._undone)
 
     @property
     def can_commit(self) -> bool:
@@ -216,10 +239,16 @@ class Annotator:
             self._seen = now
             self._next()
 
-    def undo(self) -> None:
-        """Take back the last change: a click that still waits, or the session's last."""
+    def undo(self, otherwise: Callable[[], Any] | None = None) -> None:
+        """Take back the last change: a click that still waits, or the session's last.
+
+        `otherwise` is called instead where there is nothing to undo or to redo, once it is known.
+        """
 
         def then(_: None) -> None:
+            if otherwise is not None and not self._undoes:
+                otherwise()
+                return
             last = next(reversed(self._since), None)
             if last is not None and self._since[last] >= self.session.changes:
                 self._undone.append((last, self._since.pop(last)))
@@ -229,10 +258,13 @@ class Annotator:
 
         self.act(then)
 
-    def redo(self) -> None:
-        """Make the change again that was undone."""
+    def redo(self, otherwise: Callable[[], Any] | None = None) -> None:
+        """Make the change again that was undone; `otherwise` as in `undo`."""
 
         def then(_: None) -> None:
+            if otherwise is not None and not self._undoes:
+                otherwise()
+                return
             again = self._undone.pop() if self._undone else None
             if again is None:
                 self.session.redo()
@@ -249,6 +281,11 @@ class Annotator:
 
         def then(_: None) -> None:
             self._none_waits("commit")
+            if (rival := self.session.rival) and not self.session.covered:
+                raise ValueError(
+                    f"Object {rival} is already where object {self.session.label} was clicked on: to correct it, press E and "
+                    "click on it; to take its pixels, check Overwrite other objects; or clear the clicks [Shift+C]."
+                )
             self.session.commit()
             self._wait_for(())
             self._forget_undone()
@@ -366,6 +403,21 @@ class Annotator:
         self._line.append(Action(then, work, failed))
         self._next()
 
+    def make_sure(self, then: Callable[[Any], Any], work: Callable[[], Any]) -> None:
+        """Do something as `act` does, and when this is closed before its turn comes, at once: what people want saved."""
+
+        def done(call: Callable[[Any], Any], result: Any) -> None:
+            self._sure.remove(action)
+            call(result)
+
+        def failed(error: Exception) -> None:
+            raise error
+
+        action = Action(partial(done, then), Once(work), partial(done, failed))
+        self._sure.append(action)
+        self._line.append(action)
+        self._next()
+
     def show_on(self, clicks: ClickList) -> None:
         """Continue with another layer of clicks; it shows what the old one did."""
         clicks.write(self.clicks.read())
@@ -373,7 +425,7 @@ class Annotator:
         self.act(lambda _: None)  # look at it when nothing waits in line
 
     def close(self) -> None:
-        """Forget what waits in line and drop results that are still to come; finish writing what is done."""
+        """Forget what waits in line and drop results that are still to come; finish writing what is done, and save."""
         self._generation += 1
         self._line.clear()
         self._busy = False
@@ -381,6 +433,12 @@ class Annotator:
             self.session.backlog.work_off()
         except Exception as error:
             self._refuse(error)
+        for action in tuple(self._sure):
+            assert action.work is not None
+            try:
+                action.then(action.work())
+            except Exception as error:
+                self._refuse(error)
 
     # --------------------------------------------------------------------------------------- the line
 
@@ -509,9 +567,13 @@ class Annotator:
         self.act(leave)
 
     def _leave(self) -> None:
-        """Commit the current object, or drop it if its mask is empty."""
+        """Commit the current object, or drop it if its mask is empty, or hardly more than what another object leaves of it."""
         self._undone.clear()
-        if not self.session.empty:
+        rival = self.session.rival
+        if rival and not self.session.covered:
+            self._tell(f"Object {self.session.label} was dropped: nearly all of it is object {rival}.")
+            self.session.clear()
+        elif not self.session.empty:
             self.session.commit()
         elif self.session.prompts:
             self.session.clear()

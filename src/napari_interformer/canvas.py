@@ -98,8 +98,14 @@ class Canvas:
         shapes = clicks.shapes
         shapes.shown, shapes.drawn = self._show_shapes, partial(self._later, self.activate)
         shapes.pixel, shapes.later = lambda: self.screen.pixel, self._later
+        clicks.show_at(self.screen.pixel)
         self._viewer.add_layer(clicks.layer)
         return clicks
+
+    def zoomed(self, _: Any = None) -> None:
+        """Note that the image is seen larger or smaller."""
+        if self.clicks is not None and self.there:
+            self.clicks.show_at(self.screen.pixel)
 
     def _show_shapes(self, layer: Shapes) -> None:
         """Give the viewer the layer of shapes; another one stays active."""

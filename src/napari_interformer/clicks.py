@@ -35,6 +35,7 @@ _LEFT = "napari-interformer object"  # in the metadata of a click layer that was
 _PUT_AWAY = "napari-interformer put away"  # in the metadata of a click layer that nobody uses
 _NO_DRAG = 5  # pixels of the screen that the mouse may move in a click, as in napari
 _ON_SCREEN = (9, 14)  # pixels; zoomed in or out, points stay visible and never hide small objects
+_ABOUT = 1.2  # by so much their size may be wrong: napari draws all of them anew for another one
 
 
 def stays(event: Any) -> Generator[None, None, bool]:
@@ -66,7 +67,6 @@ class ClickLayer:
             face_color_cycle={True: GREEN, False: RED},
             border_color="white",
             border_width=0.15,
-            size=max(8, source.side / 60),
             canvas_size_limits=_ON_SCREEN,
             name=CLICKS,
             **place,
@@ -92,6 +92,18 @@ class ClickLayer:
         self.layer.events.current_face_color.connect(self._recoloured)
         self.layer.events.face_color.connect(self._coloured)
         self.layer.selected_data.events.items_changed.connect(self._selected)
+
+    def show_at(self, pixel: float) -> None:
+        """Make points as large as they are drawn, where a pixel of the screen is so large in the world.
+
+        napari takes hold of a point anywhere within its size, however small it is drawn.
+        """
+        layer = self.layer
+        size = sum(_ON_SCREEN) / 2 * pixel / float(np.abs(layer.scale[-2:]).min())
+        if not size / _ABOUT < layer.current_size < size * _ABOUT:
+            layer.current_size = size
+            if len(layer.data):
+                layer.size = size
 
     def fits(self, source: Source) -> bool:
         """Whether the layer lies where clicks on another source would; if so, it belongs to that source from now on."""
@@ -208,8 +220,16 @@ class ClickLayer:
 
     def _flipped(self, _: Any) -> None:
         # While points are dragged napari tells of each move here, and of the data not before the button is released.
-        if not self.layer.events.data.blocked():
-            self._changed()
+        if self.layer.events.data.blocked():
+            return
+        if _POSITIVE not in self.layer.features:  # somebody noted something else of the points
+            known = [click.positive for click in self._given if isinstance(click, Click)]
+            count = len(self.layer.data)
+            self._set_signs(known if len(known) == count else [True] * count)  # comes here again
+            self.layer.face_color = _POSITIVE
+            self._keep_sign()
+            return
+        self._changed()
 
     def _recoloured(self, _: Any) -> None:
         """Take the colour that somebody gave a point for what it means, as of lines; later points have their own again."""
@@ -220,7 +240,7 @@ class ClickLayer:
             return
         signs = np.array([not red(colour) for colour in layer.face_color], bool)
         layer.face_color_mode = "cycle"
-        layer.features = {_POSITIVE: signs}  # tells whoever is connected
+        self._set_signs(signs)  # tells whoever is connected
         self._keep_sign()
 
     def _coloured(self, _: Any) -> None:
@@ -255,7 +275,7 @@ class ClickLayer:
         # napari would make the next point like those that are selected, and forgets what to make where there are none.
         signs = self.layer.feature_defaults.get(_POSITIVE)  # None if somebody gave the points other features
         if signs is not None and bool(signs[0]) != self._positive:
-            self.layer.feature_defaults = {_POSITIVE: [self._positive]}
+            self.layer.feature_defaults = self.layer.feature_defaults.assign(**{_POSITIVE: [self._positive]})
 
     def read(self) -> tuple[Given, ...]:
         """Return what is drawn, and the clicks that the points stand for, in the order in which they were made.
@@ -328,7 +348,11 @@ class ClickLayer:
         return np.array(places, float).reshape(-1, self.layer.ndim)
 
     def _sign(self, clicks: Sequence[Click]) -> None:
-        self.layer.features = {_POSITIVE: np.array([click.positive for click in clicks], bool)}
+        self._set_signs([click.positive for click in clicks])
+
+    def _set_signs(self, signs: Sequence[bool] | NDArray[np.bool_]) -> None:
+        """Say which points are positive; what else somebody noted of them stays."""
+        self.layer.features = self.layer.features.assign(**{_POSITIVE: np.array(signs, bool)})
 
     def flip_selected(self) -> None:
         """Turn the selected points from positive to negative and back.
@@ -345,7 +369,7 @@ class ClickLayer:
             )
         signs = _signs(self.layer)
         signs[chosen] ^= True
-        self.layer.features = {_POSITIVE: signs}  # tells whoever is connected
+        self._set_signs(signs)  # tells whoever is connected
 
 
 def _signs(layer: Points) -> NDArray[np.bool_]:

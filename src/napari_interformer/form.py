@@ -260,6 +260,8 @@ class Form(QWidget):
             QComboBox(),
             "The model in the package, one of your own, or a file (.safetensors, or a .pth of the reference).",
         )
+        self._model_name = DEFAULT_MODEL
+        self.model.currentIndexChanged.connect(self._name_model)
         self.fill_models([DEFAULT_MODEL])
         self.device = _hint(
             QComboBox(), "Where to compute: auto uses a GPU if there is one. Clicks are fast on a CPU, too."
@@ -439,8 +441,8 @@ class Form(QWidget):
         return Source((first, *others), axis, channels, contrast)
 
     def model_name(self) -> str:
-        """Return the name or path of the model chosen."""
-        return str(self.model.currentData() or DEFAULT_MODEL)
+        """Return the name or path of the model chosen, though a file is just being looked for."""
+        return self._model_name
 
     def shortened(self, name: str) -> str:
         """Return a name without its middle, if it is too long for a line of the panel."""
@@ -500,13 +502,16 @@ class Form(QWidget):
     def fill_models(self, names: Sequence[str]) -> None:
         """Offer these models, the files that were chosen before, and another file."""
         offered = [self.model.itemData(i) for i in range(self.model.count())]
-        chosen = self.model.currentData()
+        chosen = self._model_name
         files = [name for name in offered if name not in (None, DEFAULT_MODEL, *names)]
         self.model.clear()
         for name in [*(names or [DEFAULT_MODEL]), *files]:
             self.model.addItem(Path(name).name, name)
         self.model.addItem("from a file…", None)
-        self.model.setCurrentIndex(max(self.model.findData(chosen or DEFAULT_MODEL), 0))
+        self.model.setCurrentIndex(max(self.model.findData(chosen), 0))
+
+    def _name_model(self, _: int) -> None:
+        self._model_name = str(self.model.currentData() or self._model_name)
 
     def add_model(self, path: str) -> None:
         """Offer a model file, unless it is offered, and choose it."""
@@ -637,8 +642,8 @@ def _told(annotator: Annotator | None, picking: str, adapting: bool, image: bool
         text = f"Object {session.label}: click {'to correct' if session.prompts else 'on'} it"
     if len(session.planes) > 1:
         text += f", {len(session.planes)} planes"
-    if session.covered:
-        text += "; all its pixels belong to other objects"
+    if rival := session.rival:
+        text += f"; object {rival} is already here: press E and click on it to correct it"
     if annotator.waiting:
         more = len(annotator.waiting)
         text += f"; {more} more wait{'s' * (more == 1)} until {planes_are(annotator.waiting)} encoded"

@@ -24,7 +24,7 @@ MOST_TOLD = 4  # ends of an object; in time-lapses there may be two for each tim
 class Reason(StrEnum):
     """Why an object is not carried further."""
 
-    NOT_ENCODED = "this plane is not encoded yet"
+    NOT_ENCODED = "this plane is not encoded yet (propagate again once it is)"
     NO_VALUE = "the image has no value there"
     OCCUPIED = "another object is there"
     UNLIKE = "what is there looks like the surroundings"

@@ -15,7 +15,7 @@ import numpy as np
 from napari.layers import Labels
 
 from napari_interformer.image import read_only
-from napari_interformer.layers import PLACE, finest, place
+from napari_interformer.layers import PLACE, finest, is_unplaced, place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -140,13 +140,13 @@ def lay_over(layer: Labels, source: Source) -> bool:
     kept = [i for i in range(len(shape)) if i == 0 or i != source.axis]
     pairs = zip(source.placement()["units"], layer.units, strict=True)
     factors = [_factor(unit, other) for unit, other in pairs]
-    lies = unplaced = True
+    lies = True
     for corner in product(*((0, n - 1) for n in shape)):
         pixel = np.array(corner)[kept]
         found = layer.world_to_data(np.multiply(source.world(pixel.tolist()), factors))
         # Half a pixel, and more at the far end of a large image, since files round pixel sizes.
         lies &= bool(np.all(np.abs(np.array(found)[kept] - pixel) <= 0.5 + np.array(shape)[kept] / 1000))
-        unplaced &= np.allclose(layer.data_to_world(corner), corner)
+    unplaced = is_unplaced(layer)
     if not lies and not unplaced:
         raise ValueError(
             f"Labels must lie where the image is; {layer.name} lies elsewhere than {image.name}: copy the image's scale and "
@@ -199,6 +199,7 @@ class LayerLabels:
         self.dtype: np.dtype[Any] = np.dtype(data.dtype)
         self.writing = False  # so that listeners can tell our edits from a person's
         self._filled = np.zeros(self.shape[:-2], np.int64)  # pixels of each plane that have a label
+        self._written: list[Any] = []  # steps of napari's own undo since `one_step`
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         """Read plane indices and slices, as of an array."""
@@ -227,7 +228,7 @@ class LayerLabels:
         # What nobody sees need not be drawn: it takes napari longer than writing.
         drawn = self._shown() in (None, tuple(plane))
         if self.layer.multiscale or count > _MANY:
-            self._put_whole(key, values, drawn=drawn)
+            self._put_whole(self._in_layer(key), values, drawn=drawn)
         else:
             y, x = np.nonzero(different)
             indices = [*(np.full(y.size, i) for i in plane), y + rows.start, x + columns.start]
@@ -247,15 +248,24 @@ class LayerLabels:
                 return
             # A stroke that is just being drawn must not take what is written here for its own.
             drawing, layer._block_history = layer._block_history, False
+            before = self._last_step
             try:
                 layer.data_setitem(indices, values, refresh=drawn)
             finally:
                 layer._block_history = drawing
+            if self._last_step is not before:
+                self._written.append(self._last_step)
 
-    def _put_whole(self, key: Any, values: NDArray[Any], *, drawn: bool) -> None:
-        """Write all of a box, of which napari's own undo knows nothing."""
+    @property
+    def _last_step(self) -> Any:
+        """What napari's own undo would take back now: a list of edits (see `Stroke`); None if there is nothing."""
+        history = self.layer._undo_history
+        return history[-1] if history else None
+
+    def _put_whole(self, key: tuple[Any, ...], values: NDArray[Any], *, drawn: bool) -> None:
+        """Write all of a box of the layer's data, of which napari's own undo knows nothing."""
         with self._writing():
-            self._put_past_napari(self._in_layer(key), values)
+            self._put_past_napari(key, values)
             if drawn:
                 self.layer.refresh(thumbnail=False, highlight=False, extent=False)
 
@@ -276,18 +286,64 @@ class LayerLabels:
         finally:
             self.writing = False
 
-    def repaint(self, indices: tuple[NDArray[np.intp], ...], values: NDArray[Any] | int) -> None:
-        """Write single pixels, by their indices into the layer's data."""
-        change = np.not_equal(values, 0).astype(int) - (np.asarray(finest(self.layer)[indices]) != 0)
-        self._put(indices, values)
+    def one_step(self) -> None:
+        """Let napari's own undo take back at once all that was written since the last call: an object, and not its last click.
+
+        Only as far as nobody else wrote in between.
+        """
+        history, own = self.layer._undo_history, self._written
+        self._written = []
+        steps = []
+        while history and any(history[-1] is step for step in own):
+            steps.append(history.pop())
+        edits = [edit for step in reversed(steps) for edit in step]
+        if not edits:
+            return
+        shape = self.array.shape
+        places = np.concatenate([np.ravel_multi_index(indices, shape) for indices, _, _ in edits])
+        before, after = (
+            np.concatenate([np.broadcast_to(edit[part], edit[0][0].shape) for edit in edits])
+            for part in (1, 2)
+        )
+        pixels, first = np.unique(places, return_index=True)
+        _, last = np.unique(places[::-1], return_index=True)
+        before, after = before[first], after[::-1][last]
+        changed = before != after
+        if changed.any():
+            history.append([(np.unravel_index(pixels[changed], shape), before[changed], after[changed])])
+
+    def repaint(self, edit: tuple[Any, ...], values: NDArray[Any] | int) -> None:
+        """Write to the pixels of an edit (see `Stroke`); if they are many, napari's own undo knows nothing of it."""
+        if _boxed(edit) and (self.layer.multiscale or _count(edit) > _MANY):
+            box, mask, *_ = edit
+            before = np.asarray(self.array[box])
+            after = before.copy()
+            after[... if mask is None else mask] = values
+            self._put_whole(box, after, drawn=True)
+            change = np.not_equal(after, 0).astype(int) - (before != 0)
+            axes = [i for i in range(change.ndim) if i != self.axis][-2:]
+            if self.axis is not None:
+                axes.append(self.axis)
+            self._filled[self.leading_of(box)] += change.sum(tuple(axes))
+            return
+        indices = _indices(edit)
+        change = np.not_equal(np.ravel(values), 0).astype(int) - (
+            np.asarray(finest(self.layer)[indices]) != 0
+        )
+        self._put(indices, np.ravel(values) if np.ndim(values) else values)
         if planes := self.leading_of(indices):
             np.add.at(self._filled, planes, change)
         else:
             self._filled += change.sum()
 
-    def leading_of(self, indices: tuple[NDArray[np.intp], ...]) -> tuple[NDArray[np.intp], ...]:
-        """Return on which planes pixels lie, of their indices into the layer's data: one array for each leading axis."""
-        return tuple(index for i, index in enumerate(indices) if i != self.axis)[:-2]
+    def leading_of(self, key: Sequence[Any]) -> tuple[Any, ...]:
+        """Return on which planes pixels lie: what their indices into the layer's data, or slices, are for the leading axes."""
+        return tuple(part for i, part in enumerate(key) if i != self.axis)[:-2]
+
+    def room(self, highest: int) -> int:
+        """Return how many more numbers fit than the highest there is, where that is fewer than people add; otherwise -1."""
+        left = int(np.iinfo(self.dtype).max) - highest
+        return left if left < _ROOM else -1
 
     def wider(self, highest: int) -> NDArray[np.int32] | None:
         """Return the labels as int32 if they could not hold many more than the highest there is: a file has the smallest type.
@@ -295,7 +351,7 @@ class LayerLabels:
         None if they can, if that would be too much for memory, and on disk, since what is written there has to stay there. A
         worker thread may ask, then `take`.
         """
-        small = self.dtype.itemsize < 4 and np.iinfo(self.dtype).max - highest < _ROOM
+        small = self.dtype.itemsize < 4 and self.room(highest) >= 0
         held = type(self.array) is np.ndarray and not self.layer.multiscale
         fits = 4 * math.prod(self.array.shape) <= _COPY
         return self.array.astype(np.int32) if small and held and fits else None
@@ -366,7 +422,8 @@ class Stroke:
     labels : LayerLabels
         The layer.
     edits : sequence
-        What napari tells of it (`Labels.events.paint`): its pixels, what they were and what they became.
+        What napari tells of it (`Labels.events.paint`): pixels, what they were and what they became. The pixels are indices
+        into the layer's data or, from napari 0.9 on, slices and a mask of what was painted there, None for all of it.
     """
 
     def __init__(self, labels: LayerLabels, edits: Sequence[Any]) -> None:
@@ -378,35 +435,48 @@ class Stroke:
         shape = self._labels.shape[:-2]
         if not shape:
             return set()
-        places = (self._labels.leading_of(_pixels(edit)[0]) for edit in self._edits)
-        numbers = {
-            int(number) for place in places for number in np.unique(np.ravel_multi_index(place, shape))
-        }
-        return {tuple(map(int, np.unravel_index(number, shape))) for number in numbers}
+        planes: set[Plane] = set()
+        for edit in self._edits:
+            leading = self._labels.leading_of(edit[0])
+            if _boxed(edit):
+                planes.update(product(*(range(part.start, part.stop) for part in leading)))
+            else:
+                numbers = np.unique(np.ravel_multi_index(leading, shape))
+                planes.update(tuple(map(int, np.unravel_index(number, shape))) for number in numbers)
+        return planes
 
     @property
     def highest(self) -> int:
         """The highest label that was painted, 0 if it was erased."""
-        return max((int(np.max(_pixels(edit)[2])) for edit in self._edits), default=0)
+        return max((int(np.max(edit[-1])) for edit in self._edits), default=0)
 
     def take_back(self) -> None:
         """Give its pixels what they had before."""
         for edit in reversed(self._edits):
-            indices, before, _ = _pixels(edit)
-            self._labels.repaint(indices, before)
+            self._labels.repaint(edit, edit[-2])
 
     def make(self) -> None:
         """Paint it again."""
         for edit in self._edits:
-            indices, _, after = _pixels(edit)
-            self._labels.repaint(indices, after)
+            self._labels.repaint(edit, edit[-1])
 
 
-def _pixels(edit: tuple[Any, ...]) -> tuple[tuple[NDArray[np.intp], ...], NDArray[Any], Any]:
-    """Return the indices of an edit's pixels, what they were, and what they became."""
-    if len(edit) == 3:  # napari up to 0.8, and `data_setitem`
-        return edit
-    box, mask, before, after = edit  # slices; all pixels of the box if the mask is None
-    mask = np.ones(before.shape, bool) if mask is None else mask
-    places = zip(np.nonzero(mask), box, strict=True)
-    return tuple(index + part.start for index, part in places), before.ravel(), after
+def _boxed(edit: tuple[Any, ...]) -> bool:
+    """Whether an edit tells its pixels by slices and a mask."""
+    return len(edit) == 4
+
+
+def _count(edit: tuple[Any, ...]) -> int:
+    """Return how many pixels an edit has, which tells them by slices and a mask."""
+    _, mask, before, _ = edit
+    return int(before.size if mask is None else np.count_nonzero(mask))
+
+
+def _indices(edit: tuple[Any, ...]) -> tuple[NDArray[np.intp], ...]:
+    """Return the indices of an edit's pixels."""
+    if not _boxed(edit):
+        indices: tuple[NDArray[np.intp], ...] = edit[0]
+        return indices
+    box, mask, before, _ = edit
+    places = zip(np.nonzero(np.ones(before.shape, bool) if mask is None else mask), box, strict=True)
+    return tuple(index + part.start for index, part in places)

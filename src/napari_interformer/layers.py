@@ -8,6 +8,7 @@ image.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -93,6 +94,12 @@ class Source:
                     "Several image layers can be channels if they are grey and have the same shape; got "
                     f"{', '.join(f'{layer.name} {tuple(layer.data.shape)}' for layer in self.layers)}: choose others."
                 )
+            for layer in self.layers[1:]:
+                if not _lie_alike(layer, self.image) and not is_unplaced(layer):
+                    raise ValueError(
+                        f"Several image layers can be channels if they lie over each other; {layer.name} lies elsewhere than "
+                        f"{self.image.name}, and its pixels would be taken without that: resample it first, or choose another."
+                    )
         data: Any = _Stack(arrays) if len(arrays) > 1 else arrays[0]
         rgb = bool(self.image.rgb)
         limits = [] if rgb else [_limits(layer) for layer in self.layers]
@@ -221,6 +228,24 @@ def place(layer: Labels | Points | Shapes, source: Source) -> None:
         now = now.affine_matrix if name == "affine" else now
         if not np.array_equal(now, value):  # napari sets everything anew, whatever it is given
             setattr(layer, name, value)
+
+
+def is_unplaced(layer: Any) -> bool:
+    """Whether nobody has given a layer a place of its own: its pixels are its places in the world."""
+    return all(
+        np.allclose(layer.data_to_world(corner), corner)
+        for corner in product(*((0, n - 1) for n in finest(layer).shape[: layer.ndim]))
+    )
+
+
+def _lie_alike(one: Image, other: Image) -> bool:
+    """Whether layers have the same transforms, but for rounding."""
+
+    def parts(layer: Image) -> list[Any]:
+        return [layer.scale, layer.translate, layer.rotate, layer.shear, layer.affine.affine_matrix]
+
+    same = [np.allclose(mine, its) for mine, its in zip(parts(one), parts(other), strict=True)]
+    return all(same) and tuple(one.units) == tuple(other.units)
 
 
 def finest(layer: Image | Labels) -> Any:

@@ -106,8 +106,8 @@ class Notes:
         self.flush()
         if self._annotator is not None and self._annotator.session.records and self.offer is not None:
             show_info(
-                f"No longer offered: {self.offer}. Their numbers are in use here: to restore them, choose new layer under "
-                "Labels and press Encode."
+                f"You began new objects here, so {self.offer} can only be restored into a layer of their own: choose new layer "
+                "under Labels and press Encode."
             )
             self._withdraw()
 

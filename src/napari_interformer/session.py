@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from napari_interformer.similar import Similar
 
 
+HARDLY = 0.8  # of a mask belongs to others, if it is hardly an object of its own
 FINISHED = 5  # objects, the newest, that tell how large the next one is: few, since images and tasks change
 
 Replay = tuple[tuple[Record, Steps], ...]
@@ -492,6 +493,22 @@ class Session:
                 return False
             masked |= bool(step.mask.any())
         return masked
+
+    @property
+    def rival(self) -> int | None:
+        """The protected object to which nearly all of the current one's mask belongs, so that it is hardly another one."""
+        if self.overwrite:
+            return None
+        pixels, others = 0, []
+        for plane, step in _newest(self._steps).items():
+            there = np.asarray(self.labels[(*plane, *step.box.slices)])[step.mask]
+            pixels += there.size
+            others.append(there[(there != 0) & (there != self.label)])
+        taken = np.concatenate([*others, np.zeros(0, int)])
+        if not taken.size or taken.size < HARDLY * pixels:
+            return None
+        numbers, counts = np.unique(taken, return_counts=True)
+        return int(numbers[counts.argmax()])
 
     @property
     def erased(self) -> bool:
@@ -1244,7 +1261,7 @@ class Session:
         if not isinstance(label, int | np.integer) or label < 1:
             raise ValueError(f"label takes a whole number from 1; got {label!r}.")
         if label > np.iinfo(dtype).max:
-            remedy = "use a wider dtype, such as int32"
+            remedy = "use a wider dtype, such as int32, or another label image"
             if dtype.itemsize >= 4:
                 remedy = "give the object with the highest number a lower one, or begin with new labels"
             raise ValueError(f"labels of dtype {dtype} cannot hold label {label}: {remedy}.")

@@ -150,7 +150,8 @@ def finished(session: Session, plane: Plane, box: Box) -> list[Mask]:
     ]
     if not objects:
         raise ValueError(
-            "Find similar needs finished objects as examples; there is none here: click on one and commit it first."
+            "Find similar needs finished objects as examples; there is none in this part of the plane: click on one and commit "
+            "it first."
         )
     inner = box.grown(-1, -1)
     whole = [one for one in objects if inner.holds(one.box)] or objects

@@ -17,7 +17,6 @@ from napari.utils.notifications import show_info, show_warning
 from qtpy.QtCore import QEvent, Qt, QTimer
 from qtpy.QtWidgets import QApplication, QFileDialog, QInputDialog, QScrollArea
 
-from napari_interformer import DEFAULT_MODEL
 from napari_interformer.annotator import sentence
 from napari_interformer.canvas import Canvas
 from napari_interformer.encodes import Encodes
@@ -54,6 +53,9 @@ if TYPE_CHECKING:
     from napari_interformer.model import InterFormer
     from napari_interformer.session import Replay
     from napari_interformer.train import Progress as Learnt
+
+
+FEW = 4  # planes that may be channels
 
 
 class Loaded(NamedTuple):
@@ -108,7 +110,7 @@ class Panel(QScrollArea):
         self._step: Progress | None = None  # how far the encode on its way is, once it is anywhere
         self._adapting: Job | None = None
         self._carrying: Job | None = None
-        self._docked = False
+        self._docked = self._chosen_by_hand = False
         self._connect()
         self._fill_layers()
         self._image_chosen()
@@ -162,7 +164,10 @@ class Panel(QScrollArea):
             button.clicked.connect(partial(self._safely, action))
         form.overwrite.toggled.connect(self._overwrite)
         form.size.valueChanged.connect(self._size)
+        form.size.lineEdit().returnPressed.connect(self._focus)
         form.image.activated.connect(self._image_chosen)
+        for choice in (form.image, form.green, form.blue, form.channel_axis):
+            choice.activated.connect(self._chose)
         form.labels.activated.connect(partial(self._safely, self._labels_chosen))
         form.model.activated.connect(self._model_chosen)
         form.planes.chosen.connect(self.go_to)
@@ -181,10 +186,11 @@ class Panel(QScrollArea):
             (layers.inserted, self._inserted),
             (layers.removed, self._removed),
             (layers.reordered, self._fill_layers),
-            (self.viewer.layers.selection.events.active, self.canvas.layer_chosen),
+            (self.viewer.layers.selection.events.active, self._layer_chosen),
             (dims.current_step, self._plane_shown),
             (dims.ndisplay, self.canvas.dimensions_shown),
             (self.screen.camera.events.center, self._wanted),
+            (self.screen.camera.events.zoom, self.canvas.zoomed),
             *(pair for layer in self.viewer.layers for pair in self._of_layer(layer)),
         ]
 
@@ -224,6 +230,10 @@ class Panel(QScrollArea):
     def _safely(self, action: Callable[[], None], *_: Any) -> None:
         """Do what a button or key asks for; if it cannot be done, say why in one sentence."""
         try:
+            if self.decoder.closed:
+                raise ValueError(
+                    "This panel was closed, and works no more: open InterFormer anew in the Plugins menu."
+                )
             action()
         except Exception as error:
             self._failed(error)
@@ -429,8 +439,11 @@ class Panel(QScrollArea):
             or self.workspace.outdated
         ):
             return  # what is chosen counts at the next Encode
+        if annotator.busy:  # perhaps with no more than looking through labels
+            annotator.act(lambda _: self.decoder.later(partial(self._safely, self._labels_chosen)))
+            return
         try:
-            if annotator.has_object or annotator.busy:
+            if annotator.has_object:
                 raise ValueError(
                     f"Object {annotator.session.label} belongs to {labels.layer.name}: commit [C] or clear [Shift+C] it, then "
                     "choose another layer."
@@ -459,7 +472,7 @@ class Panel(QScrollArea):
     def _model_chosen(self, _: Any = None) -> None:
         if self.form.model.currentData() is None:
             path, _ = QFileDialog.getOpenFileName(self, "Model", "", "InterFormer (*.safetensors *.pth)")
-            self.form.add_model(path or (self._loaded.name if self._loaded else DEFAULT_MODEL))
+            self.form.add_model(path or self.form.model_name())
         self._change_model()
 
     def _change_model(self) -> None:
@@ -613,18 +626,24 @@ class Panel(QScrollArea):
             raise ValueError("Clicks need an encoded image: choose an image and press Encode.")
         return self.annotator
 
+    def _ready(self) -> Annotator:
+        """Return what acts on the current object; the next click is no longer to choose another one."""
+        self.canvas.give_up_picking()
+        return self._now()
+
     def activate(self) -> None:
         """Make the click layer the one that the mouse and the keys go to, ready to add points."""
         self.canvas.activate()
 
     def toggle_sign(self) -> None:
         """Switch between positive and negative clicks."""
+        self.canvas.give_up_picking()
         self.form.show_sign(not self.form.positive)
         self.canvas.positive = self.form.positive
 
     def flip(self) -> None:
         """Flip the selected points."""
-        self._now()
+        self._ready()
         assert self.clicks is not None
         self.clicks.flip_selected()
 
@@ -640,38 +659,36 @@ class Panel(QScrollArea):
 
     def undo(self) -> None:
         """Take back the last change of the current object."""
-        self._now().undo()
+        self._ready().undo(_tell_nothing_to_undo)
 
     def redo(self) -> None:
         """Make the change again that was undone."""
-        self._now().redo()
+        self._ready().redo()
 
     def _undo_there(self) -> None:
-        """Undo on the Labels layer."""
-        self._whose().undo()
+        """Undo on the Labels layer: napari can undo what we wrote, but does not know the clicks behind it."""
+        annotator, labels = self._ready(), self.labels
+        assert labels is not None
+        annotator.undo(labels.layer.undo)
 
     def _redo_there(self) -> None:
         """Redo on the Labels layer."""
-        self._whose().redo()
-
-    def _whose(self) -> Annotator | Labels:
-        """Return what undoes on the Labels layer: napari can undo what we wrote, but does not know the clicks behind it."""
-        annotator, labels = self._now(), self.labels
+        annotator, labels = self._ready(), self.labels
         assert labels is not None
-        return annotator if annotator.can_undo or annotator.can_redo else labels.layer
+        annotator.redo(labels.layer.redo)
 
     def new_object(self) -> None:
         """Go to the next object."""
-        self._now().new()
+        self._ready().new()
         self.activate()
 
     def commit(self) -> None:
         """Write the object and go to the next one."""
-        self._now().commit()
+        self._ready().commit()
 
     def clear(self) -> None:
         """Drop the current object's clicks."""
-        self._now().clear()
+        self._ready().clear()
 
     def _overwrite(self, on: bool) -> None:
         if self.annotator is not None:
@@ -681,6 +698,11 @@ class Panel(QScrollArea):
     def _size(self, pixels: int) -> None:
         if self.annotator is not None:
             self.annotator.session.object_size = pixels or None
+
+    def _focus(self) -> None:
+        """Let keys be the canvas's again, once somebody has typed a number."""
+        # napari offers no public way to the canvas' widget.
+        self.viewer.window._qt_viewer.canvas.native.setFocus()
 
     def pick(self) -> None:
         """Let the next click on the canvas choose the object to continue; called again, choose none."""
@@ -756,10 +778,18 @@ class Panel(QScrollArea):
         annotator = self._now()
         assert self.labels is not None
         path, _ = QFileDialog.getSaveFileName(
-            self, "Save labels", "labels.ome.tif", "OME-TIFF (*.tif *.tiff);;OME-Zarr (*.zarr)"
+            self, "Save labels", self._beside("labels.ome.tif"), "OME-TIFF (*.tif *.tiff);;OME-Zarr (*.zarr)"
         )
         if path:
             self.write_labels(annotator, self.labels, _with_ending(path, ".ome.tif", LABEL_FILES))
+
+    def _beside(self, name: str) -> str:
+        """Return a path to propose for a file: beside the image, and named after it, where it is a file."""
+        assert self.clicks is not None
+        image = self.clicks.source.image.source.path
+        if image is None or not Path(image).exists():
+            return name
+        return str(Path(image).with_name(f"{Path(image).name.partition('.')[0]} {name}"))
 
     def write_labels(self, annotator: Annotator, labels: LayerLabels, path: Path) -> None:
         """Write labels in the decoding thread, once everything before is done."""
@@ -779,16 +809,18 @@ class Panel(QScrollArea):
             letters = axes if axes.strip("?") else letters[: len(axes)]  # what somebody said comes first
             return write_labels(path, labels, axes=f"{letters}YX", scale=sizes, unit=of_unit)
 
-        annotator.act(lambda saved: show_info(f"The labels were saved as {saved.name}."), work)
+        annotator.make_sure(lambda saved: show_info(f"The labels were saved as {_where(saved)}."), work)
 
     def save_prompts(self) -> None:
         """Write every object's clicks, so that the work can be repeated."""
         annotator = self._now()
-        path, _ = QFileDialog.getSaveFileName(self, "Save clicks", "clicks.json", "Clicks (*.json)")
+        path, _ = QFileDialog.getSaveFileName(
+            self, "Save clicks", self._beside("clicks.json"), "Clicks (*.json)"
+        )
         if path:
             file = _with_ending(path, ".json", (".json",))
-            annotator.act(
-                lambda saved: show_info(f"The clicks were saved as {saved.name}."),
+            annotator.make_sure(
+                lambda saved: show_info(f"The clicks were saved as {_where(saved)}."),
                 lambda: annotator.session.save_prompts(file),
             )
 
@@ -796,7 +828,9 @@ class Panel(QScrollArea):
         """Replay saved clicks."""
         annotator = self._now()
         _check_none_open(annotator, "Load clicks")
-        path, _ = QFileDialog.getOpenFileName(self, "Load clicks", "", "Clicks (*.json)")
+        path, _ = QFileDialog.getOpenFileName(
+            self, "Load clicks", self._beside("clicks.json"), "Clicks (*.json)"
+        )
         if path:
             session = annotator.session
 
@@ -824,6 +858,7 @@ class Panel(QScrollArea):
             [layer for layer in self.viewer.layers if isinstance(layer, Labels)],
         )
         if before is not None and before is not self.form.image.layer():
+            self._chosen_by_hand = False
             # Or the next image would be offered the labels of the one that is gone. Not now: a progress bar has Qt draw,
             # while napari is still busy with its layers.
             QTimer.singleShot(0, self._image_chosen)
@@ -853,9 +888,28 @@ class Panel(QScrollArea):
             self.form.show_setup()
             self._image_shown()
 
+    def _layer_chosen(self, event: Any) -> None:
+        self.canvas.layer_chosen(event)
+        # Until there is a session, what somebody looks at, such as the image opened last, is what they want encoded.
+        layer = event.value
+        if (
+            isinstance(layer, Image)
+            and self.annotator is None
+            and self.job is None
+            and not self._chosen_by_hand
+        ):
+            self.form.image.choose(layer)
+            self._image_chosen()
+        # Not now: napari is busy with its layers.
+        QTimer.singleShot(0, self._refresh)
+
+    def _chose(self, _: Any = None) -> None:
+        self._chosen_by_hand = True
+
     def _pixels_given(self, event: Any) -> None:
         """Forget the features of an image that was given other pixels."""
         self._cache.drop(event.source)
+        self.form.show_rows()  # it may have other axes now
 
     def _image_chosen(self, _: Any = None) -> None:
         self.form.show_rows()
@@ -894,6 +948,21 @@ class Panel(QScrollArea):
             return "Clicks need the 2-D view."
         if self.workspace.outdated:
             return f"The pixels of {name} changed since it was encoded: press Encode."
+        assert self.labels is not None
+        labels, clicks = self.labels.layer, self.clicks
+        if not labels.visible:
+            return f"{self.form.shortened(labels.name)} is hidden."
+        if self.workspace.misplaced:
+            return f"{self.form.shortened(labels.name)} no longer lies over {name}: masks appear away from your clicks."
+        active = self.viewer.layers.selection.active
+        if active not in (clicks.layer, clicks.shapes.layer):
+            return f"To click, select the layer {clicks.layer.name}."
+        if active is clicks.layer and clicks.layer.mode != "add" and not self.canvas.picking:
+            return "To add clicks, press 2."
+        session = self.annotator.session
+        if not (session.records or session.unfinished) and _may_be_channels(clicks.source, session.features):
+            count = len(session.features.ready_planes())
+            return f"{name} is taken as {count} planes; if they are channels, choose Channel axis 0 under Setup and encode again."
         return ""
 
     def _refresh(self) -> None:
@@ -978,6 +1047,20 @@ def _tell_ends(ends: Sequence[Ended]) -> None:
         show_info(where_it_ends(ends))
 
 
+def _tell_nothing_to_undo() -> None:
+    show_info(
+        "There is nothing to undo. To continue a finished object, press E and click on it; to remove it, press X."
+    )
+
+
+def _may_be_channels(source: Source, features: Features) -> bool:
+    """Whether the planes are so few that they may be channels, which a file need not say."""
+    image, leading = source.image, features.leading
+    alone = len(source.layers) == 1 and source.axis is None and not image.rgb
+    named = str(image.axis_labels[0]).lower() in ("z", "t")
+    return alone and len(leading) == 1 and 2 <= leading[0] <= FEW and not named
+
+
 def _tell_found(count: int) -> None:
     if count:
         show_info(
@@ -986,6 +1069,11 @@ def _tell_found(count: int) -> None:
         )
     else:
         show_info("No other object in view looks like the finished ones; if one is missing, click on it.")
+
+
+def _where(path: Path) -> str:
+    """Return the name of a file and that of its folder."""
+    return f"{path.name} in {path.absolute().parent.name or path.anchor}"
 
 
 def _load(name: str, device: str) -> InterFormer:

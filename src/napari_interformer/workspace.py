@@ -78,6 +78,8 @@ class Workspace:
         The session with what waits in line for it, and the layer it writes to; None if there is no session.
     outdated : bool
         Whether the image has other pixels than those that were encoded.
+    misplaced : bool
+        Whether somebody moved the labels, or the image, so that masks appear away from the clicks.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class Workspace:
     ) -> None:
         self.annotator: Annotator | None = None
         self.labels: LayerLabels | None = None
-        self.outdated = False
+        self.outdated = self.misplaced = self._placing = False
         self._viewer, self._canvas, self._worker = viewer, canvas, worker
         self._keys, self._notes = keys, notes
         self._tell_begun, self._tell_changed, self._tell_outdated = begun, changed, outdated
@@ -175,8 +177,10 @@ class Workspace:
         self._follow(layer.events.paint, self._painted)
         self._follow(layer.events.set_data, self._drawn)
         self._follow(layer.events.data, self._replaced)
-        for name in PLACE:
-            self._follow(getattr(source.image.events, name), self._place)
+        self._follow(layer.events.visible, lambda _: self._tell_changed())
+        self._follow_place(layer, self._moved)
+        self._follow_place(source.image, self._place)
+        self._follow_clicks(clicks)
         for one in source.layers:
             self._follow(one.events.data, self.pixels_replaced)
         self._place()
@@ -197,6 +201,14 @@ class Workspace:
         emitter.connect(told)
         self._followed.append((emitter, told))
 
+    def _follow_place(self, layer: Any, told: Callable[[Any], None]) -> None:
+        for name in PLACE:
+            self._follow(getattr(layer.events, name), told)
+
+    def _follow_clicks(self, clicks: ClickLayer) -> None:
+        self._follow_place(clicks.layer, self._moved)
+        self._follow(clicks.layer.events.mode, lambda _: self._tell_changed())
+
     def _bind(self) -> None:
         """Bind the keys on our own layers, in place of nothing that napari uses there but undo and redo."""
         assert self.clicks is not None and self.labels is not None
@@ -207,6 +219,8 @@ class Workspace:
             self._keys.bind(self.clicks.shapes.layer)
 
     def _changed(self) -> None:
+        if self.annotator is not None and self.labels is not None and not self.annotator.session.prompts:
+            self.labels.one_step()
         self._worker.later(self._give_brush)  # once the mask is seen: napari draws its controls anew for it
         self._notes.changed()
         self._tell_changed()
@@ -214,7 +228,8 @@ class Workspace:
     def _give_brush(self) -> None:
         """Set napari's brush to the current object, once for each object; after that, a person can choose another label."""
         annotator, labels = self.annotator, self.labels
-        if annotator is not None and labels is not None and annotator.session.prompts:
+        # Not before the first one: until then, napari's own label is somebody's choice.
+        if annotator is not None and labels is not None and (annotator.session.prompts or self._brush):
             label = annotator.session.label
             if label != self._brush:
                 self._brush = labels.layer.selected_label = label
@@ -247,6 +262,11 @@ class Workspace:
                     stroke.make()
             self._meanwhile = None
             annotator.found(highest)
+            if wider is None and (room := labels.room(highest)) >= 0:
+                show_warning(
+                    f"{layer.name} is of type {labels.dtype} and has room for {room} more object{'s' * (room != 1)}: for more, "
+                    "choose another layer under Labels."
+                )
             if layer is not chosen:
                 layer.refresh()
                 chosen.visible = False
@@ -274,6 +294,8 @@ class Workspace:
         """Accept clicks: the pixels are those that were encoded, and the click layer is there, in place and active."""
         if self.annotator is not None and not self._canvas.there:
             self.annotator.show_on(self._canvas.renew_clicks())
+            assert self.clicks is not None
+            self._follow_clicks(self.clicks)
             self._bind()
         self.outdated = False
         self._place()
@@ -443,11 +465,31 @@ class Workspace:
         clicks, labels = self.clicks, self.labels
         if clicks is None or labels is None or self.outdated:
             return
-        place(clicks.layer, clicks.source)
-        if clicks.shapes.layer is not None:
-            place(clicks.shapes.layer, clicks.source)
-        if made_for(labels.layer, clicks.source.image):
-            place(labels.layer, clicks.source)
+        self._placing = True
+        try:
+            place(clicks.layer, clicks.source)
+            if clicks.shapes.layer is not None:
+                place(clicks.shapes.layer, clicks.source)
+            if made_for(labels.layer, clicks.source.image):
+                place(labels.layer, clicks.source)
+        finally:
+            self._placing = False
+        self._see_if_over(clicks, labels)
+
+    def _moved(self, _: Any) -> None:
+        """Put a layer that was made for the image back over it, or see that somebody's labels no longer lie there."""
+        if not self._placing:
+            self._place()
+
+    def _see_if_over(self, clicks: ClickLayer, labels: LayerLabels) -> None:
+        before = self.misplaced
+        try:
+            self.misplaced = False
+            lay_over(labels.layer, clicks.source)
+        except ValueError:
+            self.misplaced = True
+        if self.misplaced is not before:
+            self._tell_changed()
 
     def pixels_replaced(self, _: Any = None) -> None:
         """Note that the image was given other pixels: what is encoded, and the current object, belong to the old ones."""
