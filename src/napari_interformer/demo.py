@@ -32,7 +32,7 @@ OBJECTS, CLICKS = 12, 3  # the largest cells, and clicks on each at most
 def why_no_window() -> str | None:
     """Return why napari cannot open a window here, or None if it can."""
     if importlib.util.find_spec("napari") is None:
-        return "napari is not installed: pip install 'napari-interformer[all]'"
+        return 'napari is not installed: python -m pip install ".[all]" in your clone of the repository'
     on_linux = sys.platform.startswith("linux")
     if on_linux and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         return "there is no display"
@@ -51,7 +51,9 @@ def open_window() -> None:
     viewer = napari.Viewer(title="napari-interformer demo")
     viewer.open_sample(NAME, "cells")
     viewer.window.add_plugin_dock_widget(NAME)
-    click.echo("Press Encode, then click on a cell. A right click is a negative click; C commits the object.")
+    click.echo(
+        "Press Encode, then click on a nucleus. A right click is a negative click; C commits the object."
+    )
     napari.run()
 
 

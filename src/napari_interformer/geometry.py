@@ -22,7 +22,15 @@ DIVISOR = 32  # planes are padded to multiples of this, on which tiles, windows 
 
 
 class Box(NamedTuple):
-    """A half-open rectangle of pixels, in the reference's order: columns first."""
+    """A half-open rectangle of pixels, in the reference's order: columns first.
+
+    Attributes
+    ----------
+    left, top : int
+        First column and first row within, in pixels, counted from 0.
+    right, bottom : int
+        First column and first row that are no longer within.
+    """
 
     left: int
     top: int

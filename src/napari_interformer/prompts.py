@@ -18,7 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Click:
-    """One click: which plane (leading indices), which pixel, and whether it belongs to the object."""
+    """One click: a pixel that belongs to the object, or does not.
+
+    Attributes
+    ----------
+    plane : tuple of int
+        The plane's indices: () in an image, (z,) in a stack, (t, z) in a series of stacks; for one, a number will do.
+    y, x : int
+        Row and column of the pixel in the image's own data, counted from 0.
+    positive : bool
+        Whether the pixel belongs to the object.
+    """
 
     plane: tuple[int, ...]
     y: int
@@ -61,7 +71,14 @@ class Click:
 class Scribble:
     """A line drawn by hand on one plane: all of its pixels belong to the object, or none do.
 
-    `path` has the row and column of its ends and of where it bends; it is straight in between.
+    Attributes
+    ----------
+    plane : tuple of int
+        The plane's indices, as of a `Click`.
+    path : tuple of (int, int)
+        Row and column, in pixels, of its ends and of where it bends; it is straight in between.
+    positive : bool
+        Whether its pixels belong to the object.
     """
 
     plane: tuple[int, ...]
@@ -107,7 +124,15 @@ class Scribble:
 
 @dataclass(frozen=True)
 class BoxPrompt:
-    """A rectangle drawn tightly around the object on one plane."""
+    """A rectangle drawn tightly around the object on one plane.
+
+    Attributes
+    ----------
+    plane : tuple of int
+        The plane's indices, as of a `Click`.
+    box : Box
+        In pixels, half-open: the last row and column within are `bottom` - 1 and `right` - 1.
+    """
 
     plane: tuple[int, ...]
     box: Box
@@ -154,7 +179,14 @@ class BoxPrompt:
 class Mask:
     """An object that is already there on one plane: a good guess to start from, not a certainty.
 
-    `mask` is bool, the size of `box`; pixels of the plane outside `box` are not part of the object. Of integers, all but 0 are.
+    Attributes
+    ----------
+    plane : tuple of int
+        The plane's indices, as of a `Click`.
+    box : Box
+        Where `mask` lies, in pixels; the rest of the plane is not part of the object.
+    mask : (box.height, box.width) bool
+        The object's pixels in `box`. Integers may be given: all but 0 belong to the object.
     """
 
     plane: tuple[int, ...]
