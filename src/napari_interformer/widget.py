@@ -962,7 +962,7 @@ class Panel(QScrollArea):
         session = self.annotator.session
         if not (session.records or session.unfinished) and _may_be_channels(clicks.source, session.features):
             count = len(session.features.ready_planes())
-            return f"{name} is taken as {count} planes; if they are channels, choose Channel axis 0 under Setup and encode again."
+            return f"{name} is taken as {count} planes; if they are channels, choose Channel axis 0 and encode again."
         return ""
 
     def _refresh(self) -> None:
