@@ -311,20 +311,16 @@ class Canvas:
             self.stop_picking()
             self.changed()
 
-    def stop_picking(self) -> None:
-        """Return to clicks, if the next one was to choose an object; `changed` is not called."""
-        if self.picking and self.clicks is not None:
-            self._no_longer_pick()
-            self._take_clicks()
-        self._pick = None
-
-    def _no_longer_pick(self) -> None:
-        assert self.clicks is not None
-        self._pick = None
-        self.clicks.layer.mouse_drag_callbacks.remove(self._picked)
-        self.clicks.layer.events.mode.disconnect(self._tool_chosen)
+    def stop_picking(self, *, tool_chosen: bool = False) -> None:
+        """Return to clicks, if the next one was to choose an object, or leave the tool that was chosen; `changed` is not called."""
+        picking, self._pick = self.picking, None
+        if picking and self.clicks is not None:
+            self.clicks.layer.mouse_drag_callbacks.remove(self._picked)
+            self.clicks.layer.events.mode.disconnect(self._tool_chosen)
+            if not tool_chosen:
+                self._take_clicks()
 
     def _tool_chosen(self, _: Any) -> None:
         """Choose no object when another tool is chosen, such as napari's own for adding points."""
-        self._no_longer_pick()
+        self.stop_picking(tool_chosen=True)
         self.changed()
