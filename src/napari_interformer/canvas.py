@@ -312,7 +312,7 @@ class Canvas:
             self.changed()
 
     def stop_picking(self, *, tool_chosen: bool = False) -> None:
-        """Return to clicks, if the next one was to choose an object, or leave the tool that was chosen; `changed` is not called."""
+        """Return to clicks, or to the tool chosen, if the next one was to choose an object; `changed` is not called."""
         picking, self._pick = self.picking, None
         if picking and self.clicks is not None:
             self.clicks.layer.mouse_drag_callbacks.remove(self._picked)
