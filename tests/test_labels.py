@@ -294,3 +294,9 @@ def test_nothing_is_left_to_take_back_of_what_came_to_nothing():
     labels[np.s_[5:25, 5:25]] = np.zeros((20, 20))
     labels.one_step()
     assert not layer._undo_history
+
+
+def test_labels_for_which_there_is_no_room_are_told():
+    image = Image(da.zeros((2**21, 2**14, 2**14), chunks=(1, 512, 512), dtype=np.uint8), name="huge")
+    with pytest.raises(MemoryError, match=r"labels of huge need 2097152\.0 GiB .*Zarr"):
+        new_labels(Source((image,)), image.data.shape)

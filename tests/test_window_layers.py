@@ -887,5 +887,6 @@ def test_a_panel_that_was_closed_says_so(field):
     window, _ = field
     window.viewer.window.remove_dock_widget(window.panel)
     window.viewer.window.add_dock_widget(window.panel)
+    assert window.form.object.text() == "Press Encode, then click on an object."
     window.form.encode.click()
     assert "This panel was closed" in window.told[-1] and window.panel.job is None

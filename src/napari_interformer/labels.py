@@ -41,8 +41,22 @@ def new_labels(source: Source, shape: Sequence[int]) -> Labels:
 
     A plane larger than a texture would be shown coarser than it is, and drawn whole at every change. It gets coarser levels
     that are views of the finest, so that napari shows the part on screen; its brush does not paint on such a layer.
+
+    Raises
+    ------
+    MemoryError
+        If there is no room for it.
     """
-    layer = _seen(np.zeros(source.whole(shape), np.int32), name=LABELS, **source.placement())
+    whole = source.whole(shape)
+    try:
+        empty = np.zeros(whole, np.int32)
+    except MemoryError as error:
+        room = math.prod(whole) * np.dtype(np.int32).itemsize / 2**30
+        raise MemoryError(
+            f"The labels of {source.image.name} need {room:.1f} GiB of memory, which is not free: keep them on disk, by adding "
+            "a writable Zarr of whole numbers as a Labels layer, and choose that under Labels."
+        ) from error
+    layer = _seen(empty, name=LABELS, **source.placement())
     _mark(layer, source.image.unique_id)
     return layer
 

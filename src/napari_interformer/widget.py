@@ -1019,6 +1019,7 @@ class Panel(QScrollArea):
             elif self._docked:
                 self._docked = False
                 self.release()
+                self._refresh()  # a script may dock it again, though it works no more
         return bool(super().event(event))
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
