@@ -830,9 +830,12 @@ def test_features_too_large_for_memory_go_to_a_folder_that_goes_with_them(monkey
     assert features.path is None and "3 of 3 planes encoded, in a temporary folder" in repr(features)
     (folder,) = tmp_path.iterdir()
     assert files_of(folder / "features.zarr") == ["maps/c/0/0", "maps/c/1/0", "maps/c/2/0"]
-    for got, wrote in zip(features.window((2,), features.tiles[1]), maps_of(features, (2,), 1), strict=True):
-        np.testing.assert_allclose(got, wrote, rtol=1e-3)
-    del features
+    sent = pickle.loads(pickle.dumps(features))
+    assert sent.path is None
+    for one in (features, sent):
+        for got, wrote in zip(one.window((2,), one.tiles[1]), maps_of(one, (2,), 1), strict=True):
+            np.testing.assert_allclose(got, wrote, rtol=1e-3)
+    del features, one
     gc.collect()
     assert not folder.exists()
 

@@ -326,7 +326,7 @@ def test_folders_that_are_no_images(tmp_path, monkeypatch):
     ):
         read_image(tmp_path)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(OSError, match=r"^\. is a folder, but not a zarr"):
+    with pytest.raises(OSError, match=f"^{tmp_path.name} is a folder, but not a zarr"):
         read_image(".")
     zarr.open_group(tmp_path / "g.zarr", mode="w")
     with pytest.raises(OSError, match="not a readable zarr image"):
@@ -867,6 +867,14 @@ def test_stacks_that_were_written_one_by_one_are_told(tmp_path, stack, caplog):
         tiff.write(stack[0, :8, :8], photometric="minisblack")  # a thumbnail is not
     assert read_image(tmp_path / "two.tif").data.shape == stack.shape
     assert "two.tif holds 2 images; the first one is used" in caplog.text
+
+
+def test_of_a_tiff_that_begins_with_its_thumbnail_it_is_told_that_there_is_more(tmp_path, stack, caplog):
+    with tifffile.TiffWriter(tmp_path / "small.tif") as tiff:
+        tiff.write(stack[0, :8, :8], photometric="minisblack")
+        tiff.write(stack, photometric="minisblack")
+    assert read_image(tmp_path / "small.tif").data.shape == (8, 8)
+    assert "small.tif holds 2 images; the first one is used, YX (8, 8)" in caplog.text
 
 
 def test_a_png_may_be_as_large_as_it_is(tmp_path, monkeypatch):

@@ -504,6 +504,7 @@ def test_planes_pass_through(stack):
         (np.zeros((8, 8)), {"contrast": 3}, ValueError, "low not above high"),
         (Planes.of(np.zeros((8, 8))), {"channels": 0, "rgb": False}, ValueError, "got channels and rgb"),
         ("no/such.tif", {}, FileNotFoundError, "does not exist"),
+        (np.zeros((1,) * 6 + (8, 8)), {}, ValueError, "up to 7 axes in addition to channels"),
     ],
 )
 def test_nonsense_gets_one_sentence(image, options, error, told):
@@ -547,7 +548,67 @@ def test_pixels_that_fail_to_load_are_named(stack):
 def test_a_tensor_is_an_image_if_numpy_knows_its_numbers():
     import torch
 
-    planes = Planes.of(torch.arange(64.0).reshape(8, 8))
-    assert planes.dtype == np.float32 and planes.raw()[7, 7] == 63
+    tensor = torch.arange(64.0).reshape(8, 8)
+    for image in (tensor, [tensor, tensor[::2, ::2]]):
+        planes = Planes.of(image)
+        assert planes.dtype == np.float32 and planes.raw()[7, 7] == 63
     with pytest.raises(TypeError, match="got Tensor"):
         Planes.of(torch.zeros(8, 8, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("opened", [str, lambda path: zarr.open(path, mode="r")])
+def test_a_zarr_that_is_gone_is_not_taken_for_black(tmp_path, stack, opened):
+    for name, version in (("2.zarr", 2), ("3.zarr", 3)):
+        zarr.create_array(tmp_path / name, data=stack, chunks=(1, 48, 70), zarr_format=version)
+        planes = Planes.of(opened(tmp_path / name), contrast=(0, 60000))
+        np.testing.assert_array_equal(planes.raw((1,))[..., 0], stack[1])
+        (tmp_path / name).rename(tmp_path / "elsewhere")
+        for box in (None, Box(0, 0, 8, 8)):  # a small one reads a whole chunk, which must not be kept
+            with pytest.raises(OSError, match=rf"{name} is not there any more\); check that its disk"):
+                planes.raw((2,), box)
+        (tmp_path / "elsewhere").rename(tmp_path / name)
+        np.testing.assert_array_equal(planes.raw((2,), Box(0, 0, 8, 8))[..., 0], stack[2, :8, :8])
+
+
+def test_a_zarr_stays_the_same_after_the_working_directory_has_changed(tmp_path, stack, monkeypatch):
+    zarr.create_array(tmp_path / "a.zarr", data=stack, chunks=(1, 48, 70))
+    monkeypatch.chdir(tmp_path)
+    planes = Planes.of("a.zarr", contrast=(0, 60000))
+    monkeypatch.chdir("/")
+    np.testing.assert_array_equal(planes.raw((1,))[..., 0], stack[1])
+
+
+def test_what_is_masked_in_lazy_and_multiscale_images_has_no_value_either():
+    pixels = np.arange(64.0, dtype=np.float32).reshape(8, 8)
+    masked = np.ma.masked_greater(pixels, 60)
+    expected = np.where(pixels > 60, np.nan, pixels)
+    for image in (da.from_array(masked, chunks=4), [masked, masked[::2, ::2]]):
+        np.testing.assert_array_equal(Planes.of(image).raw()[..., 0], expected)
+    whole = np.ma.masked_greater(pixels.astype(np.uint16), 60)
+    with pytest.raises(
+        OSError, match="some pixels are masked, for which uint16 has no value: fill them first"
+    ):
+        Planes.of(da.from_array(whole, chunks=4))
+    assert Planes.of(da.from_array(whole, chunks=4)[:4], contrast=(0, 1)).raw()[3, 7] == 31
+
+
+def test_the_axes_that_a_zarr_names_are_its_axes(tmp_path):
+    path = tmp_path / "a.zarr"
+    array = zarr.create_array(path, shape=(3, 16, 20), dtype=np.uint8, dimension_names=("c", "y", "x"))
+    for image in (path, array):
+        planes = Planes.of(image)
+        assert (planes.shape, planes.channel_axis, planes.channels) == ((16, 20), 0, (0, 1, 2))
+    unnamed = zarr.create_array(path, shape=(3, 16, 20), dtype=np.uint8, overwrite=True)
+    for image in (path, unnamed):
+        assert Planes.of(image).shape == (3, 16, 20)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_planes_of_a_file_are_sent_as_its_path(tmp_path, stack, compression):
+    tifffile.imwrite(tmp_path / "a.tif", stack, compression=compression)
+    planes = Planes.of(tmp_path / "a.tif")
+    sent = pickle.dumps(planes)
+    assert len(sent) < 4096 < stack.nbytes
+    again = pickle.loads(sent)
+    assert again.fingerprint == planes.fingerprint and again.contrast == planes.contrast
+    np.testing.assert_array_equal(again.raw((3,)), planes.raw((3,)))

@@ -168,14 +168,15 @@ class Features:
         state = self.__dict__.copy()
         del state["_lock"]
         if self._store is not None:
-            state = {"path": self.path, "mode": "r" if self._read_only else "r+", "source": self.source}
+            mode = "r" if self._read_only else "r+"
+            state = {"store": self._store.location, "mode": mode, "path": self.path, "source": self.source}
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Become what `__getstate__` described."""
         if mode := state.pop("mode", None):
-            self.__dict__.update(Features.open(state["path"], mode=mode).__dict__)
-            self.source = state["source"]
+            self.__dict__.update(Features.open(state["store"], mode=mode).__dict__)
+            self.path, self.source = state["path"], state["source"]
         else:
             self.__dict__.update(state, _lock=threading.Lock())
 

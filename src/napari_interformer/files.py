@@ -39,6 +39,7 @@ _FOREIGN = (".czi", ".lif", ".nd2", ".oib", ".oif", ".vsi", ".ims", ".h5", ".hdf
 _CONVERT = "save it as OME-TIFF or OME-Zarr first, for example in Fiji or with bioformats2raw"
 _PLACES = ("scale", "translation")  # what OME-Zarr tells of where pixels lie
 _TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_ZARR_MARKS = {2: ".zarray", 3: "zarr.json"}  # what a folder with an array holds, by Zarr's versions
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,29 @@ class ImageFile:
     translation: tuple[float, ...] | None = None
 
 
+def at_home(path: str | os.PathLike[str]) -> Path:
+    """Return an absolute path, since the working directory may change; only shells know ~, so it is the home folder here."""
+    return Path(os.path.expanduser(path)).absolute()
+
+
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a URL, of whose two slashes a `Path` keeps one; a drive of Windows has a single letter."""
+    return re.match(r"[A-Za-z][\w+.-]+:[/\\]", os.fspath(path)) is not None
+
+
+def gone(array: Any) -> Path | None:
+    """Return the folder of an array of Zarr if that is not there any more; None for all others.
+
+    Zarr takes pixels that it does not find for empty ones, so it reads nothing else from such a folder, and makes it
+    anew to write to. To know that costs a look at one file.
+    """
+    root = getattr(getattr(array, "store", None), "root", None)
+    if not isinstance(root, Path):  # no array of Zarr, or in no folder
+        return None
+    folder = root / array.path
+    return None if (folder / _ZARR_MARKS[array.metadata.zarr_format]).exists() else folder
+
+
 def read_image(path: str | os.PathLike[str]) -> ImageFile:
     """Open a TIFF (OME, ImageJ, Big), PNG, JPEG or zarr array; TIFF and zarr are read lazily.
 
@@ -66,13 +90,13 @@ def read_image(path: str | os.PathLike[str]) -> ImageFile:
     OSError
         If it cannot be read as an image, or is cut short.
     """
-    path = Path(path)
+    given, path = str(path), at_home(path)
     if not path.exists():
-        if re.match(r"[A-Za-z][\w+.-]+:/", str(path)):  # of two slashes a path keeps one
-            url = re.sub(":/+", "://", str(path), count=1)
+        if is_url(given):
+            url = re.sub(":/+", "://", given, count=1)
             raise FileNotFoundError(f"An image must be on disk; got {url}: download it, and give its path.")
         raise FileNotFoundError(
-            f"An image must be an existing file; got {str(path)!r}, which does not exist: check the path."
+            f"An image must be an existing file; got {given!r}, which does not exist: check the path."
         )
     if path.is_dir():
         return _read_zarr(path)
@@ -142,8 +166,12 @@ def _read_tiff(path: Path) -> ImageFile:
     try:
         frames = frames_of(tiff)
         series = frames or tiff.series[0]
-        # What comes after the first and is of another shape is thumbnails, labels and the like, but in OME-TIFF.
-        more = [one for one in tiff.series[1:] if tiff.is_ome or one.shape == series.shape]
+        # What comes after the first, is of another shape and no larger is thumbnails, labels and the like, but in OME-TIFF.
+        more = [
+            one
+            for one in tiff.series[1:]
+            if tiff.is_ome or one.shape == series.shape or one.size > series.size
+        ]
         if more and not frames:
             log.warning(
                 "%s holds %d images; the first one is used, %s %s: save the others as separate files.",
@@ -352,7 +380,7 @@ def _read_zarr(path: Path) -> ImageFile:
     try:
         node = zarr.open(path, mode="r")
         if isinstance(node, zarr.Array):
-            return ImageFile(node)
+            return ImageFile(node, axes_of(node))
         attributes: Any = dict(node.attrs)
         about = attributes.get("ome", attributes)
         if "plate" in about:
@@ -395,6 +423,13 @@ def _read_zarr(path: Path) -> ImageFile:
             f"{path.name} is not a readable zarr image ({brief(error)}): give the path of an array or an OME-Zarr image."
         ) from error
     return ImageFile(data, letters or None, scale=scale, unit=unit, translation=translation)
+
+
+def axes_of(array: Any) -> str | None:
+    """Return the axes as an array of xarray or of Zarr names them, one letter each; None if they have longer names, or none."""
+    told = getattr(array, "dims", None) or getattr(getattr(array, "metadata", None), "dimension_names", None)
+    names = "".join(map(str, told or ())).upper()
+    return names if len(names) == len(getattr(array, "shape", ())) and {*"YX"} <= {*names} else None
 
 
 def _letter(axis: Any) -> str:

@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from napari_interformer.files import ImageFile, brief, read_image
+from napari_interformer.files import ImageFile, at_home, axes_of, brief, gone, read_image
 from napari_interformer.geometry import Box
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -47,6 +48,7 @@ _BANDS = 8
 # A chunk that is so many times as large as a box is read whole, and kept for the boxes that come next. Chunks of several
 # planes are kept up to so many bytes, for the next planes; of single planes a quarter of it will do.
 _COARSE, _KEPT_BYTES = 4, 2**30
+_MANY = "PRHTZYX"  # what more than four axes are called that have no names
 _UNNAMED = "?QI"  # Q and I are tifffile's; a stack of those is a Z stack to everybody
 
 
@@ -133,8 +135,8 @@ class Planes:
         Where the first pixel lies, per axis of `shape`, in `unit`.
     colour : bool
         Whether the channels are those of a colour image.
-    on_disk : bool
-        Whether the pixels are read from a file, not from an array.
+    path : Path or None
+        The file that the pixels are read from, absolute; None for an array.
     """
 
     data: Any
@@ -147,7 +149,7 @@ class Planes:
     scale: tuple[float | None, ...] | None = None
     unit: str | None = None
     colour: bool = False
-    on_disk: bool = False
+    path: Path | None = None
     translation: tuple[float, ...] | None = None
     # What was learnt by reading; the same for all contrasts of an image.
     _known: dict[Any, Any] = field(default_factory=dict, repr=False)
@@ -185,7 +187,7 @@ class Planes:
             `channel_axis` is given.
         axes : str, optional
             One letter per axis of the array, ending with YX, YXC or YXS, where C stands for channels and S for colours;
-            if None, read from the file, or the names of an xarray's axes where these are single letters.
+            if None, read from the file, or the names of an xarray's or a Zarr array's axes where these are single letters.
 
         Raises
         ------
@@ -212,7 +214,7 @@ class Planes:
         else:
             found = ImageFile(_finest(image))
             # A viewer, which tells `rgb`, has a slider for every other axis, whatever its name.
-            axes = _names(found.data) if axes is None and rgb is None else axes
+            axes = axes_of(found.data) if axes is None and rgb is None else axes
         shape = _checked_shape(found.data)
         letters = _letters(axes, found.axes, shape)
         axis, colour = _channel_axis(shape, letters, channel_axis, rgb)
@@ -246,7 +248,12 @@ class Planes:
                 names,
             )
         if not names.endswith("YX") or len(set(names)) < len(names) or set(names) & set(_UNNAMED):
-            names = ("PRHTZYX" if len(names) > 4 else "TZYX")[-len(names) :]
+            if len(names) > len(_MANY):
+                raise ValueError(
+                    f"An image takes up to {len(_MANY)} axes in addition to channels; got shape {shape}: give a part of it, or "
+                    "merge axes with numpy.reshape."
+                )
+            names = (_MANY if len(names) > 4 else "TZYX")[-len(names) :]
         kept = [i for i in range(len(shape)) if i != axis]
         scale, translation = found.scale, found.translation
         planes = cls(
@@ -261,9 +268,22 @@ class Planes:
             unit=found.unit,
             translation=None if translation is None else tuple(translation[i] for i in kept),
             colour=colour,
-            on_disk=isinstance(image, str | os.PathLike),
+            path=at_home(image) if isinstance(image, str | os.PathLike) else None,
         )
         return planes.with_contrast(contrast)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy, or another process, needs: of a file, where it is."""
+        state = self.__dict__.copy()
+        if self.path is not None:
+            del state["data"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become what `__getstate__` described."""
+        self.__dict__.update(state)
+        if self.path is not None:
+            self.__dict__["data"] = read_image(self.path).data
 
     def with_contrast(self, contrast: Contrast) -> Planes:
         """Return the same planes with another contrast; see `of`."""
@@ -359,11 +379,11 @@ class Planes:
             raise
         except Exception as error:  # whatever codecs, file systems and lazy arrays raise
             where = f"Plane {plane} of the image" if plane else "The image"
-            remedy = (
-                "the file may be damaged: copy it again"
-                if self.on_disk
-                else "check what computes or stores its pixels"
-            )
+            remedy = "check what computes or stores its pixels"
+            if isinstance(error, FileNotFoundError):
+                remedy = "check that its disk or network drive is there"
+            elif self.path is not None:
+                remedy = "the file may be damaged: copy it again"
             raise OSError(f"{where} could not be read ({brief(error)}); {remedy}.") from error
 
     def release(self) -> None:
@@ -378,12 +398,15 @@ class Planes:
         elif self.channel_axis == len(index) and self._lengths[-1] > 1:
             # The channels lie together in the file, and come at once.
             first = min(self.channels)
-            together = np.asarray(self.data[(*index, slice(first, max(self.channels) + 1))])
+            together = _plain(self.data[(*index, slice(first, max(self.channels) + 1))], self.dtype)
             parts = [together[..., channel - first] for channel in self.channels]
         else:
             at = self.channel_axis
             parts = [self.data[(*index[:at], channel, *index[at:])] for channel in self.channels]
-        return np.stack([np.asarray(part, self.dtype) for part in parts], axis=-1)
+        pixels = np.stack([_plain(part, self.dtype) for part in parts], axis=-1)
+        if folder := gone(self.data):  # now: had it gone before, these are no pixels
+            raise FileNotFoundError(f"{folder} is not there any more")
+        return pixels
 
     @property
     def _lengths(self) -> tuple[int, ...]:
@@ -498,6 +521,17 @@ class Planes:
         return tuple(int(i) for i in np.unravel_index(number, self.leading)) if self.leading else ()
 
 
+def _plain(pixels: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return pixels that were read as an array of NumPy, with NaN for what is masked; whole numbers have none, ValueError."""
+    lazy = getattr(pixels, "compute", None)
+    found = np.asanyarray(pixels if lazy is None else lazy(), dtype)  # Dask alone would drop the mask
+    if not np.ma.is_masked(found):
+        return np.asarray(found)
+    if dtype.kind != "f":
+        raise ValueError(f"some pixels are masked, for which {dtype} has no value: fill them first")
+    return np.asarray(np.ma.filled(found, np.nan))
+
+
 def _spans(starts: NDArray[np.int_], low: int, high: int) -> list[slice]:
     """Return the chunks that touch low..high, of those that begin at `starts` and end at the next one."""
     first = np.searchsorted(starts, low, "right") - 1
@@ -561,7 +595,7 @@ def _finest(image: Any) -> Any:
                 "A list of arrays is a multiscale image, finest level first; got shapes "
                 f"{[tuple(level.shape) for level in image]}: stack planes with numpy.stack or dask.array.stack."
             )
-        return image[0]
+        return _finest(image[0])
     if isinstance(image, np.ma.MaskedArray):  # what is masked has no value
         if not np.ma.is_masked(image):
             return image.data
@@ -683,12 +717,6 @@ def _channel_axis(
             f"rgb takes 3 or 4 colours; got {shape[axis]} on axis {axis} of shape {shape}: set rgb=False."
         )
     return axis, bool(rgb)
-
-
-def _names(array: Any) -> str | None:
-    """Return the axes of an array of xarray, one letter each; None if they have longer names, or it has none."""
-    names = "".join(map(str, getattr(array, "dims", ()))).upper()
-    return names if len(names) == len(getattr(array, "shape", ())) and {*"YX"} <= {*names} else None
 
 
 def _ends_with_channels(shape: tuple[int, ...]) -> bool:
