@@ -19,6 +19,7 @@ from conftest import blobs
 from napari_interformer import cli, segmenting, terminal
 from napari_interformer.geometry import Box
 from napari_interformer.options import options_of
+from napari_interformer.prompts import NotEncodedError
 
 
 def run(*arguments: object) -> int:
@@ -365,6 +366,24 @@ def test_a_store_behind_a_url_is_read_and_never_made(
         assert run(*arguments, store, *more) == 1
         assert told in capsys.readouterr().err
     assert sorted(one.name for one in tmp_path.iterdir()) == ["cells.tif", "labels.tif"]
+
+
+def test_what_is_lacking_again_after_it_was_encoded_ends_the_command() -> None:
+    encoded: list[object] = []
+
+    class Session:
+        prompts = ()
+
+        def set_prompts(self, _: object) -> None:
+            raise NotEncodedError((3,), Box(0, 0, 32, 32))
+
+    def encode_part(parts: list[object]) -> None:
+        assert not encoded, "encoded for ever"
+        encoded.extend(parts)
+
+    with pytest.raises(NotEncodedError):
+        segmenting.give(Session(), None, encode_part)
+    assert encoded == [((3,), Box(0, 0, 32, 32))]
 
 
 @pytest.mark.parametrize("how", ["--click", "--box"])

@@ -419,6 +419,32 @@ def test_a_file_that_was_lost_is_made_anew_though_all_were_noted_as_done(tmp_pat
     assert reader.window((1,), Box(0, 0, 32, 32))[0].shape == (2, 8, 8)
 
 
+def test_an_empty_file_that_a_power_cut_left_is_made_anew(tmp_path):
+    assert fill(made(tmp_path / "x.zarr")).finish()
+    (tmp_path / "x.zarr/maps/c/1/0").write_bytes(b"")
+    with pytest.raises(NotEncodedError):
+        Features.open(tmp_path / "x.zarr").window((1,), Box(0, 0, 32, 32))
+    writer = Features.open(tmp_path / "x.zarr", mode="r+")
+    assert writer.ready_planes().tolist() == [True, False, True]
+    assert fill(writer, [(1,)]).finish()
+    assert writer.window((1,), Box(0, 0, 32, 32))[0].shape == (2, 8, 8)
+
+
+def test_tiles_are_on_disk_together_before_their_single_files_are_removed(tmp_path, monkeypatch):
+    there: list[list[str]] = []
+    monkeypatch.setattr(stores.os, "fsync", lambda _: there.append(files_of(tmp_path / "x.zarr")))
+    fill(made(tmp_path / "x.zarr"), [(1,)])
+    assert there == [["maps/c/1/0", *(f"tiles/c/1/{tile}" for tile in range(6))]]
+    assert files_of(tmp_path / "x.zarr") == ["maps/c/1/0"]
+    with monkeypatch.context() as patch:  # where the power is cut before that
+        patch.setattr(stores.Store, "pack", lambda *_: None)
+        fill(made(tmp_path / "x.zarr"), [(1,)])
+    (tmp_path / "x.zarr/maps/c/1/0").write_bytes(b"")
+    fill(made(tmp_path / "x.zarr"), [(0,), (2,)]).finish()
+    assert files_of(tmp_path / "x.zarr") == ["maps/c/0/0", "maps/c/1/0", "maps/c/2/0"]
+    assert Features.open(tmp_path / "x.zarr").window((1,), Box(0, 0, 32, 32))[0].shape == (2, 8, 8)
+
+
 def test_what_is_done_is_done_where_that_cannot_be_noted(tmp_path, monkeypatch, caplog):
     features = fill(made(tmp_path / "x.zarr"))
 
@@ -480,6 +506,22 @@ def test_a_store_that_is_no_longer_the_same_is_neither_written_to_nor_read(tmp_p
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == after
     if then == "replaced":
         assert Features.open(place, image=255 - image()).ready_planes().all()
+
+
+def test_a_tile_of_another_store_is_not_kept_however_soon_it_came(tmp_path, monkeypatch):
+    place = tmp_path / "x.zarr"
+    reader = fill(made(place))
+    read = stores.Store.read
+
+    def swapped(self, row, tile):
+        shutil.rmtree(place)
+        fill(made(place, pixels=255 - image()))
+        return read(self, row, tile)
+
+    monkeypatch.setattr(stores.Store, "read", swapped)
+    with pytest.raises(OSError, match=r"x\.zarr was deleted, or replaced"):
+        reader.window((0,), Box(0, 0, 32, 32))
+    assert not reader._cache
 
 
 def test_finished_features_need_no_look_at_each_plane(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shutil
 import tempfile
 import threading
@@ -161,6 +162,7 @@ class Features:
         if kept is not None and kept.read_only and kept.group.attrs.get("complete"):
             self._done[:] = True  # whoever writes looks: a file may have been lost on the way here
         self._looked = bool(self._done.all())
+        self._seen = self._look()
         self._found = time.monotonic()  # when the store was last seen to be the one that was opened
 
     def __getstate__(self) -> dict[str, Any]:
@@ -449,21 +451,29 @@ class Features:
             return True
         return bool(now != self._store.group.attrs.get("id"))
 
+    def _look(self) -> tuple[int, ...] | None:
+        """Return what the system tells of a store on disk, which is cheap and another one's differs; None if it is gone."""
+        if self._store is None or isinstance(self._store.location, str):
+            return ()
+        try:
+            found = os.stat(self._store.location / "zarr.json")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return found.st_ino, found.st_mtime_ns
+
     def _look_for_store(self, *, now: bool = False) -> None:
         """Raise an OSError if the store is not the one that was opened; unless `now`, a check a moment ago is enough."""
         if self._store is None:
             return
-        where = self._store.location
-        # Cheap enough to be asked each time.
-        gone = isinstance(where, Path) and not (where / "zarr.json").exists()
-        if not (gone or now) and time.monotonic() - self._found < _LOOK:
+        seen = self._look()
+        if seen == self._seen and not now and time.monotonic() - self._found < _LOOK:
             return
-        if gone or self.replaced:
+        if seen is None or self.replaced:
             raise OSError(
-                f"{name_of(where)} was deleted, or replaced by another store, while it was in use: open it "
+                f"{name_of(self._store.location)} was deleted, or replaced by another store, while it was in use: open it "
                 "again, or encode again into another store."
             )
-        self._found = time.monotonic()
+        self._seen, self._found = seen, time.monotonic()
 
     def window(self, plane: Plane, box: Box) -> list[NDArray[np.float32]]:
         """Read the maps of a window.
@@ -617,6 +627,7 @@ class Features:
                 return self._cache[key]
         self._look_for_store()
         numbers = self._store.read(row, tile)
+        self._look_for_store()  # again: what is kept now would be served for good
         if numbers is None:  # it was there, or was noted as if it were
             self._done[row, tile] = False
             raise NotEncodedError(tuple(map(int, np.unravel_index(row, self.leading))), self.tiles[tile])

@@ -57,12 +57,15 @@ def replay(session: Session, prompts: Path, propagate: bool, without: dict[int, 
 
 def give(session: Session, prompt: Given, encode_part: EncodePart) -> None:
     """Add a prompt to the current object, and encode what its answer needs."""
+    lacked = None
     while True:  # until it needs nothing more: an object may reach beyond what was there
         try:
             session.set_prompts((*session.prompts, prompt))
             return
         except NotEncodedError as missing:
-            encode_part([(missing.plane, missing.box)])
+            if lacked == (lacked := (missing.plane, missing.box)):
+                raise  # it was encoded just now, and cannot be read
+            encode_part([lacked])
 
 
 def propagate_shown(session: Session) -> None:

@@ -6,8 +6,9 @@ them as one shard in ``maps``, after which the single chunks are removed. So a p
 file. A shard alone would not do: zarr writes a shard as a whole, so that a tile would have to wait for its neighbours, a kill
 would lose them all, and two processes would overwrite each other's halves.
 
-There is no list of what is done: a file that is there is done, because files appear whole or not at all. No tile, and no mark
-of one, is ever read, changed and written back, so that none can be lost between processes. Only that all tiles are there is
+There is no list of what is done: a file that is there is done, because files appear whole or not at all. Only a power cut may
+leave an empty one, which counts as none. No tile, and no mark of one, is ever read, changed and written back, so that none
+can be lost between processes. Only that all tiles are there is
 noted, at the end, in the group's attributes (perhaps twice), so that readers need not look; writers look. The fill value is
 NaN, which no tile holds. Each tile has a checksum, so that a damaged one is refused and not taken for features.
 """
@@ -120,10 +121,11 @@ class Store:
         )
 
     def _numbers(self, folder: str) -> set[int]:
-        """Return the names in a folder that are numbers; none if it is not there."""
+        """Return the names in a folder that are numbers, but for those of empty files; none if it is not there."""
         try:
             if isinstance(self.location, Path):
-                names = os.listdir(self.location / folder)
+                with os.scandir(self.location / folder) as entries:
+                    names = [one.name for one in entries if one.is_dir() or one.stat().st_size]
             else:
                 self._files.invalidate_cache()  # it remembers folders, and others write
                 names = self._files.ls(f"{self._root}/{folder}", detail=False)
@@ -133,9 +135,16 @@ class Store:
 
     def _exists(self, key: str) -> bool:
         if isinstance(self.location, Path):
-            return (self.location / key).exists()
+            return (self.location / key).exists() and not self._is_empty(key)
         self._files.invalidate_cache()
         return bool(self._files.exists(f"{self._root}/{key}"))
+
+    def _is_empty(self, key: str) -> bool:
+        """Whether a file is there that a power cut has left empty, for which servers are no cause to look."""
+        try:
+            return isinstance(self.location, Path) and (self.location / key).stat().st_size == 0
+        except OSError:
+            return False
 
     def _delete(self, key: str) -> None:
         with suppress(FileNotFoundError):  # somebody else did
@@ -155,12 +164,14 @@ class Store:
             If it is damaged, or cannot be read.
         """
         part = slice(tile * self.shape.cells, (tile + 1) * self.shape.cells)
-        for array in (self._packed, self._loose, self._packed):  # it may be packed at this moment
+        packed = self._packed, f"maps/c/{row}/{tile // self.shape.together}"
+        loose = self._loose, f"tiles/c/{row}/{tile}"
+        for array, file in (packed, loose, packed):  # it may be packed at this moment
             try:
                 numbers: NDArray[np.float16] = np.asarray(array[row, part])
             except Exception as error:  # whatever codecs and file systems raise
-                group = f"maps/c/{row}/{tile // self.shape.together}"
-                file = group if self._exists(group) else f"tiles/c/{row}/{tile}"
+                if self._is_empty(file):
+                    continue
                 raise self.unreadable(row, f"tile {tile}", error, file) from error
             if not np.isnan(numbers[0]):
                 return numbers
@@ -180,11 +191,11 @@ class Store:
 
     def pack(self, row: int, group: int) -> None:
         """Write the tiles of a complete group into one file, and remove their single files."""
-        together, cells = self.shape.together, self.shape.cells
+        together, cells, file = self.shape.together, self.shape.cells, f"maps/c/{row}/{group}"
         tiles = range(group * together, min((group + 1) * together, self.shape.tiles))
         if not self.done(row, tiles).all():
             return
-        if not self._exists(f"maps/c/{row}/{group}"):
+        if not self._exists(file):
             shard = np.full(together * cells, np.nan, np.float16)
             for i, tile in enumerate(tiles):
                 try:
@@ -196,6 +207,11 @@ class Store:
                     return
                 shard[i * cells : (i + 1) * cells] = numbers
             self._packed[row, group * together * cells : (group + 1) * together * cells] = shard
+            if isinstance(
+                self.location, Path
+            ):  # or, after a power cut, it might be empty and the single files gone
+                with (self.location / file).open("r+b") as written:
+                    os.fsync(written.fileno())
         for tile in self._numbers(f"tiles/c/{row}").intersection(tiles):
             self._delete(f"tiles/c/{row}/{tile}")
         if isinstance(self.location, Path) and self.done(row, range(self.shape.tiles)).all():
