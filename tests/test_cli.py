@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from napari_interformer import cli, segmenting, terminal
 from napari_interformer.geometry import Box
 from napari_interformer.options import options_of
 from napari_interformer.prompts import NotEncodedError
+from napari_interformer.session import Session
 
 
 def run(*arguments: object) -> int:
@@ -121,6 +123,75 @@ def test_segment_takes_several_objects_and_negative_clicks(tmp_path: Path) -> No
     assert got.shape == image.shape
     assert set(np.unique(got)) <= {0, 1, 2} and got.max() == 2
     assert not got[[0, 1, 2, 4, 5]].any(), "other planes were not asked for"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_labels_larger_than_memory_wait_on_disk(
+    fails: bool, blob_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, truth = blobs()
+    monkeypatch.setattr("napari_interformer.load_model", lambda _: blob_model)
+    monkeypatch.setattr(segmenting, "_IN_MEMORY", truth.size * 12 - 1)
+    kept = []
+    report = segmenting.report
+
+    def reported(session: Session, without: dict[int, str]) -> None:
+        kept.append(session.labels)
+        report(session, without)
+        if fails:
+            raise ValueError("no.")
+
+    monkeypatch.setattr(segmenting, "report", reported)
+    tifffile.imwrite(tmp_path / "blobs.tif", np.stack([image] * 3), photometric="minisblack")
+    arguments = (
+        "--object",
+        "1,32,32",
+        "--propagate",
+        "-o",
+        tmp_path / "l.tif",
+        "--overlay",
+        tmp_path / "o.png",
+    )
+    assert run("segment", tmp_path / "blobs.tif", *arguments, "--axes", "ZYX") == int(fails)
+    assert isinstance(kept[0], zarr.Array)
+    got = tifffile.imread(tmp_path / "l.tif")
+    assert got.shape == (3, *truth.shape) and got[:, 32, 32].tolist() == [1, 1, 1]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["blobs.tif", "l.tif", "o.png"]
+
+
+def test_labels_that_fit_nowhere_are_told_before_anything_is_encoded(
+    blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError("no room.")
+
+    monkeypatch.setattr("napari_interformer.load_model", lambda _: blob_model)
+    monkeypatch.setattr("napari_interformer.Session", full)
+    monkeypatch.setattr(segmenting, "encode_shown", lambda *_: pytest.fail("it was encoded"))
+    tifffile.imwrite(tmp_path / "blobs.tif", np.stack([blobs()[0]] * 3), photometric="minisblack")
+    arguments = ("--object", "1,32,32", "--propagate", "-o", tmp_path / "l.tif", "--axes", "ZYX")
+    assert run("segment", tmp_path / "blobs.tif", *arguments) == 1
+    assert "no room" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["nan", "inf", "0", "large"])
+def test_a_size_that_is_no_length_is_wrong_use(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("segment", "a.tif", "--click", "1,1", "-o", "l.tif", "--object-size", size) == 2
+    assert f"expected a number of pixels above 0; got '{size}'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only some systems have it")
+def test_what_cannot_be_printed_is_told(
+    blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_interformer.load_model", lambda _: blob_model)
+    tifffile.imwrite(tmp_path / "blobs.tif", blobs()[0])
+    full = open("/dev/full", "w")
+    with contextlib.suppress(OSError), full, monkeypatch.context() as patch:  # of closing it
+        patch.setattr(sys, "stdout", full)
+        assert run("segment", tmp_path / "blobs.tif", "--click", "32,32", "-o", tmp_path / "l.tif") == 1
+    assert "Standard output could not be written to (No space left on device)" in capsys.readouterr().err
+    assert (tmp_path / "l.tif").exists()
 
 
 @pytest.mark.parametrize("propagate", [False, True])
@@ -713,7 +784,7 @@ WRONG = {
         2,
         ".png",
     ),
-    "a folder of planes": (["encode", "."], 1, ". is a folder, but not a zarr: give a single file"),
+    "a folder of planes": (["encode", "."], 1, " is a folder, but not a zarr: give a single file"),
     "a tile that is no number": (["encode", "ok.tif", "--tile", "big"], 2, "whole"),
     "a tile of an odd size": (["encode", "ok.tif", "--tile", "100"], 1, "multiples of 32"),
     "a model over a folder": (["train", ".", "-o", "a.safetensors"], 1, "a.safetensors is a folder"),
@@ -839,6 +910,24 @@ def test_a_batch_system_that_ends_it_is_told_what_is_kept_and_nothing_half_done_
     assert "interrupted; what was finished is kept" in capsys.readouterr().err
     assert sorted(one.name for one in tmp_path.iterdir()) == ["blobs.tif", "f.zarr"]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has none")
+def test_a_terminal_that_is_closed_ends_it_as_tidily_unless_that_is_ignored() -> None:
+    def asked(number: int, _: object) -> None:
+        raise AssertionError(number)
+
+    with terminal.handled(asked, signal.SIGHUP):
+        with pytest.raises(KeyboardInterrupt), terminal.as_interrupt() as ended:
+            signal.raise_signal(signal.SIGHUP)
+        assert ended() == signal.SIGHUP and signal.getsignal(signal.SIGHUP) is asked
+        with terminal.between_steps() as interrupted:
+            signal.raise_signal(signal.SIGHUP)
+        assert interrupted() == signal.SIGHUP
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+        with terminal.as_interrupt() as ended:
+            signal.raise_signal(signal.SIGHUP)
+        assert not ended()
 
 
 def test_a_second_sigterm_does_not_end_the_cleaning_up() -> None:

@@ -6,6 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import zarr
 
 from napari_interformer.geometry import Box
 from napari_interformer.painting import Backlog, Painting, highest_label, objects_on
@@ -156,3 +157,29 @@ def test_large_numbers_cost_no_more_than_small_ones_and_negative_ones_are_no_obj
     assert peak < 1e6
     labels[2:9, 4:12] = 3  # as in most label images, where nothing is sorted
     assert dict(objects_on(labels)) == {7: (7, 20, 9, 30), 3: (4, 2, 12, 9)}
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("layer", [False, True])
+def test_labels_in_a_folder_that_is_gone_are_neither_written_nor_taken_for_empty(tmp_path, version, layer):
+    place = tmp_path / "l.zarr"
+    array = zarr.create_array(place, shape=(10, 12), dtype="u2", chunks=(5, 6), zarr_format=version)
+    labels = Recorded(array)
+    labels.array = array
+    labels = labels if layer else array
+    painting, told = Painting(labels), {"label": 1, "overwrite": False}
+    painting.paint((), BOX, FULL, **told)
+    place.rename(tmp_path / "elsewhere")
+    for act in (
+        lambda: painting.paint((), Box(4, 2, 9, 6), np.ones((4, 5), bool), **told),
+        lambda: Painting(labels).paint((), BOX, FULL, **told),
+        lambda: highest_label(labels),
+    ):
+        with pytest.raises(
+            FileNotFoundError, match=r"labels are not in .*l\.zarr any more: check that its disk"
+        ):
+            act()
+    assert not place.exists()
+    (tmp_path / "elsewhere").rename(place)
+    painting.paint((), Box(4, 2, 9, 6), np.ones((4, 5), bool), before=(), **told)
+    assert np.count_nonzero(array[:]) == 20 == np.count_nonzero(zarr.open_array(place)[:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import warnings
 from dataclasses import replace
 
@@ -1000,6 +1001,28 @@ def test_a_label_that_does_not_fit_the_dtype_is_refused_and_nothing_lost():
         with pytest.raises(ValueError, match="wider dtype"):
             s.click(CENTRES[0])
         assert not s.clicks and not s.can_undo and not s.can_redo and (s.labels > 0).sum() == 1
+
+
+def test_labels_on_a_drive_that_is_gone_are_told(tmp_path):
+    labels = zarr.create_array(tmp_path / "l.zarr", shape=IMAGE.shape, dtype="u2", chunks=(64, 64))
+    one = session(labels=labels)
+    one.click(CENTRES[0])
+    shutil.rmtree(tmp_path / "l.zarr")
+    with pytest.raises(FileNotFoundError, match=r"labels are not in .*l\.zarr any more"):
+        one.commit()
+    assert not one.records and not (tmp_path / "l.zarr").exists()
+    one.clear()
+    with pytest.raises(FileNotFoundError, match="not in"):
+        one.edit(1)
+
+
+def test_labels_that_do_not_fit_into_memory_are_told(monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("napari_interformer.session.np.zeros", full)
+    with pytest.raises(MemoryError, match=r"Labels of shape .* need 0\.0 GiB of memory.*: keep them on disk"):
+        session()
 
 
 def test_labels_in_zarr_are_written_in_place():

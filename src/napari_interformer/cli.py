@@ -1,8 +1,9 @@
 """The command line: options go in, one call into the library follows, a sentence comes out.
 
 Only the modules of the command line print: this one, `segmenting`, `demo` and `terminal`. Results go to standard
-output; progress and errors go to standard error. Exit codes: 0 done, 1 it failed, 2 wrong use of the command, 130
-interrupted, 143 ended by a batch system (SIGTERM). Heavy imports are inside the commands, so that ``--help`` answers at once.
+output; progress and errors go to standard error. Exit codes: 0 done, 1 it failed, 2 wrong use of the command, 129 its
+terminal was closed (SIGHUP), 130 interrupted, 143 ended by a batch system (SIGTERM). Heavy imports are inside the commands, so
+that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import re
 import shlex
 import signal
 import sys
-from contextlib import ExitStack, contextmanager
+import traceback
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,6 +33,7 @@ from napari_interformer.options import (
     click_of,
     flag_of,
     image_options,
+    length_of,
     model_option,
     object_of,
     store_of,
@@ -228,7 +231,8 @@ def encode(
 )
 @click.option(
     "--object-size",
-    type=click.FloatRange(min=0, min_open=True),
+    type=length_of,
+    metavar="PIXELS",
     help="How large the objects are across, in pixels.  [default: from the first answer and the objects before]",
 )
 @image_options
@@ -263,8 +267,6 @@ def segment(
     everything = [*([first] if first else []), *objects]
     if not everything and prompts is None:
         raise click.UsageError("segment needs clicks or boxes: give --click, --box, --object or --prompts.")
-    import numpy as np
-
     import napari_interformer as ni
     from napari_interformer import segmenting as steps
     from napari_interformer.files import LABEL_FILES, check_labels_file, write_labels
@@ -292,9 +294,10 @@ def segment(
         steps.check_searchable(image, planes)
     network = ni.load_model(model)
     planes, encoded = steps.open_features(features, planes, network, contrast)
+    labels = click.get_current_context().with_resource(steps.labels_for(planes.shape, output))
+    session = ni.Session(encoded, network, labels, object_size=object_size, highest=0)
     if propagate or prompts:
         steps.encode_shown(planes, encoded, network, device)
-    session = ni.Session(encoded, network, object_size=object_size)
     encode_part = partial(steps.encode_shown, planes, encoded, network, device)
     without: dict[int, str] = {}  # objects that got no pixel, and why
     if prompts is not None:
@@ -308,7 +311,7 @@ def segment(
     wrong = steps.similar_ones(session, propagate, encode_part) if similar else None
     write_labels(
         output,
-        np.asarray(session.labels),
+        session.labels,
         axes=planes.axes,
         scale=planes.scale,
         unit=planes.unit,
@@ -624,7 +627,7 @@ def check_writable(path: Path, folder: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; every error becomes one sentence and an exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    ended: Callable[[], bool] = bool
+    ended: Callable[[], int] = int
     try:
         with as_interrupt() as ended:
             app.main(args=arguments, prog_name=NAME, standalone_mode=False)
@@ -632,8 +635,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo(f"{NAME}: interrupted; {what_is_kept(arguments)}.", err=True)
-        sys.exit(143 if ended() else 130)
+        with suppress(OSError):  # of a terminal that is closed
+            click.echo(f"{NAME}: interrupted; {what_is_kept(arguments)}.", err=True)
+        sys.exit(128 + (ended() or signal.SIGINT))
     except Exception as error:
         if "--debug" in arguments:
             raise
@@ -654,6 +658,9 @@ def sentence(error: Exception) -> str:
     """Say what went wrong in one line."""
     from napari_interformer.files import of_system
 
+    raised_by = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)][-1:]
+    if isinstance(error, OSError) and raised_by == [click.echo.__code__]:
+        return f"Standard output could not be written to ({error.strerror}): free some space there, or send it elsewhere."
     if said := of_system(error):
         return said
     if isinstance(error, ModuleNotFoundError):

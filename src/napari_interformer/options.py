@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import textwrap
 import typing
@@ -122,6 +123,17 @@ def tile_of(text: str) -> int | Literal["whole"]:
     if not text.isdigit():
         raise click.BadParameter(f'expected a number of pixels or "whole"; got {text!r}.')
     return int(text)
+
+
+def length_of(text: str) -> float:
+    """Read a length in pixels."""
+    try:
+        length = float(text)
+    except ValueError:
+        length = 0
+    if not 0 < length < math.inf:
+        raise click.BadParameter(f"expected a number of pixels above 0; got {text!r}.")
+    return length
 
 
 def store_of(text: str) -> Path:

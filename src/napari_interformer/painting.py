@@ -17,6 +17,7 @@ import numpy as np
 from scipy.ndimage import find_objects
 from scipy.ndimage import label as number_parts
 
+from napari_interformer.files import gone
 from napari_interformer.geometry import Box, cut, line, paste
 from napari_interformer.prompts import Mark
 
@@ -91,6 +92,20 @@ def check_labels(labels: Any, features: Features) -> None:
     if not whole:
         raise ValueError(
             f"labels must be an integer array; got {labels.dtype}: convert it with astype('int32')."
+        )
+
+
+def check_there(labels: LabelImage) -> None:
+    """Refuse labels in a Zarr that is gone, which would be read as empty, and written where nobody finds them.
+
+    Raises
+    ------
+    FileNotFoundError
+        If their folder is not there any more.
+    """
+    if folder := gone(getattr(labels, "array", labels)):  # of a layer, it is what lies behind
+        raise FileNotFoundError(
+            f"The labels are not in {folder} any more: check that its disk or network drive is there, and open them again."
         )
 
 
@@ -245,21 +260,21 @@ class Painting:
         """Return what lies under the object on this plane, at least where `box` is."""
         patch = self._patches.get(plane)
         if patch is None:
-            under = np.array(self.labels[(*plane, *box.slices)])
+            under = self._read(plane, box)
             patch = _Patch(box, under, under, under.copy())
         else:
             # What somebody else painted since (napari's brush) is theirs.
-            now = np.asarray(self.labels[(*plane, *patch.box.slices)])
+            now = self._read(plane, patch.box)
             same = now == patch.written
             patch.start, patch.under = (np.where(same, old, now) for old in (patch.start, patch.under))
             patch.erased = tuple(replace(part, mask=part.mask & (same | (now == 0))) for part in patch.erased)
             erased = (patch.written == label) & (now == 0)
             if before is not None and erased.any():
                 patch.erased = (*patch.erased, _Erased(erased, tuple(before)))
-            patch.written = np.array(now)
+            patch.written = now
             if not patch.box.holds(box):
                 whole = patch.box.union(box)
-                now = np.array(self.labels[(*plane, *whole.slices)])
+                now = self._read(plane, whole)
                 start, under = (
                     paste(old, patch.box, now.copy(), whole) for old in (patch.start, patch.under)
                 )
@@ -268,11 +283,17 @@ class Painting:
         self._patches[plane] = patch
         return patch
 
+    def _read(self, plane: Plane, box: Box) -> NDArray[Any]:
+        pixels = np.array(self.labels[(*plane, *box.slices)])
+        check_there(self.labels)  # now: had they gone before, these are no labels
+        return pixels
+
     def _write(self, plane: Plane, patch: _Patch, values: NDArray[Any]) -> None:
         different = Box.around(values != patch.written)
         if different.empty:
             return
         target = different.shift(patch.box.top, patch.box.left)
+        check_there(self.labels)
         self.labels[(*plane, *target.slices)] = values[different.slices]
         patch.written = values.copy()
 
@@ -280,7 +301,9 @@ class Painting:
 def highest_label(labels: LabelImage) -> int:
     """Return the highest number in a label image, 0 if there is none; read plane by plane, as it may be larger than memory."""
     planes = np.ndindex(*labels.shape[:-2])
-    return max((int(np.asarray(labels[plane or ...]).max(initial=0)) for plane in planes), default=0)
+    highest = max((int(np.asarray(labels[plane or ...]).max(initial=0)) for plane in planes), default=0)
+    check_there(labels)
+    return highest
 
 
 def objects_on(labels: NDArray[Any]) -> Iterator[tuple[int, Box]]:

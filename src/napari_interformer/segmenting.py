@@ -6,12 +6,16 @@ It is imported by that command alone, so that no other one waits for what it nee
 from __future__ import annotations
 
 import math
+import tempfile
 import warnings
 from collections import Counter
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
+import zarr
 
 from napari_interformer.encoding import encode_tiles, room_for
 from napari_interformer.features import Features
@@ -25,8 +29,7 @@ from napari_interformer.store import is_there, located
 from napari_interformer.terminal import bar, count, show
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
 
     from napari_interformer.gaps import Ended
     from napari_interformer.image import Contrast, Plane, Planes
@@ -35,6 +38,19 @@ if TYPE_CHECKING:
     from napari_interformer.session import Session
 
     EncodePart = Callable[[Sequence[tuple[Plane, Box]]], None]
+
+_IN_MEMORY = 2**32  # bytes of labels; more of them wait on disk
+
+
+@contextmanager
+def labels_for(shape: tuple[int, ...], output: Path) -> Iterator[Any]:
+    """Yield new labels for a session: None for memory or, where they would fill it, a Zarr beside `output` until the end."""
+    if math.prod(shape) * np.dtype(np.int32).itemsize <= _IN_MEMORY:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix=".labels-", dir=output.resolve().parent) as folder:
+        chunks = (*(1 for _ in shape[:-2]), *(min(n, 512) for n in shape[-2:]))
+        yield zarr.create_array(Path(folder) / "labels.zarr", shape=shape, chunks=chunks, dtype=np.int32)
 
 
 def clicked_on(session: Session) -> list[Plane]:

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from napari_interformer.decoding import Decoding, Steps, image_of
+from napari_interformer.files import at_home
 from napari_interformer.gaps import Gap
 from napari_interformer.geometry import Box
 from napari_interformer.image import plane_of, read_only
-from napari_interformer.painting import Backlog, Painting, check_labels, highest_label
+from napari_interformer.painting import Backlog, Painting, check_labels, check_there, highest_label
 from napari_interformer.prompts import BoxPrompt, Click, Mask, Scribble
 from napari_interformer.records import Record, Saved
 
@@ -186,6 +187,17 @@ class Finished:
         return labels
 
 
+def _new_labels(shape: tuple[int, ...]) -> NDArray[np.int32]:
+    try:
+        return np.zeros(shape, np.int32)
+    except MemoryError as error:
+        room = math.prod(shape) * np.dtype(np.int32).itemsize / 2**30
+        raise MemoryError(
+            f"Labels of shape {shape} need {room:.1f} GiB of memory, which is not free: keep them on disk, by giving labels= a "
+            "writable Zarr array of integers of that shape."
+        ) from error
+
+
 class Session:
     """Annotate one image or stack, object by object.
 
@@ -237,6 +249,10 @@ class Session:
     ValueError
         If the model is not the one that made the features, if `labels` has another shape or does not hold integers, or if a
         size is given without the image.
+    OSError
+        If `labels` cannot be read.
+    MemoryError
+        If there is no room for new labels.
     """
 
     def __init__(
@@ -262,7 +278,7 @@ class Session:
                 "image again with this one."
             )
         shape = tuple(features.shape)
-        target: Any = np.zeros(shape, np.int32) if labels is None else labels
+        target: Any = _new_labels(shape) if labels is None else labels
         check_labels(target, features)
         if read_only(target):
             raise ValueError(
@@ -937,6 +953,8 @@ class Session:
         ValueError
             If the mask is empty, all of its pixels belong to other objects, which are protected, or all were erased; nothing
             changes.
+        OSError
+            If `labels` are on disk and cannot be written.
         """
         self.backlog.work_off()
         if self.empty:
@@ -1041,6 +1059,7 @@ class Session:
             box = Box.around(here)
             if not box.empty:
                 masks.append(Mask(index, box, here[box.slices]))
+        check_there(self.labels)
         if not masks:
             why = (
                 "which has no pixel there"
@@ -1146,7 +1165,7 @@ class Session:
         OSError
             If it cannot be written; a file that was there before is untouched.
         """
-        path = Path(path)
+        path = at_home(path)
         if path.exists() and not Saved.is_in(path):
             raise FileExistsError(
                 f"{path.name} is there already, and holds no saved clicks: choose another name, or remove it."
@@ -1172,7 +1191,7 @@ class Session:
         It reads all of `labels`.
         """
         self._check_no_current("load_prompts")
-        saved = Saved.read(Path(path))
+        saved = Saved.read(at_home(path))
         if saved.image != self.features.image_fingerprint:
             raise ValueError(
                 f"{Path(path).name} belongs to another image: open the image that was clicked on."

@@ -62,7 +62,7 @@ def show(line: Any, done: int, total: int) -> None:
 
 @contextmanager
 def between_steps() -> Iterator[Callable[[], int]]:
-    """Let Ctrl+C, or a batch system's SIGTERM, stop work between two steps, where its state can be saved; a second one at once.
+    """Let Ctrl+C, or what else ends a command, stop work between two steps, where its state can be saved; a second one at once.
 
     Yields a function that returns the signal that came, or 0.
     """
@@ -73,15 +73,15 @@ def between_steps() -> Iterator[Callable[[], int]]:
             raise KeyboardInterrupt
         asked.append(number)
 
-    with handled(ask, signal.SIGINT, signal.SIGTERM):
+    with handled(ask, signal.SIGINT, *_endings()):
         yield lambda: asked[0] if asked else 0
 
 
 @contextmanager
-def as_interrupt() -> Iterator[Callable[[], bool]]:
-    """Let SIGTERM, with which batch systems end what takes too long, do what Ctrl+C does: clean up, and say what is kept.
+def as_interrupt() -> Iterator[Callable[[], int]]:
+    """Let what else ends a command do what Ctrl+C does: clean up, and say what is kept.
 
-    Yields a function that returns whether it came. A second one is ignored, or it would interrupt the cleaning up.
+    Yields a function that returns the signal that came, or 0. A second one is ignored, or it would interrupt the cleaning up.
     """
     came: list[int] = []
 
@@ -90,8 +90,16 @@ def as_interrupt() -> Iterator[Callable[[], bool]]:
             came.append(number)
             raise KeyboardInterrupt
 
-    with handled(end, signal.SIGTERM):
-        yield lambda: bool(came)
+    with handled(end, *_endings()):
+        yield lambda: came[0] if came else 0
+
+
+def _endings() -> list[signal.Signals]:
+    """Return SIGTERM, with which batch systems end what takes too long, and SIGHUP, which tells that the terminal is closed."""
+    hang_up: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hang_up is None or signal.getsignal(hang_up) is signal.SIG_IGN:  # as under nohup
+        return [signal.SIGTERM]
+    return [signal.SIGTERM, hang_up]
 
 
 @contextmanager
