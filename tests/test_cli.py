@@ -18,6 +18,7 @@ import zarr
 
 from conftest import blobs
 from napari_interformer import cli, segmenting, terminal
+from napari_interformer.files import write_labels
 from napari_interformer.geometry import Box
 from napari_interformer.options import options_of
 from napari_interformer.prompts import NotEncodedError
@@ -490,6 +491,33 @@ def test_where_no_labels_can_be_written_is_told_before_anything_is_encoded(
     monkeypatch.setattr("napari_interformer.checkpoint.load_model", None)
     assert run("segment", path, "--click", f"{y},{x}", "-o", tmp_path / "features.zarr") == 1
     assert "features.zarr already exists, and napari-interformer did not write it" in capsys.readouterr().err
+
+
+def test_labels_that_somebody_protected_or_put_files_beside_are_left_before_anything_is_encoded(
+    cell, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, (y, x), _ = cell
+    monkeypatch.setattr("napari_interformer.checkpoint.load_model", None)
+    write_labels(tmp_path / "l.tif", np.ones((8, 8), int)).chmod(0o444)
+    write_labels(tmp_path / "l.zarr", np.ones((8, 8), int))
+    (tmp_path / "l.zarr" / "measurements.csv").touch()
+    for name, told in (("l.tif", "could not be written"), ("l.zarr", "did not write it, or not all of it")):
+        assert run("segment", path, "--click", f"{y},{x}", "-o", tmp_path / name) == 1
+        said = capsys.readouterr().err
+        assert told in said and said.count("\n") == 1
+
+
+def test_the_home_folder_may_be_a_tilde_in_the_shell_too(
+    blob_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("napari_interformer.load_model", lambda _: blob_model)
+    tifffile.imwrite("blobs.tif", blobs()[0])
+    arguments = ("--click", "32,32", "--features", "~/f.zarr", "-o", "~/l.tif")
+    assert run("segment", "~/blobs.tif", *arguments) == run("encode", "~/blobs.tif", "-o", "~/g.zarr") == 0
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["blobs.tif", "f.zarr", "g.zarr", "l.tif"]
 
 
 @pytest.mark.parametrize(

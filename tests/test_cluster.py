@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from contextlib import ExitStack
 
@@ -123,6 +124,19 @@ def test_devices_share_the_work_and_go_on_without_those_that_are_lost(files, sma
     assert told[-1].done >= 40 * 6 - encoding.CPU_BATCH
     encode_with(["cpu", "cpu"], image, store, model=model, progress=lose(2))  # nothing is left to begin with
     assert written(store) == after
+
+
+def test_a_script_that_runs_again_in_each_process_is_told_what_it_lacks(few_files):
+    image, model, store = few_files
+    script = image.with_name("script.py")
+    script.write_text(f"""
+from napari_interformer.cluster import encode_with
+encode_with(["cpu", "cpu"], {str(image)!r}, {str(store)!r}, model={str(model)!r})
+""")
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert ended.stderr.splitlines()[-1].endswith(
+        'they could not begin: in a script, call encode_with under `if __name__ == "__main__":`.'
+    )
 
 
 @pytest.mark.parametrize("devices", ["cpu", []])

@@ -16,6 +16,7 @@ import threading
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -278,6 +279,7 @@ def test_a_store_of_another_version_is_refused(tmp_path, number, told):
 def test_an_empty_folder_becomes_a_store_with_nothing_beside_it(tmp_path):
     (tmp_path / "x.zarr").mkdir()
     made(tmp_path / "x.zarr")
+    (tmp_path / "deep").mkdir()
     made(tmp_path / "deep" / "y.zarr")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["deep", "x.zarr"]
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["y.zarr"]
@@ -684,6 +686,18 @@ def test_features_are_read_from_within_an_archive(tmp_path):
     assert reader.ready_planes().tolist() == [True, False, False]
     for got, wrote in zip(reader.window((0,), writer.tiles[4]), maps_of(writer, (0,), 4), strict=True):
         np.testing.assert_allclose(got, wrote, rtol=1e-3)
+
+
+def test_a_store_is_made_where_it_was_meant_to_be(tmp_path, monkeypatch):
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert made("~/x.zarr").path == tmp_path / "x.zarr"
+    with pytest.raises(ValueError, match=r"must have two slashes; got 'memory:.x': give it as text"):
+        made(Path("memory://x"))
+    with pytest.raises(OSError, match=r"y\.zarr could not be written .*: make that folder first"):
+        made(tmp_path / "typo" / "x" / "y.zarr")
+    assert [one.name for one in tmp_path.iterdir()] == ["x.zarr"]
 
 
 def test_a_url_of_a_file_is_its_path(tmp_path):

@@ -16,7 +16,7 @@ import tifffile
 import zarr
 from PIL import Image
 
-from napari_interformer.files import read_image, write_labels
+from napari_interformer.files import read_image, replacing, write_labels, write_whole, written_here
 from napari_interformer.image import Planes
 
 
@@ -572,9 +572,97 @@ def test_labels_in_ome_zarr_replace_labels_and_nothing_else(tmp_path):
     zarr.create_array(tmp_path / "image.zarr", data=np.ones((8, 8)))
     (tmp_path / "folder").mkdir()
     for name in ("image.zarr", "folder"):
-        with pytest.raises(ValueError, match=f"{name} is a folder: give another name"):
+        with pytest.raises(ValueError, match=rf"{name} is a folder.*: give another name"):
             write_labels(tmp_path / name, np.ones((8, 8), int))
     assert (zarr.open_array(tmp_path / "image.zarr", mode="r")[...] == 1).all()
+
+
+@pytest.mark.parametrize("stranger", ["measurements.csv", "tables/a.csv", "notes/zarr.json"])
+def test_labels_in_ome_zarr_with_other_things_beside_them_are_not_replaced(tmp_path, stranger):
+    path = write_labels(tmp_path / "l.zarr", np.ones((8, 8), int))
+    assert written_here(path)
+    (path / ".DS_Store").touch()
+    assert written_here(path)
+    (path / stranger).parent.mkdir(exist_ok=True)
+    (path / stranger).write_text("{}")
+    assert not written_here(path)  # warnings are errors here
+    with pytest.raises(ValueError, match=r"l\.zarr is a folder with other things in it: give another name"):
+        write_labels(path, np.full((8, 8), 2))
+    assert (path / stranger).exists() and (Planes.of(path).data[...] == 1).all()
+
+
+def test_labels_that_somebody_protected_are_not_replaced_and_permissions_stay(tmp_path):
+    path = write_labels(tmp_path / "l.tif", np.ones((8, 8), int))
+    path.chmod(0o444)
+    with pytest.raises(OSError, match=r"l\.tif could not be written to .*Permission denied"):
+        write_labels(path, np.full((8, 8), 2))
+    assert tifffile.imread(path).max() == 1
+    path.chmod(0o640)
+    write_labels(path, np.full((8, 8), 2))
+    assert tifffile.imread(path).max() == 2
+    assert os.name == "nt" or path.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_labels_in_ome_zarr_come_back_however_their_replacement_was_ended(tmp_path, monkeypatch, when):
+    path = write_labels(tmp_path / "l.zarr", np.ones((8, 8), int))
+    rename = os.rename
+
+    def pressed(source, target):
+        if source == path and when == "before":
+            raise KeyboardInterrupt
+        rename(source, target)
+        if source == path:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "rename", pressed)
+        write_labels(path, np.full((8, 8), 2))
+    assert (Planes.of(path).data[...] == 1).all()
+    assert [one.name for one in tmp_path.iterdir()] == ["l.zarr"]
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_labels_in_ome_zarr_whose_replacement_was_killed_are_found_by_the_next(tmp_path, done):
+    path = write_labels(tmp_path / "l.zarr", np.ones((8, 8), int))
+    path.rename(tmp_path / ".saving-l.zarr-before")
+    if done:
+        write_labels(tmp_path / "new.zarr", np.full((8, 8), 2)).rename(path)
+    whole = np.full((8, 8), 3)
+    whole[0] = -1
+    with pytest.raises(ValueError, match="labels from 0"):
+        write_labels(path, whole)
+    with pytest.raises(RuntimeError), replacing(path):
+        assert path.exists()
+        raise RuntimeError
+    assert (Planes.of(path).data[...] == (2 if done else 1)).all()
+    write_labels(path, abs(whole))
+    assert Planes.of(path).data[1, 1] == 3
+    assert [one.name for one in tmp_path.iterdir()] == ["l.zarr"]
+
+
+@pytest.mark.parametrize("name", ["l.tif", "l.zarr"])
+def test_labels_that_change_while_they_are_written_are_not_cut(tmp_path, name):
+    class Growing:
+        shape, dtype, asked = (2, 8, 8), np.dtype("i4"), 0
+
+        def __getitem__(self, _):
+            self.asked += 1
+            return np.full((8, 8), 1 if self.asked <= 2 else 256, "i4")
+
+    with pytest.raises(ValueError, match="changed while they were written: write them again"):
+        write_labels(tmp_path / name, Growing())
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_home_folder_may_be_a_tilde(tmp_path, monkeypatch):
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    path = write_labels("~/l.tif", np.ones((8, 8), int))
+    assert path == tmp_path / "l.tif" and write_whole(Path("~/a.json"), b"{}") == tmp_path / "a.json"
+    assert read_image("~/l.tif").data.shape == (8, 8)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["a.json", "l.tif"]
 
 
 @pytest.mark.parametrize(("most", "dtype"), [(0, "u1"), (255, "u1"), (256, "u2"), (70000, "u4")])

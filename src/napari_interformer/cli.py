@@ -593,7 +593,8 @@ def check_output(path: Path, endings: Sequence[str], read: Mapping[str, Path] | 
     if path.exists() and path.suffix.lower() != ".safetensors":
         if not written_here(path):  # somebody's image, as likely as not
             raise FileExistsError(
-                f"{path} already exists, and {NAME} did not write it: give the result another name, or remove it."
+                f"{path} already exists, and {NAME} did not write it, or not all of it: give the result another name, or "
+                "remove it."
             )
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} to: make it first.")
@@ -612,9 +613,10 @@ def check_writable(path: Path, folder: Path) -> None:
     """Refuse `path` if nothing can be written to `folder`."""
     import tempfile
 
-    from napari_interformer.files import unwritable
+    from napari_interformer.files import refuse_protected, unwritable
 
     try:
+        refuse_protected(path)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:

@@ -25,8 +25,10 @@ import torch
 from napari_interformer.checkpoint import load_model, models
 from napari_interformer.encoding import Progress, encode_tiles, room_for
 from napari_interformer.features import Features
+from napari_interformer.files import at_home
 from napari_interformer.image import Planes
 from napari_interformer.model import resolve_device
+from napari_interformer.store import located
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -229,6 +231,7 @@ def encode_with(
     cores = max(1, torch.get_num_threads() // len(devices))
     context = multiprocessing.get_context("spawn")  # CUDA does not outlive a fork
     working: dict[Any, Any] = {}  # what each process says -> the process
+    raised = 0  # processes that ended of their own accord before they could say why
     failed: list[Exception] = []
     try:
         for number, device in enumerate(devices if todo else ()):
@@ -247,7 +250,9 @@ def encode_with(
                 try:
                     said = one.recv()
                 except (EOFError, OSError):  # it has ended, perhaps within a word
-                    working.pop(one).join()
+                    ended = working.pop(one)
+                    ended.join()
+                    raised += ended.exitcode == 1
                     continue
                 if isinstance(said, Exception):
                     log.warning("Continuing with one device less: %s", said)
@@ -265,9 +270,13 @@ def encode_with(
         return features
     if failed:
         raise failed[0]
+    remedy = "perhaps for lack of memory: the same command continues from there"
+    if raised:  # as each runs the script that started it
+        remedy = (
+            'since they could not begin: in a script, call encode_with under `if __name__ == "__main__":`'
+        )
     raise RuntimeError(
-        f"The processes on {', '.join(map(str, devices))} ended before everything was encoded, perhaps for lack of memory: the "
-        "same command continues from there."
+        f"The processes on {', '.join(map(str, devices))} ended before everything was encoded, {remedy}."
     )
 
 
@@ -312,8 +321,8 @@ def _job(
 ) -> Job:
     """Describe everything so that other processes find it."""
     return Job(
-        str(Path(image).absolute()),
-        str(store) if "://" in str(store) else str(Path(store).absolute()),
+        str(at_home(image)),
+        str(located(store)),
         None if model is None else _absolute(model),
         channel_axis,
         channels,

@@ -7,6 +7,8 @@ import logging
 import math
 import os
 import re
+import shutil
+import stat
 import tempfile
 import weakref
 from contextlib import contextmanager, suppress
@@ -39,6 +41,13 @@ _FOREIGN = (".czi", ".lif", ".nd2", ".oib", ".oif", ".vsi", ".ims", ".h5", ".hdf
 _CONVERT = "save it as OME-TIFF or OME-Zarr first, for example in Fiji or with bioformats2raw"
 _PLACES = ("scale", "translation")  # what OME-Zarr tells of where pixels lie
 _TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_OF_GROUPS = {
+    ".zgroup",
+    ".zattrs",
+    ".zmetadata",
+    "zarr.json",
+    ".DS_Store",
+}  # in the folder of one; the last by macOS
 _ZARR_MARKS = {2: ".zarray", 3: "zarr.json"}  # what a folder with an array holds, by Zarr's versions
 
 
@@ -508,7 +517,7 @@ def write_labels(
     OSError
         If it cannot be written; a file that was there before is untouched.
     """
-    path = Path(path)
+    path = at_home(path)
     if not hasattr(labels, "shape") or not hasattr(labels, "dtype"):
         raise TypeError(
             f"A label image must be an array of integers; got {type(labels).__name__}: convert it with numpy.asarray."
@@ -576,8 +585,13 @@ def check_labels_file(path: Path, shape: Sequence[int]) -> None:
         raise ValueError(
             f"A label image can have (Y, X) and up to three axes before; got shape {tuple(shape)}."
         )
-    if path.is_dir() and not (path.suffix.lower() == ".zarr" and _is_labels(path)):
+    if path.is_dir() and path.suffix.lower() != ".zarr":
         raise ValueError(f"A label image is written to a file; {path.name} is a folder: give another name.")
+    if path.is_dir() and not _is_labels(path):
+        raise ValueError(
+            f"A label image takes the place of a label image and of nothing else; {path.name} is a folder with other things in "
+            "it: give another name, or move them elsewhere."
+        )
     if path.suffix.lower() not in LABEL_FILES:
         raise ValueError(
             f"The name of a label image must end in {' or '.join(LABEL_FILES)}; got {path.name}: change its ending."
@@ -598,7 +612,10 @@ class _Labels:
     timed: bool
 
     def plane(self, index: tuple[int, ...]) -> NDArray[Any]:
-        return np.ascontiguousarray(self.array[index], self.dtype)
+        pixels = np.asarray(self.array[index])
+        if pixels.min() < 0 or pixels.max() > np.iinfo(self.dtype).max:
+            raise ValueError("The labels were changed while they were written: write them again.")
+        return np.ascontiguousarray(pixels, self.dtype)
 
 
 def _write_tiff(path: Path, labels: _Labels) -> None:
@@ -694,8 +711,7 @@ def written_here(path: Path) -> bool:
 
     try:
         if path.is_dir():
-            group = zarr.open_group(path, mode="r")
-            return group.attrs.get("software") == NAME and all(name.isdigit() for name in group)
+            return _is_labels(path) and zarr.open_group(path, mode="r").attrs.get("software") == NAME
         if path.suffix.lower() == ".png":
             return bool(iio.immeta(path, plugin="pillow").get("Software") == NAME)
         with tifffile.TiffFile(path) as tiff:
@@ -705,14 +721,18 @@ def written_here(path: Path) -> bool:
 
 
 def _is_labels(path: Path) -> bool:
-    """Whether a folder is a label image."""
+    """Whether a folder is a label image in OME-Zarr and holds nothing else, which would be lost with it."""
     import zarr
 
     try:
         attributes: Any = dict(zarr.open_group(path, mode="r").attrs)
+        about = attributes.get("ome", attributes)
+        levels = {
+            level["path"].split("/")[0] for image in about["multiscales"] for level in image["datasets"]
+        }
+        return "image-label" in about and {*os.listdir(path)} <= levels | _OF_GROUPS
     except Exception:  # whatever else it may be
         return False
-    return "image-label" in attributes.get("ome", attributes)
 
 
 def _ome_axes(axes: str | None, ndim: int) -> str:
@@ -735,23 +755,40 @@ def replacing(path: Path, name: str | None = None) -> Iterator[Path]:
     """
     if path.is_symlink():
         path = path.resolve()  # the link stays, what it points to is replaced
+    refuse_protected(path)
+    before = path.with_name(
+        f".saving-{path.name}-before"
+    )  # where a folder waits; the next one knows it by its name
+    if before.exists() and not path.exists():  # the last one was killed meanwhile
+        os.rename(before, path)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
         whole = Path(folder) / (name or path.name)
         yield whole
+        if path.is_file() and whole.is_file():
+            with suppress(OSError):  # not every drive has permissions
+                shutil.copymode(path, whole)
         if not (whole.is_dir() and path.exists()):
             os.replace(whole, path)
             return
         # No system replaces a folder that is not empty, or a file by a folder. What was there waits outside, or it would be
         # deleted with `folder`.
-        before = path.with_name(f"{Path(folder).name}-before")
-        os.rename(path, before)
+        if before.exists():  # the last one was killed after it was done
+            os.rename(before, Path(folder) / before.name)
         try:
+            os.rename(path, before)
             os.replace(whole, path)
         except BaseException:
-            os.rename(before, path)
+            if before.exists() and not path.exists():
+                os.rename(before, path)
             raise
         with suppress(OSError):  # what was to be saved is; at worst the old folder stays beside it
             os.rename(before, whole)
+
+
+def refuse_protected(path: Path) -> None:
+    """Raise a PermissionError for a file that its owner may not write: whoever replaces it is not asked for that."""
+    if path.is_file() and not path.stat().st_mode & stat.S_IWUSR:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def write_whole(path: Path, content: bytes) -> Path:
@@ -762,6 +799,7 @@ def write_whole(path: Path, content: bytes) -> Path:
     OSError
         If it cannot be written; the file that was there before is untouched.
     """
+    path = at_home(path)
     try:
         with replacing(path) as whole:
             whole.write_bytes(content)

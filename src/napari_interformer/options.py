@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 import textwrap
 import typing
@@ -142,7 +143,7 @@ def store_of(text: str) -> Path:
         raise click.BadParameter(
             f"encode writes to a disk; got {text!r}: give a path (in Python, encode also takes a writable URL)."
         )
-    return Path(text)
+    return Path(os.path.expanduser(text))
 
 
 class ConfigCommand(click.Command):
@@ -228,7 +229,14 @@ def _default(value: Any, others: dict[str, Any]) -> str:
     return f"  [default: {value}{differing}]"
 
 
-FILE = click.Path(path_type=Path)
+class _File(click.Path):
+    """A path, with ~ as the home folder: shells leave it alone within quotation marks, and after "--output="."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return Path(os.path.expanduser(os.fsdecode(super().convert(value, param, ctx))))
+
+
+FILE = _File()
 
 model_option = click.option(
     "--model",

@@ -36,7 +36,7 @@ from fsspec.core import url_to_fs
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.errors import ContainsArrayError
 
-from napari_interformer.files import brief
+from napari_interformer.files import at_home, brief, is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -283,19 +283,23 @@ class Store:
 def located(store: str | os.PathLike[str]) -> Path | str:
     """Return a path, or the URL of something that is not a file on this machine.
 
-    A path is made absolute, because it would otherwise change with the working directory.
+    A path is made absolute, see `at_home`.
 
     Raises
     ------
     ValueError
-        If it is empty, or a file's URL that names no absolute path.
+        If it is empty, a file's URL that names no absolute path, or a URL that was made into a `Path`.
     """
     text = os.fspath(store)
     if not text:
         raise ValueError("A store of features needs a path or a URL; got an empty one: name it.")
     scheme, separator, rest = text.partition("://")
+    if not separator and is_url(text):
+        raise ValueError(
+            f"The URL of a store must have two slashes; got {text!r}: give it as text, not as a Path."
+        )
     if not separator:
-        return Path(text).absolute()
+        return at_home(text)
     if scheme not in ("file", "local"):
         return text.rstrip("/")
     path = rest.removeprefix("localhost")
@@ -347,7 +351,6 @@ def make_store(location: Path | str, shape: Shape, attributes: dict[str, Any]) -
             group.attrs.update(attributes)
         return
     location = location.resolve()  # a link to an empty folder, or to one that is to be made
-    location.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=location.parent, prefix=".making-") as folder:
         made = Path(folder) / "store"
         group = zarr.open_group(made, mode="w", zarr_format=3)
