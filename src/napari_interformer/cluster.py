@@ -231,7 +231,7 @@ def encode_with(
     cores = max(1, torch.get_num_threads() // len(devices))
     context = multiprocessing.get_context("spawn")  # CUDA does not outlive a fork
     working: dict[Any, Any] = {}  # what each process says -> the process
-    raised = 0  # processes that ended of their own accord before they could say why
+    raised = 0  # processes that an error ended before they could tell of it
     failed: list[Exception] = []
     try:
         for number, device in enumerate(devices if todo else ()):
@@ -271,10 +271,8 @@ def encode_with(
     if failed:
         raise failed[0]
     remedy = "perhaps for lack of memory: the same command continues from there"
-    if raised:  # as each runs the script that started it
-        remedy = (
-            'since they could not begin: in a script, call encode_with under `if __name__ == "__main__":`'
-        )
+    if raised:  # each runs the script that started it
+        remedy = 'and could not begin: in a script, call encode_with under `if __name__ == "__main__":`'
     raise RuntimeError(
         f"The processes on {', '.join(map(str, devices))} ended before everything was encoded, {remedy}."
     )

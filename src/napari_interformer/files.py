@@ -41,13 +41,8 @@ _FOREIGN = (".czi", ".lif", ".nd2", ".oib", ".oif", ".vsi", ".ims", ".h5", ".hdf
 _CONVERT = "save it as OME-TIFF or OME-Zarr first, for example in Fiji or with bioformats2raw"
 _PLACES = ("scale", "translation")  # what OME-Zarr tells of where pixels lie
 _TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_OF_GROUPS = {
-    ".zgroup",
-    ".zattrs",
-    ".zmetadata",
-    "zarr.json",
-    ".DS_Store",
-}  # in the folder of one; the last by macOS
+# What the folder of a group of Zarr holds beside its members; the last is macOS's.
+_OF_GROUPS = {".zgroup", ".zattrs", ".zmetadata", "zarr.json", ".DS_Store"}
 _ZARR_MARKS = {2: ".zarray", 3: "zarr.json"}  # what a folder with an array holds, by Zarr's versions
 
 
@@ -727,10 +722,9 @@ def _is_labels(path: Path) -> bool:
     try:
         attributes: Any = dict(zarr.open_group(path, mode="r").attrs)
         about = attributes.get("ome", attributes)
-        levels = {
-            level["path"].split("/")[0] for image in about["multiscales"] for level in image["datasets"]
-        }
-        return "image-label" in about and {*os.listdir(path)} <= levels | _OF_GROUPS
+        levels = (level["path"] for image in about["multiscales"] for level in image["datasets"])
+        own = {*(level.split("/")[0] for level in levels), *_OF_GROUPS}
+        return "image-label" in about and {*os.listdir(path)} <= own
     except Exception:  # whatever else it may be
         return False
 
@@ -756,9 +750,8 @@ def replacing(path: Path, name: str | None = None) -> Iterator[Path]:
     if path.is_symlink():
         path = path.resolve()  # the link stays, what it points to is replaced
     refuse_protected(path)
-    before = path.with_name(
-        f".saving-{path.name}-before"
-    )  # where a folder waits; the next one knows it by its name
+    # Where a folder waits; the next one knows it by its name.
+    before = path.with_name(f".saving-{path.name}-before")
     if before.exists() and not path.exists():  # the last one was killed meanwhile
         os.rename(before, path)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:

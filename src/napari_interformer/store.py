@@ -124,14 +124,14 @@ class Store:
         """Return the names in a folder that are numbers, but for those of empty files; none if it is not there."""
         try:
             if isinstance(self.location, Path):
-                with os.scandir(self.location / folder) as entries:
-                    names = [one.name for one in entries if one.is_dir() or one.stat().st_size]
+                names = os.listdir(self.location / folder)
             else:
                 self._files.invalidate_cache()  # it remembers folders, and others write
                 names = self._files.ls(f"{self._root}/{folder}", detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return set()
-        return {int(name) for path in names if (name := path.rstrip("/").rpartition("/")[2]).isdigit()}
+        found = {name for path in names if (name := path.rstrip("/").rpartition("/")[2]).isdigit()}
+        return {int(name) for name in found if not self._is_empty(f"{folder}/{name}")}
 
     def _exists(self, key: str) -> bool:
         if isinstance(self.location, Path):
@@ -207,9 +207,8 @@ class Store:
                     return
                 shard[i * cells : (i + 1) * cells] = numbers
             self._packed[row, group * together * cells : (group + 1) * together * cells] = shard
-            if isinstance(
-                self.location, Path
-            ):  # or, after a power cut, it might be empty and the single files gone
+            if isinstance(self.location, Path):
+                # Now: after a power cut, it might be empty, and the single files gone.
                 with (self.location / file).open("r+b") as written:
                     os.fsync(written.fileno())
         for tile in self._numbers(f"tiles/c/{row}").intersection(tiles):
