@@ -272,7 +272,7 @@ def encode_with(
         raise failed[0]
     remedy = "perhaps for lack of memory: the same command continues from there"
     if raised:  # each runs the script that started it
-        remedy = 'and could not begin: in a script, call encode_with under `if __name__ == "__main__":`'
+        remedy = 'as they could not begin: in a script, call encode_with under `if __name__ == "__main__":`'
     raise RuntimeError(
         f"The processes on {', '.join(map(str, devices))} ended before everything was encoded, {remedy}."
     )
