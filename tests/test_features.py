@@ -711,7 +711,7 @@ def test_a_url_of_a_file_is_its_path(tmp_path):
 
 @pytest.mark.parametrize(
     ("scheme", "remedy"),
-    [("s3", "install it with pip"), ("https", r"pip install 'napari-interformer\[web\]'")],
+    [("s3", "install it with pip"), ("https", r'python -m pip install "\.\[web\]"')],
 )
 def test_a_url_that_needs_another_package_says_so(scheme, remedy, monkeypatch):
     def missing(*_, **__):

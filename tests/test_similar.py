@@ -152,7 +152,7 @@ def test_only_the_box_is_looked_through_and_what_lies_in_it_tells_what_is_looked
     session = after_one_click()
     session.find_similar(box=Box(0, 0, 120, 80))
     assert squares_found(session.labels) == [1, 2]
-    with pytest.raises(ValueError, match="there is none here"):
+    with pytest.raises(ValueError, match="there is none in this part of the plane"):
         session.find_similar(box=Box(120, 80, 192, 160))
     with pytest.raises(ValueError, match="outside of it"):
         session.find_similar(box=Box(300, 0, 400, 80))
@@ -176,7 +176,7 @@ def test_objects_of_other_planes_do_not_count():
     session = after_one_click(encode(stack, MODEL, contrast=(0, 255), device="cpu"))
     assert len(session.find_similar((0,))) == 5
     assert squares_found(session.labels[0]) == [1, 2, 3, 4, 5, 6] and not session.labels[1].any()
-    with pytest.raises(ValueError, match="there is none here"):
+    with pytest.raises(ValueError, match="there is none in this part of the plane"):
         session.find_similar((1,))
 
 
@@ -196,7 +196,7 @@ def test_stopping_before_anything_is_tried_finds_nothing():
 
 def test_a_session_with_an_open_object_or_without_a_finished_one_is_refused_and_stays_as_it_is():
     session = Session(FEATURES, MODEL)
-    with pytest.raises(ValueError, match="there is none here"):
+    with pytest.raises(ValueError, match="there is none in this part of the plane"):
         session.find_similar()
     session.click((32, 32))
     with pytest.raises(ValueError, match="commit or clear it"):

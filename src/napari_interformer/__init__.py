@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 NAME = "napari-interformer"  # of the package, its command and its plugin
 DEFAULT_MODEL = "default"  # the name of the model in the package
+# What some commands need besides, by its name in pyproject.toml; there is no release to install it from yet.
+GET_EXTRA = 'python -m pip install ".[{}]" in your clone of the repository'
 
 _HOME = {
     "Box": "napari_interformer.geometry",

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from napari_interformer import NAME, __version__
+from napari_interformer import GET_EXTRA, NAME, __version__
 from napari_interformer.options import (
     BOX,
     BOX_MARK,
@@ -667,7 +667,7 @@ def sentence(error: Exception) -> str:
         return said
     if isinstance(error, ModuleNotFoundError):
         extra = "train" if error.name == "matplotlib" else "all"
-        return f"{error.name} is not installed: pip install 'napari-interformer[{extra}]'."
+        return f"{error.name} is not installed: {GET_EXTRA.format(extra)}."
     text = " ".join(str(error).split())
     ours = isinstance(error, (ValueError, TypeError, OSError, LookupError, ImportError))
     if ours and text and not isinstance(error, (KeyError, IndexError)):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from napari_interformer import GET_EXTRA
 from napari_interformer.checkpoint import load_model, models
 from napari_interformer.encoding import Progress, encode_tiles, room_for
 from napari_interformer.features import Features
@@ -427,5 +428,5 @@ def _needed(package: str) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         raise ImportError(
-            f"Encoding on a cluster needs {package.replace('_', '-')}: pip install 'napari-interformer[cluster]'."
+            f"Encoding on a cluster needs {package.replace('_', '-')}: {GET_EXTRA.format('cluster')}."
         ) from error

@@ -14,7 +14,7 @@ import click
 import numpy as np
 
 import napari_interformer as ni
-from napari_interformer import NAME
+from napari_interformer import GET_EXTRA, NAME
 from napari_interformer.files import write_labels
 from napari_interformer.image import Planes
 from napari_interformer.picture import write_picture
@@ -32,7 +32,7 @@ OBJECTS, CLICKS = 12, 3  # the largest cells, and clicks on each at most
 def why_no_window() -> str | None:
     """Return why napari cannot open a window here, or None if it can."""
     if importlib.util.find_spec("napari") is None:
-        return 'napari is not installed: python -m pip install ".[all]" in your clone of the repository'
+        return f"napari is not installed: {GET_EXTRA.format('all')}"
     on_linux = sys.platform.startswith("linux")
     if on_linux and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         return "there is no display"

@@ -36,6 +36,7 @@ from fsspec.core import url_to_fs
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.errors import ContainsArrayError
 
+from napari_interformer import GET_EXTRA
 from napari_interformer.files import at_home, brief, is_url
 
 if TYPE_CHECKING:
@@ -331,7 +332,7 @@ def open_group(location: Path | str, mode: Literal["r", "r+"]) -> zarr.Group:
         return zarr.open_group(location, mode=mode, use_consolidated=False)
     except ImportError as error:
         scheme = urlparse(str(location)).scheme
-        remedy = "pip install 'napari-interformer[web]'" if scheme in _WEB else "install it with pip"
+        remedy = GET_EXTRA.format("web") if scheme in _WEB else "install it with pip"
         raise ImportError(
             f"Features behind {scheme}:// need another package ({brief(error)}): {remedy}.",
             name=error.name,
