@@ -206,6 +206,11 @@ def test_numbers_that_cannot_be_measured_are_refused():
     for name, least in {"images": 0, "objects": 0, "smallest": 0, "max_clicks": 1, "seed": 0}.items():
         with pytest.raises(ValueError, match=f"{name} takes {least} or more; got {least - 1}"):
             replace(CONFIG, **{name: least - 1})
+    for name in ("images", "max_clicks", "seed"):
+        with pytest.raises(ValueError, match=f"{name} takes a whole number; got 2\\.5"):
+            replace(CONFIG, **{name: 2.5})
+    with pytest.raises(ValueError, match=r"thresholds takes IoU values above 0 and up to 1; got 0\.9"):
+        replace(CONFIG, thresholds=0.9)
 
 
 def test_ignored_pixels_do_not_count():

@@ -41,9 +41,14 @@ def test_a_scribble_is_made_of_positions_of_any_kind():
     assert in_order([Click((), 1, 1), Scribble((), ((2, 2),)), BoxPrompt((), Box(0, 0, 4, 4))])[0].box
 
 
-@pytest.mark.parametrize("positive", ["no", 0, None])
+@pytest.mark.parametrize("positive", ["no", 0, -1, None])
 def test_a_sign_is_true_or_false(positive):
-    for make in (lambda: Click.at((1, 2), positive), lambda: Scribble.along([(1, 2), (3, 4)], positive)):
+    for make in (
+        lambda: Click((), 1, 2, positive),
+        lambda: Click.at((1, 2), positive),
+        lambda: Scribble((), ((1, 2),), positive),
+        lambda: Scribble.along([(1, 2), (3, 4)], positive),
+    ):
         with pytest.raises(ValueError, match="positive must be True"):
             make()
     assert Click.at((1, 2), np.True_).positive is True
@@ -61,3 +66,18 @@ def test_a_mask_is_all_that_is_not_zero(full):
     assert mask.dtype == bool and mask.tolist() == [[False, True]]
     with pytest.raises(TypeError, match="A mask must be an array of bool; got float64"):
         Mask((), Box(0, 0, 2, 1), np.ones((1, 2)))
+
+
+def test_a_mask_is_its_own_whatever_becomes_of_the_array_that_was_given():
+    given = np.ones((4, 5), bool)
+    mask = Mask((), Box(0, 0, 5, 4), given).mask
+    given[0] = False  # it can still be written to
+    assert mask.all()
+    with pytest.raises(ValueError, match="read-only"):
+        mask[0] = False
+
+
+def test_a_scribble_needs_a_pixel():
+    for make in (lambda: Scribble((), ()), lambda: Scribble.along([])):
+        with pytest.raises(ValueError, match="at least one position; got none: draw a line"):
+            make()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
-from napari_interformer.settings import RANGE, SHARE, at_least, check_settings
+from napari_interformer.settings import FINITE, RANGE, SHARE, at_least, check_settings
 
 
 @dataclass
@@ -16,13 +17,15 @@ class Config:
     share: float = 0.5
     span: tuple[float, float] = (1.0, 2.0)
     free: float = -1
+    weight: float = 0.0
+    whole: int = 3
 
 
-ALLOWED = {"span": RANGE, "share": SHARE, "count": at_least(1)}
+ALLOWED = {"span": RANGE, "share": SHARE, "count": at_least(1), "weight": FINITE}
 
 
 @pytest.mark.parametrize(
-    "config", [Config(), Config(1.5, 0, (2, 2)), Config(math.inf, 1, (1e-9, 1e9), math.nan)]
+    "config", [Config(), Config(1.5, 0, (2, 2)), Config(math.inf, 1, (1e-9, 1e9), math.nan, 7, np.int64(2))]
 )
 def test_what_is_allowed_passes_and_what_has_no_rule_is_free(config):
     check_settings(config, ALLOWED)
@@ -35,7 +38,14 @@ def test_what_is_allowed_passes_and_what_has_no_rule_is_free(config):
         (Config(count=math.nan), "count takes 1 or more; got nan."),
         (Config(share=1.5), "share takes a number from 0 to 1; got 1.5."),
         (Config(share=math.nan), "share takes a number from 0 to 1; got nan."),
-        (Config(span=(0, 1)), r"span takes two numbers above 0, the smaller one first; got \(0, 1\)."),
+        (Config(count="3"), "count takes 1 or more; got '3'."),
+        (Config(span=(0, 1)), "span takes two numbers above 0, the smaller one first; got 0, 1."),
+        (Config(span=(1, 2, 3)), "span takes two numbers above 0, the smaller one first; got 1, 2, 3."),
+        (Config(span=()), "span takes two numbers above 0, the smaller one first; got none."),
+        (Config(span=4.0), "span takes two numbers above 0, the smaller one first; got 4.0."),
+        (Config(weight=math.inf), "weight takes 0 or more, and finite; got inf."),
+        (Config(whole=1e4), "whole takes a whole number; got 10000.0."),
+        (Config(whole="3"), "whole takes a whole number; got '3'."),
         (Config(span=(1, math.inf)), "span takes two numbers above 0"),
         (Config(0, 2, (2, 1)), "count takes"),
         (Config(1, 2, (2, 1)), "share takes"),

@@ -26,7 +26,7 @@ from napari_interformer.geometry import Box, cut, placed, rounded_up
 from napari_interformer.loss import ClickConfig, click_loss
 from napari_interformer.painting import check_labels, objects_on
 from napari_interformer.scales import covered, level_for, maps_at, size_at, to_working
-from napari_interformer.settings import SHARE, at_least
+from napari_interformer.settings import FINITE, SHARE, at_least
 from napari_interformer.train import LARGEST_GRADIENT, Progress, mix, share_done
 
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ class AdaptConfig(ClickConfig):
         "minutes": at_least(0),
         "objects": at_least(1),
         "windows_per_step": at_least(1),
-        "lr": at_least(0),
-        "weight_decay": at_least(0),
+        "lr": FINITE,
+        "weight_decay": FINITE,
         "kept": SHARE,
         "seed": at_least(0),
     }

@@ -28,7 +28,7 @@ from napari_interformer.geometry import Box
 from napari_interformer.image import Planes
 from napari_interformer.prompts import BoxPrompt
 from napari_interformer.session import Session
-from napari_interformer.settings import SHARE, at_least, check_settings
+from napari_interformer.settings import SHARE, Allowed, at_least, check_settings
 from napari_interformer.simulate import iou, next_click
 
 if TYPE_CHECKING:
@@ -101,7 +101,14 @@ class BenchmarkConfig:
         "objects": at_least(0),
         "smallest": at_least(0),
         "max_clicks": at_least(1),
+        "thresholds": Allowed(
+            "IoU values above 0 and up to 1", lambda values: values and all(0 < one <= 1 for one in values)
+        ),
         "until": SHARE,
+        "box": Allowed(
+            "a share of the object's extent, from 0 (exact) to 1",
+            lambda share: share is None or 0 <= share <= 1,
+        ),
         "validation": SHARE,
         "seed": at_least(0),
     }
@@ -111,14 +118,6 @@ class BenchmarkConfig:
         if self.split not in SPLITS:
             raise ValueError(f"split takes one of {', '.join(SPLITS)}; got {self.split!r}.")
         check_settings(self, self.allowed)
-        if self.box is not None and not 0 <= self.box <= 1:
-            raise ValueError(
-                f"box takes a share of the object's extent, from 0 (exact) to 1; got {self.box}."
-            )
-        if not self.thresholds or not all(0 < one <= 1 for one in self.thresholds):
-            raise ValueError(
-                f"thresholds takes IoU values above 0 and up to 1; got {', '.join(map(str, self.thresholds)) or 'none'}."
-            )
         if 0 < self.until < max(self.thresholds):
             raise ValueError(
                 f"until takes an IoU of at least the highest threshold, {max(self.thresholds)}; got {self.until}: objects "
@@ -439,7 +438,7 @@ def attempt(clicker: Clicker, sample: Sample, label: int, config: BenchmarkConfi
 
 
 def answer(clicker: Clicker, given: Box | Clicked) -> NDArray[np.bool_]:
-    """Return an clicker's mask after a box or a click."""
+    """Return a clicker's mask after a box or a click."""
     if not isinstance(given, Box):
         return clicker.click(*given)
     assert isinstance(clicker, BoxClicker)

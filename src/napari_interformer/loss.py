@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from napari_interformer.batch_clicks import draw_clicks, fold_all, next_clicks, obey_all
 from napari_interformer.decoder import resize
 from napari_interformer.reference import State
-from napari_interformer.settings import SHARE, at_least, check_settings
+from napari_interformer.settings import FINITE, SHARE, at_least, check_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,8 +51,8 @@ class ClickConfig:
     allowed: ClassVar = {
         "clicks": SHARE,
         "max_clicks": at_least(0),
-        "auxiliary": at_least(0),
-        "dice": at_least(0),
+        "auxiliary": FINITE,
+        "dice": FINITE,
     }
 
     def __post_init__(self) -> None:

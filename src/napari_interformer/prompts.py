@@ -36,8 +36,9 @@ class Click:
     positive: bool = True
 
     def __post_init__(self) -> None:
-        """Take a plane's number, or several in a list, too."""
+        """Take a plane's number, or several in a list, too; refuse a sign that could mean anything."""
         object.__setattr__(self, "plane", _indices(self.plane))
+        object.__setattr__(self, "positive", _sign(self.positive))
 
     @classmethod
     def at(cls, position: Sequence[float], positive: bool = True) -> Click:
@@ -54,7 +55,7 @@ class Click:
             raise ValueError(
                 f"A click needs a position in pixels such as (y, x), or (z, y, x) in a stack; got {position!r}."
             ) from None
-        return cls(tuple(plane), y, x, _sign(positive))
+        return cls(tuple(plane), y, x, positive)
 
     @property
     def position(self) -> tuple[int, ...]:
@@ -86,9 +87,12 @@ class Scribble:
     positive: bool = True
 
     def __post_init__(self) -> None:
-        """Take lists, too."""
+        """Take lists, too; refuse a line without a pixel, or a sign that could mean anything."""
         object.__setattr__(self, "plane", _indices(self.plane))
         object.__setattr__(self, "path", tuple((y, x) for y, x in self.path))
+        object.__setattr__(self, "positive", _sign(self.positive))
+        if not self.path:
+            raise ValueError("A scribble needs at least one position; got none: draw a line.")
 
     @classmethod
     def along(cls, positions: Iterable[Sequence[float]], positive: bool = True) -> Scribble:
@@ -106,14 +110,12 @@ class Scribble:
             raise ValueError(
                 f"A scribble needs positions in pixels such as (y, x), or (z, y, x) in a stack; got {positions!r}."
             ) from None
-        if not stops:
-            raise ValueError("A scribble needs at least one position; got none: draw a line.")
         if len({stop.plane for stop in stops}) > 1:
             raise ValueError(
                 f"A scribble needs positions on one plane; got {stops[0].position} and others: draw one for each plane."
             )
         path = tuple(pixel for pixel, _ in itertools.groupby((stop.y, stop.x) for stop in stops))
-        return cls(stops[0].plane, path, _sign(positive))
+        return cls(stops[0].plane if stops else (), path, positive)
 
     @property
     def middle(self) -> Click:
@@ -186,7 +188,7 @@ class Mask:
     box : Box
         Where `mask` lies, in pixels; the rest of the plane is not part of the object.
     mask : (box.height, box.width) bool
-        The object's pixels in `box`. Integers may be given: all but 0 belong to the object.
+        The object's pixels in `box`, a read-only copy. Integers may be given: all but 0 belong to the object.
     """
 
     plane: tuple[int, ...]
@@ -195,14 +197,16 @@ class Mask:
 
     def __post_init__(self) -> None:
         """Refuse what is no mask, or does not fit the box."""
-        mask = np.asarray(self.mask)
-        if mask.dtype.kind not in "bui":
+        given = np.asarray(self.mask)
+        if given.dtype.kind not in "bui":
             raise TypeError(
-                f"A mask must be an array of bool; got {mask.dtype}: compare it with a threshold."
+                f"A mask must be an array of bool; got {given.dtype}: compare it with a threshold."
             )
+        mask = given != 0  # always an array of its own
+        mask.flags.writeable = False
         object.__setattr__(self, "plane", _indices(self.plane))
         object.__setattr__(self, "box", Box(*self.box))
-        object.__setattr__(self, "mask", mask if mask.dtype == bool else mask != 0)
+        object.__setattr__(self, "mask", mask)
         if self.mask.shape != self.box.shape:
             raise ValueError(
                 f"A mask must have the size of its box, {self.box.shape}; got {self.mask.shape}."

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import numbers
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True)
@@ -23,20 +26,38 @@ def at_least(number: float) -> Allowed:
     return Allowed(f"{number} or more", lambda value: value >= number)
 
 
+FINITE = Allowed("0 or more, and finite", lambda value: 0 <= value < math.inf)
 SHARE = Allowed("a number from 0 to 1", lambda value: 0 <= value <= 1)
 RANGE = Allowed(
-    "two numbers above 0, the smaller one first", lambda value: 0 < value[0] <= value[1] < math.inf
+    "two numbers above 0, the smaller one first",
+    lambda value: len(value) == 2 and 0 < value[0] <= value[1] < math.inf,
 )
 
 
-def check_settings(config: object, allowed: Mapping[str, Allowed]) -> None:
+def check_settings(config: DataclassInstance, allowed: Mapping[str, Allowed]) -> None:
     """Refuse the first setting of a configuration that is not what is allowed under its name, if any is.
+
+    A field that is declared as `int` takes whole numbers only.
 
     Raises
     ------
     ValueError
         It says what the setting takes.
     """
-    for name, value in vars(config).items():
-        if name in allowed and not allowed[name].holds(value):
-            raise ValueError(f"{name} takes {allowed[name].words}; got {value}.")
+    for field in fields(config):
+        name, value = field.name, getattr(config, field.name)
+        if field.type == "int" and not isinstance(value, numbers.Integral):
+            raise ValueError(f"{name} takes a whole number; got {_told(value)}.")
+        if name in allowed and not _holds(allowed[name], value):
+            raise ValueError(f"{name} takes {allowed[name].words}; got {_told(value)}.")
+
+
+def _holds(rule: Allowed, value: Any) -> bool:
+    try:
+        return bool(rule.holds(value))
+    except (TypeError, ValueError):  # a text where a number is expected, or one number where several are
+        return False
+
+
+def _told(value: Any) -> str:
+    return (", ".join(map(repr, value)) or "none") if isinstance(value, tuple) else repr(value)

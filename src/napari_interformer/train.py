@@ -44,7 +44,7 @@ from napari_interformer.model import (
     normalise,
     resolve_device,
 )
-from napari_interformer.settings import RANGE, SHARE, Allowed, at_least
+from napari_interformer.settings import FINITE, RANGE, SHARE, Allowed, at_least
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -168,7 +168,9 @@ class TrainConfig(ClickConfig):
         "minutes": at_least(0),
         "crop_sizes": Allowed(
             f"multiples of {DIVISOR}",
-            lambda sides: sides and all(side > 0 and side % DIVISOR == 0 for side in sides),
+            lambda sides: (
+                sides and all(isinstance(side, int) and side > 0 and side % DIVISOR == 0 for side in sides)
+            ),
         ),
         "pixels_per_step": at_least(1),
         "windows_per_step": at_least(1),
@@ -178,13 +180,13 @@ class TrainConfig(ClickConfig):
         "balance": SHARE,
         "diameters": RANGE,
         "zoom": RANGE,
-        "lr": at_least(0),
-        "weight_decay": at_least(0),
+        "lr": FINITE,
+        "weight_decay": FINITE,
         "layer_decay": SHARE,
         "warmup": at_least(1),
         "average": SHARE,
         "kept": SHARE,
-        "dense": at_least(0),
+        "dense": FINITE,
         "workers": at_least(0),
         "seed": at_least(0),
         "save_minutes": at_least(0),
