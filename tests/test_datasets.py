@@ -44,6 +44,14 @@ def test_dsb2018_has_kinds(tmp_path):
     (tmp_path / "index.csv").write_text("name,kind,height,width,objects\nx,tissue,20,24,1\n")
     (sample,) = load("dsb2018", tmp_path)
     assert sample.kind == "tissue"
+    (tmp_path / "index.csv").write_text(
+        "\ufeffname,kind\nx.tif,tissue\n", "utf-8"
+    )  # as a spreadsheet saves it
+    (sample,) = load("dsb2018", tmp_path)
+    assert sample.kind == "tissue"
+    (tmp_path / "index.csv").write_text("name,kind\ny,tissue\n")
+    with pytest.raises(ValueError, match=r"index\.csv; x\.tif has none: add a row for each"):
+        list(load("dsb2018", tmp_path))
 
 
 def test_the_real_dsb2018_is_read_and_split_by_kind(shared):

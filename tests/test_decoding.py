@@ -114,6 +114,11 @@ def test_a_line_that_leaves_the_image_and_comes_back_counts_as_its_longest_piece
         decoding_of(IMAGE).steps([Scribble.along([(-5, 20), (-5, 170)])])
 
 
+def test_a_line_that_ends_far_beyond_the_image_costs_no_more_than_one_that_ends_beside_it():
+    near, far = (decoding_of(IMAGE).steps([Scribble((), ((32, 20), (32, end)))])[0] for end in (200, 10**12))
+    assert far.prompt == near.prompt and np.array_equal(far.mask, near.mask)
+
+
 class Speckled(BlobModel):
     """A model whose every answer has two specks, one of them at the window's edge, and a larger part, wherever one clicks."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 from hypothesis import given
@@ -74,3 +74,20 @@ def test_a_line_has_all_pixels_between_its_points():
         pixels = line(path)
         assert set(path) <= set(pixels)
         assert all(max(abs(a - c), abs(b - d)) == 1 for (a, b), (c, d) in pairwise(pixels))
+
+
+@given(st.lists(st.tuples(st.integers(-60, 70), st.integers(-60, 70)), min_size=1, max_size=5))
+def test_a_line_is_cut_off_beside_a_plane_and_the_same_in_it(path):
+    def pieces(pixels):
+        groups = groupby(pixels, lambda pixel: 0 <= pixel[0] < SHAPE[0] and 0 <= pixel[1] < SHAPE[1])
+        return [list(piece) for inside, piece in groups if inside]
+
+    near = line(path, SHAPE)
+    assert pieces(near) == pieces(line(path))
+    assert all(-4 <= y <= SHAPE[0] + 4 and -4 <= x <= SHAPE[1] + 4 for y, x in near[1:])
+
+
+def test_a_line_costs_the_same_wherever_it_ends():
+    for far in (10**9, 10**15, 10**300):
+        assert len(line([(3, 4), (3, far), (far, far), (-far, 4)], SHAPE)) < 200
+        assert line([(3, 4), (3, far)], SHAPE)[: SHAPE[1] - 4] == [(3, x) for x in range(4, SHAPE[1])]

@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 from napari_interformer.geometry import Box
 from napari_interformer.reference import (
     BEYOND,
+    CERTAIN,
     CUT_COST,
     CUTS,
     ENOUGH,
@@ -106,6 +107,12 @@ def test_a_click_against_the_network_takes_the_error_it_sits_in_and_no_more():
     bent = obey(logits, [(19, 8, True)])
     assert (bent[18:21, 7:10] > 0).all()
     np.testing.assert_array_equal(bent[:, 20:] > 0, logits[:, 20:] > 0)
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_a_click_has_the_last_word_even_where_the_network_has_none(positive):
+    bent = obey(np.full(SHAPE, np.nan, np.float32), [(2, 3, positive)])
+    assert bent[2, 3] == (CERTAIN if positive else -CERTAIN)
 
 
 def test_a_click_at_the_corner_is_cut_off_at_the_border():

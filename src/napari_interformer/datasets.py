@@ -103,7 +103,7 @@ def folder(root: str | Path) -> Iterator[Sample]:
         raise ValueError(
             f"A data set needs images/ and labels/ with a label image of the same name for each image; got {len(images)} "
             f"images in {root}, {len(images) - len(missing)} of them with labels: {_some(missing)} "
-            f"{'has' if len(missing) == 1 else 'have'} none."
+            f"{_have(missing)} none."
         )
     masks = []
     for name, path in images.items():
@@ -121,12 +121,23 @@ def folder(root: str | Path) -> Iterator[Sample]:
 
 
 def dsb2018(root: str | Path) -> Iterator[Sample]:
-    """Read stage 1 of the 2018 Data Science Bowl: a `folder` whose `index.csv` names each image's kind."""
+    """Read stage 1 of the 2018 Data Science Bowl: a `folder` whose `index.csv` names each image's kind.
+
+    Raises
+    ------
+    ValueError
+        As `folder` does, or if the table does not name an image.
+    """
     root = Path(root)
-    with (root / "index.csv").open(newline="") as file:
-        kinds = {row["name"]: row["kind"] for row in csv.DictReader(file)}
+    with (root / "index.csv").open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark first
+        kinds = {_name(Path(row["name"])): row["kind"] for row in csv.DictReader(file)}
+    if missing := [path.name for name, path in _by_name(root / "images").items() if name not in kinds]:
+        raise ValueError(
+            f"dsb2018 needs the kind of each image in index.csv; {_some(missing)} {_have(missing)} none: add a row for each, "
+            'or read the images as a "folder".'
+        )
     for sample in folder(root):
-        yield replace(sample, kind=kinds.get(sample.name, ""))
+        yield replace(sample, kind=kinds[sample.name])
 
 
 def grabcut(root: str | Path) -> Iterator[Sample]:
@@ -297,14 +308,24 @@ def _by_name(directory: Path) -> dict[str, Path]:
         raise FileNotFoundError(directory)
     named: dict[str, Path] = {}
     for path in paths:
-        # OME-TIFF has an ending of two parts.
-        name = path.stem[: -len(".ome")] if path.stem.lower().endswith(".ome") else path.stem
+        name = _name(path)
         if name in named:
             raise ValueError(
                 f"A data set needs one file per name; {directory} holds {named[name].name} and {path.name}: remove one."
             )
         named[name] = path
     return named
+
+
+def _name(path: Path) -> str:
+    """Return an image's name, by which it is matched: without its ending, if it has one."""
+    stem = path.stem if path.suffix.lower() in _IMAGES else path.name
+    # OME-TIFF has an ending of two parts.
+    return stem[: -len(".ome")] if stem.lower().endswith(".ome") else stem
+
+
+def _have(names: Sequence[str]) -> str:
+    return "has" if len(names) == 1 else "have"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -576,7 +576,7 @@ def _piece(path: Sequence[tuple[int, int]], size: tuple[int, int]) -> tuple[tupl
 
     Where it leaves the image and comes back, nobody drew what would join the pieces.
     """
-    pieces = itertools.groupby(line(path), lambda pixel: _is_within(pixel, size))
+    pieces = itertools.groupby(line(path, size), lambda pixel: _is_within(pixel, size))
     return max((tuple(piece) for inside, piece in pieces if inside), key=len, default=())
 
 

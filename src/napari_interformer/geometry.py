@@ -6,6 +6,7 @@ Plain values and pure functions over NumPy arrays.
 from __future__ import annotations
 
 import itertools
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 
 DIVISOR = 32  # planes are padded to multiples of this, on which tiles, windows and regions begin and end
+MARGIN = 2  # pixels beside a plane: wherever a line leaves it, one at least is among them
 
 
 class Box(NamedTuple):
@@ -131,13 +133,29 @@ def placed(centre: float, side: int, length: int) -> int:
     return min(max(round((centre - side / 2) / DIVISOR) * DIVISOR, 0), length - side)
 
 
-def line(path: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return the row and column of all pixels on a path, in order, none twice in a row."""
+def line(path: Sequence[tuple[int, int]], size: tuple[int, int] | None = None) -> list[tuple[int, int]]:
+    """Return the row and column of all pixels on a path, in order, none twice in a row.
+
+    With the `size` (Y, X) of a plane, what lies farther outside than the pixels beside it is left out, except the first.
+    """
     pixels = [path[0]]
-    for (y, x), (end_y, end_x) in itertools.pairwise(path):
-        steps = max(abs(end_y - y), abs(end_x - x))
-        rows, columns = (np.rint(np.linspace(*ends, steps + 1)[1:]) for ends in ((y, end_y), (x, end_x)))
-        pixels += zip(rows.astype(int).tolist(), columns.astype(int).tolist(), strict=True)
+    for start, stop in itertools.pairwise(path):
+        steps = max(abs(end - begin) for begin, end in zip(start, stop, strict=True))
+        slopes = [(end - begin) / max(steps, 1) for begin, end in zip(start, stop, strict=True)]
+        first, last = 1, steps
+        if size is not None:
+            for begin, slope, length in zip(start, slopes, size, strict=True):
+                if slope != 0:
+                    entered, left = sorted(((-MARGIN - begin) / slope, (length - 1 + MARGIN - begin) / slope))
+                    first, last = max(first, math.floor(entered)), min(last, math.ceil(left))
+                elif not -MARGIN < begin < length - 1 + MARGIN:
+                    last = 0
+        at = np.arange(max(0, last - first + 1)) + float(first)
+        rows, columns = (
+            np.rint(begin + slope * at).astype(int).tolist()
+            for begin, slope in zip(start, slopes, strict=True)
+        )
+        pixels += zip(rows, columns, strict=True)
     return pixels
 
 

@@ -181,7 +181,7 @@ def obey(logits: NDArray[np.float32], clicks: Iterable[tuple[int, int, bool]]) -
             bent = bent + ((sign * CERTAIN - bent[y, x]) * bump).astype(np.float32)
     bent = bent.copy()
     for (y, x), sign in latest.items():
-        bent[y, x] = sign * max(sign * bent[y, x], CERTAIN)
+        bent[y, x] = sign * max(CERTAIN, sign * bent[y, x])  # in this order, NaN gives way
     return bent
 
 
