@@ -14,7 +14,9 @@ from napari_interformer import adapting, checkpoint
 from napari_interformer.adapting import AdaptConfig
 from napari_interformer.geometry import Box
 from napari_interformer.image import Planes
+from napari_interformer.loss import ClickConfig
 from napari_interformer.samples import synthetic, synthetic_stack
+from napari_interformer.train import TrainConfig
 
 QUICK = AdaptConfig(steps=3, minutes=0, objects=12, windows_per_step=3, max_clicks=2)
 
@@ -120,14 +122,16 @@ def test_objects_are_seen_at_the_magnification_of_a_session(cells, small_model):
 
 
 @pytest.mark.parametrize("level", [-1, 0, 1])
-def test_beyond_the_image_and_below_0_nothing_is_learnt(level):
-    labels = np.zeros((1, 40, 44), np.int16)
+def test_beyond_the_image_below_0_and_without_a_value_nothing_is_learnt(level, blob_model):
+    labels, image = np.zeros((1, 40, 44), np.int16), np.zeros((1, 40, 44), np.float32)
     labels[0, 8:12, 4:20] = -1
+    image[0, 20:24, 4:20] = np.nan
+    features = ni.encode(image, blob_model, device="cpu")
     scale = 2.0**level
     window = Box(0, 0, 64, 64) if level == 1 else Box(0, 0, 64, 32)
-    found = adapting._ignored(labels, (0,), (40, 44), level, window)
+    found = adapting._ignored(features, labels, features.source, (0,), level, window)
     y, x = ((np.arange(n) + 0.5) / scale for n in found.shape)
-    known = ~((y > 8) & (y < 12))[:, None] | ~((x > 4) & (x < 20))
+    known = ~((y > 8) & (y < 12) | (y > 20) & (y < 24))[:, None] | ~((x > 4) & (x < 20))
     known &= (y < 40)[:, None] & (x < 44)
     np.testing.assert_array_equal(found, ~known)
 
@@ -140,6 +144,67 @@ def test_the_loss_is_told_what_is_ignored(cells, encoded, small_model, monkeypat
     ni.adapt(small_model, encoded, labels, config=replace(QUICK, steps=1, windows_per_step=12))
     assert any(ignored.any() for _, ignored in seen)
     assert not any((targets & ignored).any() for targets, ignored in seen)
+
+
+@pytest.fixture(scope="module")
+def lens(small_model):
+    """Return a model that is shown large objects from farther away, and small ones magnified."""
+    torch.manual_seed(0)
+    return type(small_model)(replace(small_model.config, diameters=(8.0, 24.0))).eval()
+
+
+def test_an_object_in_a_band_that_does_not_count_is_told_from_it_where_it_is_shrunk(lens, monkeypatch):
+    image, labels = np.zeros((96, 96), np.uint8), np.zeros((96, 96), np.int32)
+    labels[18:65, 18:65] = -1
+    labels[21:62, 21:62] = 1  # it begins on odd pixels: blocks of 2 x 2 are half of it, half of the band
+    image[labels == 1] = 200
+    seen, losses, plain = [], [], adapting.click_loss
+    monkeypatch.setattr(adapting, "click_loss", lambda *given: seen.append(given[2:4]) or plain(*given))
+    features = ni.encode(image, lens)
+    ni.adapt(
+        lens, features, labels, config=replace(QUICK, steps=1), progress=lambda now: losses.append(now.loss)
+    )
+    ((targets, ignored),) = seen
+    assert targets.sum() == 21**2 - 1 and ignored.any() and not (targets & ignored).any()
+    assert np.isfinite(losses).all()
+
+
+def test_of_an_object_nothing_is_learnt_where_the_image_has_no_value(small_model, monkeypatch):
+    image, labels = np.zeros((64, 64), np.float32), np.zeros((64, 64), np.uint8)
+    image[20:40, 20:40], labels[20:40, 20:40] = 1, 1
+    image[28:32, 28:32] = np.nan
+    seen, plain = [], adapting.click_loss
+    monkeypatch.setattr(adapting, "click_loss", lambda *given: seen.append(given[2:4]) or plain(*given))
+    ni.adapt(small_model, ni.encode(image, small_model), labels, config=replace(QUICK, steps=1))
+    ((targets, ignored),) = seen
+    np.testing.assert_array_equal(ignored[0].numpy(), np.isnan(image))
+    np.testing.assert_array_equal(targets[0].numpy(), (labels == 1) & ~np.isnan(image))
+
+
+def test_specks_take_no_room_from_the_objects_that_are_learnt_from(small_model, monkeypatch):
+    specks = np.zeros((96, 96), np.int32)
+    specks[::4, ::4] = np.arange(1, 24**2 + 1).reshape(24, 24)
+    labels = specks.copy()
+    labels[:24, :96] = np.repeat(np.arange(1001, 1005), 24)
+    taught, batches = [], adapting._batches
+    monkeypatch.setattr(
+        adapting, "_batches", lambda lessons, *rest: taught.append(len(lessons)) or batches(lessons, *rest)
+    )
+    features = ni.encode(np.zeros((96, 96), np.uint8), small_model)
+    config = replace(QUICK, steps=1, objects=4)
+    ni.adapt(small_model, [features, features], [labels, specks], config=config)
+    assert taught == [4]
+    with pytest.raises(
+        ValueError, match="objects of at least 12 pixels; got 576 on encoded planes, all of them smaller"
+    ):
+        ni.adapt(small_model, features, specks, config=config)
+
+
+def test_small_objects_are_learnt_from_as_large_as_a_session_shows_them(lens, monkeypatch):
+    labels = np.zeros((64, 64), np.uint8)
+    labels[20:22, 20:22] = 1  # 4 pixels, 16 when magnified
+    monkeypatch.setattr(adapting, "UNMAGNIFIED", 0.0)
+    ni.adapt(lens, ni.encode(np.zeros((64, 64), np.uint8), lens), labels, config=replace(QUICK, steps=1))
 
 
 def test_cancelling_leaves_the_model_as_it_was(cells, encoded, small_model):
@@ -204,8 +269,13 @@ def test_as_many_labels_as_images(cells, encoded, small_model):
 
 
 def test_a_configuration_of_another_kind_is_refused(cells, encoded, small_model):
-    with pytest.raises(TypeError, match=r"config takes an AdaptConfig; got {'steps': 2}"):
-        ni.adapt(small_model, encoded, cells[1], config={"steps": 2})
+    for other, told in (
+        ({"steps": 2}, "{'steps': 2}"),
+        (ClickConfig(), "ClickConfig"),
+        (TrainConfig(), "TrainConfig"),
+    ):
+        with pytest.raises(TypeError, match=f"config takes an AdaptConfig; got {told}"):
+            ni.adapt(small_model, encoded, cells[1], config=other)
 
 
 def test_an_adapted_model_gets_a_free_name_and_none_is_kept_of_one_that_is_cancelled_at_the_end(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -98,12 +98,22 @@ class AdaptConfig(ClickConfig):
 class Lesson:
     """An object in its window.
 
-    Four maps (C_i, h / s_i, w / s_i) float16, the object (h, w) bool, and what does not count (h, w) bool.
+    Four maps (C_i, h / s_i, w / s_i) float16, the object (h, w) bool, and what beside it does not count (h, w) bool.
     """
 
     maps: list[NDArray[np.float16]]
     target: NDArray[np.bool_]
     ignored: NDArray[np.bool_]
+
+
+class Found(NamedTuple):
+    """An object on a plane: its number and box, the level at which a session shows it, and its area there in pixels."""
+
+    plane: Plane
+    label: int
+    box: Box
+    level: int
+    area: float
 
 
 def adapt(
@@ -126,10 +136,10 @@ def adapt(
         Of one or several images; planes that are not encoded are skipped.
     labels : integer array or sequence of them
         A label image of the shape of each: 0 is background, every number above it an object, and pixels below 0 do not count.
-        Not every object has to be labelled.
+        Not every object has to be labelled; those of less than 12 pixels, as a session shows them, are left out.
     images : array, path or Planes, or sequence of them, optional
         The images, as `Planes.of` takes them, so that small and large objects are seen at the magnification at which a
-        session shows them; features that were just encoded bring theirs.
+        session shows them, and pixels without a value (NaN) do not count; features that were just encoded bring theirs.
     config : AdaptConfig, optional
         Defaults if None.
     progress, cancelled : callable, optional
@@ -143,15 +153,16 @@ def adapt(
     Raises
     ------
     TypeError
-        If `features` are not features.
+        If `features` are not features, or `config` is none of `adapt`.
     ValueError
         If features, labels and images do not belong together, the features are another model's, or no labelled object
-        lies on an encoded plane.
+        that is large enough lies on an encoded plane.
     concurrent.futures.CancelledError
         If it was cancelled.
     """
-    config = AdaptConfig() if config is None else config
-    if not isinstance(config, ClickConfig):
+    if config is None:
+        config = AdaptConfig()
+    elif not isinstance(config, AdaptConfig):
         raise TypeError(
             f"config takes an AdaptConfig; got {config!r}: write AdaptConfig(steps=...), for example."
         )
@@ -162,13 +173,19 @@ def adapt(
         if cancelled is not None and cancelled():
             raise CancelledError("Adapting was cancelled; the model has not changed.")
 
-    found = [_found(one, truth, go_on) for one, truth, _ in pairs]
-    shares = _shares([len(objects) for objects in found], config.objects)
+    found = [_found(model, *pair, go_on) for pair in pairs]
+    large = [[one for one in objects if one.area >= LEAST_PIXELS] for objects in found]
+    shares = _shares([len(objects) for objects in large], config.objects)
     lessons = [
         lesson
-        for pair, objects, share in zip(pairs, found, shares, strict=True)
+        for pair, objects, share in zip(pairs, large, shares, strict=True)
         for lesson in _lessons(model, *pair, objects, share, rng, go_on)
     ]
+    if not lessons and any(found):
+        raise ValueError(
+            f"adapt needs objects of at least {LEAST_PIXELS} pixels; got {sum(map(len, found))} on encoded planes, all of them "
+            "smaller: commit larger ones, or check the labels."
+        )
     if not lessons:
         raise ValueError(
             "adapt needs finished labels; got none on an encoded plane: commit some objects first, the more varied the better."
@@ -274,18 +291,29 @@ def _pairs(
                 "adapt takes features from the model to be adapted; got another model's: encode the image with this model."
             )
         check_labels(truth, one)
-        image = image_of(one, image)
-        pairs.append((one, truth, image if model.config.diameters else None))
+        pairs.append((one, truth, image_of(one, image)))
     return pairs
 
 
-def _found(features: Features, labels: LabelImage, go_on: Callable[[], None]) -> list[tuple[Plane, int, Box]]:
-    """Return the objects on an image's encoded planes: where, their numbers and boxes."""
-    found: list[tuple[Plane, int, Box]] = []
+def _found(
+    model: InterFormer,
+    features: Features,
+    labels: LabelImage,
+    image: Planes | None,
+    go_on: Callable[[], None],
+) -> list[Found]:
+    """Return the objects on an image's encoded planes."""
+    found = []
+    diameters = model.config.diameters if image is not None else ()
     for plane in np.ndindex(*features.leading):
         go_on()
-        if features.ready(plane):
-            found += [(plane, label, box) for label, box in objects_on(np.asarray(labels[plane or ...]))]
+        if not features.ready(plane):
+            continue
+        here = np.asarray(labels[plane or ...])
+        for label, box in objects_on(here):
+            level = level_for(box.extent, diameters) if diameters else 0
+            area = np.count_nonzero(here[box.slices] == label) * 4.0**level
+            found.append(Found(plane, label, box, level, area))
     return found
 
 
@@ -303,43 +331,53 @@ def _lessons(
     features: Features,
     labels: LabelImage,
     image: Planes | None,
-    found: Sequence[tuple[Plane, int, Box]],
+    found: Sequence[Found],
     most: int,
     rng: np.random.Generator,
     go_on: Callable[[], None],
 ) -> list[Lesson]:
     """Return objects of an image in their windows, at most `most` of those found, drawn at random."""
-    lessons = []
-    for number in rng.permutation(len(found))[:most]:
+    lessons: list[Lesson] = []
+    for number in rng.permutation(len(found)):
+        if len(lessons) == most:
+            break
         go_on()
-        plane, label, box = found[number]
+        plane, label, box, level, _ = found[number]
         mask = np.asarray(labels[(*plane, *box.slices)]) == label
-        level = 0 if image is None else level_for(box.extent, model.config.diameters)
+        mask &= ~_valueless(features, image, plane, box)
         if level > 0 and rng.random() < UNMAGNIFIED:
             level = 0
         seen, target = to_working(mask, box, level)
         if target.sum() < LEAST_PIXELS:
-            continue
+            continue  # too thin to be seen from farther away, for example
         window = _window(model, seen, size_at(features.size, level), rng)
         maps = (
             features.window(plane, window)
             if level == 0 or image is None
             else maps_at(image, model, plane, level, window)
         )
-        ignored = _ignored(labels, plane, features.size, level, window)
-        lessons.append(
-            Lesson([one.astype(np.float16) for one in maps], cut(target, seen, window, False), ignored)
-        )
+        target = cut(target, seen, window, False)
+        # A working pixel may be half of the object and half of what does not count: then it is the object's.
+        ignored = _ignored(features, labels, image, plane, level, window) & ~target
+        lessons.append(Lesson([one.astype(np.float16) for one in maps], target, ignored))
     return lessons
 
 
 def _ignored(
-    labels: LabelImage, plane: Plane, size: tuple[int, int], level: int, window: Box
+    features: Features, labels: LabelImage, image: Planes | None, plane: Plane, level: int, window: Box
 ) -> NDArray[np.bool_]:
-    """Return what does not count of a window in working pixels: what is beyond the image, and labels below 0."""
-    image = covered(window, level, size)
-    seen, below = to_working(np.asarray(labels[(*plane, *image.slices)]) < 0, image, level)
-    return cut(below, seen, window, True)
+    """Return what of a window does not count, in working pixels: beyond the image, labels below 0, and without a value."""
+    there = covered(window, level, features.size)
+    below = np.asarray(labels[(*plane, *there.slices)]) < 0
+    seen, ignored = to_working(below | _valueless(features, image, plane, there), there, level)
+    return cut(ignored, seen, window, True)
+
+
+def _valueless(features: Features, image: Planes | None, plane: Plane, box: Box) -> NDArray[np.bool_]:
+    """Return which pixels of a box have no value, as far as the image is at hand."""
+    if image is None or not features.origin.floating:
+        return np.zeros(box.shape, bool)
+    return np.asarray(np.isnan(image.raw(plane, box)).any(axis=2))
 
 
 def _window(model: InterFormer, seen: Box, size: tuple[int, int], rng: np.random.Generator) -> Box:
