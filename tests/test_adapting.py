@@ -51,6 +51,11 @@ def test_adapting_lowers_the_loss_on_what_it_learns_from(default_model):
     assert np.mean(losses[-2:]) < 0.8 * np.mean(losses[:2])
 
 
+def test_a_model_whose_learning_diverges_is_not_returned(cells, encoded, small_model):
+    with pytest.raises(ValueError, match=r"by step \d they no longer were, .* give a lower lr than 1e\+38"):
+        ni.adapt(small_model, encoded, cells[1], config=replace(QUICK, lr=1e38))
+
+
 def test_the_same_seed_gives_the_same_model(cells, encoded, small_model):
     one, two = (ni.adapt(small_model, encoded, cells[1], config=QUICK) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))

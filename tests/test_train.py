@@ -176,6 +176,34 @@ def test_a_state_that_is_cut_short_is_named_and_a_full_disk_ends_no_run(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["m.state.pt", path.name]
 
 
+def test_a_run_that_diverges_is_told_and_saves_nothing(folder, tmp_path, monkeypatch):
+    told = r"by step {} they no longer were, and are not saved: give a lower lr than 1e\+30"
+    for step, change in ((4, {}), (20, {"steps": 100}), (1, {"save_minutes": 0})):
+        with pytest.raises(ValueError, match=told.format(step)):
+            train(folder, tmp_path / "m.safetensors", replace(QUICK, lr=1e30, **change))
+    assert list(tmp_path.iterdir()) == []
+    train(folder, tmp_path / "m.safetensors", QUICK, cancelled=lambda: True)
+    before = (tmp_path / "m.state.pt").read_bytes()
+    monkeypatch.setattr(training, "pace", lambda *_: math.nan)
+    asked = iter([False, True])
+    for cancelled in (None, lambda: next(asked)):
+        with pytest.raises(ValueError, match="give a lower lr"):
+            train(folder, tmp_path / "m.safetensors", QUICK, cancelled=cancelled)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
+
+
+def test_one_process_saves_its_model_whatever_number_a_cluster_gives_it(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert train(folder, tmp_path / "m.safetensors", QUICK).exists()
+
+
+def test_the_learning_rate_rises_and_then_falls_with_what_is_done():
+    assert [training.pace(step, 4, 0) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert [training.pace(9, 4, done) for done in (0, 0.25, 1)] == [1, 0.75, 0]
+    assert training.pace(1, 4, 0.5) == 0.25
+
+
 def test_a_killed_run_resumes_from_its_state(folder, tmp_path):
     endless, model = replace(QUICK, steps=100_000, save_minutes=0), tmp_path / "m.safetensors"
     script = f"""

@@ -27,7 +27,7 @@ from napari_interformer.loss import ClickConfig, click_loss
 from napari_interformer.painting import check_labels, objects_on
 from napari_interformer.scales import covered, level_for, maps_at, size_at, to_working
 from napari_interformer.settings import FINITE, SHARE, at_least
-from napari_interformer.train import LARGEST_GRADIENT, Progress, mix, share_done
+from napari_interformer.train import LARGEST_GRADIENT, Progress, check_sound, mix, pace, share_done
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -155,8 +155,8 @@ def adapt(
     TypeError
         If `features` are not features, or `config` is none of `adapt`.
     ValueError
-        If features, labels and images do not belong together, the features are another model's, or no labelled object
-        that is large enough lies on an encoded plane.
+        If features, labels and images do not belong together, the features are another model's, no labelled object that is
+        large enough lies on an encoded plane, or learning diverges.
     concurrent.futures.CancelledError
         If it was cancelled.
     """
@@ -207,7 +207,7 @@ def adapt(
         if done >= 1:
             break
         for group in optimizer.param_groups:
-            group["lr"] = config.lr * min(1, (step + 1) / WARMUP) * (1 - done)
+            group["lr"] = config.lr * pace(step, WARMUP, done)
         maps = [
             torch.from_numpy(np.stack([lesson.maps[i] for lesson in batch])).to(model.device).float()
             for i in range(4)
@@ -219,6 +219,7 @@ def adapt(
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(taught, LARGEST_GRADIENT)
         optimizer.step()
+        check_sound(taught, step + 1, config.lr)
         if progress is not None:
             seconds = time.monotonic() - began
             done = share_done(step + 1, steps, seconds, config.minutes)

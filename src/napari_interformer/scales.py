@@ -90,7 +90,7 @@ def maps_at(
     """
     wide = box.grown(HALO, HALO).intersect(Box.of(size_at(planes.size, level)))
     maps = model.encode_pixels(magnified(planes, plane, level, wide)[None])
-    return cut_maps([level[0] for level in maps], model.strides, box, wide)
+    return cut_maps([one[0] for one in maps], model.strides, box, wide)
 
 
 def magnified(planes: Planes, plane: tuple[int, ...], level: int, box: Box) -> NDArray[np.float32]:

@@ -3,6 +3,7 @@
 It follows the paper's recipe (Huang et al., ICCV 2023, section 4.1), except for this:
 - One encoding of a crop teaches many objects at once (`crops.py`), each in its own window (`loss.py`).
 - A Dice loss and a loss on the encoder alone (`dense`) are added to the focal losses.
+- The ViT's patch embedding decays as other weights do.
 - Weights start at random and not from MAE, and all layers learn at one rate unless `layer_decay` is set. The rate is ten times
   the paper's, its warm-up is shorter, and the norm of the gradient is limited. A running average of the weights is saved.
 - Crops are smaller, as many as make up `pixels_per_step`; they are magnified according to the size of their objects, turned,
@@ -291,7 +292,8 @@ def train(
     FileExistsError
         If there is already a model of that name.
     ValueError
-        If the folder holds nothing to learn from, a setting is not valid, or the state belongs to another run.
+        If the folder holds nothing to learn from, a setting is not valid, the state belongs to another run, or training
+        diverges (the state that was saved last stays).
     """
     config = config or TrainConfig()
     if config.preset not in PRESETS:
@@ -305,7 +307,8 @@ def train(
     output = Path(output)
     state_path = output.with_name(f"{output.name.removesuffix('.safetensors')}.state.pt")
     check_new(output, state_path)
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    rank = int(os.environ["RANK"]) if world > 1 else 0  # which a cluster may set for reasons of its own
     device = decoding_device(config.device)
     if world > 1:
         if device.type == "cuda":  # one for each process; NCCL takes the current one
@@ -314,7 +317,7 @@ def train(
         torch.distributed.init_process_group()
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device))
 
-    pictures, kept = training_pictures(folder, config)
+    pictures, kept_out = training_pictures(folder, config)
     synthetic = synthetic_pictures(config, cancelled) if config.synthetic else []
     log.info("%d images, %d synthetic ones", len(pictures), len(synthetic))
     settings = json.dumps(dataclasses.asdict(config))
@@ -368,7 +371,7 @@ def train(
 
     output.parent.mkdir(parents=True, exist_ok=True)
     began = saved = time.monotonic()
-    recent: list[Tensor] = []  # left on the device: whoever asks for a number waits for it
+    recent: list[Tensor] = []  # left on the device until it is told
     step, vote = start, 0
     for batch in loader(batches, start):
         seconds = spent + time.monotonic() - began
@@ -377,7 +380,7 @@ def train(
         vote, done = agreed(CANCELLED if asked else int(done >= 1), done, device, world)
         if vote:
             break
-        rate = min(1, (step + 1) / config.warmup) * (1 - done)
+        rate = pace(step, config.warmup, done)
         for group in optimizer.param_groups:
             group["lr"] = config.lr * group["scale"] * rate
         batch = batch.to(device)
@@ -390,6 +393,8 @@ def train(
         optimizer.step()
         average.update_parameters(model)
         step += 1
+        if step % TOLD_EVERY == 0:  # not at each step, because whoever asks for a number waits for it
+            check_sound(model.parameters(), step, config.lr)
         if progress is not None and rank == 0:
             recent.append(torch.stack([loss.detach(), first, last]))
             if step % TOLD_EVERY == 0:
@@ -400,11 +405,13 @@ def train(
                 recent.clear()
         if time.monotonic() - saved > 60 * config.save_minutes:
             saved = time.monotonic()
+            check_sound(model.parameters(), step, config.lr)
             try:
                 save_state(step, spent + saved - began)
             except OSError as error:  # hours of work go on; there may be room the next time
                 log.warning("%s", error)
     seconds = spent + time.monotonic() - began
+    check_sound(model.parameters(), step, config.lr)
     if vote == CANCELLED:
         save_state(step, seconds)
     elif rank == 0:
@@ -415,7 +422,7 @@ def train(
         told = dataclasses.replace(config, initial=Path(config.initial).name)  # a machine's paths stay on it
         notes = {
             "trained": f"{step} steps, {seconds / 3600:.2f} h on {device.type}",
-            "kept": str(kept),  # images that were not trained on
+            "kept": str(kept_out),  # images that were not trained on
             "config": repr(told),
         }
         save_model(trained, output, notes, half=True)
@@ -495,6 +502,20 @@ def averaged(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedMo
 
     average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=move, use_buffers=True)
     return average
+
+
+def check_sound(weights: Iterable[Tensor], step: int, lr: float) -> None:
+    """Refuse to go on with, or save, weights of which a step has made something else than numbers: they stay so."""
+    if not nn.utils.get_total_norm(weights).isfinite():
+        raise ValueError(
+            f"Learning needs weights that stay finite; by step {step} they no longer were, and are not saved: give a lower lr "
+            f"than {lr}, and start again."
+        )
+
+
+def pace(step: int, warmup: int, done: float) -> float:
+    """Return the learning rate of a step, from 0 to 1: it rises for `warmup` steps, and falls evenly with the share done."""
+    return min(1, (step + 1) / warmup) * (1 - done)
 
 
 def share_done(step: int, steps: int, seconds: float, minutes: float) -> float:
