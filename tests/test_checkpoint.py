@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import zipfile
@@ -45,6 +46,14 @@ def test_half_precision_halves_the_file(small_model, tmp_path):
     assert (
         load_model(save_model(again, tmp_path / "n.safetensors", half=True)).fingerprint == again.fingerprint
     )
+
+
+def test_half_precision_makes_infinity_of_no_weight(small_model, tmp_path):
+    model = copy.deepcopy(small_model)
+    with torch.no_grad():
+        model.decode_head.conv_seg.bias[0] = 7e4
+    again = load_model(save_model(model, tmp_path / "half.safetensors", half=True))
+    assert again.decode_head.conv_seg.bias[0] == 7e4
 
 
 def test_a_reference_checkpoint_loads_with_and_without_the_parallel_prefix(reference, tmp_path):

@@ -100,6 +100,25 @@ def test_logits_in_a_partial_region_agree_with_the_reference(case):
     assert error < TOLERANCE
 
 
+def test_pixels_and_states_of_another_size_than_the_network_takes_are_refused(small_model):
+    for shape in ((1, 3, 100, 128), (1, 3, 128, 100), (3, 128, 128), (1, 128, 128, 3)):
+        with pytest.raises(
+            ValueError, match=r"encode takes \(B, 3, H, W\) with H and W multiples of 32; got"
+        ):
+            small_model.encode(torch.zeros(shape))
+    maps = small_model.encode(torch.zeros(1, 3, 128, 128))
+    for shape in ((1, 4, 4), (2, 128, 128), (128, 128)):
+        with pytest.raises(
+            ValueError, match=r"reference must be of the size of the maps, \(1, 128, 128\); got"
+        ):
+            small_model.decode(maps, torch.zeros(shape, dtype=torch.uint8))
+    reference = torch.zeros(1, 128, 128, dtype=torch.uint8)
+    for roi in ((0, 0, 160, 32), (0, 0, 40, 32), (32, 0, 32, 32), (-32, 0, 32, 32)):
+        with pytest.raises(ValueError, match=r"multiples of 32 inside the window \(128, 128\); got"):
+            small_model.decode(maps, reference, roi)
+    assert small_model.decode(maps, reference, (0, 32, 128, 96)).shape == (1, 2, 128, 128)
+
+
 @pytest.mark.parametrize("preset", ["light", "tiny"])
 def test_presets_have_the_released_names_and_shapes(preset, shared):
     released = json.loads((shared / "parity" / f"interformer_{preset}_state_dict.json").read_text())

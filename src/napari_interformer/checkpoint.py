@@ -201,7 +201,7 @@ def save_model(
     notes : dict of str, optional
         Where the weights come from; shown when the file is read.
     half : bool
-        Store weights in half precision, for a file of half the size.
+        Store weights in half precision, for a file of half the size; tensors with numbers too large for it stay as they are.
 
     Returns
     -------
@@ -224,12 +224,18 @@ def save_model(
             f"save_model takes the path of a .safetensors file; got {path!r}: say where to keep the model."
         )
     tensors = {
-        name: (t.half() if half and t.is_floating_point() else t).detach().cpu().contiguous()
+        name: (_halved(t) if half and t.is_floating_point() else t).detach().cpu().contiguous()
         for name, t in model.state_dict().items()
     }
     metadata = {"config": json.dumps(asdict(model.config)), "notes": json.dumps(dict(notes or {}))}
     # Not `save_file`, whose files nobody else on a file share can read.
     return write_whole(Path(path), safetensors.torch.save(tensors, metadata))
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    """Return a tensor in half precision, or as it is if that made infinity of a number."""
+    halved = tensor.half()
+    return halved if halved.isfinite().all() else tensor
 
 
 def _read_safetensors(path: Path) -> Checkpoint:

@@ -18,7 +18,7 @@ from torch import nn
 
 from napari_interformer.decoder import IMSA, AuxiliaryHead, Head, Prepared, resize
 from napari_interformer.encoder import Encoder, strides_of
-from napari_interformer.geometry import DIVISOR
+from napari_interformer.geometry import DIVISOR, Box
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -146,7 +146,7 @@ def _forget_fingerprints(model: InterFormer, _: object) -> None:
 
 
 def _hash(module: nn.Module) -> str:
-    # The tensors tell all of the sizes; a setting of a later version must not part a store from its model.
+    # The tensors tell nearly all of the sizes; a setting of a later version must not part a store from its model.
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
@@ -206,7 +206,16 @@ class InterFormer(nn.Module):
         -------
         list of Tensor
             Four maps (B, C_i, H / s_i, W / s_i); strides 4, 8, 16, 32 for 16-pixel patches.
+
+        Raises
+        ------
+        ValueError
+            If `x` is of another shape.
         """
+        if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] % DIVISOR or x.shape[3] % DIVISOR:
+            raise ValueError(
+                f"encode takes (B, 3, H, W) with H and W multiples of {DIVISOR}; got {tuple(x.shape)}: normalise pads pixels."
+            )
         return self.backbone(x, before_layer)  # type: ignore[no-any-return]
 
     def prepare(self, maps: Sequence[Tensor] | Prepared) -> Prepared:
@@ -244,7 +253,27 @@ class InterFormer(nn.Module):
         -------
         Tensor
             (B, 2, H, W): background and foreground.
+
+        Raises
+        ------
+        ValueError
+            If the reference label is not of the size of the maps, or the region is not as described, or as for `prepare`.
         """
+        maps = self.prepare(maps)
+        batch, _, rows, columns = maps.finest.shape
+        size = (rows * self.strides[0], columns * self.strides[0])
+        if reference.shape != (batch, *size):
+            raise ValueError(
+                f"reference must be of the size of the maps, {(batch, *size)}; got {tuple(reference.shape)}: encode and decode "
+                "the same window."
+            )
+        if roi is not None and (
+            Box(*roi).empty or any(edge % DIVISOR for edge in roi) or not Box.of(size).holds(Box(*roi))
+        ):
+            raise ValueError(
+                f"roi takes (left, top, right, bottom), multiples of {DIVISOR} inside the window {size}; got {tuple(roi)}: leave "
+                "it out to refine everywhere."
+            )
         logits, _ = self.decode_levels(maps, reference, roi)
         return resize(logits, (reference.shape[1], reference.shape[2]))
 
@@ -272,14 +301,17 @@ class InterFormer(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the encoder: equal for models whose features are interchangeable, however they are decoded."""
+        """Hash of the encoder's weights: equal for models whose features are interchangeable, however they are decoded."""
         if "encoder" not in self._fingerprints:
             self._fingerprints["encoder"] = _hash(self.backbone)
         return self._fingerprints["encoder"]
 
     @property
     def decoder_fingerprint(self) -> str:
-        """Hash of I-MSA and the head: equal for models that answer clicks in the same way, given the same features."""
+        """Hash of the weights of I-MSA and the head, which adapting changes.
+
+        Numbers that are no weights, such as the click's radius, go unnoticed: files of clicks know models by this hash.
+        """
         if "decoder" not in self._fingerprints:
             self._fingerprints["decoder"] = _hash(nn.ModuleList([self.neck, self.decode_head]))
         return self._fingerprints["decoder"]

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from _typeshed import DataclassInstance
-
 
 @dataclass(frozen=True)
 class Allowed:
@@ -34,8 +32,8 @@ RANGE = Allowed(
 )
 
 
-def check_settings(config: DataclassInstance, allowed: Mapping[str, Allowed]) -> None:
-    """Refuse the first setting of a configuration that is not what is allowed under its name, if any is.
+def check_settings(config: Any, allowed: Mapping[str, Allowed]) -> None:
+    """Refuse the first setting of a configuration, a dataclass, that is not what is allowed under its name, if any is.
 
     A field that is declared as `int` takes whole numbers only.
 
@@ -46,6 +44,7 @@ def check_settings(config: DataclassInstance, allowed: Mapping[str, Allowed]) ->
     """
     for field in fields(config):
         name, value = field.name, getattr(config, field.name)
+        # Types are texts where annotations are postponed, as in all modules here.
         if field.type == "int" and not isinstance(value, numbers.Integral):
             raise ValueError(f"{name} takes a whole number; got {_told(value)}.")
         if name in allowed and not _holds(allowed[name], value):
