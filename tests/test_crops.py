@@ -334,3 +334,42 @@ def test_every_fifth_synthetic_image_is_a_plane_of_a_stack(monkeypatch):
         )
     crops.synthetic_pictures(replace(config, exclude="organelles,nuclei"))
     assert len(flat) == 18 and len(deep) == 2  # no stacks are left
+
+
+def squares(side, gap, shape=(200, 200)):
+    """Return an image full of squares, and their labels."""
+    labels = np.zeros(shape, np.int32)
+    every = side + gap
+    for number, (row, column) in enumerate(np.ndindex(shape[0] // every, shape[1] // every), 1):
+        labels[row * every : row * every + side, column * every : column * every + side] = number
+    return Picture((labels > 0).astype(np.uint8) * 200, labels)
+
+
+def test_each_process_of_a_run_has_batches_of_its_own():
+    first, second = (Batches(pictures(), [], QUICK, WINDOW, rank)[0] for rank in (0, 1))
+    assert not torch.equal(first.pixels, second.pixels) and first.seed != second.seed
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.5, 8), (1.0, 2)])
+def test_as_many_objects_as_asked_for_at_half_the_click_window_and_fewer_in_larger_ones(share, count):
+    config = replace(QUICK, window_sizes=(share,), zoom=(1.0, 1.0))
+    assert len(Batches([squares(8, 4)], [], config, WINDOW, 0)[0].objects) == count
+
+
+def test_the_first_objects_of_a_batch_are_not_all_of_one_crop():
+    config = replace(QUICK, window_sizes=(0.5,), windows_per_step=32, zoom=(1.0, 1.0))
+    made = Batches([squares(8, 4)], [], config, WINDOW, 0)[0]
+    assert len(made.objects) == 32 and made.objects[:16, 0].unique().tolist() == [0, 1]
+
+
+def test_an_object_of_12_pixels_is_learnt_from_and_one_of_11_is_not(rng):
+    labels = np.zeros((8, 12), np.int32)
+    labels[:3, :4], labels[5, :11] = 1, 2
+    assert crops.choose_objects(labels, 9, rng).tolist() == [1]
+
+
+def test_little_more_than_a_third_of_a_crop_is_black_however_small_its_image(rng):
+    picture, config = squares(8, 4, (30, 40)), replace(QUICK, zoom=(1.0, 1.0))
+    for _ in range(20):
+        numbers = crops.cut_labels(picture, crops.draw_place(picture, 64, config, rng))
+        assert (numbers < 0).mean() < 0.4
