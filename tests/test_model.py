@@ -11,7 +11,7 @@ import torch
 
 from napari_interformer.checkpoint import build, load_model, read_checkpoint, renamed
 from napari_interformer.decoder import pooled_length
-from napari_interformer.encoder import Attention
+from napari_interformer.encoder import Attention, Layer
 from napari_interformer.model import (
     PRESETS,
     InterFormer,
@@ -256,3 +256,28 @@ def test_one_name_may_mean_several_devices(monkeypatch):
     every = [torch.device("cuda", number) for number in range(3)]
     assert resolve_devices("auto") == resolve_devices("cuda") == every
     assert resolve_devices("cuda:1") == every[1:2] and resolve_devices("cuda:2,cuda:0") == every[::-2]
+
+
+def test_branches_that_are_dropped_in_training_are_made_up_for_by_the_others():
+    layer = Layer(8, 2, 4, 1, drop_path=0.75).train()
+    torch.manual_seed(0)
+    found = layer._drop(torch.ones(4000, 1, 1))
+    assert found.unique().tolist() == [0, 4] and found.mean().item() == pytest.approx(1, abs=0.1)
+
+
+def test_deeper_layers_are_dropped_more_often():
+    with torch.device("meta"):
+        backbone = InterFormer(dataclasses.replace(PRESETS["small"], layers=5, drop_path=0.2)).backbone
+    assert [layer.drop_path for layer in backbone.layers] == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
+
+
+def test_the_finest_map_shows_what_the_tokens_and_what_the_stem_has_seen():
+    torch.manual_seed(0)
+    backbone = InterFormer(dataclasses.replace(PRESETS["small"], layers=1)).backbone.eval()
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        maps = [backbone(pixels)[0]]
+        for part in (backbone.pos_embed, backbone.detail.lateral_finest.weight):
+            part.normal_()
+            maps.append(backbone(pixels)[0])
+    assert (maps[1] - maps[0]).abs().max() > 0.1 and (maps[2] - maps[1]).abs().max() > 0.1

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from learning import QUICK, SMALLEST, batch, pictures, write_folder
 from napari_interformer import train as training
@@ -406,3 +407,64 @@ def test_parts_without_a_share_in_the_loss_wait_for_no_gradient():
 def test_numbers_close_to_zero_are_themselves_again_after_training(folder, tmp_path):
     train(folder, tmp_path / "model.safetensors", QUICK)
     assert np.float64(5e-324) * 1.0 > 0
+
+
+@pytest.fixture
+def at_each_step():
+    """Return a list that gets the learning rate, and the norm of the gradient, of each step of any optimiser."""
+    told = []
+
+    def tell(optimizer, *_):
+        (group, *_) = optimizer.param_groups
+        gradients = [p.grad for one in optimizer.param_groups for p in one["params"] if p.grad is not None]
+        told.append((group["lr"], float(torch.nn.utils.get_total_norm(gradients))))
+
+    hook = register_optimizer_step_pre_hook(tell)
+    yield told
+    hook.remove()
+
+
+def test_the_learning_rate_warms_up_and_then_falls_to_nought_at_the_end(folder, tmp_path, at_each_step):
+    train(folder, tmp_path / "m.safetensors", replace(QUICK, lr=0.008, warmup=2))
+    assert [rate for rate, _ in at_each_step] == pytest.approx([0.004, 0.006, 0.004, 0.002])
+
+
+def test_no_step_has_a_gradient_longer_than_1(folder, tmp_path, at_each_step):
+    train(folder, tmp_path / "m.safetensors", replace(QUICK, steps=2, dense=1e4))
+    assert [norm for _, norm in at_each_step] == pytest.approx([1, 1], rel=1e-3)
+
+
+def test_the_minutes_before_a_run_was_interrupted_count(folder, tmp_path):
+    output, hour = tmp_path / "m.safetensors", replace(QUICK, minutes=60.0)
+    asked = iter([False, True])
+    train(folder, output, hour, cancelled=lambda: next(asked))
+    state = torch.load(tmp_path / "m.state.pt", weights_only=True)
+    torch.save(state | {"seconds": 3600.0}, tmp_path / "m.state.pt")
+    assert "1 steps, 1.00 h" in read_checkpoint(train(folder, output, hour)).notes["trained"]
+
+
+def test_what_norms_have_seen_is_averaged_like_weights():
+    model = torch.nn.BatchNorm1d(1)
+    average = training.averaged(model, 0.9)
+    for mean in (0.0, 1.0):
+        model.running_mean.fill_(mean)
+        average.update_parameters(model)
+    assert average.module.running_mean.item() == pytest.approx(9 / 11)
+
+
+def test_the_largest_vote_counts(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda _, operator: asked.append(operator))
+    training.agreed(0, 0.25, torch.device("cpu"), world=2)
+    assert asked == [torch.distributed.ReduceOp.MAX]
+
+
+def test_position_biases_are_not_decayed():
+    step = Step(InterFormer(SMALLEST), QUICK)
+    attention = step.model.backbone.layers[0].attn
+    decay = {
+        id(p): group["weight_decay"]
+        for group in training.parameter_groups(step, 1, QUICK)
+        for p in group["params"]
+    }
+    assert decay[id(attention.relative_position_bias_table)] == 0 < decay[id(attention.qkv.weight)]
