@@ -8,8 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import napari_interformer as ni
+from conftest import blobs
 from napari_interformer import adapting, checkpoint
 from napari_interformer.adapting import AdaptConfig
 from napari_interformer.geometry import Box
@@ -299,3 +301,31 @@ def test_an_adapted_model_gets_a_free_name_and_none_is_kept_of_one_that_is_cance
     with pytest.raises(CancelledError):
         save(lambda: (home / "mine-3.safetensors").exists())
     assert sorted(path.stem for path in home.iterdir()) == ["mine", "mine-2"]
+
+
+@pytest.mark.parametrize("kept", [0.0, 1.0])
+def test_as_much_of_the_old_weights_is_kept_as_was_asked_for(kept, cells, encoded, small_model):
+    adapted = ni.adapt(small_model, encoded, cells[1], config=replace(QUICK, lr=1e-2, kept=kept))
+    same = [torch.equal(a, b) for a, b in zip(adapted.parameters(), small_model.parameters(), strict=True)]
+    assert all(same) == (kept == 1)
+
+
+def test_the_learning_rate_falls_while_there_are_fewer_steps_to_go(cells, encoded, small_model):
+    rates = []
+    hook = register_optimizer_step_pre_hook(
+        lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"])
+    )
+    try:
+        ni.adapt(small_model, encoded, cells[1], config=replace(QUICK, lr=0.06))
+    finally:
+        hook.remove()
+    assert rates == pytest.approx([0.003, 0.004, 0.003])  # it is still warming up
+
+
+def test_objects_too_large_for_a_session_as_they_are_are_never_seen_so(small_model, monkeypatch):
+    image, labels = blobs()
+    torch.manual_seed(0)
+    model = type(small_model)(replace(small_model.config, diameters=(8.0, 16.0))).eval()
+    features = ni.encode(image, model)
+    monkeypatch.setattr(ni.Features, "window", pytest.fail)
+    ni.adapt(model, features, labels, config=replace(QUICK, steps=1))

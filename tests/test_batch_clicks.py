@@ -114,3 +114,11 @@ def test_clicks_are_obeyed_as_one_by_one(rng):
             (int(one.y[i]), int(one.x[i]), bool(one.positive[i])) for one in history if bool(one.found[i])
         ]
         np.testing.assert_allclose(bent[i], obey(logits[i], given), atol=1e-4)
+
+
+def test_in_a_long_strip_of_which_only_the_end_agrees_a_click_is_obeyed_as_alone():
+    logits = np.full((2, 60), -3, np.float32)
+    logits[:, -1] = 3
+    click = Clicks(*(torch.tensor([value]) for value in (0, 0, True, True)))
+    bent = obey_all(torch.from_numpy(logits)[None], [click])[0].numpy()
+    np.testing.assert_allclose(bent, obey(logits, [(0, 0, True)]), atol=1e-4)

@@ -14,7 +14,15 @@ import safetensors.torch
 import torch
 
 from napari_interformer import checkpoint
-from napari_interformer.checkpoint import build, load_model, models, new_name, read_checkpoint, save_model
+from napari_interformer.checkpoint import (
+    build,
+    infer_config,
+    load_model,
+    models,
+    new_name,
+    read_checkpoint,
+    save_model,
+)
 from napari_interformer.model import PRESETS
 
 WHOLE = ("config", "notes")  # of a file's metadata
@@ -253,3 +261,7 @@ def test_a_model_is_not_saved_nowhere(small_model):
 def test_what_is_neither_a_name_nor_a_path_is_no_model():
     with pytest.raises(TypeError, match="got int"):
         load_model(5)
+
+
+def test_the_sizes_of_a_reference_are_read_off_its_tensors(small_model):
+    assert infer_config(small_model.state_dict()) == small_model.config

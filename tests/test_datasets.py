@@ -368,3 +368,10 @@ def test_ink_is_seen_as_the_colours_that_it_makes(tmp_path):
     picture = Image.new("RGB", (16, 16), (240, 235, 245))
     picture.convert("CMYK").save(tmp_path / "ink.jpg", quality=100)
     assert np.abs(read(tmp_path / "ink.jpg").astype(int) - (240, 235, 245)).max() < 4
+
+
+def test_a_pixel_without_a_value_in_one_channel_does_not_count():
+    image = PICTURE.astype(np.float32)
+    image[6, 7, 1] = np.nan
+    marked = Sample("a", image, MASK).marked
+    assert np.argwhere(marked < 0).tolist() == [[6, 7]] and marked[5, 6] == 1

@@ -159,3 +159,16 @@ def test_a_boxes_mask_lies_in_it_and_where_it_is_surer_a_tenth_beyond(logits, bo
         inside = box.top <= y < box.bottom and box.left <= x < box.right
         near = box.top - rows <= y < box.bottom + rows and box.left - columns <= x < box.right + columns
         assert mask[y, x] == (logits[y, x] > (lowest if inside else SURER) and (inside or near))
+
+
+def test_a_regions_edges_are_rounded_half_to_even():
+    known = np.zeros((96, 96), bool)
+    known[40:56, 40:56] = True
+    # From 31.5 to 64.5, before it is snapped to the grid.
+    assert region(known, expansion=1, min_size=33) == Box(32, 32, 64, 64)
+
+
+def test_a_click_that_a_later_one_upsets_has_its_way_once_more():
+    logits = np.array([[3, 3, 3, -3, -3, -3, -3, -3, -3]], np.float32)
+    bent = obey(logits, [(0, 2, False), (0, 3, True)])
+    assert (bent > 0).astype(int).tolist() == [[0, 0, 0, 1, 1, 0, 0, 0, 0]]
