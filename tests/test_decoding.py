@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import binary_erosion
 
 from conftest import BlobModel, blobs
 from napari_interformer.decoding import Decoding, Step, View
@@ -198,3 +199,52 @@ def test_a_first_answer_in_doubt_has_other_magnifications_tried(
     monkeypatch.setattr(decoding, "_turn", lambda step: 0)
     (step,) = decoding.steps([Click((), 40, 40)])
     assert asked == tried and step.view.level == taken
+
+
+def test_a_box_is_filled_at_another_magnification_even_where_the_network_doubts():
+    class Doubting(BlobModel):
+        def decode_logits(self, maps, reference, roi=None):
+            logits = super().decode_logits(maps, reference, roi)
+            inner = binary_erosion(logits > 0, iterations=8)
+            return np.where(inner, 4, np.where(logits > 0, -0.7, -4)).astype(np.float32)
+
+    image = np.zeros((128, 128), np.uint8)
+    image[32:96, 32:96] = 200
+    planes, model = Planes.of(image, contrast=(0, 255)), Doubting()
+    model.config = replace(model.config, diameters=(8.0, 32.0))
+    decoding = Decoding(encode(image, model, contrast=(0, 255), device="cpu"), model, planes)
+    (step,) = decoding.steps([BoxPrompt.between((32, 32), (95, 95))])
+    mask = mask_of(step, image.shape)
+    assert step.view.level == -1 and mask[33:95, 33:95].all() and not mask[image == 0].any()
+
+
+def test_a_scribble_is_told_as_clicks_in_a_row_with_its_middle_among_them():
+    told = []
+
+    class Listening(BlobModel):
+        def decode_logits(self, maps, reference, roi=None):
+            told.append(np.argwhere(reference == 4).tolist())
+            return super().decode_logits(maps, reference, roi)
+
+    model = Listening()
+    model.config = replace(model.config, inner_radius=0)
+    decoding = decoding_of(np.full((64, 64), 200, np.uint8), model)
+    decoding.steps([Scribble.along([(32, 20), (32, 39)])])  # the 11th of 20 pixels is in the middle
+    assert told == [[[32, 24], [32, 30], [32, 36]]]
+
+
+@pytest.mark.parametrize(("doubt", "level"), [(False, 1), (True, 0)])
+def test_an_answer_that_falls_apart_when_it_is_magnified_is_not_taken(doubt, level):
+    class Apart(BlobModel):
+        def decode_logits(self, maps, reference, roi=None):
+            logits = super().decode_logits(maps, reference, roi)
+            return logits.clip(-4, 1) if doubt and (logits > 0).sum() > 300 else logits
+
+    image = np.zeros((64, 64), np.uint8)
+    image[24:40, 24:40] = 200
+    planes, model = Planes.of(image, contrast=(0, 255)), Apart()
+    model.config = replace(model.config, diameters=(24.0, 60.0))
+    decoding = Decoding(encode(image, model, contrast=(0, 255), device="cpu"), model, planes)
+    (step,) = decoding.steps([Click((), 32, 32)])
+    assert step.view.level == level
+    np.testing.assert_array_equal(mask_of(step, image.shape), image > 0)

@@ -270,3 +270,34 @@ def test_a_look_tells_two_kinds_of_pixels_apart(rng):
     assert np.mean(appearance.likeness(ours) > 0.5) > 0.98
     assert Appearance.between(ours[:, :0], theirs) is None
     assert Appearance.between(ours, ours) is None
+
+
+@pytest.mark.parametrize(("columns", "found"), [(10, [1, 2, 3]), (20, [1, 3])])
+def test_what_is_for_the_most_part_another_object_is_no_object_of_its_own(columns, found):
+    labels = np.where(LABELS == 1, 1, 0).astype(np.int32)
+    labels[16:48, 80 : 80 + columns] = 9  # of the 32 of the second square
+    session = Session(FEATURES, MODEL, labels)
+    session.find_similar(box=Box(0, 0, 192, 60))
+    assert [n for n in (1, 2, 3) if session.labels[LABELS == n].all()] == found
+
+
+class SurerAtTheRight(BlobModel):
+    """A model that hesitates about the upper half of a blob if its left half was clicked."""
+
+    def decode_logits(self, maps, reference, roi=None):
+        logits = super().decode_logits(maps, reference, roi)
+        rows, columns = np.nonzero(logits > 0)
+        if columns.size and np.nonzero(reference == 4)[1].mean() < columns.mean():
+            logits[rows[rows < rows.mean()], columns[rows < rows.mean()]] = 1.0
+        return logits
+
+
+def test_of_two_answers_for_one_object_the_surer_one_stays():
+    image, labels = np.zeros((64, 192), np.uint8), np.zeros((64, 192), np.int32)
+    image[16:48, 16:48] = image[16:48, 80:176] = 200
+    labels[16:48, 16:48] = 1
+    model = SurerAtTheRight()
+    session = Session(encode(image, model, contrast=(0, 255), device="cpu"), model, labels)
+    tried = []
+    assert session.find_similar(progress=lambda done, most: tried.append(most)) == [2]
+    assert tried[0] > 1 and session.objects[2][0].x > 128

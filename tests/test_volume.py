@@ -14,7 +14,7 @@ from napari_interformer.geometry import Box
 from napari_interformer.image import Planes
 from napari_interformer.prompts import Mask
 from napari_interformer.session import Session
-from napari_interformer.volume import between, carry
+from napari_interformer.volume import _without_loose, between, carry
 
 MODEL = BlobModel()
 
@@ -342,16 +342,18 @@ def test_the_shape_between_two_squares_is_the_square_between_them():
         assert late.box.width > side  # for longer like the first
 
 
-def test_the_larger_of_two_ends_is_carried_first():
-    planes = planes_of(*[40] * 6, 8)
+@pytest.mark.parametrize(
+    ("sides", "expected"), [((40,) * 6 + (8,), [1, 2, 3, 4, 5]), ((8,) + (40,) * 6, [5, 4, 3, 2, 1])]
+)
+def test_the_larger_of_two_ends_is_carried_first(sides, expected):
     order = []
-    s = session_of(planes)
+    s = session_of(planes_of(*sides))
     s.click((0, 48, 40))
     s.click((6, 48, 40))
     plain = s.decoding.guess
     s.decoding.guess = lambda start, *rest: (order.append(start.plane[0]), plain(start, *rest))[1]
     s.propagate()
-    assert order == [1, 2, 3, 4, 5]
+    assert order == expected
 
 
 def test_a_new_click_decodes_only_what_it_can_change(stack):
@@ -418,3 +420,20 @@ def test_an_object_is_told_from_its_surroundings_with_and_without_the_image(defa
         s.click((z, y, x))
         s.propagate()
         assert iou(s.mask, target) > 0.7
+
+
+def test_a_loose_part_of_a_mask_stays_if_half_of_it_was_expected():
+    mask = np.zeros((8, 24), bool)
+    mask[:, :8] = mask[2:4, 10:16] = mask[2:4, 18:24] = True
+    expected = np.zeros_like(mask)
+    expected[:, :8] = expected[2:4, 13:16] = expected[2, 18] = True
+    kept = _without_loose(mask, expected)
+    np.testing.assert_array_equal(kept[:, :16], mask[:, :16])
+    assert not kept[:, 16:].any()
+
+
+def test_an_object_has_ended_where_little_of_it_is_left_however_slowly_it_shrinks():
+    s, ends = session_of(planes_of(40, 32, 28, 24, 20, 16, 12, 10)), []
+    s.click((0, 48, 40))
+    s.propagate(ended=ends.append)
+    assert ends == [Ended((6,), Reason.VANISHED)]
