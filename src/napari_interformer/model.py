@@ -271,8 +271,8 @@ class InterFormer(nn.Module):
             Box(*roi).empty or any(edge % DIVISOR for edge in roi) or not Box.of(size).holds(Box(*roi))
         ):
             raise ValueError(
-                f"roi takes (left, top, right, bottom), multiples of {DIVISOR} inside the window {size}; got {tuple(roi)}: leave "
-                "it out to refine everywhere."
+                f"roi takes (left, top, right, bottom), multiples of {DIVISOR} inside the window {size}; got {tuple(roi)}: "
+                "leave it out to refine everywhere."
             )
         logits, _ = self.decode_levels(maps, reference, roi)
         return resize(logits, (reference.shape[1], reference.shape[2]))
