@@ -16,6 +16,7 @@ from napari.layers import Labels
 
 from napari_interformer.image import read_only
 from napari_interformer.layers import PLACE, finest, is_unplaced, place
+from napari_interformer.painting import empty_labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -47,16 +48,7 @@ def new_labels(source: Source, shape: Sequence[int]) -> Labels:
     MemoryError
         If there is no room for it.
     """
-    whole = source.whole(shape)
-    try:
-        empty = np.zeros(whole, np.int32)
-    except MemoryError as error:
-        room = math.prod(whole) * np.dtype(np.int32).itemsize / 2**30
-        raise MemoryError(
-            f"The labels of {source.image.name} need {room:.1f} GiB of memory, which is not free: keep them on disk, by adding "
-            "a writable Zarr of whole numbers as a Labels layer, and choose that under Labels."
-        ) from error
-    layer = _seen(empty, name=LABELS, **source.placement())
+    layer = _seen(empty_labels(source.whole(shape)), name=LABELS, **source.placement())
     _mark(layer, source.image.unique_id)
     return layer
 

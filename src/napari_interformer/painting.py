@@ -298,6 +298,24 @@ class Painting:
         patch.written = values.copy()
 
 
+def empty_labels(shape: tuple[int, ...]) -> NDArray[np.int32]:
+    """Return a label image in memory without an object.
+
+    Raises
+    ------
+    MemoryError
+        If there is no room for it.
+    """
+    try:
+        return np.zeros(shape, np.int32)
+    except MemoryError as error:
+        room = math.prod(shape) * np.dtype(np.int32).itemsize / 2**30
+        raise MemoryError(
+            f"Labels of shape {shape} need {room:.1f} GiB of memory, which is not free: keep them on disk, in a writable Zarr "
+            "array of integers of that shape."
+        ) from error
+
+
 def highest_label(labels: LabelImage) -> int:
     """Return the highest number in a label image, 0 if there is none; read plane by plane, as it may be larger than memory."""
     planes = np.ndindex(*labels.shape[:-2])

@@ -25,7 +25,14 @@ from napari_interformer.files import at_home
 from napari_interformer.gaps import Gap
 from napari_interformer.geometry import Box
 from napari_interformer.image import plane_of, read_only
-from napari_interformer.painting import Backlog, Painting, check_labels, check_there, highest_label
+from napari_interformer.painting import (
+    Backlog,
+    Painting,
+    check_labels,
+    check_there,
+    empty_labels,
+    highest_label,
+)
 from napari_interformer.prompts import BoxPrompt, Click, Mask, Scribble
 from napari_interformer.records import Record, Saved
 
@@ -187,17 +194,6 @@ class Finished:
         return labels
 
 
-def _new_labels(shape: tuple[int, ...]) -> NDArray[np.int32]:
-    try:
-        return np.zeros(shape, np.int32)
-    except MemoryError as error:
-        room = math.prod(shape) * np.dtype(np.int32).itemsize / 2**30
-        raise MemoryError(
-            f"Labels of shape {shape} need {room:.1f} GiB of memory, which is not free: keep them on disk, by giving labels= a "
-            "writable Zarr array of integers of that shape."
-        ) from error
-
-
 class Session:
     """Annotate one image or stack, object by object.
 
@@ -278,7 +274,7 @@ class Session:
                 "image again with this one."
             )
         shape = tuple(features.shape)
-        target: Any = _new_labels(shape) if labels is None else labels
+        target: Any = empty_labels(shape) if labels is None else labels
         check_labels(target, features)
         if read_only(target):
             raise ValueError(
