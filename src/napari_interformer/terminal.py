@@ -29,7 +29,7 @@ def duration(seconds: float) -> str:
 
 def first_process() -> bool:
     """Whether this process prints: under torchrun, only one does."""
-    return os.environ.get("RANK", "0") == "0"
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK") == "0"
 
 
 @contextmanager
