@@ -248,7 +248,7 @@ def test_no_scheduler_no_such_queue(monkeypatch):
 def test_without_dask_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with (
-        pytest.raises(ImportError, match=r"napari-interformer\[cluster\]"),
+        pytest.raises(ImportError, match=r"pip install \"\.\[cluster\]"),
         cluster(scheduler="tcp://127.0.0.1:9"),
     ):
         pass
