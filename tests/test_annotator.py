@@ -599,3 +599,32 @@ def test_a_click_that_is_refused_does_not_have_the_others_answered_again(blob_mo
     assert [step.prompt for step in found.steps] == good and blob_model.decoded == len(good)
     session.adopt(found.steps)
     assert answer(session, [*good, wrong]).steps == found.steps and blob_model.decoded == len(good)
+
+
+@pytest.mark.parametrize("end", ["close", "gone"])
+def test_what_is_to_be_saved_is_saved_once_whoever_ends_first(end):
+    desk = Desk()
+    saved, told = [], []
+    for name in "ab":
+        desk.annotator.make_sure(told.append, lambda name=name: saved.append(name) or name)
+    if end == "close":
+        desk.annotator.close()
+        assert (saved, told) == (["a", "b"], ["a", "b"])
+    else:
+        desk.annotator.gone()
+        assert (saved, told) == (["a", "b"], [])
+    desk.worker.all()
+    assert saved == ["a", "b"]
+
+
+def test_what_cannot_be_saved_is_told_once_and_not_tried_for_ever():
+    desk = Desk()
+
+    def full():
+        raise OSError("The disk is full.")
+
+    desk.annotator.make_sure(lambda _: pytest.fail("it was not saved"), full)
+    desk.worker.all()
+    assert desk.told == ["The disk is full."]
+    desk.annotator.close()
+    assert desk.told == ["The disk is full."]

@@ -67,6 +67,10 @@ def test_points_are_taken_hold_of_where_they_are_drawn():
         clicks.write((*clicks.read(), Click((), 500, 600)))
         reach = clicks.layer.size[-1] / 2 * 0.5 / pixel
         assert np.all(clicks.layer.size == clicks.layer.current_size) and 4.5 <= reach <= 7
+    channels_last = Image(np.zeros((2, 30, 40, 3), np.uint8), scale=(1, 10, 10, 1))
+    stack = ClickLayer(Source((channels_last,), 3, (0,)))
+    stack.show_at(10)  # one pixel of the image
+    assert 9 <= stack.layer.current_size <= 14
     clicks.show_at(0.11)  # about the same: nothing is drawn anew
     assert clicks.layer.current_size == clicks.layer.size[-1]
 

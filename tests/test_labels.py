@@ -300,3 +300,13 @@ def test_labels_for_which_there_is_no_room_are_told():
     image = Image(da.zeros((2**21, 2**14, 2**14), chunks=(1, 512, 512), dtype=np.uint8), name="huge")
     with pytest.raises(MemoryError, match=r"Labels of shape .* need 2097152\.0 GiB .*Zarr"):
         new_labels(Source((image,)), image.data.shape)
+
+
+def test_what_napari_takes_back_at_once_may_be_more_steps_than_it_keeps():
+    layer = Labels(np.zeros((130, 8, 8), np.int32))
+    labels = LayerLabels(layer)
+    for z in range(130):
+        labels[z, 2:6, 2:6] = np.ones((4, 4))
+    labels.one_step()
+    assert labels.undo() == {(z,) for z in range(130)} and not layer.data.any()
+    assert labels.redo() == {(z,) for z in range(130)} and np.count_nonzero(layer.data) == 130 * 16

@@ -654,9 +654,10 @@ def test_a_click_on_an_object_that_is_there_says_so_and_makes_no_splinter(window
 
 def test_where_clicks_do_nothing_the_panel_says_what_to_do(field):
     window, _ = field
-    window.viewer.layers.selection.active = window.viewer.layers["image"]
-    window.rest()
-    assert window.form.object.text().startswith("To click, select the layer InterFormer clicks.")
+    for active in (window.viewer.layers["image"], None):
+        window.viewer.layers.selection.active = active
+        window.rest()
+        assert window.form.object.text().startswith("To click, select the layer InterFormer clicks.")
     window.viewer.layers.selection.active = window.points
     window.points.mode = "select"
     window.rest()
@@ -664,6 +665,52 @@ def test_where_clicks_do_nothing_the_panel_says_what_to_do(field):
     window.key("2")
     window.rest()
     assert window.form.object.text() == "Object 1: click on it"
+
+
+def test_an_object_beside_another_one_is_its_own_however_far_the_answer_leaks(window):
+    image, centres = squares()
+    window.viewer.add_image(image)
+    y, x = centres[0]
+    there = np.zeros(image.shape, np.int32)
+    there[y - 10 : y + 10, x - 10 : x + 7] = 7  # 85 % of what is bright
+    window.form.labels.choose(window.viewer.add_labels(there))
+    window.encode()
+    window.idle()
+    window.click_and_wait((y, x + 8))
+    assert "already here" not in window.form.object.text()
+    window.key_and_wait("C")
+    assert area(there, 8) == 60 and not window.told
+    window.key_and_wait("E")
+    window.click_and_wait((y, x + 8))
+    window.click_and_wait((y, x))  # a correction on the other one's pixels
+    window.key_and_wait("M")
+    assert area(there, 8) == 60 and not window.told
+
+
+def test_strokes_by_hand_have_one_label_until_somebody_chooses_another(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    layer = window.viewer.layers[LABELS]
+    window.wait(lambda: layer.selected_label == 2)
+    window.viewer.layers.selection.active = layer
+    layer.mode, layer.brush_size = "paint", 3
+    for row in (45, 50, 55):
+        window.drag((row, 20), (row, 60))
+        window.idle()
+        window.rest()
+    assert sorted(np.unique(window.labels)) == [0, 1, 2]
+
+
+def test_an_object_that_was_wholly_another_one_is_left_for_that_by_E(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    window.click_and_wait(centres[0])
+    assert "object 1 is already here" in window.form.object.text()
+    window.key_and_wait("E")
+    window.click_and_wait(centres[0])
+    assert window.panel.annotator.session.label == 1 and area(window.labels) == 400
 
 
 def test_undo_with_nothing_to_undo_says_how_to_go_on(field):

@@ -267,6 +267,10 @@ def test_the_image_that_is_looked_at_is_encoded_unless_another_was_chosen(window
     assert window.form.image.layer() is second
     window.viewer.layers.selection.active = first
     assert window.form.image.layer() is first
+    mine = window.viewer.add_labels(np.zeros_like(image, int), name="mine")
+    window.form.labels.choose(mine)
+    window.viewer.layers.selection.active = first
+    assert window.form.labels.layer() is mine
     window.choose(second)
     window.viewer.layers.selection.active = first
     assert window.form.image.layer() is second

@@ -838,6 +838,12 @@ def test_labels_that_are_moved_go_back_or_are_told(field):
     mine.translate = (0, 0)
     window.rest()
     assert "no longer" not in window.form.object.text()
+    mine.scale = (2, 2)
+    window.rest()
+    assert "no longer" in window.form.object.text() and mine.scale.tolist() == [
+        2,
+        2,
+    ]  # somebody's own stay where they are
 
 
 def test_hidden_labels_are_told(field):

@@ -281,7 +281,7 @@ class Annotator:
 
         def then(_: None) -> None:
             self._none_waits("commit")
-            if (rival := self.session.rival) and not self.session.covered:
+            if rival := self.session.rival:
                 raise ValueError(
                     f"Not committed: object {rival} is already there. Press E and click on it to correct it, check Overwrite "
                     "other objects to take its pixels, or clear the clicks [Shift+C]."
@@ -411,7 +411,7 @@ class Annotator:
             call(result)
 
         def failed(error: Exception) -> None:
-            raise error
+            raise error  # to be told, once it is no longer among those to be done
 
         action = Action(partial(done, then), Once(work), partial(done, failed))
         self._sure.append(action)
@@ -439,6 +439,15 @@ class Annotator:
                 action.then(action.work())
             except Exception as error:
                 self._refuse(error)
+
+    def gone(self) -> None:
+        """Do at once what people want saved: the window is gone, and nobody can be told."""
+        for action in self._sure:
+            assert action.work is not None
+            try:
+                action.work()
+            except Exception as error:
+                log.error("%s", error, exc_info=error)
 
     # --------------------------------------------------------------------------------------- the line
 
@@ -569,8 +578,7 @@ class Annotator:
     def _leave(self) -> None:
         """Commit the current object, or drop it if its mask is empty, or hardly more than what another object leaves of it."""
         self._undone.clear()
-        rival = self.session.rival
-        if rival and not self.session.covered:
+        if rival := self.session.rival:
             self._tell(f"Object {self.session.label} was dropped: nearly all of it is object {rival}.")
             self.session.clear()
         elif not self.session.empty:

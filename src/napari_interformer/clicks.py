@@ -99,7 +99,7 @@ class ClickLayer:
         napari takes hold of a point anywhere within its size, however small it is drawn.
         """
         layer = self.layer
-        size = sum(_ON_SCREEN) / 2 * pixel / float(np.abs(layer.scale[-2:]).min())
+        size = sum(_ON_SCREEN) / 2 * pixel / float(np.abs(layer.scale[list(self.source.upright)]).min())
         if not size / _ABOUT < layer.current_size < size * _ABOUT:
             layer.current_size = size
             if len(layer.data):

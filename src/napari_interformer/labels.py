@@ -143,16 +143,8 @@ def lay_over(layer: Labels, source: Source) -> bool:
             f"the others; {layer.name} has shape {tuple(shape)}: give it that axis with numpy.expand_dims, or choose a new "
             "layer."
         )
-    kept = [i for i in range(len(shape)) if i == 0 or i != source.axis]
-    pairs = zip(source.placement()["units"], layer.units, strict=True)
-    factors = [_factor(unit, other) for unit, other in pairs]
-    lies = True
-    for corner in product(*((0, n - 1) for n in shape)):
-        pixel = np.array(corner)[kept]
-        found = layer.world_to_data(np.multiply(source.world(pixel.tolist()), factors))
-        # Half a pixel, and more at the far end of a large image, since files round pixel sizes.
-        lies &= bool(np.all(np.abs(np.array(found)[kept] - pixel) <= 0.5 + np.array(shape)[kept] / 1000))
     unplaced = is_unplaced(layer)
+    lies = lies_over(layer, source)
     if not lies and not unplaced:
         raise ValueError(
             f"Labels must lie where the image is; {layer.name} lies elsewhere than {image.name}: copy the image's scale and "
@@ -163,6 +155,21 @@ def lay_over(layer: Labels, source: Source) -> bool:
     if not lies:
         place(layer, source)
     return not lies
+
+
+def lies_over(layer: Labels, source: Source) -> bool:
+    """Whether a Labels layer, of as many axes as napari gives those that are made for the image, is seen where the image is."""
+    shape = finest(layer).shape
+    kept = [i for i in range(len(shape)) if i == 0 or i != source.axis]
+    pairs = zip(source.placement()["units"], layer.units, strict=True)
+    factors = [_factor(unit, other) for unit, other in pairs]
+    lies = True
+    for corner in product(*((0, n - 1) for n in shape)):
+        pixel = np.array(corner)[kept]
+        found = layer.world_to_data(np.multiply(source.world(pixel.tolist()), factors))
+        # Half a pixel, and more at the far end of a large image, since files round pixel sizes.
+        lies &= bool(np.all(np.abs(np.array(found)[kept] - pixel) <= 0.5 + np.array(shape)[kept] / 1000))
+    return lies
 
 
 def _factor(unit: Any, other: Any) -> float:
@@ -278,6 +285,7 @@ class LayerLabels:
     def _put_past_napari(self, key: Any, values: Any) -> None:
         """Write to the layer's data, and have napari forget what it could undo: what came before, in the place of this."""
         finest(self.layer)[key] = values
+        self._written = []
         if self.layer.editable:  # switched off and on, it forgets
             mode = self.layer.mode
             self.layer.editable = False
@@ -299,10 +307,11 @@ class LayerLabels:
         """
         history, own = self.layer._undo_history, self._written
         self._written = []
-        steps = []
+        newest: list[Any] = []
         while history and any(history[-1] is step for step in own):
-            steps.append(history.pop())
-        edits = [edit for step in reversed(steps) for edit in step]
+            newest.insert(0, history.pop())
+        # napari keeps a hundred steps: of more, such as many planes, only we know the first ones.
+        edits = [edit for step in (newest if history else own) for edit in step]
         if not edits:
             return
         shape = self.array.shape
@@ -317,6 +326,17 @@ class LayerLabels:
         changed = before != after
         if changed.any():
             history.append([(np.unravel_index(pixels[changed], shape), before[changed], after[changed])])
+
+    def undo(self) -> set[Plane]:
+        """Take back napari's last step; return the planes of a stack that it changed."""
+        step = self._last_step
+        self.layer.undo()
+        return Stroke(self, step or ()).planes
+
+    def redo(self) -> set[Plane]:
+        """Make the step again that was taken back last; return the planes of a stack that it changed."""
+        self.layer.redo()
+        return Stroke(self, self._last_step or ()).planes
 
     def repaint(self, edit: tuple[Any, ...], values: NDArray[Any] | int) -> None:
         """Write to the pixels of an edit (see `Stroke`); if they are many, napari's own undo knows nothing of it."""

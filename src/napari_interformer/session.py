@@ -508,19 +508,35 @@ class Session:
 
     @property
     def rival(self) -> int | None:
-        """The protected object to which nearly all of the current one's mask belongs, so that it is hardly another one."""
-        if self.overwrite:
+        """The protected object that was meant, it seems: all of the current one's prompts and nearly all of its mask lie on it.
+
+        None for an object that is continued, or that somebody painted: that is one of its own.
+        """
+        painted = any(isinstance(change, _Painted) for change in self._past)
+        if self.overwrite or self._edited or painted:
             return None
+        meant = [one if isinstance(one, Click) else one.middle for one in self.given]
+        for click in reversed(meant):
+            if click.positive and not self._of_others(self._labels_at(click)).any():
+                return None
         pixels, others = 0, []
         for plane, step in _newest(self._steps).items():
             there = np.asarray(self.labels[(*plane, *step.box.slices)])[step.mask]
             pixels += there.size
-            others.append(there[(there != 0) & (there != self.label)])
+            others.append(there[self._of_others(there)])
         taken = np.concatenate([*others, np.zeros(0, int)])
         if not taken.size or taken.size < HARDLY * pixels:
             return None
         numbers, counts = np.unique(taken, return_counts=True)
         return int(numbers[counts.argmax()])
+
+    def _labels_at(self, click: Click) -> NDArray[Any]:
+        return np.asarray(
+            self.labels[(*click.plane, slice(click.y, click.y + 1), slice(click.x, click.x + 1))]
+        )
+
+    def _of_others(self, labels: NDArray[Any]) -> BoolMask:
+        return np.asarray((labels != 0) & (labels != self.label))
 
     @property
     def erased(self) -> bool:

@@ -166,7 +166,7 @@ class Panel(QScrollArea):
         form.size.valueChanged.connect(self._size)
         form.size.lineEdit().returnPressed.connect(self._focus)
         form.image.activated.connect(self._image_chosen)
-        for choice in (form.image, form.green, form.blue, form.channel_axis):
+        for choice in (form.image, form.green, form.blue, form.channel_axis, form.labels):
             choice.activated.connect(self._chose)
         form.labels.activated.connect(partial(self._safely, self._labels_chosen))
         form.model.activated.connect(self._model_chosen)
@@ -176,6 +176,7 @@ class Panel(QScrollArea):
         self.destroyed.connect(self.encoder.close)
         self.destroyed.connect(self.decoder.close)
         # A window that is closed by its frame tells its panels nothing else.
+        self.destroyed.connect(self.workspace.gone)
         self.destroyed.connect(self.notes.gone)
         QApplication.instance().aboutToQuit.connect(self.release)
 
@@ -439,8 +440,9 @@ class Panel(QScrollArea):
             or self.workspace.outdated
         ):
             return  # what is chosen counts at the next Encode
-        if annotator.busy:  # perhaps with no more than looking through labels
-            annotator.act(lambda _: self.decoder.later(partial(self._safely, self._labels_chosen)))
+        if annotator.busy:
+            # Only once everything is done is it known if there is an object that would be lost.
+            annotator.act(lambda _: self.decoder.later(self._labels_chosen_before))
             return
         try:
             if annotator.has_object:
@@ -455,6 +457,10 @@ class Panel(QScrollArea):
         except ValueError:
             self.form.labels.choose(labels.layer)
             raise
+
+    def _labels_chosen_before(self) -> None:
+        if self.annotator is not None:
+            self._safely(self._labels_chosen)
 
     # --------------------------------------------------------------------------------------- model
 
@@ -667,15 +673,11 @@ class Panel(QScrollArea):
 
     def _undo_there(self) -> None:
         """Undo on the Labels layer: napari can undo what we wrote, but does not know the clicks behind it."""
-        annotator, labels = self._ready(), self.labels
-        assert labels is not None
-        annotator.undo(labels.layer.undo)
+        self._ready().undo(self.workspace.undo_past)
 
     def _redo_there(self) -> None:
         """Redo on the Labels layer."""
-        annotator, labels = self._ready(), self.labels
-        assert labels is not None
-        annotator.redo(labels.layer.redo)
+        self._ready().redo(self.workspace.redo_past)
 
     def new_object(self) -> None:
         """Go to the next object."""
@@ -892,12 +894,8 @@ class Panel(QScrollArea):
         self.canvas.layer_chosen(event)
         # Until there is a session, what somebody looks at, such as the image opened last, is what they want encoded.
         layer = event.value
-        if (
-            isinstance(layer, Image)
-            and self.annotator is None
-            and self.job is None
-            and not self._chosen_by_hand
-        ):
+        free = self.annotator is None and self.job is None and not self._chosen_by_hand
+        if free and isinstance(layer, Image) and layer is not self.form.image.layer():
             self.form.image.choose(layer)
             self._image_chosen()
         # Not now: napari is busy with its layers.
@@ -955,7 +953,7 @@ class Panel(QScrollArea):
         if self.workspace.misplaced:
             return f"{self.form.shortened(labels.name)} no longer lies over {name}: masks appear away from your clicks."
         active = self.viewer.layers.selection.active
-        if active not in (clicks.layer, clicks.shapes.layer):
+        if active is None or active not in (clicks.layer, clicks.shapes.layer):
             return f"To click, select the layer {clicks.layer.name}."
         if active is clicks.layer and clicks.layer.mode != "add" and not self.canvas.picking:
             return "To add clicks, press 2."

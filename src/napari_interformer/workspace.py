@@ -17,7 +17,7 @@ from napari.utils.notifications import show_info, show_warning
 from qtpy.QtCore import QTimer
 
 from napari_interformer.annotator import Annotator, sentence
-from napari_interformer.labels import LayerLabels, Stroke, copied, lay_over, made_for, writable
+from napari_interformer.labels import LayerLabels, Stroke, copied, lay_over, lies_over, made_for, writable
 from napari_interformer.layers import PLACE, finest, place
 
 if TYPE_CHECKING:
@@ -228,11 +228,13 @@ class Workspace:
     def _give_brush(self) -> None:
         """Set napari's brush to the current object, once for each object; after that, a person can choose another label."""
         annotator, labels = self.annotator, self.labels
-        # Not before the first one: until then, napari's own label is somebody's choice.
-        if annotator is not None and labels is not None and (annotator.session.prompts or self._brush):
-            label = annotator.session.label
-            if label != self._brush:
-                self._brush = labels.layer.selected_label = label
+        if annotator is None or labels is None:
+            return
+        session, layer = annotator.session, labels.layer
+        # From the object that was just finished it goes on to the next one, or it would paint that over others.
+        finished = bool(session.records) and self._brush == layer.selected_label == session.records[-1].label
+        if (session.prompts or finished) and session.label != self._brush:
+            self._brush = layer.selected_label = session.label
 
     def _look_through(self, annotator: Annotator, labels: LayerLabels, chosen: Labels) -> None:
         """See which labels there are, in the decoding thread: a large stack takes long, and clicks need a free number.
@@ -331,6 +333,11 @@ class Workspace:
         else:
             self._canvas.put_clicks_away()
 
+    def gone(self) -> None:
+        """Note that the window is gone, although the panel was not closed: save what was to be saved."""
+        if self.annotator is not None:
+            self.annotator.gone()
+
     def _let_go(self, *, lost: bool = False) -> None:
         """Drop the session, and remove what it put on its layers."""
         self._canvas.stop_picking()
@@ -407,6 +414,16 @@ class Workspace:
         if plane or math.prod(labels.shape[-2:]) <= SURVEYED:
             self._survey([plane])
 
+    def undo_past(self) -> None:
+        """Let napari take back on the Labels layer what it wrote before the current object."""
+        if self.labels is not None and (planes := self.labels.undo()):
+            self._survey(planes)
+
+    def redo_past(self) -> None:
+        """Let napari make again what `undo_past` took back."""
+        if self.labels is not None and (planes := self.labels.redo()):
+            self._survey(planes)
+
     def _survey(self, planes: Iterable[tuple[int, ...]]) -> None:
         """Find out which planes hold labels, in the decoding thread, once everything before is done."""
         annotator, labels = self.annotator, self.labels
@@ -482,12 +499,8 @@ class Workspace:
             self._place()
 
     def _see_if_over(self, clicks: ClickLayer, labels: LayerLabels) -> None:
-        before = self.misplaced
-        try:
-            self.misplaced = False
-            lay_over(labels.layer, clicks.source)
-        except ValueError:
-            self.misplaced = True
+        before, source = self.misplaced, clicks.source
+        self.misplaced = not made_for(labels.layer, source.image) and not lies_over(labels.layer, source)
         if self.misplaced is not before:
             self._tell_changed()
 
