@@ -30,7 +30,13 @@ def of_family(family: str, images: int) -> list[Sample]:
 @click.argument("model")
 @click.argument("kinds")
 @click.option("--dsb2018", default=None, help="The folder of dsb2018, for its kinds.")
-@click.option("--images", default=12, show_default=True, help="Images of each kind, at most.")
+@click.option(
+    "--images",
+    type=click.IntRange(min=1),
+    default=12,
+    show_default=True,
+    help="Images of each kind, at most.",
+)
 def main(model: str, kinds: str, dsb2018: str | None, images: int) -> None:
     """Print a row for each of KINDS, separated by commas."""
     without, packaged = ni.load_model(model), ni.load_model()
@@ -39,7 +45,7 @@ def main(model: str, kinds: str, dsb2018: str | None, images: int) -> None:
         "| kind | objects | IoU@1, without it | NoC@85, without it | model in the package | watershed | walker |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for kind in kinds.split(","):
+    for kind in map(str.strip, kinds.split(",")):
         if kind in samples.FAMILIES:
             chosen = of_family(kind, images)
         else:

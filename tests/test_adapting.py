@@ -202,7 +202,8 @@ def test_specks_take_no_room_from_the_objects_that_are_learnt_from(small_model, 
     ni.adapt(small_model, [features, features], [labels, specks], config=config)
     assert taught == [4]
     with pytest.raises(
-        ValueError, match="objects of at least 12 pixels; got 576 on encoded planes, all of them smaller"
+        ValueError,
+        match="objects of at least 12 pixels with a value; got 576 on encoded planes, none of that size",
     ):
         ni.adapt(small_model, features, specks, config=config)
 

@@ -19,11 +19,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import tifffile
 import zarr
 
+from napari_interformer import Session, encode
 from napari_interformer import features as room
 from napari_interformer import store as stores
 from napari_interformer.features import Features, Origin, fitting
@@ -933,3 +935,14 @@ def test_a_store_where_nothing_can_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="could not be written to"):
         made(tmp_path / "file" / "x.zarr")
+
+
+def test_features_go_where_their_image_is_not(tmp_path, small_model):
+    path = tmp_path / "a.png"
+    iio.imwrite(path, np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8))
+    features = encode(path, small_model)
+    sent = pickle.dumps(features)
+    path.unlink()
+    arrived = pickle.loads(sent)
+    assert arrived.source is None and arrived.ready(())
+    assert Session(arrived, small_model).click((30, 30)).shape == (64, 64)

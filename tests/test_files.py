@@ -999,3 +999,13 @@ def test_before_axes_had_names_ome_zarr_had_five(tmp_path):
     group.attrs["multiscales"] = [{"version": "0.2", "datasets": [{"path": "0"}]}]
     planes = Planes.of(tmp_path / "old.zarr")
     assert (planes.leading, planes.axes, planes.channels) == ((2, 3), "TZYX", (0, 1))
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "desktop.ini", "._.zattrs", ".nfs0001"])
+def test_what_systems_leave_in_any_folder_keeps_no_labels_from_being_replaced(tmp_path, name):
+    path = tmp_path / "l.zarr"
+    write_labels(path, np.zeros((8, 8), np.int32))
+    (path / name).write_text("")
+    assert written_here(path)
+    write_labels(path, np.ones((8, 8), np.int32))
+    assert not (path / name).exists()

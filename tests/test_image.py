@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import pickle
+import shutil
 import threading
 import tracemalloc
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dask.array as da
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import tifffile
@@ -585,11 +588,16 @@ def test_what_is_masked_in_lazy_and_multiscale_images_has_no_value_either():
     for image in (da.from_array(masked, chunks=4), [masked, masked[::2, ::2]]):
         np.testing.assert_array_equal(Planes.of(image).raw()[..., 0], expected)
     whole = np.ma.masked_greater(pixels.astype(np.uint16), 60)
+    for image in (whole, da.from_array(whole, chunks=4)):
+        np.testing.assert_array_equal(Planes.of(image).raw()[..., 0], expected)
+    # One that does not say beforehand that something in it may be masked.
+    hidden = da.from_array(whole.filled(), chunks=4).map_blocks(
+        np.ma.masked_greater, 60, meta=np.empty((0, 0), np.uint16)
+    )
     with pytest.raises(
         OSError, match="some pixels are masked, for which uint16 has no value: fill them first"
     ):
-        Planes.of(da.from_array(whole, chunks=4))
-    assert Planes.of(da.from_array(whole, chunks=4)[:4], contrast=(0, 1)).raw()[3, 7] == 31
+        Planes.of(hidden)
 
 
 def test_the_axes_that_a_zarr_names_are_its_axes(tmp_path):
@@ -612,3 +620,48 @@ def test_planes_of_a_file_are_sent_as_its_path(tmp_path, stack, compression):
     again = pickle.loads(sent)
     assert again.fingerprint == planes.fingerprint and again.contrast == planes.contrast
     np.testing.assert_array_equal(again.raw((3,)), planes.raw((3,)))
+
+
+@pytest.mark.parametrize("names", [("y", "x", "b"), ("x", "y", "z"), ("x", "y", "c")])
+def test_names_of_a_zarr_that_make_no_sense_are_passed_over_by_path_and_as_an_array(tmp_path, names):
+    array = zarr.create_array(
+        str(tmp_path / "a.zarr"), shape=(64, 48, 3), dtype="uint8", dimension_names=names
+    )
+    for image in (array, tmp_path / "a.zarr"):
+        planes = Planes.of(image)
+        assert (planes.leading, planes.size) == ((), (64, 48))
+
+
+def test_planes_of_a_file_that_changed_say_so_where_they_arrive(tmp_path):
+    path = tmp_path / "a.png"
+    iio.imwrite(path, np.full((32, 40), 7, np.uint8))
+    planes = Planes.of(path)
+    sent = pickle.dumps(planes)
+    known = planes.fingerprint
+    assert pickle.loads(sent).fingerprint == known
+    iio.imwrite(path, np.full((32, 40), 8, np.uint8))
+    assert pickle.loads(sent).fingerprint != known
+    iio.imwrite(path, np.full((32, 48), 7, np.uint8))
+    arrived = pickle.loads(sent)
+    assert arrived.absent and arrived.size == (32, 40)
+    with pytest.raises(OSError, match="is not there, or is another image"):
+        arrived.read()
+    path.unlink()
+    assert pickle.loads(sent).absent and copy.deepcopy(planes).absent
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_group_may_tell_of_its_arrays_itself(tmp_path, version):
+    group = zarr.create_group(str(tmp_path / "g.zarr"), zarr_format=version)
+    group.create_array("a", shape=(32, 32), dtype="uint8")[:] = 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that version 3 does not specify it
+        zarr.consolidate_metadata(str(tmp_path / "g.zarr"))
+    for mark in (tmp_path / "g.zarr" / "a").glob("*.json"):
+        mark.unlink()
+    for mark in (".zarray", ".zattrs"):
+        (tmp_path / "g.zarr" / "a" / mark).unlink(missing_ok=True)
+    assert (Planes.of(zarr.open_group(str(tmp_path / "g.zarr"), mode="r")["a"]).raw() == 3).all()
+    shutil.rmtree(tmp_path / "g.zarr" / "a")
+    with pytest.raises(OSError, match="not there any more"):
+        Planes.of(zarr.open_group(str(tmp_path / "g.zarr"), mode="r")["a"]).raw()

@@ -107,7 +107,7 @@ def test_pixels_and_states_of_another_size_than_the_network_takes_are_refused(sm
         ):
             small_model.encode(torch.zeros(shape))
     maps = small_model.encode(torch.zeros(1, 3, 128, 128))
-    for shape in ((1, 4, 4), (2, 128, 128), (128, 128)):
+    for shape in ((1, 4, 4), (1, 128, 64), (128, 128)):
         with pytest.raises(
             ValueError, match=r"reference must be of the size of the maps, \(1, 128, 128\); got"
         ):
@@ -281,3 +281,16 @@ def test_the_finest_map_shows_what_the_tokens_and_what_the_stem_has_seen():
             part.normal_()
             maps.append(backbone(pixels)[0])
     assert (maps[1] - maps[0]).abs().max() > 0.1 and (maps[2] - maps[1]).abs().max() > 0.1
+
+
+def test_one_image_is_decoded_for_several_labels_at_once(small_model):
+    maps = [
+        torch.rand(1, c, 64 // s, 64 // s)
+        for c, s in zip(small_model.channels, small_model.strides, strict=True)
+    ]
+    labels = torch.from_numpy(np.stack([blank((64, 64)) for _ in range(3)]))
+    labels[1, 20:30, 20:30] = 4
+    with torch.inference_mode():
+        together = small_model.decode(maps, labels)
+        alone = torch.cat([small_model.decode(maps, label[None]) for label in labels])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)

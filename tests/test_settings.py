@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 
-from napari_interformer.settings import FINITE, RANGE, SHARE, at_least, check_settings
+from napari_interformer.settings import FINITE, RANGE, SHARE, at_least, check_settings, of_process
+from napari_interformer.train import TrainConfig
 
 
 @dataclass
@@ -54,3 +56,30 @@ def test_what_is_allowed_passes_and_what_has_no_rule_is_free(config):
 def test_the_first_setting_that_makes_no_sense_is_told(config, told):
     with pytest.raises(ValueError, match=told):
         check_settings(config, ALLOWED)
+
+
+@pytest.mark.parametrize("setting", [{"steps": True}, {"lr": True}, {"lr": torch.tensor(1e-3)}])
+def test_what_only_looks_like_a_number_is_refused(setting):
+    with pytest.raises(ValueError, match="takes a"):
+        TrainConfig(**setting)
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert TrainConfig(steps=np.int64(5), crop_sizes=(np.int64(64),), lr=np.float32(0.5)).steps == 5
+
+
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [
+        ({}, (0, 1)),
+        ({"RANK": "1"}, (0, 1)),
+        ({"WORLD_SIZE": "2"}, (0, 1)),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, (1, 2)),
+    ],
+)
+def test_a_process_is_one_of_several_only_if_both_numbers_are_told(monkeypatch, told, found):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert of_process() == found

@@ -183,8 +183,8 @@ def adapt(
     ]
     if not lessons and any(found):
         raise ValueError(
-            f"adapt needs objects of at least {LEAST_PIXELS} pixels; got {sum(map(len, found))} on encoded planes, all of them "
-            "smaller: commit larger ones, or check the labels."
+            f"adapt needs objects of at least {LEAST_PIXELS} pixels with a value; got {sum(map(len, found))} on encoded "
+            "planes, none of that size: commit larger ones, or check the labels."
         )
     if not lessons:
         raise ValueError(

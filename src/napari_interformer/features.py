@@ -181,6 +181,11 @@ class Features:
             self.path, self.source = state["path"], state["source"]
         else:
             self.__dict__.update(state, _lock=threading.Lock())
+        if self.source is not None and self.source.absent:
+            log.warning(
+                "The image of these features is not here; every object is seen at its own magnification."
+            )
+            self.source = None
 
     # --------------------------------------------------------------------------------- making and opening
 

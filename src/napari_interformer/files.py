@@ -41,8 +41,9 @@ _FOREIGN = (".czi", ".lif", ".nd2", ".oib", ".oif", ".vsi", ".ims", ".h5", ".hdf
 _CONVERT = "save it as OME-TIFF or OME-Zarr first, for example in Fiji or with bioformats2raw"
 _PLACES = ("scale", "translation")  # what OME-Zarr tells of where pixels lie
 _TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-# What the folder of a group of Zarr holds beside its members; the last is macOS's.
-_OF_GROUPS = {".zgroup", ".zattrs", ".zmetadata", "zarr.json", ".DS_Store"}
+# What the folder of a group of Zarr holds beside its members, and what systems leave in any folder, also by its beginning.
+_OF_GROUPS = {".zgroup", ".zattrs", ".zmetadata", "zarr.json"}
+_OF_SYSTEMS = (".DS_Store", "Thumbs.db", "desktop.ini", "._", ".nfs")
 _ZARR_MARKS = {2: ".zarray", 3: "zarr.json"}  # what a folder with an array holds, by Zarr's versions
 
 
@@ -75,13 +76,21 @@ def gone(array: Any) -> Path | None:
     """Return the folder of an array of Zarr if that is not there any more; None for all others.
 
     Zarr takes pixels that it does not find for empty ones, so it reads nothing else from such a folder, and makes it
-    anew to write to. To know that costs a look at one file.
+    anew to write to. To know that costs a look at one file; the folder itself may be there, as where a drive was mounted.
     """
     root = getattr(getattr(array, "store", None), "root", None)
     if not isinstance(root, Path):  # no array of Zarr, or in no folder
         return None
     folder = root / array.path
-    return None if (folder / _ZARR_MARKS[array.metadata.zarr_format]).exists() else folder
+    if (folder / _ZARR_MARKS[array.metadata.zarr_format]).exists():
+        return None
+    return None if folder.is_dir() and _is_consolidated(root) else folder
+
+
+def _is_consolidated(root: Path) -> bool:
+    """Whether a group tells of its arrays itself, which then need no file for that."""
+    about = root / _ZARR_MARKS[3]
+    return (root / ".zmetadata").exists() or (about.exists() and "consolidated_metadata" in about.read_text())
 
 
 def read_image(path: str | os.PathLike[str]) -> ImageFile:
@@ -431,9 +440,13 @@ def _read_zarr(path: Path) -> ImageFile:
 
 def axes_of(array: Any) -> str | None:
     """Return the axes as an array of xarray or of Zarr names them, one letter each; None if they have longer names, or none."""
-    told = getattr(array, "dims", None) or getattr(getattr(array, "metadata", None), "dimension_names", None)
+    dims = getattr(array, "dims", None)
+    told = dims or getattr(getattr(array, "metadata", None), "dimension_names", None)
     names = "".join(map(str, told or ())).upper()
-    return names if len(names) == len(getattr(array, "shape", ())) and {*"YX"} <= {*names} else None
+    if len(names) != len(getattr(array, "shape", ())) or not {*"YX"} <= {*names}:
+        return None
+    # What programs name in Zarr without saying so is no reason to refuse an image: such names count if they make sense.
+    return names if dims or names.endswith(("YX", "YXC", "YXS")) else None
 
 
 def _letter(axis: Any) -> str:
@@ -724,7 +737,8 @@ def _is_labels(path: Path) -> bool:
         about = attributes.get("ome", attributes)
         levels = (level["path"] for image in about["multiscales"] for level in image["datasets"])
         own = {*(level.split("/")[0] for level in levels), *_OF_GROUPS}
-        return "image-label" in about and {*os.listdir(path)} <= own
+        found = {name for name in os.listdir(path) if not name.startswith(_OF_SYSTEMS)}
+        return "image-label" in about and found <= own
     except Exception:  # whatever else it may be
         return False
 

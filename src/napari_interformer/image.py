@@ -276,14 +276,20 @@ class Planes:
         """Return what a copy, or another process, needs: of a file, where it is."""
         state = self.__dict__.copy()
         if self.path is not None:
-            del state["data"]
+            state["data"] = _Absent(self.path, tuple(self.data.shape), self.dtype)
+            state["_known"] = {}  # of the pixels that were there
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Become what `__getstate__` described."""
         self.__dict__.update(state)
         if self.path is not None:
-            self.__dict__["data"] = read_image(self.path).data
+            self.__dict__["data"] = state["data"].found()
+
+    @property
+    def absent(self) -> bool:
+        """Whether the file of planes that came from elsewhere is not here, so that none of their pixels can be read."""
+        return isinstance(self.data, _Absent)
 
     def with_contrast(self, contrast: Contrast) -> Planes:
         """Return the same planes with another contrast; see `of`."""
@@ -521,6 +527,24 @@ class Planes:
         return tuple(int(i) for i in np.unravel_index(number, self.leading)) if self.leading else ()
 
 
+class _Absent:
+    """What is known of an array in a file, and stands for it where that file is not, or holds something else."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.path, self.shape, self.dtype = path, shape, dtype
+
+    def found(self) -> Any:
+        """Return the array, if its file is here."""
+        try:
+            data = read_image(self.path).data
+        except (OSError, ValueError):
+            return self
+        return data if (tuple(data.shape), np.dtype(data.dtype)) == (self.shape, self.dtype) else self
+
+    def __getitem__(self, _: Any) -> Any:
+        raise FileNotFoundError(f"{self.path} is not there, or is another image")
+
+
 def _plain(pixels: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return pixels that were read as an array of NumPy, with NaN for what is masked; whole numbers have none, ValueError."""
     lazy = getattr(pixels, "compute", None)
@@ -596,6 +620,9 @@ def _finest(image: Any) -> Any:
                 f"{[tuple(level.shape) for level in image]}: stack planes with numpy.stack or dask.array.stack."
             )
         return _finest(image[0])
+    if isinstance(getattr(image, "_meta", None), np.ma.MaskedArray):  # Dask's
+        numbers = image.astype(np.result_type(image.dtype, np.float32))
+        return numbers.map_blocks(np.ma.filled, np.nan, meta=np.empty((0,) * image.ndim, numbers.dtype))
     if isinstance(image, np.ma.MaskedArray):  # what is masked has no value
         if not np.ma.is_masked(image):
             return image.data

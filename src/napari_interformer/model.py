@@ -212,7 +212,7 @@ class InterFormer(nn.Module):
         ValueError
             If `x` is of another shape.
         """
-        if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] % DIVISOR or x.shape[3] % DIVISOR:
+        if x.ndim != 4 or x.shape[1] != 3 or any(not side or side % DIVISOR for side in x.shape[2:]):
             raise ValueError(
                 f"encode takes (B, 3, H, W) with H and W multiples of {DIVISOR}; got {tuple(x.shape)}: normalise pads pixels."
             )
@@ -262,7 +262,7 @@ class InterFormer(nn.Module):
         maps = self.prepare(maps)
         batch, _, rows, columns = maps.finest.shape
         size = (rows * self.strides[0], columns * self.strides[0])
-        if reference.shape != (batch, *size):
+        if tuple(reference.shape[1:]) != size or batch not in (1, len(reference)):
             raise ValueError(
                 f"reference must be of the size of the maps, {(batch, *size)}; got {tuple(reference.shape)}: encode and decode "
                 "the same window."

@@ -73,15 +73,17 @@ def replay(session: Session, prompts: Path, propagate: bool, without: dict[int, 
 
 def give(session: Session, prompt: Given, encode_part: EncodePart) -> None:
     """Add a prompt to the current object, and encode what its answer needs."""
-    lacked = None
+    lacked: tuple[Plane, Box] | None = None
     while True:  # until it needs nothing more: an object may reach beyond what was there
         try:
             session.set_prompts((*session.prompts, prompt))
             return
         except NotEncodedError as missing:
-            if lacked == (lacked := (missing.plane, missing.box)):
+            now = missing.plane, missing.box
+            if now == lacked:
                 raise  # it was encoded just now, and cannot be read
-            encode_part([lacked])
+            lacked = now
+            encode_part([now])
 
 
 def propagate_shown(session: Session) -> None:

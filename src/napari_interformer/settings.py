@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ RANGE = Allowed(
 def check_settings(config: Any, allowed: Mapping[str, Allowed]) -> None:
     """Refuse the first setting of a configuration, a dataclass, that is not what is allowed under its name, if any is.
 
-    A field that is declared as `int` takes whole numbers only.
+    A field that is declared as `int` takes whole numbers only, and none that is declared as a number takes True or False.
 
     Raises
     ------
@@ -45,10 +46,12 @@ def check_settings(config: Any, allowed: Mapping[str, Allowed]) -> None:
     for field in fields(config):
         name, value = field.name, getattr(config, field.name)
         # Types are texts where annotations are postponed, as in all modules here.
-        if field.type == "int" and not isinstance(value, numbers.Integral):
+        if field.type == "int" and (isinstance(value, bool) or not isinstance(value, numbers.Integral)):
             raise ValueError(f"{name} takes a whole number; got {_told(value)}.")
         if name in allowed and not _holds(allowed[name], value):
             raise ValueError(f"{name} takes {allowed[name].words}; got {_told(value)}.")
+        if field.type == "float" and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
+            raise ValueError(f"{name} takes a number; got {_told(value)}.")
 
 
 def _holds(rule: Allowed, value: Any) -> bool:
@@ -60,3 +63,10 @@ def _holds(rule: Allowed, value: Any) -> bool:
 
 def _told(value: Any) -> str:
     return (", ".join(map(repr, value)) or "none") if isinstance(value, tuple) else repr(value)
+
+
+def of_process() -> tuple[int, int]:
+    """Return the number of this process and how many there are, as torchrun tells each in its environment."""
+    told = [os.environ.get(name) for name in ("RANK", "WORLD_SIZE")]
+    # A cluster may set one of them for reasons of its own.
+    return (0, 1) if None in told else (int(told[0] or 0), int(told[1] or 1))

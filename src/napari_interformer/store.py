@@ -21,6 +21,7 @@ import logging
 import math
 import os
 import shutil
+import stat
 import tempfile
 import threading
 from contextlib import contextmanager, suppress
@@ -142,10 +143,13 @@ class Store:
 
     def _is_empty(self, key: str) -> bool:
         """Whether a file is there that a power cut has left empty, for which servers are no cause to look."""
+        if not isinstance(self.location, Path):
+            return False
         try:
-            return isinstance(self.location, Path) and (self.location / key).stat().st_size == 0
+            found = (self.location / key).stat()
         except OSError:
             return False
+        return stat.S_ISREG(found.st_mode) and found.st_size == 0  # folders may be told to be of no size
 
     def _delete(self, key: str) -> None:
         with suppress(FileNotFoundError):  # somebody else did

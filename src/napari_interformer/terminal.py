@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from napari_interformer.settings import of_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ def duration(seconds: float) -> str:
 
 def first_process() -> bool:
     """Whether this process prints: under torchrun, only one does."""
-    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK") == "0"
+    return of_process()[0] == 0
 
 
 @contextmanager

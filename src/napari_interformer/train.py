@@ -25,6 +25,7 @@ import os
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -45,7 +46,7 @@ from napari_interformer.model import (
     normalise,
     resolve_device,
 )
-from napari_interformer.settings import FINITE, RANGE, SHARE, Allowed, at_least
+from napari_interformer.settings import FINITE, RANGE, SHARE, Allowed, at_least, of_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -62,6 +63,11 @@ CANCELLED = 2  # a process's vote: go on is 0, the run is over 1
 HARMLESS = ("device", "workers", "save_minutes")  # settings that a resumed run may change
 LARGEST_GRADIENT = 1.0  # norm to which gradients are cut
 TOLD_EVERY = 20  # steps between two reports of progress
+
+
+def _is_side(number: Any) -> bool:
+    """Whether a crop can be so many pixels wide."""
+    return isinstance(number, Integral) and int(number) > 0 and int(number) % DIVISOR == 0
 
 
 @dataclass(frozen=True)
@@ -169,9 +175,7 @@ class TrainConfig(ClickConfig):
         "minutes": at_least(0),
         "crop_sizes": Allowed(
             f"multiples of {DIVISOR}",
-            lambda sides: (
-                sides and all(isinstance(side, int) and side > 0 and side % DIVISOR == 0 for side in sides)
-            ),
+            lambda sides: sides and all(map(_is_side, sides)),
         ),
         "pixels_per_step": at_least(1),
         "windows_per_step": at_least(1),
@@ -307,8 +311,7 @@ def train(
     output = Path(output)
     state_path = output.with_name(f"{output.name.removesuffix('.safetensors')}.state.pt")
     check_new(output, state_path)
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    rank = int(os.environ["RANK"]) if world > 1 else 0  # which a cluster may set for reasons of its own
+    rank, world = of_process()
     device = decoding_device(config.device)
     if world > 1:
         if device.type == "cuda":  # one for each process; NCCL takes the current one
@@ -320,7 +323,7 @@ def train(
     pictures, kept_out = training_pictures(folder, config)
     synthetic = synthetic_pictures(config, cancelled) if config.synthetic else []
     log.info("%d images, %d synthetic ones", len(pictures), len(synthetic))
-    settings = json.dumps(dataclasses.asdict(config))
+    settings = json.dumps(dataclasses.asdict(config), default=lambda number: number.item())  # NumPy's
     images = digest(pictures)
 
     torch.manual_seed(config.seed)
