@@ -896,3 +896,17 @@ def test_a_panel_that_was_closed_says_so(field):
     assert window.form.object.text() == "Press Encode, then click on an object."
     window.form.encode.click()
     assert "This panel was closed" in window.told[-1] and window.panel.job is None
+
+
+def test_what_was_to_be_saved_is_saved_though_the_window_is_closed_by_its_frame(field, tmp_path, monkeypatch):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    window.model.gate.clear()
+    window.click(centres[1])
+    window.rest()
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "labels.ome.tif"), ""))
+    window.form.save_labels.click()
+    window.panel.destroyed.emit()  # all that a panel is told then
+    assert area(tifffile.imread(tmp_path / "labels.ome.tif")) == 400
+    window.model.gate.set()
