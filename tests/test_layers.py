@@ -193,6 +193,8 @@ def test_channels_lie_over_each_other():
     first = Image(grey, name="first", scale=(2, 0.5, 0.5), translate=(0, 3, 3))
     unplaced = Image(grey, name="unplaced")
     assert Source((first, unplaced)).planes().size == (9, 9)
+    sheared = Image(grey, name="sheared", scale=(2, 0.5, 0.5), translate=(0, 3, 3), shear=np.eye(3))
+    assert Source((first, sheared)).planes().size == (9, 9)
     moved = Image(grey, name="moved", scale=(2, 0.5, 0.5), translate=(0, 3, 5))
     with pytest.raises(ValueError, match="moved lies elsewhere than first"):
         Source((first, moved)).planes()

@@ -18,7 +18,7 @@ from napari_interformer.image import Planes
 from napari_interformer.prompts import Click
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from napari.layers import Image, Labels, Points, Shapes
     from numpy.typing import NDArray
@@ -232,20 +232,18 @@ def place(layer: Labels | Points | Shapes, source: Source) -> None:
 
 def is_unplaced(layer: Any) -> bool:
     """Whether nobody has given a layer a place of its own: its pixels are its places in the world."""
-    return all(
-        np.allclose(layer.data_to_world(corner), corner)
-        for corner in product(*((0, n - 1) for n in finest(layer).shape[: layer.ndim]))
-    )
+    return all(np.allclose(layer.data_to_world(corner), corner) for corner in _corners(layer))
 
 
 def _lie_alike(one: Image, other: Image) -> bool:
-    """Whether layers have the same transforms, but for rounding."""
+    """Whether layers of the same shape lie at the same place, but for rounding."""
+    return tuple(one.units) == tuple(other.units) and all(
+        np.allclose(one.data_to_world(corner), other.data_to_world(corner)) for corner in _corners(one)
+    )
 
-    def parts(layer: Image) -> list[Any]:
-        return [layer.scale, layer.translate, layer.rotate, layer.shear, layer.affine.affine_matrix]
 
-    same = [np.allclose(mine, its) for mine, its in zip(parts(one), parts(other), strict=True)]
-    return all(same) and tuple(one.units) == tuple(other.units)
+def _corners(layer: Any) -> Iterator[tuple[int, ...]]:
+    return product(*((0, n - 1) for n in finest(layer).shape[: layer.ndim]))
 
 
 def finest(layer: Image | Labels) -> Any:

@@ -499,8 +499,10 @@ class Workspace:
             self._place()
 
     def _see_if_over(self, clicks: ClickLayer, labels: LayerLabels) -> None:
-        before, source = self.misplaced, clicks.source
-        self.misplaced = not made_for(labels.layer, source.image) and not lies_over(labels.layer, source)
+        before, source, layer = self.misplaced, clicks.source, labels.layer
+        # An image that is just given data with more or fewer axes tells of its place first.
+        comparable = layer.ndim == source.ndim
+        self.misplaced = comparable and not made_for(layer, source.image) and not lies_over(layer, source)
         if self.misplaced is not before:
             self._tell_changed()
 
