@@ -55,15 +55,11 @@ def main(model: str, kinds: str, dsb2018: str | None, images: int) -> None:
                 f"{kind} is no synthetic family, and no kind of {dsb2018 or 'dsb2018: give --dsb2018'}."
             )
         config = BenchmarkConfig(objects=EACH, baselines=True)
-        rivals = methods(config, packaged)
-        ours = (
-            measure(chosen, methods(BenchmarkConfig(objects=EACH), without), config)
-            .results[0]
-            .summary(config)
-        )
-        theirs = [result.summary(config) for result in measure(chosen, rivals, config).results]
-        clicks = " | ".join(f"{one['NoC@85']:.2f}" for one in (ours, *theirs))
-        print(f"| {kind} | {ours['objects']:.0f} | {ours['IoU@1']:.3f} | {clicks} |", flush=True)
+        (clicker,) = methods(BenchmarkConfig(), without).values()
+        report = measure(chosen, {"without": clicker, **methods(config, packaged)}, config)
+        figures = [result.summary(config) for result in report.results]
+        clicks = " | ".join(f"{one['NoC@85']:.2f}" for one in figures)
+        print(f"| {kind} | {figures[0]['objects']:.0f} | {figures[0]['IoU@1']:.3f} | {clicks} |", flush=True)
 
 
 if __name__ == "__main__":

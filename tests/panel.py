@@ -152,6 +152,15 @@ def waiting(window):
     return window, drawn(centres[0], plane=(3,))
 
 
+def finish_and_hold(window, first, second):
+    """Finish an object at one place, and click at another, where the answer waits until the model's gate is open."""
+    window.click_and_wait(first)
+    window.key_and_wait("C")
+    window.model.gate.clear()
+    window.click(second)
+    window.rest()
+
+
 def begin_held_up(window, image, plane=0):
     """Begin to encode a stack of four planes, with one of them in view, of which no tile is encoded until the model may."""
     window.viewer.add_image(np.stack([image] * 4))

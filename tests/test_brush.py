@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from napari_interformer.labels import LABELS
-from panel import THEIRS, area
+from panel import THEIRS, area, finish_and_hold
 
 pytest_plugins = ("panel",)
 pytestmark = THEIRS
@@ -19,11 +19,7 @@ pytestmark = THEIRS
 def brush(field):
     """Return a window with object 1, a click on another cell that is being answered, and the brush in hand; and the cells."""
     window, centres = field
-    window.click_and_wait(centres[1])
-    window.key_and_wait("C")
-    window.model.gate.clear()
-    window.click(centres[0])
-    window.rest()
+    finish_and_hold(window, centres[1], centres[0])
     layer = window.viewer.layers.selection.active = window.viewer.layers[LABELS]
     layer.mode, layer.selected_label, layer.brush_size = "paint", 1, 4
     yield window, centres

@@ -22,7 +22,7 @@ from napari_interformer.files import read_image
 from napari_interformer.labels import LABELS, LayerLabels
 from napari_interformer.samples import cells_sample, nuclei_sample
 from napari_interformer.widget import Panel
-from panel import THEIRS, after_a_crash, area
+from panel import THEIRS, after_a_crash, area, finish_and_hold
 from window import PATIENCE, PLENTY, squares
 
 pytest_plugins = ("panel",)
@@ -790,11 +790,7 @@ def test_what_was_to_be_saved_is_saved_though_the_panel_or_the_image_goes_first(
     field, tmp_path, monkeypatch, end
 ):
     window, centres = field
-    window.click_and_wait(centres[0])
-    window.key_and_wait("C")
-    window.model.gate.clear()
-    window.click(centres[1])
-    window.rest()
+    finish_and_hold(window, *centres[:2])
     for kind, name, button in (
         ("labels", "labels.ome.tif", window.form.save_labels),
         ("clicks", "clicks.json", window.form.save_prompts),
@@ -900,11 +896,7 @@ def test_a_panel_that_was_closed_says_so(field):
 
 def test_what_was_to_be_saved_is_saved_though_the_window_is_closed_by_its_frame(field, tmp_path, monkeypatch):
     window, centres = field
-    window.click_and_wait(centres[0])
-    window.key_and_wait("C")
-    window.model.gate.clear()
-    window.click(centres[1])
-    window.rest()
+    finish_and_hold(window, *centres[:2])
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "labels.ome.tif"), ""))
     window.form.save_labels.click()
     window.panel.destroyed.emit()  # all that a panel is told then

@@ -64,9 +64,9 @@ def features_for(
         found.check(image=planes, model=model)
         planes = found.source = planes.with_contrast(found.contrast)
         return planes, found
-    if isinstance(path, Path) and not path.absolute().parent.is_dir():
+    if isinstance(path, Path) and not path.parent.is_dir():
         raise FileNotFoundError(
-            f"Features are kept in a new folder within an existing one; got {path}, but {path.absolute().parent} does not "
+            f"Features are kept in a new folder within an existing one; got {path}, but {path.parent} does not "
             "exist: check the path."
         )
     fresh = room_for(planes, model, store=path)

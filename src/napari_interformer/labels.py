@@ -366,10 +366,10 @@ class LayerLabels:
         """Return on which planes pixels lie: what their indices into the layer's data, or slices, are for the leading axes."""
         return tuple(part for i, part in enumerate(key) if i != self.axis)[:-2]
 
-    def room(self, highest: int) -> int:
-        """Return how many more numbers fit than the highest there is, where that is fewer than people add; otherwise -1."""
+    def room(self, highest: int) -> int | None:
+        """Return how many more numbers fit than the highest there is, if that is fewer than people add."""
         left = int(np.iinfo(self.dtype).max) - highest
-        return left if left < _ROOM else -1
+        return left if left < _ROOM else None
 
     def wider(self, highest: int) -> NDArray[np.int32] | None:
         """Return the labels as int32 if they could not hold many more than the highest there is: a file has the smallest type.
@@ -377,7 +377,7 @@ class LayerLabels:
         None if they can, if that would be too much for memory, and on disk, since what is written there has to stay there. A
         worker thread may ask, then `take`.
         """
-        small = self.dtype.itemsize < 4 and self.room(highest) >= 0
+        small = self.dtype.itemsize < 4 and self.room(highest) is not None
         held = type(self.array) is np.ndarray and not self.layer.multiscale
         fits = 4 * math.prod(self.array.shape) <= _COPY
         return self.array.astype(np.int32) if small and held and fits else None

@@ -501,7 +501,7 @@ class Session:
         masked = False
         for plane, step in _newest(self._steps).items():
             there = np.asarray(self.labels[(*plane, *step.box.slices)])
-            if (step.mask & ((there == 0) | (there == self.label))).any():
+            if (step.mask & ~self._of_others(there)).any():
                 return False
             masked |= bool(step.mask.any())
         return masked

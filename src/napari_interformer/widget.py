@@ -959,7 +959,7 @@ class Panel(QScrollArea):
             return "To add clicks, press 2."
         session = self.annotator.session
         if not (session.records or session.unfinished) and _may_be_channels(clicks.source, session.features):
-            count = len(session.features.ready_planes())
+            count = session.features.leading[0]
             return f"{name} is taken as {count} planes; if they are channels, choose Channel axis 0 and encode again."
         return ""
 

@@ -264,7 +264,7 @@ class Workspace:
                     stroke.make()
             self._meanwhile = None
             annotator.found(highest)
-            if wider is None and (room := labels.room(highest)) >= 0:
+            if wider is None and (room := labels.room(highest)) is not None:
                 show_warning(
                     f"{layer.name} is of type {labels.dtype} and has room for {room} more object{'s' * (room != 1)}: for more, "
                     "choose another layer under Labels."
