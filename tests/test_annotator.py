@@ -340,7 +340,7 @@ def test_a_full_disk_does_not_keep_anybody_from_closing():
     def write(*_, **__):
         raise OSError("No space left on device")
 
-    desk.session._painting.paint = write
+    desk.session._objects.current.painting.paint = write
     desk.worker.all()
     desk.annotator.close()
     assert desk.told == ["No space left on device"] * 2 and not desk.annotator.busy
@@ -366,14 +366,14 @@ def test_what_is_not_written_yet_is_when_it_has_to_be(way, monkeypatch):
 
 def test_what_a_full_disk_did_not_take_is_written_before_the_object_is_committed():
     desk = Desk()
-    paint, full = desk.session._painting.paint, True
+    paint, full = desk.session._objects.current.painting.paint, True
 
     def write(*args, **kwargs):
         if full:
             raise OSError("No space left on device")
         paint(*args, **kwargs)
 
-    desk.session._painting.paint = write
+    desk.session._objects.current.painting.paint = write
     desk.click(*desk.centres[0])
     desk.worker.all()
     assert desk.told == ["No space left on device"] and desk.at(0) == 0

@@ -13,10 +13,10 @@ from napari_interformer.image import Plane
 from napari_interformer.prompts import plane_name, plane_names
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from napari_interformer.decoding import Step, Steps
-    from napari_interformer.prompts import Mask
+    from napari_interformer.prompts import Given, Mask
 
 MOST_TOLD = 4  # ends of an object; in time-lapses there may be two for each time
 
@@ -73,6 +73,21 @@ class Gap:
 
 # By the clicked planes around them; None stands for the ends of the stack.
 Gaps = dict[tuple[Plane | None, Plane | None], Gap]
+
+
+def gaps_of(masks: Iterable[Mask], given: Iterable[Given], overwrite: bool) -> Gaps:
+    """Return between which planes with prompts of its own each of an object's masks was carried: it goes with them."""
+    planes = sorted({prompt.plane for prompt in given})
+    between: dict[tuple[Plane | None, Plane | None], list[Mask]] = {}
+    for mask in masks:
+        own = [plane for plane in planes if plane[:-1] == mask.plane[:-1]]
+        before = max((plane for plane in own if plane < mask.plane), default=None)
+        after = min((plane for plane in own if plane > mask.plane), default=None)
+        between.setdefault((before, after), []).append(mask)
+    return {
+        ends: Gap((None, None), tuple(carried), (), settled=False, overwrite=overwrite)
+        for ends, carried in between.items()
+    }
 
 
 class Carried(NamedTuple):

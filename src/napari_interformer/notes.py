@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from napari_interformer.annotator import Annotator
     from napari_interformer.journal import Offer
-    from napari_interformer.session import Replay
+    from napari_interformer.replay import Replay
 
 NOTED = 1000  # milliseconds after a change within which it is on disk
 

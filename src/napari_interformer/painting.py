@@ -19,7 +19,7 @@ from scipy.ndimage import label as number_parts
 
 from napari_interformer.files import gone
 from napari_interformer.geometry import Box, cut, line, paste
-from napari_interformer.prompts import Mark
+from napari_interformer.prompts import Mark, Mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from napari_interformer.features import Features
     from napari_interformer.geometry import BoolMask
     from napari_interformer.image import Plane
-    from napari_interformer.prompts import Mask, Prompt
+    from napari_interformer.prompts import Prompt
 
 
 class LabelImage(Protocol):
@@ -93,6 +93,24 @@ def check_labels(labels: Any, features: Features) -> None:
         raise ValueError(
             f"labels must be an integer array; got {labels.dtype}: convert it with astype('int32')."
         )
+
+
+def check_number(labels: LabelImage, label: Any) -> None:
+    """Refuse what is no number of an object, or one that a label image cannot hold.
+
+    Raises
+    ------
+    ValueError
+        If it is no whole number from 1 to the largest of the labels' dtype.
+    """
+    dtype = labels.dtype
+    if not isinstance(label, int | np.integer) or label < 1:
+        raise ValueError(f"label takes a whole number from 1; got {label!r}.")
+    if label > np.iinfo(dtype).max:
+        remedy = "use a wider dtype, such as int32, or another label image"
+        if dtype.itemsize >= 4:
+            remedy = "give the object with the highest number a lower one, or begin with new labels"
+        raise ValueError(f"labels of dtype {dtype} cannot hold label {label}: {remedy}.")
 
 
 def check_there(labels: LabelImage) -> None:
@@ -322,6 +340,32 @@ def highest_label(labels: LabelImage) -> int:
     highest = max((int(np.asarray(labels[plane or ...]).max(initial=0)) for plane in planes), default=0)
     check_there(labels)
     return highest
+
+
+def masks_of(labels: LabelImage, label: Any, planes: Iterable[Plane], asked: str) -> tuple[Mask, ...]:
+    """Return what an object has on those of these planes where it has anything.
+
+    Raises
+    ------
+    ValueError
+        If it has nothing on any of them; the sentence begins with what was `asked`.
+    """
+    try:
+        # A number read from a narrow label image would overflow when the next one is counted.
+        number = int(label)
+    except (TypeError, ValueError, OverflowError):
+        number = 0
+    possible, masks = number == label and number > 0, []
+    for plane in planes if possible else ():
+        here = np.asarray(labels[plane or ...]) == number
+        box = Box.around(here)
+        if not box.empty:
+            masks.append(Mask(plane, box, here[box.slices]))
+    check_there(labels)
+    if not masks:
+        why = "which has no pixel there" if possible else "and objects have numbers above 0"
+        raise ValueError(f"{asked} needs a label that is in the label image; got {label!r}, {why}.")
+    return tuple(masks)
 
 
 def objects_on(labels: NDArray[Any]) -> Iterator[tuple[int, Box]]:

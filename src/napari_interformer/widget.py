@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from napari_interformer.labels import LayerLabels
     from napari_interformer.layers import Source
     from napari_interformer.model import InterFormer
-    from napari_interformer.session import Replay
+    from napari_interformer.replay import Replay
     from napari_interformer.train import Progress as Learnt
 
 

@@ -165,7 +165,7 @@ class Workspace:
         self.end()
         array, image, records = _KNOWN.pop(layer, (None, "", []))
         if array is not None and array() is labels.array and image == features.image_fingerprint:
-            session.records = records
+            session.records.extend(records)
         clicks, layers = self.clicks, self._viewer.layers
         if clicks is not None and (not clicks.fits(source) or clicks.layer not in layers):
             self._canvas.put_clicks_away()

@@ -1,0 +1,94 @@
+"""Saved clicks become objects again: whether a file belongs to a session, and what its prompts give there.
+
+Enters: a file of `records.Saved`, and a session, in which nothing changes. Leaves: a `Replay` for `Session.adopt_saved`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_interformer.painting import check_number
+from napari_interformer.records import Record, Saved
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from napari_interformer.decoding import Steps
+    from napari_interformer.features import Features
+    from napari_interformer.painting import LabelArray
+    from napari_interformer.session import Session
+
+# The objects of a file with the answers to their prompts, in order; the last is the one that was not finished.
+Replay = tuple[tuple[Record, "Steps"], ...]
+
+
+def replay(session: Session, path: Path) -> Replay:
+    """Answer all prompts of a file; all of the session's labels are read.
+
+    Warns
+    -----
+    UserWarning
+        If they were given on other features, to another model, or with or without the image, unlike here.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError, OSError
+        As `Saved.read`; if the file belongs to another image, or the labels have objects with the numbers of those in it, or
+        cannot hold these.
+    NotEncodedError
+        If a part of the image is not encoded yet.
+    """
+    saved = Saved.read(path)
+    if saved.image != session.features.image_fingerprint:
+        raise ValueError(f"{path.name} belongs to another image: open the image that was clicked on.")
+    for why in _unlike(saved, session):
+        warnings.warn(f"{path.name} {why}", stacklevel=4)  # where somebody loads it
+    told = (*saved.finished, saved.current)
+    _check_free(session.labels, [record for record in told if record.prompts])
+    return tuple((record, session.decoding.steps(record.prompts, record.size)) for record in told)
+
+
+def encoded(features: Features) -> dict[str, Any]:
+    """Return how features were made, beyond the image and the model, as JSON has it."""
+    contrast = features.contrast
+    limits = contrast if isinstance(contrast, str) else [[float(low), float(high)] for low, high in contrast]
+    return {"contrast": limits, "core": features.origin.core, "halo": features.origin.halo}
+
+
+def _unlike(saved: Saved, session: Session) -> Iterator[str]:
+    """Say why prompts may be answered differently here."""
+    same = "may answer its clicks differently"
+    others = {record.decoder for record in (*saved.finished, saved.current)}
+    others -= {"", session.model.decoder_fingerprint}
+    if saved.model != session.features.model_fingerprint or others:
+        yield f"was made with another model; this one {same}."
+    if saved.encoded is not None and saved.encoded != encoded(session.features):
+        yield f"was made with another contrast or tiling; on these features the model {same}."
+    if saved.magnified and session.image is None:
+        yield (
+            "was made with the image, so that small and large objects were seen at other magnifications; this session has no "
+            f"image and {same}: make it with Session(features, model, image=image)."
+        )
+    elif saved.magnified is False and session.image is not None:
+        yield (
+            "was made without the image, from its features alone; this session sees small and large objects at other "
+            f"magnifications and {same}."
+        )
+
+
+def _check_free(labels: LabelArray, records: Sequence[Record]) -> None:
+    """Refuse objects whose numbers are taken, or that the labels cannot hold."""
+    for record in records:
+        check_number(labels, record.label)
+    new = np.unique([record.label for record in records if not record.edited])
+    for plane in np.ndindex(*labels.shape[:-2]):
+        there = np.intersect1d(np.asarray(labels[plane or ...]), new)
+        if there.size:
+            raise ValueError(
+                f"Saved clicks need labels without their objects; object {there[0]} is there already: load them into new, "
+                "empty labels."
+            )
