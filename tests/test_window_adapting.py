@@ -51,7 +51,7 @@ class School:
         self.window.form.adapt_model.click()
         if wait:
             self.window.idle()  # it begins when nothing waits in line before it
-            self.window.wait(lambda: self.window.panel._adapting is None)
+            self.window.wait(lambda: self.window.panel._lessons.job is None)
             self.window.idle()
 
     def choose(self, name):
@@ -135,7 +135,7 @@ def test_while_a_model_learns_clicks_are_answered_and_nothing_else_is_begun(scho
     window.click_and_wait(school.centres[0])
     assert len(school.session.clicks) == 1
     school.go_on.set()
-    window.wait(lambda: window.panel._adapting is None)
+    window.wait(lambda: window.panel._lessons.job is None)
     assert all(control.isEnabled() and control.isVisible() for control in controls)
 
 
@@ -148,7 +148,7 @@ def test_cancelling_adapting_leaves_everything_as_it_was(school):
     window.form.adapt_cancel.click()
     assert window.form.adapt_bar.format() == "Stopping"
     school.go_on.set()
-    window.wait(lambda: window.panel._adapting is None)
+    window.wait(lambda: window.panel._lessons.job is None)
     assert school.session.model is model and same(before, weights(model))
     assert school.names == ["default"] and not school.files and not window.told
     school.adapt()
@@ -248,7 +248,7 @@ def test_removing_the_image_stops_learning(school):
     window.viewer.layers.remove(school.image)
     window.wait(lambda: window.panel.annotator is None)
     school.go_on.set()
-    window.wait(lambda: window.panel._adapting is None)
+    window.wait(lambda: window.panel._lessons.job is None)
     assert not school.files and not window.told
 
 

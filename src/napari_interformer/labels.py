@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from contextlib import contextmanager
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Labels
 
+from napari_interformer.files import same_file, write_labels
 from napari_interformer.image import read_only
 from napari_interformer.layers import PLACE, finest, is_unplaced, place
 from napari_interformer.painting import empty_labels
@@ -413,6 +415,31 @@ class LayerLabels:
             untold = str(self.layer.axis_labels[i]).lower() == "t" and not timed
             scale.append(None if untold else length)
         return scale, None if str(unit) == "pixel" else str(unit)
+
+    def writer(self, path: Path, source: Source) -> Callable[[], Path]:
+        """Return what writes these labels to a file, with the pixel size of the layer, or of the image's file; for a worker.
+
+        Raises
+        ------
+        FileExistsError
+            If that is the file of the image itself.
+        """
+        for layer in source.layers:
+            if layer.source.path and path.exists() and same_file(path, Path(layer.source.path)):
+                raise FileExistsError(
+                    f"{path.name} is the image itself, which would be lost: give the labels another name."
+                )
+        scale, unit = self.pixel_size
+        names = self.axis_labels[:-2]  # such as z, or -3 where nobody named it
+        axes = "".join(name if len(name) == 1 else "?" for name in names)
+
+        def write() -> Path:
+            told = None if unit or any(size not in (1, None) for size in scale) else source.told_by_file()
+            letters, sizes, of_unit = told or (axes, scale, unit)
+            letters = axes if axes.strip("?") else letters[: len(axes)]  # what somebody said comes first
+            return write_labels(path, self, axes=f"{letters}YX", scale=sizes, unit=of_unit)
+
+        return write
 
     @property
     def annotated(self) -> NDArray[np.bool_]:

@@ -6,7 +6,6 @@ happens to layers is `workspace`'s.
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,19 +14,27 @@ import numpy as np
 from napari.layers import Image, Labels, Points, Shapes
 from napari.utils.notifications import show_info, show_warning
 from qtpy.QtCore import QEvent, Qt, QTimer
-from qtpy.QtWidgets import QApplication, QFileDialog, QInputDialog, QScrollArea
+from qtpy.QtWidgets import QApplication, QInputDialog, QScrollArea
 
 from napari_interformer.annotator import sentence
 from napari_interformer.canvas import Canvas
+from napari_interformer.dialogs import (
+    clicks_to_load,
+    clicks_to_save,
+    features_folder,
+    labels_to_save,
+    model_to_open,
+)
 from napari_interformer.encodes import Encodes
 from napari_interformer.feature_cache import FeatureCache, features_for
-from napari_interformer.files import LABEL_FILES, same_file, write_labels
 from napari_interformer.form import DELETE, EDIT, Form
 from napari_interformer.gaps import where_it_ends
 from napari_interformer.geometry import Box
+from napari_interformer.hints import NOTHING_TO_UNDO, before_a_click, found
 from napari_interformer.keys import CTRL, Keys
 from napari_interformer.labels import labels_of, made_for, new_labels
 from napari_interformer.layers import finest
+from napari_interformer.lessons import Learnt, Lessons
 from napari_interformer.notes import Notes
 from napari_interformer.prompts import Click
 from napari_interformer.reference import blank, draw_click
@@ -36,7 +43,7 @@ from napari_interformer.worker import Job, WorkerThread
 from napari_interformer.workspace import Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     import napari.viewer
     from qtpy.QtCore import QObject
@@ -47,15 +54,10 @@ if TYPE_CHECKING:
     from napari_interformer.encodes import EncodeJob
     from napari_interformer.encoding import Part, Progress
     from napari_interformer.features import Features
-    from napari_interformer.gaps import Ended
     from napari_interformer.labels import LayerLabels
     from napari_interformer.layers import Source
     from napari_interformer.model import InterFormer
     from napari_interformer.replay import Replay
-    from napari_interformer.train import Progress as Learnt
-
-
-FEW = 4  # planes that may be channels
 
 
 class Loaded(NamedTuple):
@@ -108,7 +110,7 @@ class Panel(QScrollArea):
         self._cache = FeatureCache()
         self._encodes = Encodes(self.encoder, progressed=self._progressed, ended=self._ended)
         self._step: Progress | None = None  # how far the encode on its way is, once it is anywhere
-        self._adapting: Job | None = None
+        self._lessons = Lessons(self.encoder, progressed=self.form.show_learnt, ended=self._learnt)
         self._carrying: Job | None = None
         self._docked = self._chosen_by_hand = False
         self._connect()
@@ -247,7 +249,7 @@ class Panel(QScrollArea):
 
     def encode(self) -> None:
         """Encode what is not encoded yet of the chosen image, in a thread, and let clicks begin."""
-        if self.job is not None or self._adapting is not None:
+        if self.job is not None or self._lessons.job is not None:
             return
         source, store = self.form.source(), self.form.store_path()
         name, device = self.form.model_name(), self.form.device.currentText()
@@ -282,7 +284,7 @@ class Panel(QScrollArea):
     def _encode_asked(self) -> None:
         """Encode the planes on which clicks wait, though nobody pressed Encode (again)."""
         annotator, clicks = self.annotator, self.clicks
-        if self.job is not None or self._adapting is not None:
+        if self.job is not None or self._lessons.job is not None:
             return
         if annotator is None or clicks is None or annotator.busy:
             return
@@ -477,8 +479,7 @@ class Panel(QScrollArea):
 
     def _model_chosen(self, _: Any = None) -> None:
         if self.form.model.currentData() is None:
-            path, _ = QFileDialog.getOpenFileName(self, "Model", "", "InterFormer (*.safetensors *.pth)")
-            self.form.add_model(path or self.form.model_name())
+            self.form.add_model(str(model_to_open(self) or self.form.model_name()))
         self._change_model()
 
     def _change_model(self) -> None:
@@ -533,64 +534,33 @@ class Panel(QScrollArea):
     def adapt_as(self, wanted: str) -> None:
         """Teach a copy of the model in the encoding thread; keep it under a name, and use it."""
         annotator = self._now()
-        if self.job is not None or self._adapting is not None or self.clicks is None:
+        if self.job is not None or self._lessons.job is not None:
             return
-        job = self._adapting = Job()
         assert self._loaded is not None
-        session, (before, device, model) = annotator.session, self._loaded
-        stopped = partial(job.unwanted, self.encoder)
-        began: float | None = None
-
-        def told(now: Learnt) -> None:
-            nonlocal began
-            began = time.monotonic() if began is None else began
-            seconds, left = time.monotonic() - began, now.seconds_left
-            self.encoder.tell(partial(self._learnt, job, seconds / (seconds + left) if left else 1, left))
-
-        def work() -> tuple[str, InterFormer, list[str]]:
-            from napari_interformer.adapting import adapt_and_save
-            from napari_interformer.checkpoint import models
-
-            name, adapted = adapt_and_save(
-                model, session.features, session.finished, wanted, before, progress=told, cancelled=stopped
-            )
-            return name, adapted, list(models())
-
-        def done(result: tuple[str, InterFormer, list[str]]) -> None:
-            name, adapted, names = result
-            self._adapted(job)
-            self.form.fill_models(names)
-            self.form.add_model(name)
-            self._use(Loaded(name, device, adapted))
-            show_info(
-                f"{name} has learnt from your objects and is now in use; to go back, choose {Path(before).name}."
-            )
-
         self.form.adapt_bar.setValue(0)
         self.form.adapt_bar.setFormat("Looking at objects")
-        self.encoder.run(work, done, partial(self._adapted, job))
+        self._lessons.begin(self._loaded.model, annotator.session, wanted, self._loaded.name)
         self._refresh()
 
     def cancel_adapting(self) -> None:
         """Stop learning; everything stays as it was."""
-        if self._adapting is not None:
-            self._adapting.cancelled.set()
+        if self._lessons.job is not None:
+            self._lessons.cancel()
             self.form.adapt_bar.setFormat("Stopping")
 
-    def _learnt(self, job: Job, done: float, seconds_left: float) -> None:
-        if job is not self._adapting or job.cancelled.is_set():
-            return
-        job.show(round(100 * done), 100, "InterFormer adapts")
-        self.form.show_learnt(done, seconds_left)
-
-    def _adapted(self, job: Job, error: Exception | None = None) -> None:
-        job.close()
-        if job is not self._adapting:
-            return
-        self._adapting = None
-        if error is not None and not job.cancelled.is_set():
-            self._failed(error)
+    def _learnt(self, result: Learnt | Exception | None) -> None:
+        if isinstance(result, Exception):
+            self._failed(result)
         self._refresh()
+        if isinstance(result, Learnt):
+            assert self._loaded is not None
+            before = self._loaded
+            self.form.fill_models(result.names)
+            self.form.add_model(result.name)
+            self._use(Loaded(result.name, before.device, result.model))
+            show_info(
+                f"{result.name} has learnt from your objects and is now in use; to go back, choose {Path(before.name).name}."
+            )
 
     # --------------------------------------------------------------------------------------- planes
 
@@ -665,7 +635,7 @@ class Panel(QScrollArea):
 
     def undo(self) -> None:
         """Take back the last change of the current object."""
-        self._ready().undo(_tell_nothing_to_undo)
+        self._ready().undo(partial(show_info, NOTHING_TO_UNDO))
 
     def redo(self) -> None:
         """Make the change again that was undone."""
@@ -733,7 +703,7 @@ class Panel(QScrollArea):
             )
         box = self.screen.seen(source, self.labels.layer)
         told = self._begin_carrying("InterFormer finds", "Finding: {} of {} places")
-        annotator.find_similar(plane, box, _tell_found, *told)
+        annotator.find_similar(plane, box, lambda count: show_info(found(count)), *told)
         self._refresh()
 
     def propagate(self) -> None:
@@ -742,7 +712,7 @@ class Panel(QScrollArea):
             return
         annotator = self._now()
         told = self._begin_carrying("InterFormer propagates", "Propagating: {} planes")
-        annotator.propagate(_tell_ends, *told)
+        annotator.propagate(lambda ends: show_info(where_it_ends(ends)) if ends else None, *told)
         self._refresh()
 
     def _begin_carrying(self, name: str, text: str) -> tuple[Callable[[int, int], None], Callable[[], bool]]:
@@ -769,71 +739,42 @@ class Panel(QScrollArea):
 
     def browse_store(self) -> None:
         """Choose where features are kept."""
-        path = QFileDialog.getExistingDirectory(
-            self, "Folder for features (.zarr): an existing one or a new one"
-        )
-        if path:
-            self.form.store.setText(path)
+        path = features_folder(self)
+        if path is not None:
+            self.form.store.setText(str(path))
 
     def save_labels(self) -> None:
         """Write the label image as OME-TIFF or OME-Zarr with its pixel size."""
         annotator = self._now()
-        assert self.labels is not None
-        path, _ = QFileDialog.getSaveFileName(
-            self, "Save labels", self._beside("labels.ome.tif"), "OME-TIFF (*.tif *.tiff);;OME-Zarr (*.zarr)"
-        )
-        if path:
-            self.write_labels(annotator, self.labels, _with_ending(path, ".ome.tif", LABEL_FILES))
-
-    def _beside(self, name: str) -> str:
-        """Return a path to propose for a file: beside the image, and named after it, where it is a file."""
-        assert self.clicks is not None
-        image = self.clicks.source.image.source.path
-        if image is None or not Path(image).exists():
-            return name
-        return str(Path(image).with_name(f"{Path(image).name.partition('.')[0]} {name}"))
+        assert self.clicks is not None and self.labels is not None
+        path = labels_to_save(self, self.clicks.source.image)
+        if path is not None:
+            self.write_labels(annotator, self.labels, path)
 
     def write_labels(self, annotator: Annotator, labels: LayerLabels, path: Path) -> None:
         """Write labels in the decoding thread, once everything before is done."""
         assert self.clicks is not None
-        source, (scale, unit) = self.clicks.source, labels.pixel_size
-        for layer in source.layers:
-            if layer.source.path and path.exists() and same_file(path, Path(layer.source.path)):
-                raise FileExistsError(
-                    f"{path.name} is the image itself, which would be lost: give the labels another name."
-                )
-        names = labels.axis_labels[:-2]  # such as z, or -3 where nobody named it
-        axes = "".join(name if len(name) == 1 else "?" for name in names)
-
-        def work() -> Path:
-            told = None if unit or any(size not in (1, None) for size in scale) else source.told_by_file()
-            letters, sizes, of_unit = told or (axes, scale, unit)
-            letters = axes if axes.strip("?") else letters[: len(axes)]  # what somebody said comes first
-            return write_labels(path, labels, axes=f"{letters}YX", scale=sizes, unit=of_unit)
-
-        annotator.make_sure(lambda saved: show_info(f"The labels were saved as {_where(saved)}."), work)
+        write = labels.writer(path, self.clicks.source)
+        annotator.make_sure(lambda saved: show_info(f"The labels were saved as {_where(saved)}."), write)
 
     def save_prompts(self) -> None:
         """Write every object's clicks, so that the work can be repeated."""
         annotator = self._now()
-        path, _ = QFileDialog.getSaveFileName(
-            self, "Save clicks", self._beside("clicks.json"), "Clicks (*.json)"
-        )
-        if path:
-            file = _with_ending(path, ".json", (".json",))
+        assert self.clicks is not None
+        path = clicks_to_save(self, self.clicks.source.image)
+        if path is not None:
             annotator.make_sure(
                 lambda saved: show_info(f"The clicks were saved as {_where(saved)}."),
-                lambda: annotator.session.save_prompts(file),
+                partial(annotator.session.save_prompts, path),
             )
 
     def load_prompts(self) -> None:
         """Replay saved clicks."""
         annotator = self._now()
         _check_none_open(annotator, "Load clicks")
-        path, _ = QFileDialog.getOpenFileName(
-            self, "Load clicks", self._beside("clicks.json"), "Clicks (*.json)"
-        )
-        if path:
+        assert self.clicks is not None
+        path = clicks_to_load(self, self.clicks.source.image)
+        if path is not None:
             session = annotator.session
 
             def work() -> Replay:
@@ -942,26 +883,7 @@ class Panel(QScrollArea):
             return f"Clicks go to {name}{'.' if self.job is not None else ' until you press Encode.'}"
         if self.job is not None:
             return ""
-        if self.viewer.dims.ndisplay == 3 and not self.canvas.picking:
-            return "Clicks need the 2-D view."
-        if self.workspace.outdated:
-            return f"The pixels of {name} changed since it was encoded: press Encode."
-        assert self.labels is not None
-        labels, clicks = self.labels.layer, self.clicks
-        if not labels.visible:
-            return f"{self.form.shortened(labels.name)} is hidden."
-        if self.workspace.misplaced:
-            return f"{self.form.shortened(labels.name)} no longer lies over {name}: masks appear away from your clicks."
-        active = self.viewer.layers.selection.active
-        if active is None or active not in (clicks.layer, clicks.shapes.layer):
-            return f"To click, select the layer {clicks.layer.name}."
-        if active is clicks.layer and clicks.layer.mode != "add" and not self.canvas.picking:
-            return "To add clicks, press 2."
-        session = self.annotator.session
-        if not (session.records or session.unfinished) and _may_be_channels(clicks.source, session.features):
-            count = session.features.leading[0]
-            return f"{name} is taken as {count} planes; if they are channels, choose Channel axis 0 and encode again."
-        return ""
+        return before_a_click(self.viewer, self.canvas, self.workspace, self.form.shortened)
 
     def _refresh(self) -> None:
         annotator = self.annotator
@@ -972,7 +894,7 @@ class Panel(QScrollArea):
         self.form.show_state(
             annotator,
             encoding=self.job is not None,
-            adapting=self._adapting is not None,
+            adapting=self._lessons.job is not None,
             carrying=self._carrying is not None,
             picking=self.canvas.picking,
             stack=annotator is not None and bool(annotator.session.features.leading),
@@ -987,13 +909,12 @@ class Panel(QScrollArea):
     def release(self) -> None:
         """Release the keys and stop the threads; the Labels layer stays, and so do clicks that are not committed."""
         self.cancel()
-        self.cancel_adapting()
         self.stop()
         self._encodes.drop()
-        for job in (self._adapting, self._carrying):
-            if job is not None:
-                job.close()
-        self._adapting = self._carrying = None
+        self._lessons.drop()
+        if self._carrying is not None:
+            self._carrying.close()
+        self._carrying = None
         for emitter, told in self._of_viewer():
             emitter.disconnect(told)
         try:
@@ -1041,35 +962,6 @@ def warm_up(model: InterFormer) -> None:
     model.decode_logits(prepared, reference)
 
 
-def _tell_ends(ends: Sequence[Ended]) -> None:
-    if ends:
-        show_info(where_it_ends(ends))
-
-
-def _tell_nothing_to_undo() -> None:
-    show_info(
-        "There is nothing to undo. To continue a finished object, press E and click on it; to remove it, press X."
-    )
-
-
-def _may_be_channels(source: Source, features: Features) -> bool:
-    """Whether the planes are so few that they may be channels, which a file need not say."""
-    image, leading = source.image, features.leading
-    alone = len(source.layers) == 1 and source.axis is None and not image.rgb
-    named = str(image.axis_labels[0]).lower() in ("z", "t")
-    return alone and len(leading) == 1 and 2 <= leading[0] <= FEW and not named
-
-
-def _tell_found(count: int) -> None:
-    if count:
-        show_info(
-            f"{count} similar object{'s were' if count > 1 else ' was'} found and finished; Undo takes "
-            f"{'them' if count > 1 else 'it'} back."
-        )
-    else:
-        show_info("No other object in view looks like the finished ones; if one is missing, click on it.")
-
-
 def _where(path: Path) -> str:
     """Return the name of a file and that of its folder."""
     return f"{path.name} in {path.absolute().parent.name or path.anchor}"
@@ -1089,18 +981,3 @@ def _check_none_open(annotator: Annotator, what: str) -> None:
         raise ValueError(
             f"{what} needs every object to be finished; object {annotator.session.label} is not: commit or clear it first."
         )
-
-
-def _with_ending(path: str, ending: str, known: Sequence[str]) -> Path:
-    """Add the ending, which some systems' dialogs do not add, or not to a name with a dot.
-
-    In that case the dialog has not asked whether to replace a file.
-    """
-    if Path(path).suffix.lower() in known:
-        return Path(path)
-    named = Path(f"{path}{ending}")
-    if named.exists():
-        raise FileExistsError(
-            f"{named.name} already exists; choose it in the list to replace it, or give another name."
-        )
-    return named

@@ -1,0 +1,76 @@
+"""Sentences that tell a person at the window what to know, each in one place: before a click, and after long work.
+
+Enters: the state of the window. Leaves: text; the panel shows it, or napari notifies.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import napari.viewer
+
+    from napari_interformer.canvas import Canvas
+    from napari_interformer.features import Features
+    from napari_interformer.layers import Source
+    from napari_interformer.workspace import Workspace
+
+FEW = 4  # planes that may be channels
+
+NOTHING_TO_UNDO = (
+    "There is nothing to undo. To continue a finished object, press E and click on it; to remove it, press X."
+)
+
+
+def before_a_click(
+    viewer: napari.viewer.Viewer, canvas: Canvas, workspace: Workspace, short: Callable[[str], str]
+) -> str:
+    """Say why a click would do nothing, or not what is meant; empty if there is nothing to know.
+
+    Parameters
+    ----------
+    viewer, canvas, workspace
+        Those of the panel.
+    short : callable
+        Shortens a layer's name to what fits into a line.
+    """
+    annotator, clicks, layer = workspace.annotator, workspace.clicks, workspace.labels
+    if annotator is None or clicks is None or layer is None:
+        return ""
+    name, labels = short(clicks.source.image.name), layer.layer
+    if viewer.dims.ndisplay == 3 and not canvas.picking:
+        return "Clicks need the 2-D view."
+    if workspace.outdated:
+        return f"The pixels of {name} changed since it was encoded: press Encode."
+    if not labels.visible:
+        return f"{short(labels.name)} is hidden."
+    if workspace.misplaced:
+        return f"{short(labels.name)} no longer lies over {name}: masks appear away from your clicks."
+    active = viewer.layers.selection.active
+    if active is None or active not in (clicks.layer, clicks.shapes.layer):
+        return f"To click, select the layer {clicks.layer.name}."
+    if active is clicks.layer and clicks.layer.mode != "add" and not canvas.picking:
+        return "To add clicks, press 2."
+    session = annotator.session
+    if not (session.records or session.unfinished) and _may_be_channels(clicks.source, session.features):
+        count = session.features.leading[0]
+        return f"{name} is taken as {count} planes; if they are channels, choose Channel axis 0 and encode again."
+    return ""
+
+
+def _may_be_channels(source: Source, features: Features) -> bool:
+    """Whether the planes are so few that they may be channels, which a file need not say."""
+    image, leading = source.image, features.leading
+    alone = len(source.layers) == 1 and source.axis is None and not image.rgb
+    named = str(image.axis_labels[0]).lower() in ("z", "t")
+    return alone and len(leading) == 1 and 2 <= leading[0] <= FEW and not named
+
+
+def found(count: int) -> str:
+    """Say how many similar objects were found."""
+    if not count:
+        return "No other object in view looks like the finished ones; if one is missing, click on it."
+    were, them = ("s were", "them") if count > 1 else (" was", "it")
+    return f"{count} similar object{were} found and finished; Undo takes {them} back."
