@@ -63,6 +63,9 @@ class Stroke:
     def make(self):
         pass
 
+    def parts(self):
+        return ()
+
 
 class Desk:
     def __init__(self, image=None, *, encoded=True, **kwargs):

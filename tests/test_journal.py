@@ -3,6 +3,7 @@
 import errno
 import os
 import time
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from conftest import BlobModel, blobs
 from napari_interformer import journal
+from napari_interformer.by_hand import Piece
 from napari_interformer.encoding import encode
 from napari_interformer.geometry import Box
 from napari_interformer.journal import Journal, Offer, offer
@@ -44,6 +46,16 @@ def note(*versions, image=IMAGE, told=None):
     one.close(lambda: False)
     one._thread.shutdown(wait=True)
     return one.path
+
+
+def test_objects_that_were_only_painted_are_offered_too():
+    piece = Piece((), Box(0, 0, 2, 2), b"\xf0", (0, 1, 1, 1, 7, 2))
+    note(replace(saved(record(1)), by_hand=(piece,)))
+    found = offer(IMAGE, 0)
+    assert found.objects == 2 and Saved.read(found.path).by_hand == (piece,)
+    assert offer(IMAGE, 5).objects == 1 and offer(IMAGE, 7) is None
+    note(replace(saved(image="another"), by_hand=(piece,)), image="another")
+    assert offer("another", 0).objects == 2
 
 
 def test_what_was_noted_last_is_offered_once_its_session_is_over():

@@ -11,6 +11,7 @@ import tifffile
 import zarr
 from napari.layers import Image, Labels
 
+from napari_interformer.geometry import Box
 from napari_interformer.labels import LayerLabels, Stroke, copied, lay_over, made_for, new_labels
 from napari_interformer.layers import Source, finest
 
@@ -214,6 +215,8 @@ def test_strokes_are_counted_on_their_plane_wherever_the_channels_are(axis):
     labels.survey()
     assert labels.annotated.tolist() == [False, True, True]
     stroke = Stroke(labels, edits[0])
+    parts = [(plane, box, np.argwhere(mask).tolist()) for plane, box, mask in stroke.parts()]
+    assert parts == [((1,), Box(6, 3, 8, 5), [[0, 0], [1, 1]]), ((2,), Box(8, 5, 9, 6), [[0, 0]])]
     stroke.take_back()
     assert not layer.data.any() and not labels.annotated.any()
     stroke.make()
@@ -251,8 +254,11 @@ def test_a_large_stroke_is_taken_back_and_made_again_in_one_piece(monkeypatch):
     layer.fill((1, 10, 10), 7)
     stroke = Stroke(labels, edits[0])
     assert (stroke.highest, stroke.planes) == (7, {(1,)} if layer.n_edit_dimensions == 2 else {(0,), (1,)})
-    painted = layer.data.copy()
+    painted, covered = layer.data.copy(), np.zeros(layer.data.shape, bool)
     assert (painted == 7).sum() > 50
+    for plane, box, mask in stroke.parts():
+        covered[plane][box.slices] |= mask
+    np.testing.assert_array_equal(covered, painted == 7)
     labels.survey()
     for _ in range(2):
         stroke.take_back()

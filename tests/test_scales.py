@@ -46,7 +46,7 @@ def test_objects_of_any_size_are_found_at_the_magnification_that_suits_them(mode
     s = session_on(truth, model)
     mask = s.click((800, 800))
     assert iou(mask, truth) > 0.75  # the model's cells are 4 working pixels
-    view = s._steps[-1].view
+    view = s.latest().view
     found = Box.around(view.mask)
     assert found.width <= MOST
     assert max(view.box.height, view.box.width) <= model.config.window
@@ -77,10 +77,10 @@ def test_a_new_size_is_for_the_next_object_and_is_saved_with_it(model, tmp_path)
     s.click((400, 400))
     s.object_size = 14
     s.click((400, 420))
-    assert s._steps[-1].view.level < 0
+    assert s.latest().view.level < 0
     s.commit()
     s.click((1200, 1200))
-    assert s._steps[-1].view.level == 1
+    assert s.latest().view.level == 1
     s.commit()
     again = Session(s.features, model)
     again.load_prompts(s.save_prompts(tmp_path / "clicks.json"))
@@ -96,7 +96,7 @@ def test_an_object_that_grows_is_seen_from_farther_away_and_every_click_keeps_it
     levels = []
     for left in range(200, 1300, 100):
         s.click((810, left + 10))
-        levels.append(s._steps[-1].view.level)
+        levels.append(s.latest().view.level)
         mask = s.mask
         assert all(mask[c.y, c.x] for c in s.clicks)
     assert levels == sorted(levels, reverse=True) and levels[-1] < 0
@@ -111,10 +111,10 @@ def test_a_far_click_keeps_a_small_object_from_being_magnified_and_hurts_nothing
     truth = disk(16, (640, 640), (320, 320))
     s = session_on(truth, model)
     s.click((320, 320))
-    assert s._steps[-1].view.level == 1
+    assert s.latest().view.level == 1
     before = s.mask
     s.click((320, 410), positive=False)
-    assert s._steps[-1].view.level < 1
+    assert s.latest().view.level < 1
     assert iou(s.mask, before) > 0.5 and not s.mask[320, 410]
     s.click((100, 20), positive=False)
     assert s.mask[320, 320] and not s.mask[100, 20]
@@ -127,10 +127,10 @@ def test_without_the_image_everything_is_seen_as_it_is(model, tmp_path):
     opened = Features.open(tmp_path / "f.zarr")
     alone = Session(opened, model)
     alone.click((160, 160))
-    assert alone._steps[-1].view.level == 0
+    assert alone.latest().view.level == 0
     whole = Session(opened, model, image=Planes.of(image, contrast=(0, 255)))
     whole.click((160, 160))
-    assert whole._steps[-1].view.level < 0
+    assert whole.latest().view.level < 0
     with pytest.raises(ValueError, match="image must be the image that was encoded"):
         Session(opened, model, image=Planes.of(image.T[:300]))
     with pytest.raises(ValueError, match="object_size takes a number of pixels"):
@@ -145,7 +145,7 @@ def test_an_object_is_gone_on_with_at_its_own_magnification(model):
     s.labels[truth] = 1
     s.label = 2
     s.edit(1)
-    assert s._steps[-1].view.level < 0
+    assert s.latest().view.level < 0
     assert iou(s.mask, truth) == 1
     s.click((800, 790))
     assert iou(s.mask, truth) > 0.75

@@ -366,6 +366,11 @@ class Stroke:
     def take_back(self):
         self.labels[self.where] = self.before
 
+    def parts(self):
+        rows, columns = self.where
+        box = Box(columns.start, rows.start, columns.stop, rows.stop)
+        yield (), box, np.ones(self.before.shape, bool)
+
 
 def test_undo_of_overwrite_leaves_what_was_painted_over_the_object():
     s = session(live=True, overwrite=True)
@@ -803,6 +808,44 @@ def test_who_lay_beside_an_object_that_was_deleted_is_as_it_was(tmp_path):
     s.undo()
     assert first in s.objects
     np.testing.assert_array_equal(replayed(s, tmp_path / "c.json").labels, s.labels)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_what_was_painted_comes_back_with_saved_clicks(live, tmp_path):
+    s = session(live=True)
+    s.click(CENTRES[0])
+    s.painted(Stroke(s.labels, 20, 20, 0, (6, 6)))  # of the object that is finished next
+    s.painted(Stroke(s.labels, 60, 60, 1, (4, 4)))
+    s.commit()
+    s.click(CENTRES[1])
+    s.painted(Stroke(s.labels, 100, 100, 9, (5, 5)))  # an object of its own
+    s.painted(Stroke(s.labels, 100, 100, 0, (1, 1)))
+    s.undo()
+    erased = Stroke(s.labels, 30, 94, 0, (8, 8))
+    s.painted(erased)
+    path = s.save_prompts(tmp_path / "c.json")
+    again = Session(s.features, s.model, live=live)
+    again.load_prompts(path)
+    open_one = again.labels == 2
+    np.testing.assert_array_equal(np.where(open_one, 0, again.labels), np.where(s.labels == 2, 0, s.labels))
+    if live:
+        np.testing.assert_array_equal(again.labels, s.labels)
+        again.click(CENTRES[2])
+        assert not again.labels[erased.where].any() and again.labels[CENTRES[2]] == 2
+    assert again.save_prompts(tmp_path / "d.json") and again.commit() == 2
+    assert again.label == 10 and again.highest == 9
+    np.testing.assert_array_equal(again.labels[100:105, 100:105], s.labels[100:105, 100:105])
+
+
+def test_what_was_painted_of_objects_alone_keeps_their_numbers(tmp_path):
+    s = session(live=True)
+    s.painted(Stroke(s.labels, 20, 20, 7, (6, 6)))
+    again = replayed(s, tmp_path / "c.json")
+    np.testing.assert_array_equal(again.labels, s.labels)
+    assert again.label == 8 and not again.unfinished
+    with pytest.raises(ValueError, match="labels of dtype uint8 cannot hold label 700"):
+        s.painted(Stroke(s.labels, 20, 20, 700, (6, 6)))
+        replayed(s, tmp_path / "c.json", labels=np.zeros(IMAGE.shape, np.uint8))
 
 
 def test_saved_clicks_give_back_the_labels_where_writing_waits_as_in_the_window(tmp_path):

@@ -467,6 +467,27 @@ def test_what_was_clicked_before_a_crash_is_restored(field, monkeypatch):
     assert set(np.unique(window.labels)) == {0, 1}
 
 
+def test_what_was_painted_before_a_crash_is_restored(field, monkeypatch):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    layer = window.viewer.layers[LABELS]
+    rows, columns = np.mgrid[50:55, 60:66].reshape(2, -1)
+    layer.data_setitem((rows, columns), 1)
+    layer.data_setitem(tuple(np.int64(centre) + np.arange(3) for centre in centres[0]), 0)
+    window.key_and_wait("C")
+    layer.data_setitem((rows + 20, columns), 5)
+    window.idle()
+    window.panel.notes.timer.timeout.emit()
+    before = window.labels.copy()
+    after_a_crash(window, monkeypatch)
+    window.wait(window.form.restore.isVisible)
+    assert window.form.restore.text().startswith("Restore 2 objects of ")
+    window.form.restore.click()
+    window.idle()
+    np.testing.assert_array_equal(window.labels, before)
+    assert area(window.labels, 1) == 427 and window.panel.annotator.session.label == 6
+
+
 def test_what_the_labels_hold_is_not_offered(field, monkeypatch):
     window, centres = field
     window.click_and_wait(centres[0])

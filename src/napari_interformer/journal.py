@@ -43,7 +43,7 @@ def folder() -> Path:
 
 @dataclass(frozen=True)
 class Offer:
-    """Objects that were clicked on an image in another session, and are not in its labels.
+    """Objects that were clicked on an image, or painted, in another session, and are not in its labels.
 
     Attributes
     ----------
@@ -96,7 +96,7 @@ class Journal:
         if saved is not self._newest or self._over:
             return  # a later one is in line, or it cannot be written
         try:
-            if saved.finished or saved.current.prompts:
+            if saved.finished or saved.current.prompts or saved.by_hand:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 saved.write(self.path)
                 self._delete_superseded()
@@ -173,14 +173,15 @@ def _newest_first() -> list[Path]:
 def _offered(path: Path, saved: Saved, highest: int, last: bool) -> Offer | None:
     missing = _missing(saved, highest)
     records = [record for record in (*missing.finished, missing.current) if any(map(_finds, record.prompts))]
-    if not any(record.label > highest and not record.edited for record in records):
+    painted = {number for piece in saved.by_hand for number in piece.numbers[::2] if number > highest}
+    if not painted and not any(record.label > highest and not record.edited for record in records):
         return None
     when = datetime.fromtimestamp(path.stat().st_mtime)
     if missing != saved:
         if not last:
             return None
         path = missing.write(path.with_name(f"{path.stem}{_PART}{highest}.json"))
-    return Offer(path, len({record.label for record in records}), when)
+    return Offer(path, len(painted.union(record.label for record in records)), when)
 
 
 def _finds(prompt: Prompt) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 from napari.layers import Labels
 
 from napari_interformer.files import same_file, write_labels
+from napari_interformer.geometry import Box
 from napari_interformer.image import read_only
 from napari_interformer.layers import PLACE, finest, is_unplaced, place
 from napari_interformer.painting import empty_labels
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from napari.layers import Image
     from numpy.typing import NDArray
 
+    from napari_interformer.geometry import BoolMask
     from napari_interformer.image import Plane
     from napari_interformer.layers import Source
 
@@ -366,7 +368,11 @@ class LayerLabels:
 
     def leading_of(self, key: Sequence[Any]) -> tuple[Any, ...]:
         """Return on which planes pixels lie: what their indices into the layer's data, or slices, are for the leading axes."""
-        return tuple(part for i, part in enumerate(key) if i != self.axis)[:-2]
+        return self.without_channels(key)[:-2]
+
+    def without_channels(self, key: Sequence[Any]) -> tuple[Any, ...]:
+        """Return what a key into the layer's data is in this array."""
+        return tuple(part for i, part in enumerate(key) if i != self.axis)
 
     def room(self, highest: int) -> int | None:
         """Return how many more numbers fit than the highest there is, if that is fewer than people add."""
@@ -485,18 +491,34 @@ class Stroke:
     @property
     def planes(self) -> set[Plane]:
         """The planes of a stack on which it was painted, which need not be the one on screen: a brush may reach through it."""
-        shape = self._labels.shape[:-2]
-        if not shape:
-            return set()
-        planes: set[Plane] = set()
+        return {plane for plane, _, _ in self.parts() if plane}
+
+    def parts(self) -> Iterator[tuple[Plane, Box, BoolMask]]:
+        """Go through the pixels that were painted: a plane, a box, and a mask of that box's size."""
         for edit in self._edits:
-            leading = self._labels.leading_of(edit[0])
-            if _boxed(edit):
-                planes.update(product(*(range(part.start, part.stop) for part in leading)))
-            else:
-                numbers = np.unique(np.ravel_multi_index(leading, shape))
-                planes.update(tuple(map(int, np.unravel_index(number, shape))) for number in numbers)
-        return planes
+            yield from (self._of_box if _boxed(edit) else self._of_pixels)(edit)
+
+    def _of_box(self, edit: tuple[Any, ...]) -> Iterator[tuple[Plane, Box, BoolMask]]:
+        slices, mask, before, _ = edit
+        mask = np.ones(before.shape, bool) if mask is None else mask
+        *leading, rows, columns = self._labels.without_channels(slices)
+        mask = mask.reshape([part.stop - part.start for part in (*leading, rows, columns)])
+        box = Box(columns.start, rows.start, columns.stop, rows.stop)
+        for index in np.ndindex(mask.shape[:-2]):
+            if mask[index].any():
+                plane = tuple(part.start + i for part, i in zip(leading, index, strict=True))
+                yield plane, box, mask[index]
+
+    def _of_pixels(self, edit: tuple[Any, ...]) -> Iterator[tuple[Plane, Box, BoolMask]]:
+        *leading, y, x = self._labels.without_channels(edit[0])
+        shape = self._labels.shape[:-2]
+        numbers = np.ravel_multi_index(tuple(leading), shape) if shape else np.zeros(len(y), int)
+        for number in np.unique(numbers):
+            rows, columns = y[numbers == number], x[numbers == number]
+            box = Box(int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
+            mask = np.zeros(box.shape, bool)
+            mask[rows - box.top, columns - box.left] = True
+            yield tuple(int(i) for i in np.unravel_index(number, shape)) if shape else (), box, mask
 
     @property
     def highest(self) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_interformer.by_hand import ByHand
 from napari_interformer.current import Current
 from napari_interformer.geometry import Box
 from napari_interformer.painting import Backlog, highest_label
@@ -53,10 +54,13 @@ class Objects:
         The highest number that an object has or had.
     current : Current
         The one that somebody works on.
+    by_hand : ByHand
+        What somebody painted.
     """
 
     def __init__(self, labels: LabelArray, *, overwrite: bool, live: bool, highest: int | None) -> None:
         self.labels, self.backlog = labels, Backlog()
+        self.by_hand = ByHand()
         self.records: list[Record] = []
         self.extents: list[int] = []
         self.highest = highest_label(labels) if highest is None else highest
@@ -81,6 +85,12 @@ class Objects:
             self.extents.append(extent(current.newest.values()))
         self.begin()
         return record
+
+    def know(self, number: int) -> None:
+        """Give no later object this number, nor a lower one."""
+        self.highest = max(self.highest, number)
+        if not self.current.unfinished:
+            self.current.label = max(self.current.label, self.highest + 1)
 
     def drop(self, records: Iterable[Record]) -> None:
         """Forget that these were finished."""

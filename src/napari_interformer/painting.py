@@ -57,6 +57,9 @@ class LabelArray(LabelImage, Protocol):
 class Stroke(Protocol):
     """What somebody painted into the label image, not through the session."""
 
+    def parts(self) -> Iterable[tuple[Plane, Box, BoolMask]]:
+        """Return which pixels, plane by plane: a box, and a mask of that box's size."""
+
     def take_back(self) -> None:
         """Give its pixels what they had before."""
 

@@ -1,6 +1,6 @@
-"""What was said about each object, in order, and the file of it.
+"""What was said about each object, in order, what was painted by hand, and the file of both.
 
-Replayed, it gives the same labels, except for brush strokes, which are not saved.
+Replayed, it gives the same labels.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_interformer.by_hand import Piece
 from napari_interformer.files import brief, write_whole
 from napari_interformer.geometry import Box
 from napari_interformer.prompts import BoxPrompt, Click, Mask, Scribble
@@ -81,6 +82,8 @@ class Saved:
         does not tell.
     encoded : dict or None
         How the image was encoded: its contrast and tiling, as JSON has them; None if the file does not tell.
+    by_hand : tuple of Piece
+        What somebody painted into the labels.
     """
 
     image: str
@@ -89,6 +92,7 @@ class Saved:
     current: Record
     magnified: bool | None = None
     encoded: dict[str, Any] | None = None
+    by_hand: tuple[Piece, ...] = ()
 
     def write(self, path: Path) -> Path:
         """Write JSON: whole or not at all."""
@@ -98,6 +102,7 @@ class Saved:
             "model": self.model,
             "magnified": self.magnified,
             "encoded": self.encoded,
+            "by_hand": list(map(_piece_to_json, self.by_hand)),
         }
         head = json.dumps(about)[:-1]
         objects = ", ".join(record.json for record in self.finished)
@@ -148,6 +153,7 @@ class Saved:
                     _from_json(content["current"]),
                     content.get("magnified"),
                     content.get("encoded"),
+                    tuple(map(_piece_from_json, content.get("by_hand", ()))),  # earlier files have none
                 )
         except (
             ValueError,
@@ -206,8 +212,7 @@ def _prompt_to_json(prompt: Prompt) -> dict[str, Any]:
     place = {"plane": list(map(int, prompt.plane)), "box": list(map(int, prompt.box))}
     if isinstance(prompt, BoxPrompt):
         return place
-    bits = zlib.compress(np.packbits(prompt.mask).tobytes())
-    return {"mask": base64.b64encode(bits).decode(), **place}
+    return {"mask": _packed(np.packbits(prompt.mask).tobytes()), **place}
 
 
 def _prompt_from_json(entry: dict[str, Any]) -> Prompt:
@@ -224,6 +229,30 @@ def _place_from_json(entry: dict[str, Any]) -> tuple[tuple[int, ...], Box]:
 
 def _mask_from_json(entry: dict[str, Any]) -> Mask:
     plane, box = _place_from_json(entry)
-    bits = np.frombuffer(zlib.decompress(base64.b64decode(entry["mask"])), np.uint8)
+    bits = np.frombuffer(_unpacked(entry["mask"]), np.uint8)
     mask = np.unpackbits(bits, count=box.height * box.width).astype(bool).reshape(box.shape)
     return Mask(plane, box, mask)
+
+
+def _piece_to_json(piece: Piece) -> dict[str, Any]:
+    return {
+        "plane": list(map(int, piece.plane)),
+        "box": list(map(int, piece.box)),
+        "pixels": _packed(piece.pixels),
+        "numbers": list(piece.numbers),
+    }
+
+
+def _piece_from_json(entry: dict[str, Any]) -> Piece:
+    piece = Piece(*_place_from_json(entry), _unpacked(entry["pixels"]), tuple(map(int, entry["numbers"])))
+    if piece.values.shape != (np.count_nonzero(piece.mask),) or min(piece.numbers) < 0:
+        raise ValueError("not written by this package")
+    return piece
+
+
+def _packed(content: bytes) -> str:
+    return base64.b64encode(zlib.compress(content)).decode()
+
+
+def _unpacked(text: str) -> bytes:
+    return zlib.decompress(base64.b64decode(text))

@@ -6,7 +6,7 @@ Enters: a file of `records.Saved`, and a session, in which nothing changes. Leav
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,13 +17,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from napari_interformer.by_hand import Piece
     from napari_interformer.decoding import Steps
     from napari_interformer.features import Features
     from napari_interformer.painting import LabelArray
     from napari_interformer.session import Session
 
-# The objects of a file with the answers to their prompts, in order; the last is the one that was not finished.
-Replay = tuple[tuple[Record, "Steps"], ...]
+Answered = tuple[Record, "Steps"]
+
+
+class Replay(NamedTuple):
+    """What is in a file: the finished objects with the answers to their prompts, the current one, and what was painted."""
+
+    finished: tuple[Answered, ...]
+    current: Answered
+    by_hand: tuple[Piece, ...]
+
+    @property
+    def numbers(self) -> set[int]:
+        """Those of all objects, of which some may have been painted by hand."""
+        records = [record for record, _ in (*self.finished, self.current)]
+        painted = {number for piece in self.by_hand for number in piece.numbers[::2]} - {0}
+        return {record.label for record in records if record.prompts} | painted
 
 
 def replay(session: Session, path: Path) -> Replay:
@@ -49,7 +64,11 @@ def replay(session: Session, path: Path) -> Replay:
         warnings.warn(f"{path.name} {why}", stacklevel=4)  # where somebody loads it
     told = (*saved.finished, saved.current)
     _check_free(session.labels, [record for record in told if record.prompts])
-    return tuple((record, session.decoding.steps(record.prompts, record.size)) for record in told)
+    *finished, current = ((record, session.decoding.steps(record.prompts, record.size)) for record in told)
+    answers = Replay(tuple(finished), current, saved.by_hand)
+    for number in answers.numbers:
+        check_number(session.labels, number)
+    return answers
 
 
 def encoded(features: Features) -> dict[str, Any]:
@@ -81,9 +100,7 @@ def _unlike(saved: Saved, session: Session) -> Iterator[str]:
 
 
 def _check_free(labels: LabelArray, records: Sequence[Record]) -> None:
-    """Refuse objects whose numbers are taken, or that the labels cannot hold."""
-    for record in records:
-        check_number(labels, record.label)
+    """Refuse objects whose numbers are taken."""
     new = np.unique([record.label for record in records if not record.edited])
     for plane in np.ndindex(*labels.shape[:-2]):
         there = np.intersect1d(np.asarray(labels[plane or ...]), new)

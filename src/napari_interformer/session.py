@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from napari_interformer.by_hand import paint_again
 from napari_interformer.current import Shown, nothing
 from napari_interformer.decoding import Decoding, image_of
 from napari_interformer.files import at_home
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from napari_interformer.by_hand import ByHand
     from napari_interformer.current import Current
     from napari_interformer.decoding import Decoder, Step, Steps
     from napari_interformer.features import Features
@@ -365,7 +367,13 @@ class Session:
             self._current.record(self.model.decoder_fingerprint),
             self.image is not None,
             encoded(features),
+            self.by_hand.read(self.labels),
         )
+
+    @property
+    def by_hand(self) -> ByHand:
+        """What somebody painted into the labels."""
+        return self._objects.by_hand
 
     @property
     def model(self) -> Decoder:
@@ -603,6 +611,8 @@ class Session:
         `late` says that what came before it was not in the labels yet.
         """
         self.backlog.work_off()
+        for part in stroke.parts():
+            self.by_hand.add(*part)
         self._history.add(Painted(stroke, self._current.painting.copy(), late))
 
     def undo(self) -> bool:
@@ -951,9 +961,9 @@ class Session:
         """Take over what `compute_saved` returned; errors as for `load_prompts`."""
         self._check_no_current("load_prompts")
         usual = self._object_size, self.overwrite
-        *finished, (current, latest) = replay
+        current, latest = replay.current
         try:
-            for record, steps in finished:
+            for record, steps in replay.finished:
                 self._begin(record, steps)
                 self._finish()  # even if others have all of its pixels, as they had then
             if latest or current.edited:
@@ -965,6 +975,14 @@ class Session:
                     self.gaps.update(gaps_of(self.masks, self.given, self.overwrite))
         finally:
             self._object_size, self.overwrite = usual
+        self.by_hand.include(replay.by_hand)
+        self.backlog.add(partial(paint_again, self.labels, replay.by_hand, replay.numbers))
+        self._objects.know(max(replay.numbers, default=0))
+
+    def go_on_from(self, saved: Saved) -> None:
+        """Know of the objects that another session finished in the same labels, and of what was painted there."""
+        self.records.extend(saved.finished)
+        self.by_hand.include(saved.by_hand)
 
     def _begin(self, record: Record, steps: Steps) -> None:
         """Restore an object from its record and its steps."""

@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from napari_interformer.model import InterFormer
     from napari_interformer.notes import Notes
     from napari_interformer.prompts import Click
-    from napari_interformer.records import Record
+    from napari_interformer.records import Saved
     from napari_interformer.worker import WorkerThread
 
 AT_ONCE = 0.05  # seconds for which the window may wait for an answer
-# What a session knew of the objects in a Labels layer, for the next one there, of another panel too: the array, its image,
-# their clicks.
-_KNOWN: WeakKeyDictionary[Labels, tuple[Any, str, list[Record]]] = WeakKeyDictionary()
+# What a session knew of the objects in a Labels layer, for the next one there, of another panel too: the array, and what it
+# would have saved.
+_KNOWN: WeakKeyDictionary[Labels, tuple[Any, Saved | None]] = WeakKeyDictionary()
 # Pixels of an image of one plane, at most, whose labels are looked through whenever a script may have written some.
 SURVEYED = 2**25
 RESTING = 60  # milliseconds without a move after which the mouse may be about to be pressed
@@ -163,9 +163,10 @@ class Workspace:
             layer.visible = True  # napari cannot write to a layer that it has never drawn
             show_info(f"{layer.name} was hidden; it is shown now, because objects are written to it.")
         self.end()
-        array, image, records = _KNOWN.pop(layer, (None, "", []))
-        if array is not None and array() is labels.array and image == features.image_fingerprint:
-            session.records.extend(records)
+        array, known = _KNOWN.pop(layer, (None, None))
+        same = array is not None and array() is labels.array
+        if known is not None and same and known.image == features.image_fingerprint:
+            session.go_on_from(known)
         clicks, layers = self.clicks, self._viewer.layers
         if clicks is not None and (not clicks.fits(source) or clicks.layer not in layers):
             self._canvas.put_clicks_away()
@@ -352,8 +353,7 @@ class Workspace:
         if self.annotator is not None and self.labels is not None:
             self.annotator.close()
             session = self.annotator.session
-            known = weakref.ref(self.labels.array), session.features.image_fingerprint, session.records
-            _KNOWN[self.labels.layer] = known
+            _KNOWN[self.labels.layer] = weakref.ref(self.labels.array), session.saved
         for emitter, told in self._followed:
             emitter.disconnect(told)
         self._followed.clear()

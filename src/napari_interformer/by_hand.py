@@ -1,0 +1,134 @@
+"""What somebody painted into a label image, so that it can be saved with the clicks and painted again.
+
+Enters: which pixels each stroke covered. Leaves: the numbers that these pixels have at the time of saving, whoever gave them
+to the pixels last, in pieces that can be compared, written to a file, and painted again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_interformer.geometry import Box, cut
+from napari_interformer.painting import check_there
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from napari_interformer.geometry import BoolMask
+    from napari_interformer.image import Plane
+    from napari_interformer.painting import LabelArray, LabelImage
+
+TILE = 256  # pixels; strokes are small and far apart
+# Pixels: what is painted beyond that, such as the background of a large image at one go, is not noted. It would be read and
+# written again after each click.
+MOST = 2**24
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Pixels of a plane that were painted by hand, and the numbers they have.
+
+    Attributes
+    ----------
+    plane : tuple of int
+        Leading indices.
+    box : Box
+        Where they lie.
+    pixels : bytes
+        Which of the box they are, one bit each, in C order.
+    numbers : tuple of int
+        Theirs, as runs: a number, how many pixels in C order have it, the next number, and so on.
+    """
+
+    plane: Plane
+    box: Box
+    pixels: bytes
+    numbers: tuple[int, ...]
+
+    @classmethod
+    def of(cls, plane: Plane, box: Box, pixels: BoolMask, labels: NDArray[np.integer]) -> Piece:
+        """Return the pixels of a box, with what they are in its labels; both (h, w)."""
+        values = labels[pixels]
+        starts = np.flatnonzero(np.r_[values.size > 0, values[1:] != values[:-1]])
+        runs = np.stack([values[starts].astype(np.int64), np.diff(np.r_[starts, values.size])], axis=1)
+        return cls(plane, box, np.packbits(pixels).tobytes(), tuple(runs.ravel().tolist()))
+
+    @property
+    def mask(self) -> BoolMask:
+        """The pixels (h, w)."""
+        bits = np.unpackbits(np.frombuffer(self.pixels, np.uint8), count=self.box.height * self.box.width)
+        return bits.astype(bool).reshape(self.box.shape)
+
+    @property
+    def values(self) -> NDArray[np.int64]:
+        """The number of each pixel of the mask, in C order."""
+        return np.repeat(np.array(self.numbers[::2], np.int64), self.numbers[1::2])
+
+
+class ByHand:
+    """Which pixels of a label image somebody painted."""
+
+    def __init__(self) -> None:
+        self._tiles: dict[tuple[Plane, int, int], BoolMask] = {}
+        self._room = MOST
+        self._read: tuple[Piece, ...] = ()
+
+    def add(self, plane: Plane, box: Box, mask: BoolMask) -> None:
+        """Note the pixels of a mask (h, w) in a box, unless they are too many."""
+        count = int(np.count_nonzero(mask))
+        if count > self._room:
+            return
+        self._room -= count
+        for row in range(box.top // TILE, -(-box.bottom // TILE)):
+            for column in range(box.left // TILE, -(-box.right // TILE)):
+                part = cut(mask, box, _tile(row, column), False)
+                if part.any():
+                    key = plane, row, column
+                    self._tiles[key] = part | self._tiles.get(key, False)
+
+    def read(self, labels: LabelImage) -> tuple[Piece, ...]:
+        """Return what these pixels are now in a label image, or were when it could be read last."""
+        try:
+            pieces = self._pieces(labels)
+            check_there(labels)  # now: if they had gone before, these are no labels
+        except OSError:
+            return self._read
+        self._read = pieces
+        return pieces
+
+    def _pieces(self, labels: LabelImage) -> tuple[Piece, ...]:
+        whole, pieces = Box(0, 0, labels.shape[-1], labels.shape[-2]), []
+        for (plane, row, column), mask in tuple(
+            self._tiles.items()
+        ):  # a worker may read while strokes are painted
+            tile = _tile(row, column)
+            box = Box.around(mask).shift(tile.top, tile.left).intersect(whole)
+            there = np.asarray(labels[(*plane, *box.slices)])
+            pieces.append(Piece.of(plane, box, cut(mask, tile, box, False), there))
+        return tuple(pieces)
+
+    def include(self, pieces: Iterable[Piece]) -> None:
+        """Note the pixels of pieces that are painted again."""
+        for piece in pieces:
+            self.add(piece.plane, piece.box, piece.mask)
+
+
+def paint_again(labels: LabelArray, pieces: Iterable[Piece], own: Iterable[int]) -> None:
+    """Paint pieces again, but only over pixels that are free or have one of one's `own` numbers."""
+    known = np.array([0, *own])
+    for piece in pieces:
+        key = (*piece.plane, *piece.box.slices)
+        values = np.array(labels[key])
+        mask = piece.mask
+        free = np.isin(values[mask], known)
+        values[mask] = np.where(free, piece.values, values[mask])
+        labels[key] = values
+
+
+def _tile(row: int, column: int) -> Box:
+    return Box(column * TILE, row * TILE, (column + 1) * TILE, (row + 1) * TILE)
