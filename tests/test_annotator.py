@@ -463,7 +463,7 @@ def test_clicks_that_wait_are_saved_too():
     desk.click(1, *desk.centres[0])
     desk.worker.all()
     assert not desk.session.saved.current.prompts
-    assert desk.annotator.saved.current.prompts == desk.annotator.waiting == desk.paper.clicks
+    assert desk.annotator.noted.current.prompts == desk.annotator.waiting == desk.paper.clicks
 
 
 def test_what_an_action_puts_in_line_is_done_one_after_the_other():

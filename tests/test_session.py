@@ -837,6 +837,16 @@ def test_what_was_painted_comes_back_with_saved_clicks(live, tmp_path):
     np.testing.assert_array_equal(again.labels[100:105, 100:105], s.labels[100:105, 100:105])
 
 
+def test_a_journal_notes_what_was_painted_unless_a_disk_has_it(tmp_path):
+    on_disk = zarr.create_array(tmp_path / "l.zarr", shape=IMAGE.shape, dtype=np.int32, chunks=(64, 64))
+    for labels, noted in ((np.zeros(IMAGE.shape, np.int32), 1), (on_disk, 0)):
+        s = session(labels=labels, live=True)
+        s.click(CENTRES[0])
+        s.painted(Stroke(s.labels, 60, 60, 1, (4, 4)))
+        assert (len(s.noted.by_hand), len(s.saved.by_hand)) == (noted, 1)
+        assert s.noted.current == s.saved.current
+
+
 def test_what_was_painted_of_objects_alone_keeps_their_numbers(tmp_path):
     s = session(live=True)
     s.painted(Stroke(s.labels, 20, 20, 7, (6, 6)))

@@ -166,11 +166,11 @@ class Annotator:
         return self.session.unfinished or bool(self.waiting)
 
     @property
-    def saved(self) -> Saved:
-        """Every object's prompts, as the session's, with those of the current object that still wait for their plane."""
-        saved = self.session.saved
-        prompts = in_order((*saved.current.prompts, *self.waiting))
-        return replace(saved, current=replace(saved.current, prompts=prompts)) if self.waiting else saved
+    def noted(self) -> Saved:
+        """What a journal notes, as the session's, with the current object's prompts that still wait for their plane."""
+        noted = self.session.noted
+        prompts = in_order((*noted.current.prompts, *self.waiting))
+        return replace(noted, current=replace(noted.current, prompts=prompts)) if self.waiting else noted
 
     @property
     def can_undo(self) -> bool:

@@ -94,7 +94,7 @@ class Notes:
         """Write at once what would be written within a second; this needs no window."""
         if self._annotator is not None and self.journal is not None and not self._noted:
             self._noted = True
-            self.journal.write(self._annotator.saved)
+            self.journal.write(self._annotator.noted)
 
     def gone(self) -> None:
         """Note that the window is gone, and the objects with it, although the panel was not closed."""

@@ -358,7 +358,18 @@ class Session:
 
     @property
     def saved(self) -> Saved:
-        """What `save_prompts` writes: every object's prompts, committed ones and the current one, as they are now."""
+        """What `save_prompts` writes: the prompts of all objects, the current one too, and what was painted, as it is now."""
+        return replace(self._clicked, by_hand=self.by_hand.read(self.labels))
+
+    @property
+    def noted(self) -> Saved:
+        """The same for a journal, but what was painted only if labels are in memory: a disk has it, and takes long to read."""
+        behind = getattr(self.labels, "array", self.labels)  # of a layer, what it shows
+        return self.saved if isinstance(behind, np.ndarray) else self._clicked
+
+    @property
+    def _clicked(self) -> Saved:
+        """The same without what was painted."""
         features = self.features
         return Saved(
             features.image_fingerprint,
@@ -367,7 +378,6 @@ class Session:
             self._current.record(self.model.decoder_fingerprint),
             self.image is not None,
             encoded(features),
-            self.by_hand.read(self.labels),
         )
 
     @property
