@@ -559,7 +559,15 @@ def test_a_tensor_is_an_image_if_numpy_knows_its_numbers():
         Planes.of(torch.zeros(8, 8, dtype=torch.bfloat16))
 
 
-@pytest.mark.parametrize("opened", [str, lambda path: zarr.open(path, mode="r")])
+@pytest.mark.parametrize(
+    "opened",
+    [
+        str,
+        lambda path: zarr.open(path, mode="r"),
+        da.from_zarr,  # as napari's readers of OME-Zarr do
+        lambda path: da.stack([da.from_array(zarr.open(path, mode="r"))[n] for n in range(3)]).rechunk(64),
+    ],
+)
 def test_a_zarr_that_is_gone_is_not_taken_for_black(tmp_path, stack, opened):
     for name, version in (("2.zarr", 2), ("3.zarr", 3)):
         zarr.create_array(tmp_path / name, data=stack, chunks=(1, 48, 70), zarr_format=version)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import math
 import os
@@ -45,6 +46,7 @@ _TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _OF_GROUPS = {".zgroup", ".zattrs", ".zmetadata", "zarr.json"}
 _OF_SYSTEMS = (".DS_Store", "Thumbs.db", "desktop.ini", "._", ".nfs")
 _ZARR_MARKS = {2: ".zarray", 3: "zarr.json"}  # what a folder with an array holds, by Zarr's versions
+_LOOKED_AT = 4  # arrays of Zarr behind one of Dask, at each reading
 
 
 @dataclass(frozen=True)
@@ -73,18 +75,39 @@ def is_url(path: str | os.PathLike[str]) -> bool:
 
 
 def gone(array: Any) -> Path | None:
-    """Return the folder of an array of Zarr if that is not there any more; None for all others.
+    """Return the folder of an array of Zarr, or of one that Dask reads from, if that is not there any more; None for others.
 
     Zarr takes pixels that it does not find for empty ones, so it reads nothing else from such a folder, and makes it
     anew to write to. To know that costs a look at one file; the folder itself may be there, as where a drive was mounted.
     """
-    root = getattr(getattr(array, "store", None), "root", None)
-    if not isinstance(root, Path):  # no array of Zarr, or in no folder
+    sources = _sources(array) if hasattr(array, "dask") else (array,)
+    return next((folder for folder in map(_gone, sources) if folder is not None), None)
+
+
+def _sources(lazy: Any) -> Iterator[Any]:
+    """Go through what an array of Dask reads from, as far as its graph tells; of many, the first ones: they lie together."""
+    layers = getattr(lazy.dask, "layers", {})
+    kept = (layer[name] for name, layer in layers.items() if layer.is_materialized() and name in layer)
+    return itertools.islice((source for source in kept if hasattr(source, "store")), _LOOKED_AT)
+
+
+def _gone(array: Any) -> Path | None:
+    root = _root(getattr(array, "store", None))
+    if root is None:  # no array of Zarr, or in no folder
         return None
     folder = root / array.path
     if (folder / _ZARR_MARKS[array.metadata.zarr_format]).exists():
         return None
     return None if folder.is_dir() and _is_consolidated(root) else folder
+
+
+def _root(store: Any) -> Path | None:
+    """Return the folder of a store of Zarr's, if it is in one, however it was opened."""
+    root, files = getattr(store, "root", None), getattr(store, "fs", None)
+    protocols = getattr(getattr(files, "sync_fs", files), "protocol", ())
+    if "file" in ([protocols] if isinstance(protocols, str) else protocols):  # fsspec's, as Dask opens a path
+        root = Path(store.path)
+    return root if isinstance(root, Path) else None
 
 
 def _is_consolidated(root: Path) -> bool:
