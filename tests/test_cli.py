@@ -190,7 +190,16 @@ def test_what_cannot_be_printed_is_told(
     full = open("/dev/full", "w")
     with contextlib.suppress(OSError), full, monkeypatch.context() as patch:  # of closing it
         patch.setattr(sys, "stdout", full)
-        assert run("segment", tmp_path / "blobs.tif", "--click", "32,32", "-o", tmp_path / "l.tif") == 1
+        command = (
+            "segment",
+            tmp_path / "blobs.tif",
+            "--click",
+            "32,32",
+            "--similar",
+            "-o",
+            tmp_path / "l.tif",
+        )
+        assert run(*command) == 1
     assert "Standard output could not be written to (No space left on device)" in capsys.readouterr().err
     assert (tmp_path / "l.tif").exists()
 

@@ -65,6 +65,10 @@ class Edit:
     after: tuple[Given, ...]
 
 
+# Changes nothing, so that clicks that wait for their planes are tried again.
+AGAIN = Edit((), ())
+
+
 @dataclass(frozen=True)
 class Action:
     """Something to do once everything before it is done: `work` in the worker, then `then` in the main thread.
@@ -272,7 +276,7 @@ class Annotator:
             click, since = again
             self._since[click] = since
             self.waiting = in_order((*self.waiting, click))
-            self._line.append(Edit((), ()))  # its plane may be encoded by now
+            self._line.append(AGAIN)
 
         self.act(then)
 
@@ -356,7 +360,7 @@ class Annotator:
     def encoded(self, plane: Plane) -> None:
         """Note that part of a plane was encoded."""
         if any(click.plane == plane for click in self.waiting):
-            self._line.append(Edit((), ()))  # changes nothing, so everything is tried again
+            self._line.append(AGAIN)
             self._next()
 
     def give_up(self) -> None:
@@ -390,7 +394,7 @@ class Annotator:
         self.act(then)
 
     def found(self, label: int) -> None:
-        """Note that a label is in use: no later object gets it, nor a lower one. To be called from an action in line."""
+        """Note that a label is in use: no object that begins later gets it, or a lower one."""
         self._taken = max(self._taken, label)
 
     def act(
@@ -511,7 +515,7 @@ class Annotator:
                 told.append(str(error))
                 self._refuse(error)
         if any(self.session.features.ready(click.plane) for click in waiting):
-            self._line.append(Edit((), ()))  # the plane was finished while the click was being tried
+            self._line.append(AGAIN)  # the plane was finished while the click was being tried
         before, after = self.session.prompts, tuple(step.prompt for step in answer.steps)
         if after != before or not self._since.keys() >= {*waiting}:
             self._undone = [] if edited else [taken for taken in self._undone if taken is not None]

@@ -598,7 +598,7 @@ class Report:
                 corners = (left - 0.5, top - 0.5), right - left, bottom - top
                 axes.add_patch(Rectangle(*corners, fill=False, edgecolor="lime", linewidth=0.8))
             for y, x, positive in trial.clicks:
-                if box.left <= x < box.right and box.top <= y < box.bottom:
+                if box.has(y, x):
                     axes.plot(
                         x - box.left, y - box.top, ".", color="lime" if positive else "red", markersize=4
                     )

@@ -308,7 +308,7 @@ def segment(
         if propagate:
             steps.propagate_shown(session)
         steps.commit(session, without)
-    wrong = steps.similar_ones(session, propagate, encode_part) if similar else None
+    found, wrong = steps.similar_ones(session, propagate, encode_part) if similar else ([], None)
     write_labels(
         output,
         session.labels,
@@ -324,6 +324,8 @@ def segment(
             overlay, planes, session, everything[0][0].plane if everything else steps.busiest(session)
         )
     # Only now: who reads what is printed may stop listening after a line.
+    for told in found:
+        click.echo(told)
     steps.report(session, without)
     click.echo(f"labels: {output}")
     if overlay is not None:
@@ -513,8 +515,9 @@ def benchmark(folder: Path, output: Path, model: str | None, device: str, **sett
         told = run(
             folder, network, config, device=device, progress=lambda done, total: show(line, done, total)
         )
+    written = told.save(output, methods(config, network, device)["InterFormer"])
     click.echo(told.table())
-    for path in told.save(output, methods(config, network, device)["InterFormer"]):
+    for path in written:
         click.echo(f"written: {path}")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from napari_interformer.geometry import Box
 from napari_interformer.painting import Painting
-from napari_interformer.prompts import Click, Mask
+from napari_interformer.prompts import Mask
 from napari_interformer.records import Record
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from napari_interformer.geometry import BoolMask
     from napari_interformer.image import Plane
     from napari_interformer.painting import Backlog, LabelArray
-    from napari_interformer.prompts import Given, Prompt
+    from napari_interformer.prompts import Click, Given, Prompt
 
 HARDLY = 0.8  # of a mask belongs to others, if it is hardly an object of its own
 
@@ -125,14 +125,13 @@ class Current:
 
     @property
     def rival(self) -> int | None:
-        """The protected object that was meant, it seems: all of the prompts and nearly all of the mask lie on it.
+        """The protected object that was meant, it seems: all positive prompts and nearly all of the mask lie on it.
 
         None for an object that is continued: that is one of its own.
         """
         if self.overwrite or self.edited:
             return None
-        meant = [one if isinstance(one, Click) else one.middle for one in self.given]
-        for click in reversed(meant):
+        for click in (one.middle for one in reversed(self.given)):
             if click.positive and not self._of_others(self._labels_at(click)).any():
                 return None
         pixels, others = 0, []

@@ -219,8 +219,7 @@ class Decoding:
         latest: dict[Plane, Step] = {}
         for prompt in in_order(one if one in asked else self._checked(one) for one in prompts):
             previous = latest.get(prompt.plane)
-            earlier = () if previous is None or isinstance(prompt, Mask) else previous.prompts
-            so_far = (*earlier, prompt)
+            so_far = _so_far(None if isinstance(prompt, Mask) else previous, prompt)
             step = known.get(so_far) or self._inside(self._answer(previous, prompt, size))
             latest[prompt.plane] = step
             steps.append(step)
@@ -304,7 +303,7 @@ class Decoding:
                     f"A {name} needs whole numbers; got {(*prompt.plane, *stop)}: {make} rounds them."
                 )
         there = prompt.path
-        if not all(_is_within(stop, size) for stop in there):
+        if not all(Box.of(size).has(*stop) for stop in there):
             there = _piece(there, size)
         if not inside or not there:
             raise ValueError(
@@ -330,7 +329,7 @@ class Decoding:
         if previous is None and step is not None and self._size_is_open(prompt, size):
             step = self._steadier(step) if step.view.steadiness < DOUBTFUL else step
             level = step.view.level
-        prompts = (*(previous.prompts if previous is not None else ()), prompt)
+        prompts = _so_far(previous, prompt)
         turned = 0
         while (turn := -1 if step is None else self._turn(step)) and turn != -turned:
             level, turned = level + turn, turn
@@ -417,7 +416,7 @@ class Decoding:
                 return None
             # Too large to decode at once, and no image to see it from farther away: renew what lies around the newest.
             y, x = pixels[len(pixels) // 2]
-            window = self._window(Box(x, y, x + 1, y + 1), None, level, LARGEST_WINDOW)
+            window = self._window(Box.pixel(y, x), None, level, LARGEST_WINDOW)
         while True:
             step = self._decode(previous, prompt, window, level)
             inside = step.view.box == window
@@ -442,7 +441,7 @@ class Decoding:
             logits, lowest = obey(logits, [(y, x, True)]), 0.0
         mask = _largest_part(within(logits, inside, lowest))
         view = View(level, window, fold(blank(window.shape), mask), mask)
-        prompts = (*(previous.prompts if previous is not None else ()), prompt)
+        prompts = _so_far(previous, prompt)
         if level == 0:
             return Step(prompts, window, mask, view)
         cut_at = np.float32(lowest)
@@ -457,9 +456,9 @@ class Decoding:
         known = np.zeros(window.shape, bool)
         before = None if previous is None else previous.view
         if before is not None:
-            reference = cut(before.reference, before.box, window, reference[0, 0])
+            reference = cut(before.reference, before.box, window, State.UNKNOWN)
             known = cut(before.mask, before.box, window, False)
-        prompts = (*(previous.prompts if previous is not None else ()), mark)
+        prompts = _so_far(previous, mark)
         marked = [
             [(y - window.top, x - window.left, one.positive) for y, x in _pixels(one, level)]
             for one in prompts
@@ -487,7 +486,7 @@ class Decoding:
         if before is not None and not window.holds(before.box) and _outside(before, window):
             # What lies beyond the window stays as it was.
             whole = window.union(before.box)
-            reference = cut(before.reference, before.box, whole, blank((1, 1))[0, 0])
+            reference = cut(before.reference, before.box, whole, State.UNKNOWN)
             reference = paste(view.reference, window, reference, whole)
             view = View(
                 level,
@@ -566,9 +565,9 @@ class Decoding:
         return step if box == step.box else replace(step, box=box, mask=step.mask[: box.height, : box.width])
 
 
-def _is_within(pixel: tuple[int, int], size: tuple[int, ...]) -> bool:
-    """Whether a row and column lie inside a plane."""
-    return 0 <= pixel[0] < size[0] and 0 <= pixel[1] < size[1]
+def _so_far(previous: Step | None, prompt: Prompt) -> tuple[Prompt, ...]:
+    """Return the prompts of a plane up to one."""
+    return (*(() if previous is None else previous.prompts), prompt)
 
 
 def _piece(path: Sequence[tuple[int, int]], size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
@@ -576,7 +575,7 @@ def _piece(path: Sequence[tuple[int, int]], size: tuple[int, int]) -> tuple[tupl
 
     Where it leaves the image and comes back, nobody drew what would join the pieces.
     """
-    pieces = itertools.groupby(line(path, size), lambda pixel: _is_within(pixel, size))
+    pieces = itertools.groupby(line(path, size), lambda pixel: Box.of(size).has(*pixel))
     return max((tuple(piece) for inside, piece in pieces if inside), key=len, default=())
 
 
@@ -607,8 +606,9 @@ def _without_specks(
     stays = sizes >= LOOSE * sizes.max()
     for some in (parts[kept], parts[0], parts[-1], parts[:, 0], parts[:, -1]):
         stays[some] = True
+    plane = Box.of(logits.shape)
     for y, x, _ in marks:
-        if _is_within((y, x), logits.shape):
+        if plane.has(y, x):
             stays[parts[y, x]] = True
     stays[0] = True
     return np.where(stays[parts], logits, -logits)
@@ -631,6 +631,6 @@ def _in_image(
     mask = fine > 0
     for mark in (prompt for prompt in prompts if isinstance(prompt, Mark)):
         for y, x in _pixels(mark, 0):
-            if box.top <= y < box.bottom and box.left <= x < box.right:
+            if box.has(y, x):
                 mask[y - box.top, x - box.left] = mark.positive
     return box, mask

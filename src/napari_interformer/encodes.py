@@ -190,7 +190,6 @@ class Encodes:
 
     def drop(self) -> None:
         """Stop, and report no more."""
-        self.cancel()
         if self.job is not None:
-            self.job.close()
+            self.job.drop()
         self.job = None

@@ -124,6 +124,8 @@ def encode(
         If the image, its axes, the tiling or the device make no sense, or the store belongs to something else.
     OSError
         If a file cannot be read or the store cannot be written; finished tiles are kept.
+    MemoryError
+        If not even a single tile fits into memory.
     """
     target = resolve_device(device)
     source = Planes.of(

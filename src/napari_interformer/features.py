@@ -26,7 +26,7 @@ import numpy as np
 from napari_interformer import __version__
 from napari_interformer.files import ELSEWHERE, brief, unwritable
 from napari_interformer.geometry import DIVISOR, Box, rounded_up
-from napari_interformer.image import Planes, plane_of
+from napari_interformer.image import Planes, plane_at, plane_of
 from napari_interformer.prompts import NotEncodedError
 from napari_interformer.store import Shape, Store, is_there, located, make_store, name_of, open_group
 
@@ -78,7 +78,7 @@ class Origin:
     channels, strides : tuple of int
         Of the four maps.
     axes : str
-        The image's axes, for saving labels.
+        The image's axes.
     floating : bool
         Whether the image may hold pixels without a value (NaN).
     """
@@ -140,7 +140,7 @@ class Features:
     origin : Origin
         As given.
     path : Path, str or None
-        Where the store is, a string if that is a URL; None in memory.
+        Where the store is, a string if that is a URL; None in memory, and for a temporary one.
     source : Planes or None
         The image, where it is at hand.
     tiles : list of Box
@@ -532,7 +532,7 @@ class Features:
             return True
         if self._store is not None:
             return not self._store.missing(row, y, x)
-        tile = self.touched(Box(x, y, x + 1, y + 1))[0]
+        tile = self.touched(Box.pixel(y, x))[0]
         missing, core = self._gone.get((row, tile)), self.tiles[tile]
         return missing is None or not missing[y - core.top, x - core.left]
 
@@ -635,7 +635,7 @@ class Features:
         self._look_for_store()  # again: what is kept now would be served for good
         if numbers is None:  # it was there, or was noted as if it were
             self._done[row, tile] = False
-            raise NotEncodedError(tuple(map(int, np.unravel_index(row, self.leading))), self.tiles[tile])
+            raise NotEncodedError(plane_at(row, self.leading), self.tiles[tile])
         maps, start = [], 0
         for shape in _shapes(self.tiles[tile], self.origin):
             maps.append(numbers[start : start + math.prod(shape)].reshape(shape))

@@ -177,7 +177,6 @@ class Form(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.positive = True
         # What is chosen of the channels of which image. By unique_id: layers that are gone must not live on here.
         self._rows_of: Any = None
         self._chosen: dict[Any, tuple[int | None, str, list[Any]]] = {}
@@ -451,7 +450,7 @@ class Form(QWidget):
     def store_path(self) -> str | None:
         """Return where features are to be kept; None for memory."""
         path = self.store.text().strip()
-        return (os.path.expanduser(path) if path.startswith("~") else path) or None
+        return os.path.expanduser(path) or None
 
     # ---------------------------------------------------------------------------------------- filling
 
@@ -573,7 +572,6 @@ class Form(QWidget):
 
     def show_sign(self, positive: bool) -> None:
         """Show what the next click means."""
-        self.positive = positive
         self.sign.setText("+ Positive [T]" if positive else "- Negative [T]")
         colour = GREEN if positive else RED
         self.sign.setStyleSheet(f"background-color: {colour}; color: black; font-weight: bold;")

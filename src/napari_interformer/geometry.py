@@ -45,6 +45,11 @@ class Box(NamedTuple):
         return cls(0, 0, shape[1], shape[0])
 
     @classmethod
+    def pixel(cls, y: int, x: int) -> Box:
+        """Return the box of one pixel."""
+        return cls(x, y, x + 1, y + 1)
+
+    @classmethod
     def around(cls, mask: BoolMask) -> Box:
         """Return the smallest box that holds every True pixel of `mask` (Y, X); empty where there is none."""
         rows = np.flatnonzero(mask.any(axis=1))
@@ -86,6 +91,10 @@ class Box(NamedTuple):
     def holds(self, other: Box) -> bool:
         """Whether `other` lies inside this box (an empty one always does)."""
         return other.empty or self.union(other) == self
+
+    def has(self, y: int, x: int) -> bool:
+        """Whether a pixel is covered."""
+        return self.top <= y < self.bottom and self.left <= x < self.right
 
     def union(self, other: Box) -> Box:
         """Return the smallest box that holds both; an empty box adds nothing."""

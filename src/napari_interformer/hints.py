@@ -36,18 +36,18 @@ def before_a_click(
     short : callable
         Shortens a layer's name to what fits into a line.
     """
-    annotator, clicks, layer = workspace.annotator, workspace.clicks, workspace.labels
-    if annotator is None or clicks is None or layer is None:
+    annotator, clicks, labels = workspace.annotator, workspace.clicks, workspace.labels
+    if annotator is None or clicks is None or labels is None:
         return ""
-    name, labels = short(clicks.source.image.name), layer.layer
-    if viewer.dims.ndisplay == 3 and not canvas.picking:
+    name, layer = short(clicks.source.image.name), labels.layer
+    if not canvas.screen.flat and not canvas.picking:
         return "Clicks need the 2-D view."
     if workspace.outdated:
         return f"The pixels of {name} changed since it was encoded: press Encode."
-    if not labels.visible:
-        return f"{short(labels.name)} is hidden."
+    if not layer.visible:
+        return f"{short(layer.name)} is hidden."
     if workspace.misplaced:
-        return f"{short(labels.name)} no longer lies over {name}: masks appear away from your clicks."
+        return f"{short(layer.name)} no longer lies over {name}: masks appear away from your clicks."
     active = viewer.layers.selection.active
     if active is None or active not in (clicks.layer, clicks.shapes.layer):
         return f"To click, select the layer {clicks.layer.name}."

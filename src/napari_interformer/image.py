@@ -490,7 +490,9 @@ class Planes:
             pixels = self.size[0] * self.size[1]
             count = int(np.clip(4 * _READ_PIXELS // pixels, 3, _SAMPLED_PLANES))
             numbers = np.unique(np.linspace(0, len(self) - 1, count).round().astype(int))
-            sample = [self._sample(self._plane(n), _SAMPLED_PIXELS // len(numbers)) for n in numbers]
+            sample = [
+                self._sample(plane_at(n, self.leading), _SAMPLED_PIXELS // len(numbers)) for n in numbers
+            ]
             digest = hashlib.sha256(repr((self.shape, str(self.dtype), len(self.channels))).encode())
             for part in sample:
                 digest.update(part.tobytes())
@@ -522,9 +524,6 @@ class Planes:
         return np.concatenate(
             [self.raw(plane, band)[::step, ::step].reshape(-1, len(self.channels)) for band in bands]
         )
-
-    def _plane(self, number: int) -> Plane:
-        return tuple(int(i) for i in np.unravel_index(number, self.leading)) if self.leading else ()
 
 
 class _Absent:
@@ -701,6 +700,11 @@ def plane_of(index: Any, leading: tuple[int, ...]) -> Plane:
         taken = f"an index into {leading}" if leading else "() in an image of one plane"
         raise ValueError(f"plane takes {taken}; got {index!r}.")
     return plane
+
+
+def plane_at(number: int, leading: tuple[int, ...]) -> Plane:
+    """Return the indices of the plane with that number in C order."""
+    return tuple(map(int, np.unravel_index(number, leading)))
 
 
 def _whole(numbers: Any) -> tuple[int, ...] | None:

@@ -17,7 +17,7 @@ from napari.layers import Labels
 
 from napari_interformer.files import same_file, write_labels
 from napari_interformer.geometry import Box
-from napari_interformer.image import read_only
+from napari_interformer.image import plane_at, read_only
 from napari_interformer.layers import PLACE, finest, is_unplaced, place
 from napari_interformer.painting import empty_labels
 
@@ -111,7 +111,7 @@ def copied(layer: Labels) -> Labels:
 
 
 def labels_of(image: Image, layers: Iterable[Any], shape: Sequence[int] | None = None) -> Labels | None:
-    """Return the topmost of some layers that `new_labels` made for an image, of a shape if that is given."""
+    """Return the topmost of some layers that were made for an image, or laid over it, of a shape if that is given."""
     made = [
         one
         for one in layers
@@ -518,7 +518,7 @@ class Stroke:
             box = Box(int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
             mask = np.zeros(box.shape, bool)
             mask[rows - box.top, columns - box.left] = True
-            yield tuple(int(i) for i in np.unravel_index(number, shape)) if shape else (), box, mask
+            yield plane_at(number, shape), box, mask
 
     @property
     def highest(self) -> int:

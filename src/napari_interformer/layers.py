@@ -215,10 +215,7 @@ class _Stack:
 
     def __getitem__(self, key: tuple[Any, ...]) -> NDArray[Any]:
         channel, *rest = key
-        chosen = self.arrays[channel]
-        if isinstance(channel, slice):
-            return np.stack([np.asarray(array[tuple(rest)]) for array in chosen])
-        return np.asarray(chosen[tuple(rest)])
+        return np.asarray(self.arrays[channel][tuple(rest)])
 
 
 def place(layer: Labels | Points | Shapes, source: Source) -> None:

@@ -112,7 +112,6 @@ class Lessons:
 
     def drop(self) -> None:
         """Stop, and report no more."""
-        self.cancel()
         if self.job is not None:
-            self.job.close()
+            self.job.drop()
         self.job = None

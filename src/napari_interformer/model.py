@@ -65,7 +65,7 @@ class InterFormerConfig:
         Norm of the head: "batch" as in the paper, or "group", which can be trained in small batches.
     logit_parts : int
         Logits per cell and axis of the finest map: 1 as in the paper, or more.
-    diameters : tuple of (float, float)
+    diameters : (float, float) or ()
         Objects smaller or larger than these numbers of pixels are seen at another magnification, if the image is available;
         empty for never, as in the paper.
     inner_radius, outer_radius : int

@@ -74,17 +74,15 @@ class Objects:
             self.labels, self.highest + 1, self.backlog, overwrite=before.overwrite, live=before.live
         )
 
-    def finish(self, decoder: str) -> Record:
+    def finish(self, decoder: str) -> None:
         """Paint the current object if that is not done yet, keep its record, and begin the next one."""
         current = self.current
         if not current.live:
             current.repaint()
-        record = current.record(decoder)
-        self.records.append(record)
+        self.records.append(current.record(decoder))
         if current.steps:  # a saved deletion has none
             self.extents.append(extent(current.newest.values()))
         self.begin()
-        return record
 
     def know(self, number: int) -> None:
         """Give no later object this number, nor a lower one."""

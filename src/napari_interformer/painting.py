@@ -145,10 +145,10 @@ class _Erased:
                 if before[prompt] > 0:
                     before[prompt] -= 1
                     continue
-                for y, x in ((y - box.top, x - box.left) for y, x in line(prompt.path)):
-                    if 0 <= y < box.height and 0 <= x < box.width and mask[y, x]:
+                for y, x in line(prompt.path):
+                    if box.has(y, x) and mask[y - box.top, x - box.left]:
                         parts, _ = number_parts(mask)
-                        mask = mask & (parts != parts[y, x])
+                        mask = mask & (parts != parts[y - box.top, x - box.left])
         return mask
 
 
@@ -282,7 +282,7 @@ class Painting:
         patch = self._patches.get(plane)
         if patch is None:
             under = self._read(plane, box)
-            patch = _Patch(box, under, under, under.copy())
+            patch = _Patch(box, under, under, under)
         else:
             # What somebody else painted since (napari's brush) is theirs.
             now = self._read(plane, patch.box)
@@ -296,9 +296,7 @@ class Painting:
             if not patch.box.holds(box):
                 whole = patch.box.union(box)
                 now = self._read(plane, whole)
-                start, under = (
-                    paste(old, patch.box, now.copy(), whole) for old in (patch.start, patch.under)
-                )
+                start, under = (paste(old, patch.box, now, whole) for old in (patch.start, patch.under))
                 known = (replace(part, mask=cut(part.mask, patch.box, whole, False)) for part in patch.erased)
                 patch = _Patch(whole, start, under, now, tuple(known))
         self._patches[plane] = patch
@@ -316,7 +314,7 @@ class Painting:
         target = different.shift(patch.box.top, patch.box.left)
         check_there(self.labels)
         self.labels[(*plane, *target.slices)] = values[different.slices]
-        patch.written = values.copy()
+        patch.written = values
 
 
 def empty_labels(shape: tuple[int, ...]) -> NDArray[np.int32]:

@@ -67,6 +67,11 @@ class Click:
         """Row and column, as of a scribble of one pixel."""
         return ((self.y, self.x),)
 
+    @property
+    def middle(self) -> Click:
+        """Itself, as of a scribble of one pixel."""
+        return self
+
 
 @dataclass(frozen=True)
 class Scribble:

@@ -80,7 +80,7 @@ def draw_click(
         A ring this much wider becomes possible; rings of both signs cancel to unknown.
     """
     reach = math.floor(inner_radius + outer_radius)
-    box = Box(x - reach, y - reach, x + reach + 1, y + reach + 1).intersect(Box.of(_shape(reference)))
+    box = Box(x - reach, y - reach, x + reach + 1, y + reach + 1).intersect(Box.of(reference.shape))
     drawn = reference.copy()
     if box.empty:
         return drawn
@@ -165,9 +165,7 @@ def obey(logits: NDArray[np.float32], clicks: Iterable[tuple[int, int, bool]]) -
         Relative to `logits`, oldest first: of two on one pixel the newer counts. Those outside are left out.
     """
     height, width = logits.shape
-    latest = {
-        (y, x): 1 if positive else -1 for y, x, positive in clicks if 0 <= y < height and 0 <= x < width
-    }
+    latest = {(y, x): 1 if positive else -1 for y, x, positive in clicks if Box.of(logits.shape).has(y, x)}
     rows, columns = np.ogrid[:height, :width]
     bent = logits
     for _ in range(ROUNDS):
@@ -222,15 +220,10 @@ def fitting_cut(logits: NDArray[np.float32], box: Box) -> float:
 
 def within(logits: NDArray[np.float32], box: Box, lowest: float) -> BoolMask:
     """Return the mask (Y, X) of logits for a box: those above `lowest` in it, and where they are surer, some beyond."""
-    whole = Box.of(_shape(logits))
+    whole = Box.of(logits.shape)
     wide = box.grown(round(BEYOND * box.height), round(BEYOND * box.width))
     mask = np.zeros(logits.shape, bool)
     for part, cut_at in ((wide.intersect(whole), SURER), (box.intersect(whole), lowest)):
         if not part.empty:
             mask[part.slices] = logits[part.slices] > cut_at
     return mask
-
-
-def _shape(plane: NDArray[np.generic]) -> tuple[int, int]:
-    height, width = plane.shape
-    return height, width

@@ -7,7 +7,7 @@ are those of a level.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,22 +21,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from napari_interformer.decoding import Decoder
     from napari_interformer.image import Planes
 
 FINEST = 1  # what is magnified more than twice shows nothing new
 STRIP = 1024  # rows of the image that are read at once: chunks of lazy arrays are read once, and memory stays small
 HALO = 32  # working pixels that are encoded around a window and thrown away
-
-
-class PixelEncoder(Protocol):
-    """What encoding a window needs of a model."""
-
-    @property
-    def strides(self) -> tuple[int, int, int, int]:
-        """Strides of the four maps in pixels."""
-
-    def encode_pixels(self, pixels: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
-        """Encode (B, Y, X, 3)."""
 
 
 def size_at(size: tuple[int, int], level: int) -> tuple[int, int]:
@@ -66,7 +56,7 @@ def working(position: int, level: int) -> int:
 
 
 def maps_at(
-    planes: Planes, model: PixelEncoder, plane: tuple[int, ...], level: int, box: Box
+    planes: Planes, model: Decoder, plane: tuple[int, ...], level: int, box: Box
 ) -> list[NDArray[np.float32]]:
     """Encode a box of a plane at a level.
 

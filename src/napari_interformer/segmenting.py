@@ -107,31 +107,32 @@ def commit(session: Session, without: dict[int, str]) -> None:
         session.commit()
 
 
-def similar_ones(session: Session, propagate: bool, encode_part: EncodePart) -> ValueError | None:
-    """Find what looks like the objects that were clicked on, plane by plane; return what was wrong, to be raised at the end."""
+def similar_ones(
+    session: Session, propagate: bool, encode_part: EncodePart
+) -> tuple[list[str], ValueError | None]:
+    """Find what looks like the objects that were clicked on, plane by plane, and carry it through the stack if asked to.
+
+    Returns sentences that tell how much was found, and what was wrong; both are for the end, when everything is saved.
+    """
     clicked = clicked_on(session)
     if not clicked:
-        return ValueError(
+        return [], ValueError(
             "--similar needs an object that was clicked on as an example; there is none: give clicks for one."
         )
-    wrong = None
+    told, wrong = [], None
     for plane in clicked:
         encode_part([(plane, Box.of(session.features.size))])
         try:
-            find_similar(session, plane, propagate)
+            with bar("finding", "place") as line:
+                found = session.find_similar(plane, progress=lambda done, total: show(line, done, total))
+            if propagate:
+                carry(session, found, plane)
         except ValueError as error:
             wrong = error
-    return wrong
-
-
-def find_similar(session: Session, plane: Plane, propagate: bool) -> None:
-    """Find objects like the finished ones of a plane, carry them through the stack if asked to, and print how many."""
-    with bar("finding", "place") as line:
-        found = session.find_similar(plane, progress=lambda done, total: show(line, done, total))
-    if propagate:
-        carry(session, found, plane)
-    where = f" on plane {', '.join(map(str, plane))}" if plane else ""
-    click.echo(f"{count(len(found), 'similar object')} found{where}")
+        else:
+            where = f" on plane {', '.join(map(str, plane))}" if plane else ""
+            told.append(f"{count(len(found), 'similar object')} found{where}")
+    return told, wrong
 
 
 def carry(session: Session, labels: Sequence[int], plane: Plane | None = None) -> None:
@@ -258,7 +259,7 @@ def check_valued(number: int, prompt: Given, planes: Planes) -> None:
         return
     noun, where = ("click", "at") if isinstance(prompt, Mark) else ("box", "in the middle of")
     for y, x in prompt.path if isinstance(prompt, Mark) else prompt.middle.path:
-        if np.isnan(planes.raw(prompt.plane, Box(x, y, x + 1, y + 1))).any():
+        if np.isnan(planes.raw(prompt.plane, Box.pixel(y, x))).any():
             raise ValueError(
                 f"A {noun} needs pixels with a value; the image is NaN {where} {typed(prompt)} of object {number}: choose "
                 "another place."

@@ -31,6 +31,7 @@ from napari_interformer.painting import Painting, check_labels, check_number, em
 from napari_interformer.prompts import BoxPrompt, Click, Mask, Scribble
 from napari_interformer.records import Record, Saved
 from napari_interformer.replay import encoded, replay
+from napari_interformer.volume import carry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -335,7 +336,7 @@ class Session:
 
     @property
     def rival(self) -> int | None:
-        """The protected object that was meant, it seems: all of the current one's prompts and nearly all of its mask lie on it.
+        """The protected object that was meant, it seems: all positive prompts and nearly all of the current mask lie on it.
 
         None for an object that is continued, or that somebody painted: that is one of its own.
         """
@@ -626,7 +627,7 @@ class Session:
         self._history.add(Painted(stroke, self._current.painting.copy(), late))
 
     def undo(self) -> bool:
-        """Take back the last change of prompts, or the last stroke, exactly; return whether there was one."""
+        """Take back the last change exactly: of prompts or `overwrite`, a stroke, `delete` or `find_similar`; False if none."""
         return self._history.undo()
 
     def redo(self) -> bool:
@@ -673,8 +674,6 @@ class Session:
         ended: Callable[[Ended], None] | None = None,
     ) -> Carried:
         """Carry the object as `propagate` does without changing it; safe to call from a worker, for `adopt_propagate`."""
-        from napari_interformer.volume import carry  # it builds on sessions, and loads SciPy
-
         return carry(self, progress=progress, cancelled=cancelled, ended=ended)
 
     def adopt_propagate(self, carried: Carried) -> list[tuple[Plane, Box]]:
@@ -732,7 +731,7 @@ class Session:
         cancelled: Callable[[], bool] | None = None,
     ) -> Similar:
         """Find what looks like the finished objects without changing anything; for `adopt_similar`."""
-        from napari_interformer.similar import search  # it builds on sessions
+        from napari_interformer.similar import search  # loads scikit-image
 
         self._check_no_current("find_similar")
         whole = Box.of(self.features.size)
@@ -953,9 +952,16 @@ class Session:
         ------
         ValueError
             If the file is something else or belongs to another image, there is a current object, or the label image has
-            objects with the numbers of those in the file; nothing changes.
+            objects with the numbers of those in the file, or cannot hold these; nothing changes.
+        FileNotFoundError, OSError
+            If there is no such file, or it cannot be read; nothing changes.
         NotEncodedError
             As for `click`.
+
+        Warns
+        -----
+        UserWarning
+            If prompts may be answered differently here: on other features, by another model, or without the image.
         """
         self.adopt_saved(self.compute_saved(path))
 

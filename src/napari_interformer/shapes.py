@@ -131,9 +131,7 @@ def scatter(
     return labels
 
 
-def nest(
-    rng: np.random.Generator, labels: Labels, share: tuple[float, float], roughness: float = 0.1
-) -> Labels:
+def nest(rng: np.random.Generator, labels: Labels, share: tuple[float, float]) -> Labels:
     """Return a smaller object in the depth of each object of (Y, X) labels, of the same number.
 
     Its radius is the given `share` of the largest circle's that fits.
@@ -149,7 +147,7 @@ def nest(
         if radius < 2:
             continue
         y, x = int(y) + box[0].start, int(x) + box[1].start
-        mask = shape_of(rng, radius, roughness)
+        mask = shape_of(rng, radius, 0.1)
         h, w = mask.shape
         top, left = y - h // 2, x - w // 2
         seen = Box(left, top, left + w, top + h).intersect(Box.of((labels.shape[0], labels.shape[1])))

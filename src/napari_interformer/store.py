@@ -39,6 +39,7 @@ from zarr.errors import ContainsArrayError
 
 from napari_interformer import GET_EXTRA
 from napari_interformer.files import at_home, brief, is_url
+from napari_interformer.image import plane_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -244,7 +245,7 @@ class Store:
     def unreadable(self, row: int, part: str, error: Exception, file: str = "") -> OSError:
         """Return an error that says what part of a plane cannot be read, and why; `file` can be deleted to make it again."""
         if self.shape.leading:
-            part += f" of plane {tuple(map(int, np.unravel_index(row, self.shape.leading)))}"
+            part += f" of plane {plane_at(row, self.shape.leading)}"
         remedy = f"the store is damaged: copy it again, or delete {file and f'{file} in '}it and encode again"
         if isinstance(self.location, str):
             remedy = "check that the server serves parts of files (range requests); if it does, the store is damaged"

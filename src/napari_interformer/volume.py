@@ -258,9 +258,7 @@ def _removed(step: Step) -> bool:
         return True
     core, box = _core(start.mask), start.box
     return any(
-        box.holds(Box(x, y, x + 1, y + 1)) and core[y - box.top, x - box.left]
-        for mark in marks
-        for y, x in line(mark.path)
+        box.has(y, x) and core[y - box.top, x - box.left] for mark in marks for y, x in line(mark.path)
     )
 
 

@@ -31,12 +31,12 @@ from napari_interformer.form import DELETE, EDIT, Form
 from napari_interformer.gaps import where_it_ends
 from napari_interformer.geometry import Box
 from napari_interformer.hints import NOTHING_TO_UNDO, before_a_click, found
+from napari_interformer.image import plane_at
 from napari_interformer.keys import CTRL, Keys
 from napari_interformer.labels import labels_of, made_for, new_labels
 from napari_interformer.layers import finest
 from napari_interformer.lessons import Learnt, Lessons
 from napari_interformer.notes import Notes
-from napari_interformer.prompts import Click
 from napari_interformer.reference import blank, draw_click
 from napari_interformer.strip import StackState
 from napari_interformer.worker import Job, WorkerThread
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from napari_interformer.labels import LayerLabels
     from napari_interformer.layers import Source
     from napari_interformer.model import InterFormer
+    from napari_interformer.prompts import Click
     from napari_interformer.replay import Replay
 
 
@@ -249,7 +250,7 @@ class Panel(QScrollArea):
 
     def encode(self) -> None:
         """Encode what is not encoded yet of the chosen image, in a thread, and let clicks begin."""
-        if self.job is not None or self._lessons.job is not None:
+        if self._occupied:
             return
         source, store = self.form.source(), self.form.store_path()
         name, device = self.form.model_name(), self.form.device.currentText()
@@ -273,6 +274,11 @@ class Panel(QScrollArea):
         """The encode that runs; None if none does."""
         return self._encodes.job
 
+    @property
+    def _occupied(self) -> bool:
+        """Whether the encoding thread has something to do already."""
+        return self.job is not None or self._lessons.job is not None
+
     def _undecided(self, features: Features) -> bool:
         """Whether it is not known yet if the current session, of other features, has an object that must not be lost.
 
@@ -284,7 +290,7 @@ class Panel(QScrollArea):
     def _encode_asked(self) -> None:
         """Encode the planes on which clicks wait, though nobody pressed Encode (again)."""
         annotator, clicks = self.annotator, self.clicks
-        if self.job is not None or self._lessons.job is not None:
+        if self._occupied:
             return
         if annotator is None or clicks is None or annotator.busy:
             return
@@ -301,7 +307,7 @@ class Panel(QScrollArea):
         annotator, half = self.annotator, 0
         if annotator is not None and annotator.waiting:
             asked = annotator.waiting[0]
-            click: Click | None = asked if isinstance(asked, Click) else asked.middle
+            click: Click | None = asked.middle
             half = annotator.session.model.config.click_window // 2
         else:
             click = self.screen.looked_at(source)
@@ -534,7 +540,7 @@ class Panel(QScrollArea):
     def adapt_as(self, wanted: str) -> None:
         """Teach a copy of the model in the encoding thread; keep it under a name, and use it."""
         annotator = self._now()
-        if self.job is not None or self._lessons.job is not None:
+        if self._occupied:
             return
         assert self._loaded is not None
         self.form.adapt_bar.setValue(0)
@@ -571,7 +577,7 @@ class Panel(QScrollArea):
     def go_to(self, number: int) -> None:
         """Show a plane, by its number in C order."""
         if self.clicks is not None and self.features is not None:
-            plane = tuple(int(i) for i in np.unravel_index(number, self.features.leading))
+            plane = plane_at(number, self.features.leading)
             self.screen.go_to(self.clicks.source, plane)
 
     def _show_planes(self) -> None:
@@ -614,8 +620,8 @@ class Panel(QScrollArea):
     def toggle_sign(self) -> None:
         """Switch between positive and negative clicks."""
         self.canvas.give_up_picking()
-        self.form.show_sign(not self.form.positive)
-        self.canvas.positive = self.form.positive
+        self.canvas.positive = not self.canvas.positive
+        self.form.show_sign(self.canvas.positive)
 
     def flip(self) -> None:
         """Flip the selected points."""
@@ -749,13 +755,8 @@ class Panel(QScrollArea):
         assert self.clicks is not None and self.labels is not None
         path = labels_to_save(self, self.clicks.source.image)
         if path is not None:
-            self.write_labels(annotator, self.labels, path)
-
-    def write_labels(self, annotator: Annotator, labels: LayerLabels, path: Path) -> None:
-        """Write labels in the decoding thread, once everything before is done."""
-        assert self.clicks is not None
-        write = labels.writer(path, self.clicks.source)
-        annotator.make_sure(lambda saved: show_info(f"The labels were saved as {_where(saved)}."), write)
+            write = self.labels.writer(path, self.clicks.source)
+            annotator.make_sure(lambda saved: show_info(f"The labels were saved as {_where(saved)}."), write)
 
     def save_prompts(self) -> None:
         """Write every object's clicks, so that the work can be repeated."""
@@ -771,14 +772,14 @@ class Panel(QScrollArea):
     def load_prompts(self) -> None:
         """Replay saved clicks."""
         annotator = self._now()
-        _check_none_open(annotator, "Load clicks")
+        _check_none_open(annotator)
         assert self.clicks is not None
         path = clicks_to_load(self, self.clicks.source.image)
         if path is not None:
             session = annotator.session
 
             def work() -> Replay:
-                _check_none_open(annotator, "Load clicks")  # a click may have been in line
+                _check_none_open(annotator)  # a click may have been in line
                 return session.compute_saved(path)
 
             annotator.act(session.adopt_saved, work)
@@ -888,8 +889,7 @@ class Panel(QScrollArea):
     def _refresh(self) -> None:
         annotator = self.annotator
         if self._carrying is not None and (annotator is None or not annotator.busy):
-            self.stop()  # if the session has ended
-            self._carrying.close()
+            self._carrying.drop()  # it is stopped, if the session has ended
             self._carrying = None
         self.form.show_state(
             annotator,
@@ -908,12 +908,10 @@ class Panel(QScrollArea):
 
     def release(self) -> None:
         """Release the keys and stop the threads; the Labels layer stays, and so do clicks that are not committed."""
-        self.cancel()
-        self.stop()
         self._encodes.drop()
         self._lessons.drop()
         if self._carrying is not None:
-            self._carrying.close()
+            self._carrying.drop()
         self._carrying = None
         for emitter, told in self._of_viewer():
             emitter.disconnect(told)
@@ -975,9 +973,9 @@ def _load(name: str, device: str) -> InterFormer:
     return load_model(name, device=decoding_device(device))
 
 
-def _check_none_open(annotator: Annotator, what: str) -> None:
+def _check_none_open(annotator: Annotator) -> None:
     """Refuse saved clicks while there is an unfinished object that they would be mixed up with."""
     if annotator.has_object:
         raise ValueError(
-            f"{what} needs every object to be finished; object {annotator.session.label} is not: commit or clear it first."
+            f"Load clicks needs every object to be finished; object {annotator.session.label} is not: commit or clear it first."
         )

@@ -196,6 +196,11 @@ class Job:
         """Whether whoever works at it in this worker should stop."""
         return self.cancelled.is_set() or worker.closed
 
+    def drop(self) -> None:
+        """Stop it, though nobody waits for its end."""
+        self.cancelled.set()
+        self.close()
+
     def close(self) -> None:
         """Take it from the activities."""
         if self._bar is not None:
