@@ -38,6 +38,12 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
+@pytest.fixture
+def stack(rng: np.random.Generator) -> np.ndarray:
+    """Return (5, 48, 70) uint16: noise, so that no plane and no pixel can be taken for another."""
+    return rng.integers(0, 60000, (5, 48, 70)).astype(np.uint16)
+
+
 @pytest.fixture(scope="session")
 def default_model():
     """Return the model in the package; tests must leave it as it is."""

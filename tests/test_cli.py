@@ -18,8 +18,8 @@ import zarr
 
 from conftest import blobs
 from napari_interformer import cli, segmenting, terminal
-from napari_interformer.files import write_labels
 from napari_interformer.geometry import Box
+from napari_interformer.label_files import write_labels
 from napari_interformer.options import options_of
 from napari_interformer.prompts import NotEncodedError
 from napari_interformer.session import Session
@@ -549,7 +549,7 @@ def test_what_is_read_is_not_written_to_and_that_is_told_before_anything_is_enco
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from napari_interformer.files import write_labels
+    from napari_interformer.label_files import write_labels
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("napari_interformer.checkpoint.load_model", None)

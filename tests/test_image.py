@@ -369,11 +369,6 @@ def test_one_channel_of_many_is_read_alone():
 # -------------------------------------------------------------------------------- the same image, stored otherwise
 
 
-@pytest.fixture
-def stack(rng):
-    return rng.integers(0, 60000, (5, 48, 70)).astype(np.uint16)
-
-
 @pytest.fixture(
     params=[
         "dask",

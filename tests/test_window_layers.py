@@ -18,7 +18,7 @@ from qtpy.QtWidgets import QFileDialog
 
 from napari_interformer.clicks import CLICKS
 from napari_interformer.drawings import SHAPES
-from napari_interformer.files import read_image
+from napari_interformer.image_files import read_image
 from napari_interformer.labels import LABELS, LayerLabels
 from napari_interformer.samples import cells_sample, nuclei_sample
 from napari_interformer.widget import Panel

@@ -269,8 +269,8 @@ def segment(
         raise click.UsageError("segment needs clicks or boxes: give --click, --box, --object or --prompts.")
     import napari_interformer as ni
     from napari_interformer import segmenting as steps
-    from napari_interformer.files import LABEL_FILES, check_labels_file, write_labels
     from napari_interformer.image import Planes
+    from napari_interformer.label_files import LABEL_FILES, check_labels_file, write_labels
     from napari_interformer.store import located
 
     read = {"the image": image}
@@ -582,7 +582,8 @@ def check_output(path: Path, endings: Sequence[str], read: Mapping[str, Path] | 
 
     `read` maps what to call each file that is read to its path.
     """
-    from napari_interformer.files import same_file, written_here
+    from napari_interformer.files import same_file
+    from napari_interformer.label_files import written_here
 
     if path.suffix.lower() not in endings:
         raise click.UsageError(f"The output must end in {' or '.join(endings)}; got {path.name}.")

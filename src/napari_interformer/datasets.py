@@ -13,7 +13,8 @@ import tifffile
 from scipy.io import loadmat
 from scipy.ndimage import label
 
-from napari_interformer.files import brief, frames_of, is_halved, read_picture
+from napari_interformer.files import brief
+from napari_interformer.image_files import frames_of, is_halved, read_picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

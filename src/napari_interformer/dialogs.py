@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QFileDialog
 
-from napari_interformer.files import LABEL_FILES
+from napari_interformer.label_files import LABEL_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

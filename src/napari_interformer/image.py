@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from napari_interformer.files import ImageFile, at_home, axes_of, brief, gone, read_image
+from napari_interformer.files import at_home, brief, gone
 from napari_interformer.geometry import Box
+from napari_interformer.image_files import ImageFile, axes_of, read_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

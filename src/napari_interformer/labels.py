@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Labels
 
-from napari_interformer.files import same_file, write_labels
+from napari_interformer.files import same_file
 from napari_interformer.geometry import Box
 from napari_interformer.image import plane_at, read_only
+from napari_interformer.label_files import write_labels
 from napari_interformer.layers import PLACE, finest, is_unplaced, place
 from napari_interformer.painting import empty_labels
 

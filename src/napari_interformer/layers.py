@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from napari_interformer.files import read_image
 from napari_interformer.image import Planes
+from napari_interformer.image_files import read_image
 from napari_interformer.prompts import Click
 
 if TYPE_CHECKING:

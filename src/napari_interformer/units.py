@@ -1,0 +1,56 @@
+"""Units of length and time by the names that files have for them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Length(NamedTuple):
+    """A unit of length: its name in OME-Zarr and in napari, how OME-TIFF writes it, and what others call it."""
+
+    name: str
+    mark: str
+    micrometers: float
+    aliases: tuple[str, ...] = ()
+
+
+LENGTHS = {
+    name: unit
+    for unit in (
+        Length("picometer", "pm", 1e-6),
+        Length("angstrom", "Å", 1e-4, ("\N{ANGSTROM SIGN}", "Angstrom")),
+        Length("nanometer", "nm", 1e-3),
+        Length("micrometer", "µm", 1.0, ("um", "micron", "microns", "\\u00B5m", "μm")),
+        Length("millimeter", "mm", 1e3),
+        Length("centimeter", "cm", 1e4),
+        Length("meter", "m", 1e6),
+    )
+    for name in (unit.name, unit.mark, *unit.aliases)
+}
+SECONDS = {
+    **dict.fromkeys(("ms", "millisecond"), 1e-3),
+    **dict.fromkeys(("s", "second"), 1.0),
+    **dict.fromkeys(("min", "minute"), 60.0),
+    **dict.fromkeys(("h", "hour"), 3600.0),
+}
+
+
+def named(unit: str | None) -> str | None:
+    """Return the name of a unit of length that goes by several; any other as it is."""
+    length = LENGTHS.get(str(unit))  # metadata may hold anything
+    return length.name if length else unit
+
+
+def ratio(unit: str | None, other: str | None) -> float:
+    """Return how many of another unit one makes, whatever they are called; 1 where they are not both known lengths."""
+    one, another = LENGTHS.get(str(unit)), LENGTHS.get(str(other))
+    return one.micrometers / another.micrometers if one and another else 1.0
+
+
+def are_lengths(numbers: Iterable[float]) -> bool:
+    """Whether all of these can be sizes of pixels: above 0, and finite."""
+    return all(0 < number < math.inf for number in numbers)
