@@ -28,7 +28,7 @@ from napari_interformer.geometry import Box
 from napari_interformer.image import Planes
 from napari_interformer.prompts import BoxPrompt
 from napari_interformer.session import Session
-from napari_interformer.settings import SHARE, Allowed, at_least, check_settings
+from napari_interformer.settings import SHARE, Allowed, at_least, check_settings, one_of
 from napari_interformer.simulate import iou, next_click
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ class BenchmarkConfig:
     seed: int = 0
 
     allowed: ClassVar = {
+        "split": one_of(SPLITS),
         "images": at_least(0),
         "objects": at_least(0),
         "smallest": at_least(0),
@@ -115,8 +116,6 @@ class BenchmarkConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be measured, before images are read."""
-        if self.split not in SPLITS:
-            raise ValueError(f"split takes one of {', '.join(SPLITS)}; got {self.split!r}.")
         check_settings(self, self.allowed)
         if 0 < self.until < max(self.thresholds):
             raise ValueError(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,11 @@ class Allowed:
 def at_least(number: float) -> Allowed:
     """Allow a number and what is greater."""
     return Allowed(f"{number} or more", lambda value: value >= number)
+
+
+def one_of(names: Collection[str]) -> Allowed:
+    """Allow some names."""
+    return Allowed(f"one of {', '.join(names)}", names.__contains__)
 
 
 FINITE = Allowed("0 or more, and finite", lambda value: 0 <= value < math.inf)

@@ -46,7 +46,7 @@ from napari_interformer.model import (
     normalise,
     resolve_device,
 )
-from napari_interformer.settings import FINITE, RANGE, SHARE, Allowed, at_least, of_process
+from napari_interformer.settings import FINITE, RANGE, SHARE, Allowed, at_least, of_process, one_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -168,6 +168,7 @@ class TrainConfig(ClickConfig):
     seed: int = 0
     save_minutes: float = 5.0
     allowed: ClassVar = ClickConfig.allowed | {
+        "precision": one_of(("auto", "bf16", "fp32")),
         "validation": SHARE,
         "synthetic": SHARE,
         "synthetic_images": at_least(1),
@@ -300,14 +301,14 @@ def train(
         diverges (the state that was saved last stays).
     """
     config = config or TrainConfig()
-    if config.preset not in PRESETS:
+    if (
+        config.preset not in PRESETS
+    ):  # not earlier: whoever has a preset of their own adds it before they train
         raise ValueError(f"preset takes one of {', '.join(PRESETS)}; got {config.preset!r}.")
     if config.kept and not config.initial:
         raise ValueError(
             f"kept is a share of the weights of initial; got {config.kept} without initial: name a model."
         )
-    if config.precision not in ("auto", "bf16", "fp32"):
-        raise ValueError(f"precision takes auto, bf16 or fp32; got {config.precision!r}.")
     output = Path(output)
     state_path = output.with_name(f"{output.name.removesuffix('.safetensors')}.state.pt")
     check_new(output, state_path)
