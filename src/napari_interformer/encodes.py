@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from napari_interformer.layers import finest
-from napari_interformer.worker import Job
+from napari_interformer.worker import Job, OneJob
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ class EncodeJob(Job):
         self.wanted: Part | None = None
 
 
-class Encodes:
+class Encodes(OneJob[EncodeJob]):
     """What is being encoded, if anything is. All methods are the main thread's.
 
     Parameters
@@ -54,11 +54,6 @@ class Encodes:
         Told after each tile.
     ended : callable
         Called at the end, with the job and the error if there was one; `job.cancelled` says whether it was stopped.
-
-    Attributes
-    ----------
-    job : EncodeJob or None
-        The one in progress.
     """
 
     def __init__(
@@ -68,7 +63,7 @@ class Encodes:
         progressed: Callable[[Progress], None],
         ended: Callable[[EncodeJob, Exception | None], None],
     ) -> None:
-        self.job: EncodeJob | None = None
+        super().__init__()
         self._worker = worker
         self._tell_progressed, self._tell_ended = progressed, ended
 
@@ -173,23 +168,10 @@ class Encodes:
             self._tell_progressed(step)
 
     def _ended(self, job: EncodeJob, error: Exception | None = None) -> None:
-        job.close()
-        if job is self.job:
-            self.job = None
+        if self.over(job):
             self._tell_ended(job, error)
 
     def want(self, part: Part) -> None:
         """Encode this part next."""
         if self.job is not None:
             self.job.wanted = part
-
-    def cancel(self) -> None:
-        """Stop at once, or within a tile; what is done is kept."""
-        if self.job is not None:
-            self.job.cancelled.set()
-
-    def drop(self) -> None:
-        """Stop, and report no more."""
-        if self.job is not None:
-            self.job.drop()
-        self.job = None

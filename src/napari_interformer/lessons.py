@@ -10,7 +10,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from napari_interformer.worker import Job
+from napari_interformer.worker import Job, OneJob
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ class Learnt(NamedTuple):
     names: list[str]
 
 
-class Lessons:
+class Lessons(OneJob[Job]):
     """What a model is learning, if it is. All methods are the main thread's.
 
     Parameters
@@ -40,11 +40,6 @@ class Lessons:
         Told from time to time which part is done, from 0 to 1, and how many seconds are left.
     ended : callable
         Called at the end with what was learnt, or with the error; with None if it was stopped.
-
-    Attributes
-    ----------
-    job : Job or None
-        The lesson in progress.
     """
 
     def __init__(
@@ -54,7 +49,7 @@ class Lessons:
         progressed: Callable[[float, float], None],
         ended: Callable[[Learnt | Exception | None], None],
     ) -> None:
-        self.job: Job | None = None
+        super().__init__()
         self._worker = worker
         self._tell_progressed, self._tell_ended = progressed, ended
 
@@ -100,18 +95,5 @@ class Lessons:
             self._tell_progressed(done, seconds_left)
 
     def _ended(self, job: Job, result: Learnt | Exception) -> None:
-        job.close()
-        if job is self.job:
-            self.job = None
+        if self.over(job):
             self._tell_ended(None if isinstance(result, Exception) and job.cancelled.is_set() else result)
-
-    def cancel(self) -> None:
-        """Stop; nothing is saved."""
-        if self.job is not None:
-            self.job.cancelled.set()
-
-    def drop(self) -> None:
-        """Stop, and report no more."""
-        if self.job is not None:
-            self.job.drop()
-        self.job = None

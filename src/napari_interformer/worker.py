@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from napari.utils import progress
 from qtpy.QtCore import QObject, Qt, QTimer, Signal
@@ -205,3 +205,38 @@ class Job:
         """Take it from the activities."""
         if self._bar is not None:
             self._bar.close()
+
+
+J = TypeVar("J", bound=Job)
+
+
+class OneJob(Generic[J]):
+    """At most one job on its way; all methods are the main thread's.
+
+    Attributes
+    ----------
+    job : Job or None
+        The one in progress.
+    """
+
+    def __init__(self) -> None:
+        self.job: J | None = None
+
+    def cancel(self) -> None:
+        """Stop at once, or within a step; what is done is kept, if a part of it is of use."""
+        if self.job is not None:
+            self.job.cancelled.set()
+
+    def drop(self) -> None:
+        """Stop, and report no more."""
+        if self.job is not None:
+            self.job.drop()
+        self.job = None
+
+    def over(self, job: J) -> bool:
+        """Note that a job has ended; return whether it was the one in progress."""
+        job.close()
+        current = job is self.job
+        if current:
+            self.job = None
+        return current
