@@ -306,8 +306,7 @@ class Panel(QScrollArea):
         """Return what to encode next: what a click waits for, or else what is in the middle of the screen."""
         annotator, half = self.annotator, 0
         if annotator is not None and annotator.waiting:
-            asked = annotator.waiting[0]
-            click: Click | None = asked.middle
+            click: Click | None = annotator.waiting[0].middle
             half = annotator.session.model.config.click_window // 2
         else:
             click = self.screen.looked_at(source)
