@@ -830,11 +830,93 @@ def test_what_was_painted_comes_back_with_saved_clicks(live, tmp_path):
     np.testing.assert_array_equal(np.where(open_one, 0, again.labels), np.where(s.labels == 2, 0, s.labels))
     if live:
         np.testing.assert_array_equal(again.labels, s.labels)
+        assert again.saved.by_hand == s.saved.by_hand
         again.click(CENTRES[2])
         assert not again.labels[erased.where].any() and again.labels[CENTRES[2]] == 2
-    assert again.save_prompts(tmp_path / "d.json") and again.commit() == 2
+    assert again.commit() == 2
     assert again.label == 10 and again.highest == 9
     np.testing.assert_array_equal(again.labels[100:105, 100:105], s.labels[100:105, 100:105])
+
+
+def test_a_click_on_another_object_has_it_for_a_rival_unless_it_continues_or_paints_one():
+    there = np.where(LABELS == 1, 1, 0).astype(np.int32)
+    there[100:104, 90:94] = 2  # a small one, on another blob
+    s = session(labels=there, live=True)
+    s.click(CENTRES[0])
+    assert s.rival == 1
+    s.painted(Stroke(s.labels, 60, 60, s.label, (4, 4)))
+    assert s.rival is None
+    s.undo()
+    assert s.rival == 1
+    s.overwrite = True
+    assert s.rival is None
+    s.clear()
+    s.overwrite = False
+    s.edit(2)
+    s.click(CENTRES[0])
+    assert s.mask[LABELS == 1].all() and s.rival is None
+
+
+def test_what_was_undone_before_the_object_was_given_up_does_not_come_back():
+    s = session()
+    s.click(CENTRES[0])
+    s.undo()
+    assert s.can_redo and s.clear() == [] and not s.can_redo and s.label == 1
+
+
+def test_saved_clicks_take_no_number_that_no_object_has(tmp_path):
+    s = session()
+    s.click(CENTRES[0])
+    path = tmp_path / "c.json"
+    s.commit()
+    s.save_prompts(path)
+    others = np.zeros(IMAGE.shape, np.int32)
+    others[:4, :4], others[-4:, -4:] = 2, 50  # 2 is what the next object would have been
+    again = session(labels=others)
+    again.load_prompts(path)
+    assert again.highest == 50 and again.label == 51
+    assert replayed(s, path).label == 2
+
+
+def test_of_saved_clicks_without_an_answer_no_model_is_told(tmp_path):
+    s = session()
+    assert s.saved.current.decoder == ""
+    other = BlobModel()
+    other.decoder_fingerprint = "adapted"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Session(FEATURES, other).load_prompts(s.save_prompts(tmp_path / "c.json"))
+
+
+def test_another_session_in_the_same_labels_saves_what_was_finished_and_painted_before():
+    s = session(live=True)
+    s.click(CENTRES[0])
+    s.painted(Stroke(s.labels, 60, 60, 1, (4, 4)))
+    s.commit()
+    again = session(labels=s.labels, live=True)
+    again.go_on_from(s.saved)
+    assert again.saved.finished == s.saved.finished and again.saved.by_hand == s.saved.by_hand
+
+
+def test_without_the_current_object_labels_are_all_that_is_there():
+    s = session(live=True)
+    s.painted(Stroke(s.labels, 60, 60, s.label, (4, 4)))
+    np.testing.assert_array_equal(s.finished[...], s.labels)
+    s.click(CENTRES[0])
+    assert not s.finished[...].any()
+
+
+def test_what_an_edit_began_with_stays_with_a_click_that_was_saved_and_goes(tmp_path):
+    s = stack_session()
+    s.click((1, 32, 32))
+    s.propagate()
+    s.edit(s.commit())
+    s.click((1, 32, 33))
+    again = replayed(s, tmp_path / "c.json")
+    again.remove(0)
+    s.remove(0)
+    assert s.mask[:4].any(axis=(1, 2)).all()
+    np.testing.assert_array_equal(again.mask, s.mask)
 
 
 def test_a_journal_notes_what_was_painted_unless_a_disk_has_it(tmp_path):

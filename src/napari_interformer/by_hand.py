@@ -102,12 +102,12 @@ class ByHand:
         return pieces
 
     def _pieces(self, labels: LabelImage) -> tuple[Piece, ...]:
-        whole, pieces = Box(0, 0, labels.shape[-1], labels.shape[-2]), []
+        pieces = []
         for (plane, row, column), mask in tuple(
             self._tiles.items()
         ):  # a worker may read while strokes are painted
             tile = _tile(row, column)
-            box = Box.around(mask).shift(tile.top, tile.left).intersect(whole)
+            box = Box.around(mask).shift(tile.top, tile.left)
             there = np.asarray(labels[(*plane, *box.slices)])
             pieces.append(Piece.of(plane, box, cut(mask, tile, box, False), there))
         return tuple(pieces)
