@@ -857,6 +857,19 @@ def test_a_click_on_another_object_has_it_for_a_rival_unless_it_continues_or_pai
     assert s.mask[LABELS == 1].all() and s.rival is None
 
 
+def test_what_a_stroke_that_is_undone_gives_back_counts_as_painted_by_nobody():
+    s = session(live=True)
+    s.click(CENTRES[0])
+    whole = s.labels.copy()
+    s.painted(Stroke(s.labels, 24, 24, 0, (6, 6)))
+    s.live = False
+    s.live = True
+    s.undo()
+    np.testing.assert_array_equal(s.labels, whole)
+    s.undo()
+    assert not s.labels.any()
+
+
 def test_what_was_undone_before_the_object_was_given_up_does_not_come_back():
     s = session()
     s.click(CENTRES[0])
