@@ -1614,3 +1614,127 @@ def test_an_array_that_was_filled_anew_is_not_taken_for_the_image():
     with pytest.raises(ValueError, match="has other pixels now"):
         Session(features, MODEL)
     assert Session(features, MODEL, image=IMAGE).click(CENTRES[0]).sum() == 1024
+
+
+def test_a_click_that_lies_on_no_other_object_means_an_object_of_its_own():
+    s = session(labels=np.where(LABELS == 1, 1, 0).astype(np.int32))
+    s.click((2, 2))  # background
+    s.click(CENTRES[0])
+    assert s.mask.sum() > 1000 and s.rival is None
+    s.remove(0)
+    assert s.rival == 1
+
+
+def test_nothing_covers_an_object_without_a_pixel():
+    s = session(labels=np.ones(IMAGE.shape, np.int32))
+    s.click(CENTRES[0], positive=False)
+    assert s.empty and not s.covered
+    s.flip(0)
+    assert s.covered
+
+
+def test_an_object_that_comes_back_keeps_its_number_though_its_clicks_are_gone():
+    s = session()
+    assert not s.can_undo
+    s.click(CENTRES[0])
+    assert s.can_undo
+    s.remove(0)
+    s.number_from(5)
+    assert s.label == 1
+    s.undo()
+    assert s.label == 1 and s.mask.any()
+    s.remove(0)
+    assert s.clear() == [] and s.label == 2  # its number was seen
+
+
+def test_what_was_deleted_leaves_no_prompts_to_another_object_of_its_number():
+    s = session()
+    for centre in CENTRES[:2]:
+        s.click(centre)
+        s.commit()
+    s.delete(1)
+    assert len(s.rejected) == 1
+    s.label = 1
+    s.click(CENTRES[2])
+    s.commit()
+    assert s.objects[1] == (Click((), *CENTRES[2]),)
+    s.edit(2)
+    s.click(CENTRES[3])
+    s.commit()
+    assert len(s.rejected) == 1  # an edit deletes nothing
+
+
+def test_strokes_are_made_again_in_their_order_after_a_click_over_them_was_undone():
+    s = session(live=True, overwrite=True)
+    s.click(CENTRES[1])
+    for number in (9, 8):
+        s.painted(Stroke(s.labels, 24, 24, number, (6, 6)))
+    before = s.labels.copy()
+    s.click(CENTRES[0])
+    s.undo()
+    np.testing.assert_array_equal(s.labels, before)
+    assert (s.labels[24:30, 24:30] == 8).all()
+
+
+def test_saved_clicks_of_an_open_object_need_its_number_and_tell_its_model(tmp_path):
+    s = session()
+    s.click(CENTRES[0])
+    path = s.save_prompts(tmp_path / "c.json")
+    with pytest.raises(ValueError, match="object 1 is there already"):
+        session(labels=np.where(LABELS == 2, 1, 0)).load_prompts(path)
+    other = BlobModel()
+    other.decoder_fingerprint = "adapted"
+    with pytest.warns(UserWarning, match="made with another model"):
+        Session(FEATURES, other).load_prompts(path)
+
+
+def test_numbers_are_looked_for_on_all_planes_before_saved_clicks_are_loaded(tmp_path):
+    s = stack_session()
+    s.click((1, 32, 32))
+    s.commit()
+    there = np.zeros(GAP.shape, np.int32)
+    there[6, :4, :4] = 1
+    with pytest.raises(ValueError, match="object 1 is there already"):
+        Session(s.features, s.model, there).load_prompts(s.save_prompts(tmp_path / "c.json"))
+
+
+def test_of_saved_clicks_that_do_not_tell_how_they_were_seen_nothing_is_said(tmp_path, blob_model):
+    blob_model.config = replace(blob_model.config, diameters=(8.0, 300.0))
+    encode(IMAGE, blob_model, contrast=(0, 255), device="cpu", store=tmp_path / "f.zarr")
+    opened, image = Features.open(tmp_path / "f.zarr"), Planes.of(IMAGE, contrast=(0, 255))
+    path = Session(opened, blob_model, image=image).save_prompts(tmp_path / "c.json")
+    told = json.loads(path.read_text())
+    assert told.pop("magnified") is True  # as versions before this one wrote
+    path.write_text(json.dumps(told))
+    for seen in (None, image):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            Session(opened, blob_model, image=seen).load_prompts(path)
+
+
+@pytest.mark.parametrize("tiling", [{"tile": 128, "halo": 32}, {"tile": 224, "halo": 64}])
+def test_saved_clicks_tell_that_the_image_was_tiled_otherwise(tiling, tmp_path):
+    s = Session(encode(IMAGE, MODEL, contrast=(0, 255), device="cpu", tile=160, halo=32), MODEL)
+    path = s.save_prompts(tmp_path / "c.json")
+    other = Session(encode(IMAGE, MODEL, contrast=(0, 255), device="cpu", **tiling), MODEL)
+    with pytest.warns(UserWarning, match="another contrast or tiling"):
+        other.load_prompts(path)
+
+
+def test_an_open_edit_without_a_click_is_saved_as_one(tmp_path):
+    s = stack_session()
+    s.click((1, 32, 32))
+    s.propagate()
+    s.edit(s.commit())
+    again = replayed(s, tmp_path / "c.json")
+    assert again.unfinished and again.label == 1 and not again.can_undo
+    np.testing.assert_array_equal(again.mask, s.mask)
+
+
+def test_what_was_carried_is_forgotten_with_its_object():
+    s = stack_session()
+    s.click((1, 32, 32))
+    s.propagate()
+    assert s.gaps
+    s.commit()
+    assert not s.gaps
