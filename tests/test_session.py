@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import BlobModel, blobs
+from napari_interformer.by_hand import Piece
 from napari_interformer.encoding import encode, encode_tiles, room_for
 from napari_interformer.features import Features
 from napari_interformer.geometry import Box
@@ -835,6 +836,9 @@ def test_what_was_painted_comes_back_with_saved_clicks(live, tmp_path):
         assert not again.labels[erased.where].any() and again.labels[CENTRES[2]] == 2
     assert again.commit() == 2
     assert again.label == 10 and again.highest == 9
+    one = session()
+    one.click(CENTRES[0])
+    assert replayed(one, tmp_path / "e.json").highest == 0
     np.testing.assert_array_equal(again.labels[100:105, 100:105], s.labels[100:105, 100:105])
 
 
@@ -930,6 +934,21 @@ def test_what_an_edit_began_with_stays_with_a_click_that_was_saved_and_goes(tmp_
     s.remove(0)
     assert s.mask[:4].any(axis=(1, 2)).all()
     np.testing.assert_array_equal(again.mask, s.mask)
+
+
+@pytest.mark.parametrize(
+    ("plane", "box"), [((3,), (0, 0, 2, 2)), ((), (191, 0, 193, 2)), ((), (-1, 0, 1, 2))]
+)
+def test_what_was_painted_outside_the_image_is_refused_and_nothing_changes(plane, box, tmp_path):
+    s = session()
+    s.click(CENTRES[0])
+    s.commit()
+    wrong = Piece(plane, Box(*box), b"\xf0", (1, 4))
+    path = replace(s.saved, by_hand=(wrong,)).write(tmp_path / "c.json")
+    again = session()
+    with pytest.raises(ValueError, match=r"damaged|plane takes"):
+        again.load_prompts(path)
+    assert not again.labels.any() and again.label == 1
 
 
 def test_a_journal_notes_what_was_painted_unless_a_disk_has_it(tmp_path):

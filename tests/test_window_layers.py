@@ -20,6 +20,7 @@ from napari_interformer.clicks import CLICKS
 from napari_interformer.drawings import SHAPES
 from napari_interformer.image_files import read_image
 from napari_interformer.labels import LABELS, LayerLabels
+from napari_interformer.records import Saved
 from napari_interformer.samples import cells_sample, nuclei_sample
 from napari_interformer.widget import Panel
 from panel import THEIRS, after_a_crash, area, finish_and_hold
@@ -486,6 +487,20 @@ def test_what_was_painted_before_a_crash_is_restored(field, monkeypatch):
     window.idle()
     np.testing.assert_array_equal(window.labels, before)
     assert area(window.labels, 1) == 427 and window.panel.annotator.session.label == 6
+
+
+def test_labels_of_another_shape_after_a_stroke_end_the_session_and_its_journal_stays(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    layer = window.viewer.layers[LABELS]
+    layer.data_setitem(tuple(np.mgrid[50:55, 60:66].reshape(2, -1)), 1)
+    window.key_and_wait("C")
+    path = window.panel.notes.journal.path
+    layer.data = np.zeros((40, 40), np.int32)
+    window.idle()
+    assert "Labels must have the image's shape" in window.told[-1]
+    window.wait(path.exists)
+    assert Saved.read(path).by_hand[0].numbers == (1, 30)
 
 
 def test_what_the_labels_hold_is_not_offered(field, monkeypatch):

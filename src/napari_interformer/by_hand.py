@@ -103,9 +103,8 @@ class ByHand:
 
     def _pieces(self, labels: LabelImage) -> tuple[Piece, ...]:
         pieces = []
-        for (plane, row, column), mask in tuple(
-            self._tiles.items()
-        ):  # a worker may read while strokes are painted
+        tiles = tuple(self._tiles.items())  # a worker may read while strokes are painted
+        for (plane, row, column), mask in tiles:
             tile = _tile(row, column)
             box = Box.around(mask).shift(tile.top, tile.left)
             there = np.asarray(labels[(*plane, *box.slices)])

@@ -221,7 +221,9 @@ class LayerLabels:
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         """Read plane indices and slices, as of an array."""
-        return np.asarray(finest(self.layer)[self._in_layer(key)])
+        return np.asarray(
+            self.array[self._in_layer(key)]
+        )  # what it was made for, though the layer may have others now
 
     def _in_layer(self, key: Any) -> tuple[Any, ...]:
         """Return a key into this array as one into the layer's data."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from napari_interformer.geometry import Box
+from napari_interformer.image import plane_of
 from napari_interformer.painting import check_number
 from napari_interformer.records import Record, Saved
 
@@ -68,6 +70,12 @@ def replay(session: Session, path: Path) -> Replay:
     answers = Replay(tuple(finished), current, saved.by_hand)
     for number in answers.numbers:
         check_number(session.labels, number)
+    for piece in saved.by_hand:
+        plane_of(piece.plane, session.features.leading)
+        if not Box.of(session.features.size).holds(piece.box):
+            raise ValueError(
+                f"{path.name} is damaged: what was painted lies outside the image, in {piece.box}."
+            )
     return answers
 
 

@@ -993,7 +993,7 @@ class Session:
             self._object_size, self.overwrite = usual
         self.by_hand.include(replay.by_hand)
         self.backlog.add(partial(paint_again, self.labels, replay.by_hand, replay.numbers))
-        self._objects.know(max(replay.numbers, default=0))
+        self._objects.know(max(replay.numbers - {self.label if self.unfinished else 0}, default=0))
 
     def go_on_from(self, saved: Saved) -> None:
         """Know of the objects that another session finished in the same labels, and of what was painted there."""
