@@ -631,3 +631,68 @@ def test_what_cannot_be_saved_is_told_once_and_not_tried_for_ever():
     assert desk.told == ["The disk is full."]
     desk.annotator.close()
     assert desk.told == ["The disk is full."]
+
+
+def test_a_click_on_another_object_is_not_committed_and_dropped_with_the_next():
+    desk = Desk()
+    desk.click(*desk.centres[0])
+    desk.annotator.commit()
+    desk.worker.all()
+    desk.paper.clicks = ()
+    desk.annotator.edited()
+    desk.click(*desk.centres[0])
+    desk.annotator.commit()
+    desk.worker.all()
+    assert desk.told.pop().startswith("Not committed: object 1 is already there. Press E")
+    assert len(desk.session.records) == 1 and desk.session.clicks
+    desk.annotator.new()
+    desk.worker.all()
+    assert desk.told == ["Object 2 was dropped: nearly all of it is object 1."]
+    assert len(desk.session.records) == 1 and not desk.session.unfinished and not desk.paper.clicks
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        (lambda annotator: annotator.commit(), "Commit"),
+        (lambda annotator: annotator.new(), "New object"),
+        (lambda annotator: annotator.edit(1), "Edit"),
+        (lambda annotator: annotator.delete(1), "Delete"),
+    ],
+)
+def test_nothing_leaves_an_object_while_one_of_its_clicks_waits(asked, name):
+    desk = Desk(np.stack([squares()[0]] * 2), encoded=False)
+    desk.encode(0)
+    desk.click(0, *desk.centres[0])
+    desk.click(1, *desk.centres[0])
+    desk.worker.all()
+    asked(desk.annotator)
+    desk.worker.all()
+    assert desk.told[-1].startswith(f"{name} needs an answer to every click; plane 1 is still being encoded")
+    assert len(desk.annotator.waiting) == 1 and len(desk.session.clicks) == 1 and not desk.session.records
+
+
+def test_what_can_be_done_is_known_though_the_only_click_waits():
+    desk = Desk(np.stack([squares()[0]] * 2), encoded=False)
+    annotator = desk.annotator
+    assert not (
+        annotator.can_undo or annotator.can_redo or annotator.has_object or annotator.can_find_similar
+    )
+    desk.click(1, *desk.centres[0])
+    desk.worker.all()
+    assert annotator.can_undo and annotator.has_object and not annotator.can_redo
+    annotator.undo()
+    desk.worker.all()
+    assert annotator.can_redo and not annotator.can_undo and not annotator.has_object
+    annotator.found(3)
+    annotator.found(2)
+    assert annotator.highest == 3 and annotator.can_find_similar and not annotator.can_adapt
+
+
+def test_an_object_of_red_clicks_alone_is_given_up_with_the_next_and_keeps_its_number():
+    desk = Desk()
+    desk.click(*desk.centres[0], positive=False)
+    desk.annotator.new()
+    desk.worker.all()
+    assert not desk.session.clicks and not desk.session.records and not desk.told
+    assert not desk.paper.clicks and desk.session.label == 2
