@@ -221,9 +221,8 @@ class LayerLabels:
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         """Read plane indices and slices, as of an array."""
-        return np.asarray(
-            self.array[self._in_layer(key)]
-        )  # what it was made for, though the layer may have others now
+        # Of the array that it was made for, though somebody may just have given the layer another one.
+        return np.asarray(self.array[self._in_layer(key)])
 
     def _in_layer(self, key: Any) -> tuple[Any, ...]:
         """Return a key into this array as one into the layer's data."""
