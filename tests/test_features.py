@@ -518,6 +518,7 @@ def test_a_tile_of_another_store_is_not_kept_however_soon_it_came(tmp_path, monk
     read = stores.Store.read
 
     def swapped(self, row, tile):
+        monkeypatch.setattr(stores.Store, "read", read)  # which filling a store does, too
         shutil.rmtree(place)
         fill(made(place, pixels=255 - image()))
         return read(self, row, tile)
