@@ -1757,3 +1757,35 @@ def test_what_was_carried_is_forgotten_with_its_object():
     assert s.gaps
     s.commit()
     assert not s.gaps
+
+
+def test_what_is_erased_stays_erased_though_the_labels_are_without_the_object_for_a_while():
+    s = session(live=True)
+    s.click(CENTRES[0])
+    erased = Stroke(s.labels, 24, 24, 0, (6, 6))
+    s.painted(erased)
+    before = s.labels.copy()
+    s.live = False
+    assert not s.labels.any()
+    s.live = True
+    np.testing.assert_array_equal(s.labels, before)
+    s.overwrite = True
+    np.testing.assert_array_equal(s.labels, before)
+
+
+def test_an_object_that_is_not_shown_yet_is_not_painted_when_it_may_overwrite():
+    s = session(labels=np.where(LABELS == 1, 7, 0).astype(np.int32))
+    s.click(CENTRES[0])
+    s.overwrite = True
+    assert (s.labels[LABELS == 1] == 7).all()
+    assert s.commit() == 8 and (s.labels[LABELS == 1] == 8).all()
+
+
+def test_an_object_of_which_only_the_brush_left_something_is_not_erased():
+    s = session(live=True)
+    s.click(CENTRES[0])
+    s.painted(Stroke(s.labels, 0, 0, 0, (64, 64)))
+    with pytest.raises(ValueError, match="all of its pixels were erased"):
+        s.commit()
+    s.painted(Stroke(s.labels, 120, 120, s.label, (4, 4)))
+    assert s.commit() == 1 and (s.labels == 1).sum() == 16
