@@ -1642,6 +1642,10 @@ def test_a_click_that_lies_on_no_other_object_means_an_object_of_its_own():
     assert s.mask.sum() > 1000 and s.rival is None
     s.remove(0)
     assert s.rival == 1
+    s.click((2, 2), positive=False)
+    assert s.rival == 1
+    s.overwrite = True
+    assert s.rival is None
 
 
 def test_nothing_covers_an_object_without_a_pixel():
@@ -1681,6 +1685,14 @@ def test_what_was_deleted_leaves_no_prompts_to_another_object_of_its_number():
     s.click(CENTRES[3])
     s.commit()
     assert len(s.rejected) == 1  # an edit deletes nothing
+    stack = stack_session()
+    for plane in (1, 6):  # two objects that are not on the same planes
+        stack.click((plane, 32, 32))
+        stack.delete(stack.commit())
+        stack.label = 1
+    stack.click((6, 32, 32))
+    stack.commit()
+    assert stack.objects == {1: (Click((6,), 32, 32),)}
 
 
 def test_strokes_are_made_again_in_their_order_after_a_click_over_them_was_undone():
