@@ -696,3 +696,105 @@ def test_an_object_of_red_clicks_alone_is_given_up_with_the_next_and_keeps_its_n
     desk.worker.all()
     assert not desk.session.clicks and not desk.session.records and not desk.told
     assert not desk.paper.clicks and desk.session.label == 2
+
+
+def two_planes():
+    """Return a desk with a click that is answered, and one that waits for its plane."""
+    desk = Desk(np.stack([squares()[0]] * 2), encoded=False)
+    desk.encode(0)
+    desk.click(0, *desk.centres[0])
+    desk.click(1, *desk.centres[1])
+    desk.worker.all()
+    assert len(desk.session.clicks) == len(desk.annotator.waiting) == 1
+    return desk
+
+
+def test_clearing_drops_the_clicks_that_wait_too():
+    desk = two_planes()
+    desk.annotator.clear()
+    desk.worker.all()
+    assert not desk.annotator.waiting and not desk.paper.clicks and not desk.annotator.has_object
+
+
+def test_one_sentence_for_many_clicks_on_one_bad_pixel():
+    desk = Desk()
+    desk.paper.clicks = (Click((), 500, 500),) * 3
+    desk.annotator.edited()
+    desk.worker.all()
+    assert len(desk.told) == 1 and not desk.paper.clicks
+
+
+def test_a_click_whose_plane_is_finished_while_it_is_tried_is_answered():
+    desk = Desk(np.stack([squares()[0]] * 2), encoded=False)
+    desk.click(1, *desk.centres[0])
+    work, done, _ = desk.worker.jobs.pop()
+    tried = work()
+    planes = Planes.of(desk.image, contrast=(0, 255))
+    list(encode_tiles(planes, desk.session.features, desk.model, device="cpu", only=[(1,)]))
+    done(tried)
+    desk.worker.all()
+    assert not desk.annotator.waiting and desk.session.labels[1].sum() == 400
+
+
+@pytest.mark.parametrize(
+    "go_on", [Annotator.new, Annotator.commit, lambda annotator: annotator.painted(1, Stroke())]
+)
+def test_a_click_that_was_taken_back_while_it_waited_does_not_come_to_another_object(go_on):
+    desk = two_planes()
+    desk.annotator.undo()
+    assert desk.annotator.can_redo and not desk.annotator.waiting
+    go_on(desk.annotator)
+    desk.worker.all()
+    assert not desk.annotator.can_redo
+    desk.annotator.redo()
+    desk.worker.all()
+    assert not desk.annotator.waiting
+
+
+def test_after_giving_up_nothing_can_be_redone():
+    desk = Desk(np.stack([squares()[0]] * 2), encoded=False)
+    for centre in desk.centres[:2]:
+        desk.click(1, *centre)
+        desk.worker.all()
+    desk.annotator.undo()
+    desk.annotator.give_up()
+    desk.worker.all()
+    assert not desk.annotator.can_redo
+
+
+def test_where_there_was_nothing_to_undo_there_is_nothing_to_redo():
+    desk = Desk()
+    desk.annotator.undo()
+    assert not desk.annotator.can_redo
+
+
+def test_another_model_answers_the_click_that_was_expected():
+    desk, other = Desk(), BrightModel()
+    desk.annotator.expect(Click.at(desk.centres[0]))
+    desk.worker.all()
+    desk.annotator.act(lambda _: desk.session.change_model(other))
+    desk.click(*desk.centres[0])
+    desk.worker.all()
+    assert other.decoded == 1 and desk.at(0) == 1
+
+
+def test_a_new_click_that_waits_takes_the_place_of_what_was_undone():
+    desk = Desk(np.stack([squares()[0]] * 2), encoded=False)
+    desk.click(1, *desk.centres[0])
+    desk.worker.all()
+    assert desk.annotator.can_undo
+    desk.annotator.undo()
+    assert desk.annotator.can_redo and not desk.annotator.can_undo
+    desk.click(1, *desk.centres[1])
+    desk.worker.all()
+    assert not desk.annotator.can_redo
+
+
+def test_what_waits_is_noted_in_its_order():
+    desk = Desk(np.stack([squares()[0]] * 2), encoded=False)
+    desk.encode(0)
+    desk.click(0, *desk.centres[0])
+    desk.paper.clicks += (BoxPrompt((1,), Box(10, 10, 30, 30)),)
+    desk.annotator.edited()
+    desk.worker.all()
+    assert [type(one) for one in desk.annotator.noted.current.prompts] == [BoxPrompt, Click]

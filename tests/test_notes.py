@@ -22,6 +22,7 @@ def test_what_was_clicked_a_moment_before_the_window_is_gone_is_noted(monkeypatc
     panel = Panel(viewer)
     window.setCentralWidget(panel)
     image, centres = squares()
+    panel.notes.timer.setInterval(3_600_000)  # however slow the machine is, it is not the timer that writes
     viewer.add_image(image)
     panel.encode()
     qtbot.waitUntil(lambda: panel.annotator is not None and not panel.annotator.busy, timeout=PATIENCE * 1000)

@@ -1743,9 +1743,9 @@ def test_of_saved_clicks_that_do_not_tell_how_they_were_seen_nothing_is_said(tmp
             Session(opened, blob_model, image=seen).load_prompts(path)
 
 
-@pytest.mark.parametrize("tiling", [{"tile": 128, "halo": 32}, {"tile": 224, "halo": 64}])
+@pytest.mark.parametrize("tiling", [{"tile": 96, "halo": 32}, {"tile": 64, "halo": 0}])
 def test_saved_clicks_tell_that_the_image_was_tiled_otherwise(tiling, tmp_path):
-    s = Session(encode(IMAGE, MODEL, contrast=(0, 255), device="cpu", tile=160, halo=32), MODEL)
+    s = Session(encode(IMAGE, MODEL, contrast=(0, 255), device="cpu", tile=128, halo=32), MODEL)
     path = s.save_prompts(tmp_path / "c.json")
     other = Session(encode(IMAGE, MODEL, contrast=(0, 255), device="cpu", **tiling), MODEL)
     with pytest.warns(UserWarning, match="another contrast or tiling"):
@@ -1801,3 +1801,245 @@ def test_an_object_of_which_only_the_brush_left_something_is_not_erased():
         s.commit()
     s.painted(Stroke(s.labels, 120, 120, s.label, (4, 4)))
     assert s.commit() == 1 and (s.labels == 1).sum() == 16
+
+
+def test_an_object_covered_on_one_plane_and_empty_on_the_next_cannot_be_committed():
+    labels = np.zeros(GAP.shape, np.int32)
+    labels[1] = 7
+    s = stack_session(labels=labels)
+    s.click((1, 32, 32))
+    s.click((2, 32, 32), positive=False)
+    assert s.covered
+    with pytest.raises(ValueError, match="belong to other objects"):
+        s.commit()
+
+
+def test_a_click_tells_of_and_writes_to_no_other_plane():
+    s = stack_session(live=True)
+    s.click((1, 32, 32))
+    changed = s.set_prompts((*s.prompts, Click((5,), 32, 32)))
+    assert [plane for plane, _ in changed] == [(5,)]
+
+
+def test_what_is_told_of_a_change_holds_what_was_there_before():
+    s = session()
+    s.click(CENTRES[0])
+    s.click(CENTRES[5])
+    ((_, box),) = s.set_prompts((Click((), *CENTRES[1]),))
+    assert box.holds(Box.around((LABELS == 1) | (LABELS == 6) | (LABELS == 2)))
+
+
+def test_what_was_erased_stays_erased_when_the_object_may_overwrite_others():
+    s = session(live=True)
+    s.click(CENTRES[0])
+    s.painted(Stroke(s.labels, 20, 20, 0, (6, 6)))
+    s.overwrite = True
+    assert not s.labels[20:26, 20:26].any()
+    s.click(CENTRES[1])
+    assert not s.labels[20:26, 20:26].any()
+
+
+def test_objects_finished_long_ago_do_not_tell_how_large_the_next_one_is(blob_model):
+    blob_model.config = replace(blob_model.config, diameters=(8.0, 20.0))
+    s = Session(FEATURES, blob_model, image=Planes.of(IMAGE, contrast=(0, 255)))
+    for far, near in ((-16, 5), (12, 15)):  # six large ones, then six small ones
+        for y, x in CENTRES:
+            s.box((y + far, x + far), (y + near, x + near))
+            s.commit()
+    assert s.expected_size < 8
+
+
+def test_an_object_is_as_large_as_on_its_largest_plane():
+    planes = np.zeros((3, 64, 64), np.uint8)
+    for z, half in enumerate((4, 12, 20)):
+        planes[z, 32 - half : 32 + half, 32 - half : 32 + half] = 200
+    model = BlobModel()
+    model.config = replace(model.config, diameters=(8.0, 20.0))
+    s = Session(encode(planes, model, contrast=(0, 255), device="cpu"), model)
+    for z in range(3):
+        s.click((z, 32, 32))
+    s.commit()
+    assert s.expected_size == 40
+
+
+def test_similar_objects_take_no_pixel_of_others():
+    labels = np.where(LABELS == 1, 1, 0).astype(np.int32)
+    labels[16:48, 80:90] = 9
+    s = session(labels=labels)
+    found = s.find_similar()
+    assert s.labels[32, 100] in found and (s.labels[16:48, 80:90] == 9).all()
+
+
+def test_what_was_erased_of_a_found_object_stays_erased_after_undo_and_redo():
+    s = session(live=True)
+    s.click(CENTRES[0])
+    s.commit()
+    s.find_similar()
+    s.labels[100:104, 20:24] = 0
+    s.undo()
+    s.redo()
+    assert not s.labels[100:104, 20:24].any()
+
+
+def test_what_was_found_can_be_taken_back_after_an_object_that_came_to_nothing():
+    s = session()
+    s.click(CENTRES[0])
+    s.commit()
+    s.find_similar()
+    s.click((4, 4))
+    s.clear()
+    assert s.undo() and set(np.unique(s.labels)) == {0, 1} and not s.can_undo
+
+
+def test_saved_clicks_are_answered_at_the_magnification_at_which_they_were(tmp_path, blob_model):
+    blob_model.config = replace(blob_model.config, diameters=(8.0, 60.0))
+    image = Planes.of(IMAGE, contrast=(0, 255))
+    s = Session(FEATURES, blob_model, image=image, object_size=300)
+    s.click(CENTRES[0])
+    s.commit()
+    s.click(CENTRES[1])
+    again = replayed(s, tmp_path / "c.json", image=image)
+    assert again.level == s.level < 0 and again.records[0].size == 300
+    assert again.saved == s.saved
+
+
+def test_found_objects_are_saved_with_their_size(blob_model):
+    blob_model.config = replace(blob_model.config, diameters=(8.0, 60.0))
+    s = Session(FEATURES, blob_model, image=Planes.of(IMAGE, contrast=(0, 255)))
+    s.click(CENTRES[0])
+    s.commit()
+    s.find_similar()
+    assert len(s.records) > 1 and None not in {record.size for record in s.records[1:]}
+
+
+def test_undo_takes_back_the_click_where_overwriting_writes_nothing():
+    s = session()
+    s.click(CENTRES[0])
+    s.overwrite = True
+    assert s.changes == 1 and s.undo() and not s.clicks and s.overwrite
+
+
+def test_overwriting_is_no_step_without_an_object():
+    s = session(live=True)
+    s.overwrite = True
+    assert not s.can_undo and s.overwrite
+
+
+def test_found_objects_get_no_number_of_another():
+    s = session(labels=np.where(LABELS == 1, 1, np.where(LABELS == 6, 5, 0)))
+    s.label = 3
+    before = s.labels.copy()
+    assert s.find_similar() == [6, 7, 8, 9]
+    np.testing.assert_array_equal(s.labels[before > 0], before[before > 0])
+    assert len(np.unique(s.labels)) == 7
+
+
+def test_found_objects_get_no_number_that_was_painted():
+    s = session(labels=np.where(LABELS == 1, 1, 0))
+    s.number_from(10)
+    assert s.find_similar() == [10, 11, 12, 13, 14]
+
+
+def test_found_objects_may_have_the_last_number_there_is():
+    labels = np.where(LABELS == 1, 250, 0).astype(np.uint8)
+    s = session(labels=labels)
+    assert s.find_similar() == [251, 252, 253, 254, 255]
+
+
+def test_nothing_is_adopted_while_there_is_an_object():
+    s = session()
+    s.click(CENTRES[0])
+    s.commit()
+    similar = s.compute_similar()
+    s.click(CENTRES[1])
+    with pytest.raises(ValueError, match="commit or clear"):
+        s.adopt_similar(similar)
+
+
+def test_an_edited_object_is_as_large_as_it_was_taken_to_be(blob_model):
+    blob_model.config = replace(blob_model.config, diameters=(8.0, 60.0))
+    s = Session(
+        FEATURES, blob_model, LABELS.copy(), image=Planes.of(IMAGE, contrast=(0, 255)), object_size=30
+    )
+    s.edit(1)
+    s.object_size = 300
+    s.click(CENTRES[0])
+    s.commit()
+    assert s.records[-1].size == 30
+
+
+def test_a_model_that_answered_nothing_is_not_named():
+    second = BlobModel()
+    second.decoder_fingerprint = "otherwise"
+    s = session()
+    s.change_model(second)
+    s.click(CENTRES[0])
+    s.commit()
+    assert s.records[0].decoder == "otherwise"
+
+
+def test_another_model_carries_anew():
+    second = BlobModel()
+    s = stack_session()
+    s.click((1, 32, 32))
+    s.propagate()
+    s.change_model(second)
+    s.propagate()
+    assert second.decoded > 0
+
+
+def test_what_was_carried_is_no_step_of_its_own_after_loading(tmp_path):
+    s = stack_session()
+    s.click((1, 32, 32))
+    s.propagate()
+    again = replayed(s, tmp_path / "c.json")
+    assert again.changes == len(again.clicks) == 1
+
+
+def test_planes_of_other_objects_that_were_clicked_on_are_carried_to():
+    s = stack_session()
+    s.click((1, 2, 2))
+    s.commit()
+    s.click((2, 32, 32))
+    s.commit()
+    s.edit(2)
+    assert s.clicked_before == {(2,)}
+
+
+def test_a_new_size_does_not_change_the_object_that_has_begun(blob_model):
+    blob_model.config = replace(blob_model.config, diameters=(8.0, 60.0))
+    s = Session(FEATURES, blob_model, image=Planes.of(IMAGE, contrast=(0, 255)), object_size=30)
+    s.click(CENTRES[0])
+    s.object_size = 300
+    s.click(CENTRES[1])
+    s.commit()
+    assert s.records[0].size == 30
+
+
+def test_a_red_click_brings_nothing_back_that_was_erased():
+    s = session(live=True)
+    s.click(CENTRES[0])
+    s.labels[28:44, 28:44] = 0
+    s.click((40, 40), positive=False)
+    s.click(CENTRES[1])
+    assert not s.labels[28:44, 28:44].any()
+
+
+def test_what_was_erased_with_its_click_stays_erased():
+    s = session(live=True)
+    s.click(CENTRES[0])
+    y, x = CENTRES[0]
+    s.painted(Stroke(s.labels, y - 4, x - 4, 0, (8, 8)))
+    s.click(CENTRES[1])
+    assert not s.labels[y - 4 : y + 4, x - 4 : x + 4].any() and s.labels[y - 6, x] == 1
+
+
+def test_undo_of_a_late_stroke_keeps_the_one_before_it():
+    s = session(live=True, overwrite=True)
+    s.click(CENTRES[0])
+    one = Stroke(s.labels, 20, 20, 9, (8, 8))
+    s.painted(one)
+    two = Stroke(s.labels, 30, 30, 8, (8, 8))
+    s.painted(two, late=True)
+    s.undo()
+    assert (s.labels[20:28, 20:28] == 9).all()
