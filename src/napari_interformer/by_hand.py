@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_interformer.geometry import Box, cut
+from napari_interformer.geometry import Box, cut, unpacked
 from napari_interformer.painting import check_there
 
 if TYPE_CHECKING:
@@ -61,8 +61,12 @@ class Piece:
     @property
     def mask(self) -> BoolMask:
         """The pixels (h, w)."""
-        bits = np.unpackbits(np.frombuffer(self.pixels, np.uint8), count=self.box.height * self.box.width)
-        return bits.astype(bool).reshape(self.box.shape)
+        return unpacked(self.pixels, self.box.shape)
+
+    @property
+    def objects(self) -> set[int]:
+        """The numbers of the objects that have some of the pixels."""
+        return {*self.numbers[::2]} - {0}
 
     @property
     def values(self) -> NDArray[np.int64]:

@@ -575,7 +575,8 @@ def _piece(path: Sequence[tuple[int, int]], size: tuple[int, int]) -> tuple[tupl
 
     Where it leaves the image and comes back, nobody drew what would join the pieces.
     """
-    pieces = itertools.groupby(line(path, size), lambda pixel: Box.of(size).has(*pixel))
+    plane = Box.of(size)
+    pieces = itertools.groupby(line(path, size), lambda pixel: plane.has(*pixel))
     return max((tuple(piece) for inside, piece in pieces if inside), key=len, default=())
 
 

@@ -168,6 +168,11 @@ def line(path: Sequence[tuple[int, int]], size: tuple[int, int] | None = None) -
     return pixels
 
 
+def unpacked(bits: bytes, shape: tuple[int, int]) -> BoolMask:
+    """Return the mask (h, w) of which `numpy.packbits` made these bytes."""
+    return np.unpackbits(np.frombuffer(bits, np.uint8), count=shape[0] * shape[1]).astype(bool).reshape(shape)
+
+
 def cut(array: NDArray[Any], box: Box, window: Box, fill: Any) -> NDArray[Any]:
     """Return what `window` shows of an array that covers `box`, with `fill` beyond it."""
     if box == window:

@@ -173,7 +173,7 @@ def _newest_first() -> list[Path]:
 def _offered(path: Path, saved: Saved, highest: int, last: bool) -> Offer | None:
     missing = _missing(saved, highest)
     records = [record for record in (*missing.finished, missing.current) if any(map(_finds, record.prompts))]
-    painted = {number for piece in saved.by_hand for number in piece.numbers[::2] if number > highest}
+    painted = {number for piece in saved.by_hand for number in piece.objects if number > highest}
     if not painted and not any(record.label > highest and not record.edited for record in records):
         return None
     when = datetime.fromtimestamp(path.stat().st_mtime)

@@ -17,7 +17,7 @@ import numpy as np
 
 from napari_interformer.by_hand import Piece
 from napari_interformer.files import brief, write_whole
-from napari_interformer.geometry import Box
+from napari_interformer.geometry import Box, unpacked
 from napari_interformer.prompts import BoxPrompt, Click, Mask, Scribble
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def _prompt_to_json(prompt: Prompt) -> dict[str, Any]:
     place = {"plane": list(map(int, prompt.plane)), "box": list(map(int, prompt.box))}
     if isinstance(prompt, BoxPrompt):
         return place
-    return {"mask": _packed(np.packbits(prompt.mask).tobytes()), **place}
+    return {"mask": _encoded(np.packbits(prompt.mask).tobytes()), **place}
 
 
 def _prompt_from_json(entry: dict[str, Any]) -> Prompt:
@@ -229,30 +229,28 @@ def _place_from_json(entry: dict[str, Any]) -> tuple[tuple[int, ...], Box]:
 
 def _mask_from_json(entry: dict[str, Any]) -> Mask:
     plane, box = _place_from_json(entry)
-    bits = np.frombuffer(_unpacked(entry["mask"]), np.uint8)
-    mask = np.unpackbits(bits, count=box.height * box.width).astype(bool).reshape(box.shape)
-    return Mask(plane, box, mask)
+    return Mask(plane, box, unpacked(_decoded(entry["mask"]), box.shape))
 
 
 def _piece_to_json(piece: Piece) -> dict[str, Any]:
     return {
         "plane": list(map(int, piece.plane)),
         "box": list(map(int, piece.box)),
-        "pixels": _packed(piece.pixels),
+        "pixels": _encoded(piece.pixels),
         "numbers": list(piece.numbers),
     }
 
 
 def _piece_from_json(entry: dict[str, Any]) -> Piece:
-    piece = Piece(*_place_from_json(entry), _unpacked(entry["pixels"]), tuple(map(int, entry["numbers"])))
+    piece = Piece(*_place_from_json(entry), _decoded(entry["pixels"]), tuple(map(int, entry["numbers"])))
     if piece.values.shape != (np.count_nonzero(piece.mask),) or min(piece.numbers) < 0:
         raise ValueError("not written by this package")
     return piece
 
 
-def _packed(content: bytes) -> str:
+def _encoded(content: bytes) -> str:
     return base64.b64encode(zlib.compress(content)).decode()
 
 
-def _unpacked(text: str) -> bytes:
+def _decoded(text: str) -> bytes:
     return zlib.decompress(base64.b64decode(text))

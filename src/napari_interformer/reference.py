@@ -165,7 +165,8 @@ def obey(logits: NDArray[np.float32], clicks: Iterable[tuple[int, int, bool]]) -
         Relative to `logits`, oldest first: of two on one pixel the newer counts. Those outside are left out.
     """
     height, width = logits.shape
-    latest = {(y, x): 1 if positive else -1 for y, x, positive in clicks if Box.of(logits.shape).has(y, x)}
+    plane = Box.of(logits.shape)
+    latest = {(y, x): 1 if positive else -1 for y, x, positive in clicks if plane.has(y, x)}
     rows, columns = np.ogrid[:height, :width]
     bent = logits
     for _ in range(ROUNDS):

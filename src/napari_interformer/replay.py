@@ -39,7 +39,7 @@ class Replay(NamedTuple):
     def numbers(self) -> set[int]:
         """Those of all objects, of which some may have been painted by hand."""
         records = [record for record, _ in (*self.finished, self.current)]
-        painted = {number for piece in self.by_hand for number in piece.numbers[::2]} - {0}
+        painted = {number for piece in self.by_hand for number in piece.objects}
         return {record.label for record in records if record.prompts} | painted
 
 

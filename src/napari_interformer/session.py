@@ -230,7 +230,7 @@ class Session:
     def latest(self, plane: Plane = ()) -> Step | None:
         """Return the current object's newest step on a plane, or None if it has no prompt there."""
         wanted = plane_of(plane, self.features.leading)
-        return self._current.newest.get(wanted)
+        return next((step for step in reversed(self._current.steps) if step.prompt.plane == wanted), None)
 
     @property
     def label(self) -> int:

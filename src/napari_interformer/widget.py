@@ -39,7 +39,7 @@ from napari_interformer.lessons import Learnt, Lessons
 from napari_interformer.notes import Notes
 from napari_interformer.reference import blank, draw_click
 from napari_interformer.strip import StackState
-from napari_interformer.worker import Job, WorkerThread
+from napari_interformer.worker import Job, OneJob, WorkerThread
 from napari_interformer.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Panel(QScrollArea):
         self._encodes = Encodes(self.encoder, progressed=self._progressed, ended=self._ended)
         self._step: Progress | None = None  # how far the encode on its way is, once it is anywhere
         self._lessons = Lessons(self.encoder, progressed=self.form.show_learnt, ended=self._learnt)
-        self._carrying: Job | None = None
+        self._carrying: OneJob[Job] = OneJob()
         self._docked = self._chosen_by_hand = False
         self._connect()
         self._fill_layers()
@@ -697,7 +697,7 @@ class Panel(QScrollArea):
 
     def find_similar(self) -> None:
         """Find what looks like the finished objects in the part of the image on screen, in the decoding thread."""
-        if self._carrying is not None:
+        if self._carrying.job is not None:
             return  # the key is there though the button is not
         annotator, plane = self._now(), self.workspace.plane
         assert self.labels is not None and self.clicks is not None
@@ -713,7 +713,7 @@ class Panel(QScrollArea):
 
     def propagate(self) -> None:
         """Carry the current object through the stack, in the decoding thread."""
-        if self._carrying is not None:
+        if self._carrying.job is not None:
             return
         annotator = self._now()
         told = self._begin_carrying("InterFormer propagates", "Propagating: {} planes")
@@ -722,7 +722,7 @@ class Panel(QScrollArea):
 
     def _begin_carrying(self, name: str, text: str) -> tuple[Callable[[int, int], None], Callable[[], bool]]:
         """Return two functions for long work in the decoding thread: one takes its progress, one says whether to stop."""
-        job = self._carrying = Job()
+        job = self._carrying.job = Job()
 
         def told(done: int, most: int) -> None:
             self.decoder.tell(partial(self._carried, job, name, text, done, most))
@@ -731,11 +731,10 @@ class Panel(QScrollArea):
 
     def stop(self) -> None:
         """Stop finding or propagating; what is done so far is kept."""
-        if self._carrying is not None:
-            self._carrying.cancelled.set()
+        self._carrying.cancel()
 
     def _carried(self, job: Job, name: str, text: str, done: int, most: int) -> None:
-        if job is self._carrying:
+        if job is self._carrying.job:
             self.form.object.setText(text.format(done, most))
             # Last: Qt handles events meanwhile, after which there may be something else to say.
             job.show(done, most, name)
@@ -887,14 +886,13 @@ class Panel(QScrollArea):
 
     def _refresh(self) -> None:
         annotator = self.annotator
-        if self._carrying is not None and (annotator is None or not annotator.busy):
-            self._carrying.drop()  # it is stopped, if the session has ended
-            self._carrying = None
+        if annotator is None or not annotator.busy:
+            self._carrying.drop()  # it is over, or stopped, if the session has ended
         self.form.show_state(
             annotator,
             encoding=self.job is not None,
             adapting=self._lessons.job is not None,
-            carrying=self._carrying is not None,
+            carrying=self._carrying.job is not None,
             picking=self.canvas.picking,
             stack=annotator is not None and bool(annotator.session.features.leading),
             before=self._to_know(),
@@ -909,9 +907,7 @@ class Panel(QScrollArea):
         """Release the keys and stop the threads; the Labels layer stays, and so do clicks that are not committed."""
         self._encodes.drop()
         self._lessons.drop()
-        if self._carrying is not None:
-            self._carrying.drop()
-        self._carrying = None
+        self._carrying.drop()
         for emitter, told in self._of_viewer():
             emitter.disconnect(told)
         try:
