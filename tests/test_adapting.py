@@ -53,6 +53,19 @@ def test_adapting_lowers_the_loss_on_what_it_learns_from(default_model):
     assert np.mean(losses[-2:]) < 0.8 * np.mean(losses[:2])
 
 
+def test_objects_of_an_image_smaller_than_a_window_are_not_used_more_often(default_model, monkeypatch):
+    image, labels = synthetic(np.random.default_rng(3), (64, 64), "bacteria")
+    assert default_model.config.click_window == 128
+    used, plain = [], adapting.click_loss
+    monkeypatch.setattr(
+        adapting, "click_loss", lambda *given: (used.append(len(given[2])), plain(*given))[1]
+    )
+    config = replace(QUICK, steps=100, passes=2, windows_per_step=4, max_clicks=0)
+    ni.adapt(default_model, ni.encode(image, default_model), labels, config=config)
+    count = np.unique(labels).size - 1
+    assert 6 <= count <= 12 and 2 * count - 4 <= sum(used) <= 2 * count + 4
+
+
 def test_a_model_whose_learning_diverges_is_not_returned(cells, encoded, small_model):
     with pytest.raises(ValueError, match=r"by step \d they no longer were, .* give a lower lr than 1e\+38"):
         ni.adapt(small_model, encoded, cells[1], config=replace(QUICK, lr=1e38))

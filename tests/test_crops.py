@@ -47,6 +47,16 @@ def test_every_object_lies_in_its_window_of_its_crop(step):
         assert (made.labels[image] == number).sum() >= crops.LEAST_PIXELS
 
 
+def test_every_window_sees_something_of_its_object_even_of_a_ring():
+    rows, columns = np.ogrid[:128, :128]
+    away = np.hypot(rows - 64, columns - 64)
+    rings = ((away > 50) & (away < 53)).astype(np.int32) + 2 * (away < 4)
+    settings = replace(QUICK, zoom=(1.0, 1.0), crop_sizes=(128,), window_sizes=(1.0,), windows_per_step=8)
+    made = [Batches([Picture(rings.astype(np.uint8), rings)], [], settings, 32, 0)[n] for n in range(20)]
+    seen = torch.cat([one.targets.sum((1, 2)) for one in made])  # of a ring, the middle of its box has none
+    assert seen.min() >= crops.LEAST_PIXELS
+
+
 def test_a_batch_is_small_for_it_goes_from_process_to_process():
     made = batch()
     assert made.pixels.dtype == torch.uint8 and made.labels.dtype == torch.int8

@@ -112,6 +112,14 @@ def test_davis_joins_the_objects_of_a_frame(tmp_path):
     assert sample.labels.sum() == MASK.sum() + 1
 
 
+def test_masks_of_davis_may_have_a_number(tmp_path):
+    save(tmp_path / "img" / "bear.jpg", PICTURE)
+    save(tmp_path / "gt" / "bear#001.png", MASK)
+    (sample,) = load("davis", tmp_path)
+    assert sample.name == "bear"
+    np.testing.assert_array_equal(sample.labels, MASK)
+
+
 def test_sbd_has_an_object_for_each_instance(tmp_path):
     save(tmp_path / "img" / "2008_1.jpg", PICTURE)
     (tmp_path / "inst").mkdir()
@@ -123,14 +131,14 @@ def test_sbd_has_an_object_for_each_instance(tmp_path):
 
 def test_the_same_seed_splits_alike_whatever_the_order():
     everything = [Sample(f"s{i}", MASK, MASK, kind=str(i % 3)) for i in range(30)]
-    names = {s.name for s in split(everything, seed=1)[1]}
-    assert names == {s.name for s in split(everything[::-1], seed=1)[1]}
-    assert names != {s.name for s in split(everything, seed=2)[1]}
+    names = {s.name for s in split(everything, fraction=0.2, seed=1)[1]}
+    assert names == {s.name for s in split(everything[::-1], fraction=0.2, seed=1)[1]}
+    assert names != {s.name for s in split(everything, fraction=0.2, seed=2)[1]}
 
 
 def test_names_alone_say_nothing_of_what_belongs_together():
     plate = [Sample(f"plate#{i}", MASK, MASK) for i in range(10)]
-    assert [len(part) for part in split(plate, fraction=0.2)] == [8, 2]
+    assert [len(part) for part in split(plate, fraction=0.2, seed=0)] == [8, 2]
 
 
 def test_pixels_without_a_value_count_for_nothing():
@@ -145,7 +153,7 @@ def test_pixels_without_a_value_count_for_nothing():
 def test_samples_of_one_group_are_split_together():
     pixels = np.zeros((2, 2), np.uint8)
     samples = [Sample(f"{n}#{i}", pixels, pixels, group=str(n)) for n in range(10) for i in range(3)]
-    learnt, kept = ({sample.name.split("#")[0] for sample in part} for part in split(samples, fraction=0.3))
+    learnt, kept = ({sample.name.split("#")[0] for sample in part} for part in split(samples, fraction=0.3, seed=0))
     assert len(learnt) == 7 and len(kept) == 3 and not learnt & kept
 
 

@@ -115,6 +115,14 @@ def test_a_click_has_the_last_word_even_where_the_network_has_none(positive):
     assert bent[2, 3] == (CERTAIN if positive else -CERTAIN)
 
 
+def test_one_pixel_without_a_logit_under_a_click_leaves_the_others_theirs():
+    logits = np.full((20, 20), -3, np.float32)
+    logits[9, 9] = np.nan
+    bent = obey(logits, [(9, 9, True)])
+    assert bent[9, 9] == CERTAIN
+    np.testing.assert_allclose(bent[:5], -3, atol=1e-3)
+
+
 def test_a_click_at_the_corner_is_cut_off_at_the_border():
     drawn = draw_click(blank(SHAPE), 0, 0, True, 2)
     assert (drawn == State.FOREGROUND).sum() == 6

@@ -53,7 +53,7 @@ class AdaptConfig(ClickConfig):
     steps : int
         Largest number of optimiser steps.
     passes : int
-        Largest number of times that each object is used, because a few objects would otherwise be learnt by heart.
+        How often each object is used, on average and at most, because a few objects would otherwise be learnt by heart.
     minutes : float
         Stop after this many minutes even if steps are left (the learning rate follows whichever ends first); 0 for no limit.
     objects : int
@@ -407,5 +407,7 @@ def _batches(
     while True:
         group = groups[lessons[int(rng.integers(len(lessons)))].target.shape]
         height, width = group[0].target.shape
-        count = max(1, min(config.windows_per_step * smallest**2 // (height * width), len(group)))
+        # Not more where an image is smaller than a window: the number of steps, and so of passes, counts on that.
+        count = config.windows_per_step * min(1, smallest**2 / (height * width))
+        count = max(1, min(int(count), len(group)))
         yield [group[i] for i in rng.choice(len(group), count, replace=False)]

@@ -9,15 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from scipy.ndimage import distance_transform_edt
 
-from napari_interformer.reference import CERTAIN, FOLDED, NARROWEST, REACH, ROUNDS, State
-from napari_interformer.simulate import DEPTH_RATIO
+from napari_interformer.reference import BAND, CERTAIN, FOLDED, NARROWEST, REACH, ROUNDS, State
+from napari_interformer.simulate import DEPTH_RATIO, depth
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-AT_ONCE = 2**25  # numbers of `squared_depths` at a time
+AT_ONCE = 2**25  # numbers of `all_columns` at a time
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,11 @@ class Clicks:
     x: Tensor
     positive: Tensor
     found: Tensor
+
+    def where(self, chosen: Tensor, others: Clicks) -> Clicks:
+        """Return these clicks where `chosen` (N,) bool says so, and the others elsewhere."""
+        pairs = zip(vars(self).values(), vars(others).values(), strict=True)
+        return Clicks(*(torch.where(chosen, own, other) for own, other in pairs))
 
     def first(self, count: int) -> Clicks:
         """Return the clicks of the first `count` objects."""
@@ -75,35 +83,56 @@ def next_clicks(masks: Tensor, targets: Tensor, generator: torch.Generator | Non
     return Clicks(chosen // width, chosen % width, positive, deepest > 0)
 
 
-def squared_depths(regions: Tensor) -> Tensor:
-    """Return each pixel's squared distance to the nearest one outside its region; borders count as outside.
-
-    Exact: along the columns by running extremes, then along the rows by trying every column.
+def squared_depths(regions: Tensor, *, closed: bool = True) -> Tensor:
+    """Return each pixel's squared distance to the nearest one outside its region, exactly.
 
     Parameters
     ----------
     regions : (..., Y, X) bool
         Many planes.
+    closed : bool
+        Whether borders count as outside. If not, and a region is the whole plane, its depths are just large.
 
     Returns
     -------
     Tensor
         (..., Y, X) float32.
     """
-    height, width = regions.shape[-2:]
-    planes = regions.reshape(-1, height, width)
+    planes = regions.reshape(-1, *regions.shape[-2:])
+    transform = _plane_by_plane if planes.device.type == "cpu" else all_columns
+    return transform(planes, closed).view(regions.shape)
+
+
+def _plane_by_plane(planes: Tensor, closed: bool) -> Tensor:
+    """Return squared depths (N, Y, X) by SciPy, which takes a tenth of the time that `all_columns` takes on a CPU."""
+    out = np.zeros(planes.shape, np.float32)
+    for plane, squares in zip(planes.numpy(), out, strict=True):
+        if closed:
+            box, depths = depth(plane)
+            squares[box.slices] = np.rint(depths**2)  # they are whole numbers
+        elif plane.all():
+            squares[:] = sum(plane.shape) ** 2
+        else:
+            squares[:] = np.rint(distance_transform_edt(plane) ** 2)
+    return torch.from_numpy(out)
+
+
+def all_columns(planes: Tensor, closed: bool) -> Tensor:
+    """Return squared depths (N, Y, X) as a GPU does: along columns by running extremes, then by trying every column."""
+    height, width = planes.shape[1:]
     rows = torch.arange(height, device=planes.device, dtype=torch.int32)[:, None]
-    above = torch.where(planes, -1, rows).cummax(1).values
-    below = torch.where(planes, height, rows).flip(1).cummin(1).values.flip(1)
+    beyond = 0 if closed else height + width
+    above = torch.where(planes, -1 - beyond, rows).cummax(1).values
+    below = torch.where(planes, height + beyond, rows).flip(1).cummin(1).values.flip(1)
     along = torch.minimum(rows - above, below - rows).float().square()
     columns = torch.arange(width, device=planes.device, dtype=torch.float32)
     apart = (columns[:, None] - columns) ** 2
-    edge = torch.minimum(columns + 1, width - columns) ** 2
+    edge = (torch.minimum(columns + 1, width - columns) + beyond) ** 2
     out = [
         torch.minimum((part[:, :, None] + apart).amin(-1), edge)
         for part in torch.split(along, max(1, AT_ONCE // (height * width**2)))
     ]
-    return torch.cat(out).view(regions.shape)
+    return torch.cat(out)
 
 
 def draw_clicks(references: Tensor, clicks: Clicks, inner_radius: float, outer_radius: float = 0) -> Tensor:
@@ -128,6 +157,18 @@ def fold_all(references: Tensor, masks: Tensor) -> Tensor:
     return table[references.int() + len(State) * masks.int()]
 
 
+def expected_all(masks: Tensor) -> Tensor:
+    """Return the reference labels (N, Y, X) uint8 of objects that are possibly `masks`; see `reference.expected`."""
+    references = torch.full(masks.shape, State.UNKNOWN, dtype=torch.uint8, device=masks.device)
+    for part, state in ((masks, State.POSSIBLE_FOREGROUND), (~masks, State.POSSIBLE_BACKGROUND)):
+        deep = part
+        for _ in range(BAND):
+            wide = F.pad(deep, (1, 1, 1, 1), value=True)
+            deep = deep & wide[:, 2:, 1:-1] & wide[:, :-2, 1:-1] & wide[:, 1:-1, 2:] & wide[:, 1:-1, :-2]
+        references = torch.where(deep, references.new_tensor(state), references)
+    return references
+
+
 def obey_all(logits: Tensor, history: list[Clicks]) -> Tensor:
     """Return logits (N, Y, X) float32 with the right sign at every click; see `reference.obey`.
 
@@ -135,7 +176,7 @@ def obey_all(logits: Tensor, history: list[Clicks]) -> Tensor:
     """
     shape = (logits.shape[1], logits.shape[2])
     each = torch.arange(len(logits), device=logits.device)
-    bent = logits
+    bent = torch.where(logits.isnan(), 0, logits)
     for _ in range(ROUNDS):
         for clicks in history:
             sign = 2.0 * clicks.positive - 1
@@ -148,7 +189,6 @@ def obey_all(logits: Tensor, history: list[Clicks]) -> Tensor:
             bump = torch.exp(-distance / (2 * reach.clamp_min(NARROWEST)[:, None, None] ** 2))
             against = clicks.found & (sign * value < CERTAIN)
             bent = bent + torch.where(against, sign * CERTAIN - value, 0)[:, None, None] * bump
-    bent = bent.clone()
     for clicks in history:
         sign = 2.0 * clicks.positive - 1
         value = bent[each, clicks.y, clicks.x]

@@ -201,9 +201,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Return it on a device."""
-        pixels, labels, objects = (
-            part.to(device, non_blocking=True) for part in (self.pixels, self.labels, self.objects)
-        )
+        pixels, labels, objects = (part.to(device) for part in (self.pixels, self.labels, self.objects))
         return Batch(pixels, labels, objects, self.window, self.seed)
 
     @property
@@ -278,16 +276,18 @@ class Batches(Dataset[Batch]):
             # A large image may have next to nothing in it: after some tries with nothing, one looks where something is.
             place = draw_place(picture, size, config, rng, on_object=empty >= MISSES)
             numbers = cut_labels(picture, place)
-            found = choose_objects(numbers, per_image, rng)
-            empty = 0 if len(found) else empty + 1
-            if len(found) == 0:
-                continue
-            around = find_objects(numbers)
-            for number in found:
+            around, seen = find_objects(numbers), []
+            for number in choose_objects(numbers, per_image, rng):
                 rows, columns = around[number - 1]
                 box = Box(columns.start, rows.start, columns.stop, rows.stop)
                 box = place_window(box, window, size, rng)
-                objects.append((len(pixels), int(number), box.top, box.left))
+                # Of a ring, or of an object in pieces, a window may see nothing.
+                if np.count_nonzero(numbers[box.slices] == number) >= LEAST_PIXELS:
+                    seen.append((len(pixels), int(number), box.top, box.left))
+            empty = 0 if seen else empty + 1
+            if not seen:
+                continue
+            objects += seen
             pixels.append(cut_pixels(picture, place, rng))
             labels.append(numbers)
         # The first objects get the most clicks, so these must not all be of one crop.

@@ -69,7 +69,7 @@ def with_values(sample: Sample) -> Sample:
 
 
 def split(
-    samples: Sequence[Sample], *, fraction: float = 0.2, seed: int = 0
+    samples: Sequence[Sample], *, fraction: float, seed: int
 ) -> tuple[list[Sample], list[Sample]]:
     """Split into training and validation samples, kind by kind.
 
@@ -162,9 +162,9 @@ def berkeley(root: str | Path) -> Iterator[Sample]:
 
 
 def davis(root: str | Path) -> Iterator[Sample]:
-    """Read the 345 frames of DAVIS: `img/NAME.jpg` and `gt/NAME.png`, all of whose objects count as one."""
+    """Read the 345 frames of DAVIS: `img/NAME.jpg` and `gt/NAME.png` or `NAME#N.png`, all of whose objects count as one."""
     root = Path(root)
-    masks = _by_name(root / "gt")
+    masks = {name.partition("#")[0]: path for name, path in _by_name(root / "gt").items()}
     for name, path in _by_name(root / "img").items():
         mask = read(masks[name])
         mask = mask.max(axis=2) if mask.ndim == 3 else mask

@@ -15,7 +15,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from scipy.ndimage import binary_dilation, binary_erosion
 from scipy.ndimage import label as number_parts
 
 from napari_interformer.features import padded
@@ -26,6 +25,7 @@ from napari_interformer.reference import (
     State,
     blank,
     draw_click,
+    expected,
     fitting_cut,
     fold,
     obey,
@@ -225,7 +225,7 @@ class Decoding:
             steps.append(step)
         return tuple(steps)
 
-    def guess(self, start: Mask, click: Click, level: int, band: int) -> tuple[Box, NDArray[np.float32]]:
+    def guess(self, start: Mask, click: Click, level: int) -> tuple[Box, NDArray[np.float32]]:
         """Decode an object that is possibly `start`, unknown near its outline and sure at `click`; no state changes.
 
         Parameters
@@ -236,8 +236,6 @@ class Decoding:
             On the same plane.
         level : int
             The magnification (see `scales`).
-        band : int
-            Working pixels on either side of the outline that are unknown.
 
         Returns
         -------
@@ -250,11 +248,8 @@ class Decoding:
         box, mask = to_working(start.mask, start.box, level)
         window = self._window(box, None, level)
         mask = cut(mask, box, window, False)
-        reference = blank(mask.shape)
-        reference[binary_erosion(mask, iterations=band, border_value=1)] = State.POSSIBLE_FOREGROUND
-        reference[~binary_dilation(mask, iterations=band)] = State.POSSIBLE_BACKGROUND
         y, x = working(click.y, level) - window.top, working(click.x, level) - window.left
-        reference = draw_click(reference, y, x, click.positive, config.inner_radius, config.outer_radius)
+        reference = draw_click(expected(mask), y, x, click.positive, config.inner_radius, config.outer_radius)
         roi = region(mask | sure(reference), expansion=config.zoom_expansion, min_size=config.zoom_min_size)
         logits = self.model.decode_logits(self._prepare(click.plane, level, window), reference, roi)
         box, fine = to_image(obey(logits, [(y, x, click.positive)]), window, level)

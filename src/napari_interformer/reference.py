@@ -11,6 +11,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.ndimage import binary_erosion
 
 from napari_interformer.geometry import DIVISOR, Box, rounded_up
 
@@ -109,6 +110,17 @@ def fold(reference: Reference, mask: BoolMask) -> Reference:
     return np.take(FOLDED.ravel(), reference + np.uint8(len(State)) * mask)
 
 
+BAND = 2  # pixels on either side of an expected outline on which nothing is assumed
+
+
+def expected(mask: BoolMask) -> Reference:
+    """Return the reference label of an object that is possibly `mask` (Y, X): its neighbour's in a stack (not in the paper)."""
+    reference = blank((mask.shape[0], mask.shape[1]))
+    for part, state in ((mask, State.POSSIBLE_FOREGROUND), (~mask, State.POSSIBLE_BACKGROUND)):
+        reference[binary_erosion(part, iterations=BAND, border_value=1)] = state
+    return reference
+
+
 def sure(reference: Reference) -> BoolMask:
     """Return where a click has settled the pixel, either way."""
     return np.asarray((reference == State.FOREGROUND) | (reference == State.BACKGROUND))
@@ -168,7 +180,7 @@ def obey(logits: NDArray[np.float32], clicks: Iterable[tuple[int, int, bool]]) -
     plane = Box.of(logits.shape)
     latest = {(y, x): 1 if positive else -1 for y, x, positive in clicks if plane.has(y, x)}
     rows, columns = np.ogrid[:height, :width]
-    bent = logits
+    bent = np.where(np.isnan(logits), np.float32(0), logits)  # or a bump there would make all of it NaN
     for _ in range(ROUNDS):
         for (y, x), sign in latest.items():
             if sign * bent[y, x] >= CERTAIN:
@@ -178,9 +190,8 @@ def obey(logits: NDArray[np.float32], clicks: Iterable[tuple[int, int, bool]]) -
             reach = REACH * math.sqrt(agreeing.min(initial=height * width)) if agreeing.size else 1.0
             bump = np.exp(-distance / (2 * max(reach, NARROWEST) ** 2))
             bent = bent + ((sign * CERTAIN - bent[y, x]) * bump).astype(np.float32)
-    bent = bent.copy()
     for (y, x), sign in latest.items():
-        bent[y, x] = sign * max(CERTAIN, sign * bent[y, x])  # in this order, NaN gives way
+        bent[y, x] = sign * max(CERTAIN, sign * bent[y, x])
     return bent
 
 

@@ -101,7 +101,8 @@ class TrainConfig(ClickConfig):
     pixels_per_step : int
         Pixels encoded per step and device; divided by a crop's area, this is the batch size.
     windows_per_step : int
-        Objects per step and device, at half the model's click window; fewer if the window is larger.
+        Objects per step and device, at half the model's click window (or of the smallest crop, if that is smaller); fewer if
+        the window is larger.
     window_sizes : tuple of float
         Sides of the window in which an object is decoded, in click windows, rounded to multiples of 32; each step uses one
         of them. Smaller ones are cheaper and teach much the same, which helps on a CPU.
@@ -251,9 +252,10 @@ class Step(nn.Module):
 
 @contextmanager
 def denormals_as_zero() -> Iterator[None]:
-    """Treat denormal numbers as zero: late in a run many gradients are denormal, and a CPU is several times slower on them.
+    """Treat denormal numbers as zero: late in a run many gradients are denormal, and some CPUs are far slower on them.
 
-    This is switched back, because the caller computes in the same threads.
+    In this thread, where all work is done that is not shared among several. It is switched back, because the caller goes on
+    computing here.
     """
     torch.set_flush_denormal(True)
     try:

@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 
 # All chosen on stacks 0 to 7 of each family in benchmarks/volumes.py, which measures on others; the waist on 0 to 29, what
 # is between two fronts on 0 to 13, and how bright on 0 to 23 of the nuclei.
-BAND = 2  # working pixels on either side of a neighbour's outline on which nothing is assumed
 LIKENESS = 2.0  # how much looks weigh against the network's logits, which count up to LARGEST_LOGIT
 LARGEST_LOGIT = 4.0
 LEAST_LIKENESS = 0.5  # 1 looks like the object, 0 like its surroundings: below this at its core, it has ended
@@ -318,7 +317,7 @@ def neighbour(session: Session, front: _Front, other: _Front | None) -> Mask | R
             return Reason.UNLIKE
         if front.sense is not None:
             contrast = front.sense[:, None, None] * _spreads(shown(values), core)
-    box, logits = session.decoding.guess(prior, click, front.level, BAND)
+    box, logits = session.decoding.guess(prior, click, front.level)
     score = cut(logits, box, room, -1).clip(-LARGEST_LOGIT, LARGEST_LOGIT)
     if likeness is not None:
         score = score + LIKENESS * (likeness - 0.5).clip(-1, 1)
