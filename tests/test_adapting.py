@@ -57,9 +57,7 @@ def test_objects_of_an_image_smaller_than_a_window_are_not_used_more_often(defau
     image, labels = synthetic(np.random.default_rng(3), (64, 64), "bacteria")
     assert default_model.config.click_window == 128
     used, plain = [], adapting.click_loss
-    monkeypatch.setattr(
-        adapting, "click_loss", lambda *given: (used.append(len(given[2])), plain(*given))[1]
-    )
+    monkeypatch.setattr(adapting, "click_loss", lambda *given: (used.append(len(given[2])), plain(*given))[1])
     config = replace(QUICK, steps=100, passes=2, windows_per_step=4, max_clicks=0)
     ni.adapt(default_model, ni.encode(image, default_model), labels, config=config)
     count = np.unique(labels).size - 1

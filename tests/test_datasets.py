@@ -153,7 +153,9 @@ def test_pixels_without_a_value_count_for_nothing():
 def test_samples_of_one_group_are_split_together():
     pixels = np.zeros((2, 2), np.uint8)
     samples = [Sample(f"{n}#{i}", pixels, pixels, group=str(n)) for n in range(10) for i in range(3)]
-    learnt, kept = ({sample.name.split("#")[0] for sample in part} for part in split(samples, fraction=0.3, seed=0))
+    learnt, kept = (
+        {sample.name.split("#")[0] for sample in part} for part in split(samples, fraction=0.3, seed=0)
+    )
     assert len(learnt) == 7 and len(kept) == 3 and not learnt & kept
 
 

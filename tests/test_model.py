@@ -189,7 +189,8 @@ def test_the_reference_label_is_embedded_as_if_at_full_size(small_model):
 
 
 @pytest.mark.parametrize(
-    ("length", "ratio", "expected"), [(128, 12, 11), (38, 12, 10), (16, 1, 16), (5, 24, 5), (48, 12, 12), (112, 12, 11), (16, 20, 8)]
+    ("length", "ratio", "expected"),
+    [(128, 12, 11), (38, 12, 10), (16, 1, 16), (5, 24, 5), (48, 12, 12), (112, 12, 11), (16, 20, 8)],
 )
 def test_pooled_lengths_round_half_to_even(length, ratio, expected):
     assert pooled_length(length, ratio, 128) == expected

@@ -82,9 +82,7 @@ def test_they_are_what_a_session_shows_the_network(share, drawn, generator):
     carried = draw_clicks(expected_all(masks), clicks, *sizes)
     edited = draw_clicks(fold_all(blank, masks), clicks, *sizes)
     for n, reference in enumerate(references):
-        fits = torch.equal(reference, carried[n]) or (
-            drawn == "either" and torch.equal(reference, edited[n])
-        )
+        fits = torch.equal(reference, carried[n]) or (drawn == "either" and torch.equal(reference, edited[n]))
         assert fits, n
 
 
