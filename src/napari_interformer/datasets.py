@@ -68,9 +68,7 @@ def with_values(sample: Sample) -> Sample:
     return replace(sample, ignore=nothing if sample.ignore is None else nothing | sample.ignore)
 
 
-def split(
-    samples: Sequence[Sample], *, fraction: float, seed: int
-) -> tuple[list[Sample], list[Sample]]:
+def split(samples: Sequence[Sample], *, fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:
     """Split into training and validation samples, kind by kind.
 
     Each kind gives `round(fraction * count)` of its images, drawn with `seed` from the names in order, so the
