@@ -952,6 +952,37 @@ def test_a_batch_system_that_ends_it_is_told_what_is_kept_and_nothing_half_done_
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_what_ends_a_command_is_told_even_if_torch_makes_another_error_of_it(
+    blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    def swallowed(_: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise TypeError("could not determine the shape of object type") from None
+
+    tifffile.imwrite(tmp_path / "blobs.tif", blobs()[0])
+    monkeypatch.setattr("napari_interformer.load_model", swallowed)
+    arguments = ("encode", tmp_path / "blobs.tif", "-o", tmp_path / "f.zarr", "--device", "cpu")
+    assert run(*arguments) == 143
+    assert "interrupted; what was finished is kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [".", ""])
+def test_a_store_has_a_folder_of_its_own(
+    blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    tifffile.imwrite(tmp_path / "blobs.tif", blobs()[0])
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr("napari_interformer.load_model", lambda _: blob_model)
+    assert run("encode", tmp_path / "blobs.tif", "-o", name, "--device", "cpu") != 0
+    told = capsys.readouterr().err
+    assert ("folder of its own" if name else "got none") in told
+    assert Path.cwd() == tmp_path / "here" and not list(Path.cwd().iterdir())
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has none")
 def test_a_terminal_that_is_closed_ends_it_as_tidily_unless_that_is_ignored() -> None:
     def asked(number: int, _: object) -> None:

@@ -112,6 +112,18 @@ def test_davis_joins_the_objects_of_a_frame(tmp_path):
     assert sample.labels.sum() == MASK.sum() + 1
 
 
+def test_of_several_ome_tiffs_each_gives_its_own_image(tmp_path):
+    from test_image_files import several_ome_tiffs
+
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    pixels = several_ome_tiffs(tmp_path / "images", planes=1, compression=None)
+    for n in (0, 1):
+        save(tmp_path / "labels" / f"pos{n}.tif", np.pad(MASK, ((0, 20), (0, 26))))
+    for sample, expected in zip(load("folder", tmp_path), pixels, strict=True):
+        np.testing.assert_array_equal(sample.image, expected[0])
+
+
 def test_masks_of_davis_may_have_a_number(tmp_path):
     save(tmp_path / "img" / "bear.jpg", PICTURE)
     save(tmp_path / "gt" / "bear#001.png", MASK)

@@ -603,6 +603,24 @@ def test_what_is_masked_in_lazy_and_multiscale_images_has_no_value_either():
         Planes.of(hidden)
 
 
+@pytest.mark.parametrize("given", [None, "TYX", "ZYX"])
+@pytest.mark.parametrize("axes", ["TYX", "ZYX"])
+def test_seconds_do_not_become_lengths_when_somebody_renames_an_axis(axes, given, tmp_path):
+    metadata = {"axes": axes, "unit": "um", "spacing": 3.0, "finterval": 30.0}
+    tifffile.imwrite(
+        tmp_path / "a.tif", np.zeros((3, 8, 9), np.uint8), imagej=True, resolution=(4, 4), metadata=metadata
+    )
+    planes = Planes.of(tmp_path / "a.tif", axes=given)
+    known = {"TYX": 30.0, "ZYX": 3.0}[axes]
+    assert planes.scale == (known if given in (None, axes) else None, 0.25, 0.25)
+
+
+def test_a_tensor_with_a_gradient_is_refused_with_what_helps():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TypeError, match=r"got Tensor: convert it with \.detach\(\)\.cpu\(\)\.numpy\(\)"):
+        Planes.of(torch.zeros(64, 64, requires_grad=True))
+
+
 def test_the_axes_that_a_zarr_names_are_its_axes(tmp_path):
     path = tmp_path / "a.zarr"
     array = zarr.create_array(path, shape=(3, 16, 20), dtype=np.uint8, dimension_names=("c", "y", "x"))

@@ -154,6 +154,9 @@ def test_ome_zarr(tmp_path, stack, version):
     np.testing.assert_array_equal(planes.raw((4,))[..., 0], stack[4])
     scale[0]["scale"] = [1.5, 0.0, 0.2]  # no pixel is that small: the file does not know
     group.attrs.update({"ome": meta} if version == "0.5" else meta)
+    assert Planes.of(tmp_path / "a.zarr").scale == (1.5, None, 0.2)
+    scale[0]["scale"] = [-1, 0, float("nan")]
+    group.attrs.update({"ome": meta} if version == "0.5" else meta)
     assert Planes.of(tmp_path / "a.zarr").scale is None
 
 
@@ -344,7 +347,7 @@ def test_pixel_sizes_of_ome_zarr_are_in_the_unit_of_x_and_those_of_all_levels_co
         ("um", "nm", 2e3),
         ("micrometer", "um", 2),
         ("mm", "micron", 2e3),
-        ("furlong", "um", 2),
+        ("furlong", "um", None),
     ],
 )
 @pytest.mark.parametrize("ending", ["tif", "zarr"])
@@ -366,7 +369,8 @@ def test_pixel_sizes_are_in_the_unit_of_x_whatever_units_are_called(tmp_path, z,
         group.attrs["multiscales"] = [
             {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": places}]}
         ]
-    assert read_image(path).scale == pytest.approx((depth, 0.25, 0.25))
+    found = read_image(path).scale
+    assert found[0] == pytest.approx(depth) and found[1:] == (0.25, 0.25)
 
 
 @pytest.mark.parametrize(
@@ -556,3 +560,137 @@ def test_before_axes_had_names_ome_zarr_had_five(tmp_path):
     group.attrs["multiscales"] = [{"version": "0.2", "datasets": [{"path": "0"}]}]
     planes = Planes.of(tmp_path / "old.zarr")
     assert (planes.leading, planes.axes, planes.channels) == ((2, 3), "TZYX", (0, 1))
+
+
+def several_ome_tiffs(folder, *, planes, compression):
+    """Write two images, each in a file of its own that tells of both; return their pixels."""
+    names, ids = ["pos0.ome.tif", "pos1.ome.tif"], ["urn:uuid:a", "urn:uuid:b"]
+    pixels = [
+        np.full((planes, 40, 50), 100 * (n + 1), np.uint16) + np.arange(50, dtype=np.uint16) for n in (0, 1)
+    ]
+    told = "".join(
+        f'<Image ID="Image:{n}"><Pixels ID="Pixels:{n}" DimensionOrder="XYZCT" Type="uint16" SizeX="50" SizeY="40" '
+        f'SizeZ="{planes}" SizeC="1" SizeT="1" PhysicalSizeX="0.{n + 1}" PhysicalSizeY="0.{n + 1}">'
+        f'<Channel ID="Channel:{n}:0" SamplesPerPixel="1"/>'
+        + "".join(
+            f'<TiffData FirstZ="{z}" IFD="{z}" PlaneCount="1"><UUID FileName="{names[n]}">{ids[n]}</UUID></TiffData>'
+            for z in range(planes)
+        )
+        + "</Pixels></Image>"
+        for n in (0, 1)
+    )
+    for name, own, one in zip(names, ids, pixels, strict=True):
+        xml = f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="{own}">{told}</OME>'
+        tifffile.imwrite(
+            folder / name,
+            one,
+            description=xml,
+            metadata=None,
+            photometric="minisblack",
+            compression=compression,
+        )
+    return pixels
+
+
+@pytest.mark.parametrize("planes", [1, 3])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_of_several_ome_tiffs_the_image_of_the_one_that_was_named_is_read(
+    tmp_path, planes, compression, caplog
+):
+    pixels = several_ome_tiffs(tmp_path, planes=planes, compression=compression)
+    for n, expected in enumerate(pixels):
+        found = read_image(tmp_path / f"pos{n}.ome.tif")
+        np.testing.assert_array_equal(np.asarray(found.data[...]).reshape(expected.shape), expected)
+        assert found.scale[-1] == 0.1 * (n + 1)
+    assert "holds 2 images" not in caplog.text
+    (tmp_path / "pos0.ome.tif").unlink()
+    alone = read_image(tmp_path / "pos1.ome.tif")
+    np.testing.assert_array_equal(np.asarray(alone.data[...]).reshape(pixels[1].shape), pixels[1])
+    assert alone.scale[-1] == 0.2
+
+
+def test_an_ome_tiff_that_another_file_describes_is_refused(tmp_path):
+    xml = (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:b">'
+        '<BinaryOnly MetadataFile="f0.ome.tif" UUID="urn:uuid:a"/></OME>'
+    )
+    path = tmp_path / "f1.ome.tif"
+    tifffile.imwrite(
+        path, np.zeros((3, 8, 9), np.uint8), description=xml, metadata=None, photometric="minisblack"
+    )
+    with pytest.raises(OSError, match=r"^f1\.ome\.tif holds a part of an image that f0\.ome\.tif describes"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("unit", "seconds"),
+    [("second", 2), ("minute", 120), ("day", 172800), ("microsecond", 2e-6), ("frame", None), (None, None)],
+)
+def test_the_time_between_frames_of_ome_zarr_is_in_seconds_or_unknown(tmp_path, unit, seconds):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    group.create_array("0", shape=(2, 4, 5), dtype=np.uint8)
+    time = {"name": "t", "type": "time"} | ({"unit": unit} if unit else {})
+    axes = [time, *({"name": name, "type": "space", "unit": "micrometer"} for name in "yx")]
+    places = [{"type": "scale", "scale": [2, 0.25, 0.25]}, {"type": "translation", "translation": [4, 1, 1]}]
+    group.attrs["multiscales"] = [
+        {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": places}]}
+    ]
+    found = read_image(tmp_path / "a.zarr")
+    assert (found.scale[0], found.translation[0]) == (
+        (None, 0) if seconds is None else (pytest.approx(seconds), pytest.approx(2 * seconds))
+    )
+    assert found.scale[1:] == (0.25, 0.25) and found.translation[1:] == (1, 1)
+
+
+def test_an_axis_that_is_neither_space_nor_time_has_no_size(tmp_path):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    group.create_array("0", shape=(2, 4, 5), dtype=np.uint8)
+    axes = [{"name": "angle"}, *({"name": name, "type": "space", "unit": "micrometer"} for name in "yx")]
+    places = [{"type": "scale", "scale": [15, 0.25, 0.25]}]
+    group.attrs["multiscales"] = [
+        {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": places}]}
+    ]
+    assert read_image(tmp_path / "a.zarr").scale == (None, 0.25, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("told", "axes", "expected"),
+    [
+        ({"finterval": 5, "tunit": "min"}, "TYX", 300),
+        ({"finterval": 5, "tunit": "ms"}, "TYX", 0.005),
+        ({"finterval": 5}, "TYX", 5),
+        ({"finterval": 5, "tunit": "fortnight"}, "TYX", None),
+        ({"spacing": 300, "zunit": "nm"}, "ZYX", 0.3),
+        ({"spacing": -0.5}, "ZYX", 0.5),
+        ({"spacing": 0}, "ZYX", None),
+    ],
+)
+def test_imagej_tells_units_axis_by_axis(tmp_path, told, axes, expected):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(
+        path,
+        np.zeros((3, 8, 9), np.uint8),
+        imagej=True,
+        resolution=(4, 4),
+        metadata={"axes": axes, "unit": "um", **told},
+    )
+    found = read_image(path).scale
+    assert found == (pytest.approx(expected) if expected else None, 0.25, 0.25)
+
+
+def test_one_length_that_cannot_be_leaves_the_others(tmp_path, caplog):
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, np.zeros((2, 4, 5), np.uint8), ome=True, metadata={"axes": "ZYX"})
+    told = 'PhysicalSizeX="0.5" PhysicalSizeY="0.5" PhysicalSizeZ="0.0" '
+    tifffile.tiffcomment(path, tifffile.tiffcomment(path).replace("<Pixels ", f"<Pixels {told}", 1))
+    assert read_image(path).scale == (None, 0.5, 0.5)
+    assert "gives 0 as the pixel size along Z" in caplog.text
+
+
+def test_a_grey_picture_that_moves_has_its_frames_first(tmp_path):
+    from PIL import Image
+
+    frames = [Image.fromarray(np.full((48, 64), n, np.uint8)) for n in (10, 200)]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    found = read_image(tmp_path / "a.png")
+    assert (found.axes, found.data.shape) == ("TYX", (2, 48, 64))

@@ -1318,6 +1318,25 @@ def test_a_damaged_file_of_prompts_is_refused(tmp_path, key, value, match):
     assert not s.objects and s.label == 1
 
 
+@pytest.mark.parametrize("place", [{"box": [900, 900, 940, 940]}, {"plane": [9]}])
+def test_what_an_edited_object_began_with_lies_in_the_image_or_nothing_is_loaded(place, tmp_path):
+    labels = np.where(LABELS == 2, 7, 0)
+    s = session(labels=labels.copy())
+    s.click(CENTRES[0])
+    s.commit()
+    s.edit(7)
+    s.click(CENTRES[2])
+    s.commit()
+    path = s.save_prompts(tmp_path / "prompts.json")
+    content = json.loads(path.read_text())
+    content["objects"][1]["begun"][0] |= place
+    path.write_text(json.dumps(content))
+    again = session(labels=labels.copy())
+    with pytest.raises(ValueError, match=r"outside the image|plane"):
+        again.load_prompts(path)
+    assert not again.objects and not again.unfinished and (again.labels == labels).all()
+
+
 def test_loading_is_all_or_nothing(tmp_path):
     s = session()
     for label in (1, 300):

@@ -18,7 +18,7 @@ import traceback
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
@@ -641,14 +641,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        with suppress(OSError):  # of a terminal that is closed
-            click.echo(f"{NAME}: interrupted; {what_is_kept(arguments)}.", err=True)
-        sys.exit(128 + (ended() or signal.SIGINT))
+        leave(arguments, ended() or signal.SIGINT)
     except Exception as error:
+        if number := ended():  # torch can make another error of an interrupt
+            leave(arguments, number)
         if "--debug" in arguments:
             raise
         click.echo(f"{NAME}: {sentence(error)}", err=True)
         sys.exit(1)
+
+
+def leave(arguments: Sequence[str], number: int) -> NoReturn:
+    """End what a signal interrupted."""
+    with suppress(OSError):  # of a terminal that is closed
+        click.echo(f"{NAME}: interrupted; {what_is_kept(arguments)}.", err=True)
+    sys.exit(128 + number)
 
 
 def what_is_kept(arguments: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from scipy.io import loadmat
 from scipy.ndimage import label
 
 from napari_interformer.files import brief
-from napari_interformer.image_files import frames_of, is_halved, read_picture
+from napari_interformer.image_files import frames_of, is_halved, own_series, read_picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -268,7 +268,9 @@ def _pixels(path: Path, *, numbers: bool = False) -> tuple[NDArray[Any], str]:
     try:
         if path.suffix.lower() in (".tif", ".tiff"):
             with tifffile.TiffFile(path) as file:
-                series = frames_of(file) or file.series[0]  # frames that were written one by one are a stack
+                series = (
+                    frames_of(file) or own_series(file)[0]
+                )  # frames that were written one by one are a stack
                 return series.asarray(), series.axes
         pixels = read_picture(path, numbers=numbers)
     except FileNotFoundError:

@@ -18,7 +18,7 @@ import numpy as np
 import tifffile
 
 from napari_interformer.files import at_home, brief, is_url
-from napari_interformer.units import SECONDS, are_lengths, named, ratio
+from napari_interformer.units import SECONDS, is_length, named, ratio
 
 if TYPE_CHECKING:
     import os
@@ -89,7 +89,9 @@ def read_image(path: str | os.PathLike[str]) -> ImageFile:
         if path.suffix.lower() == ".zip":
             remedy = "unzip it, and give the image in it"
         raise OSError(f"{path.name} cannot be read as an image{reason}: {remedy}.") from error
-    return ImageFile(data, {2: "YX", 3: "YXS", 4: "TYXS"}.get(data.ndim))
+    # A picture that moves has its frames first.
+    many = "TYXS" if data.ndim == 4 else "YXS" if data.shape[-1] <= 4 else "TYX"
+    return ImageFile(data, "YX" if data.ndim == 2 else many)
 
 
 def read_picture(path: Path, *, numbers: bool = False) -> NDArray[Any]:
@@ -139,14 +141,12 @@ def _read_tiff(path: Path) -> ImageFile:
     except Exception as error:  # a damaged file breaks tifffile in many places
         raise _damaged(path, error) from error
     try:
+        _check_own(tiff, path)
         frames = frames_of(tiff)
-        series = frames or tiff.series[0]
+        own = own_series(tiff)
+        series = frames or own[0]
         # What comes after the first, is of another shape and no larger is thumbnails, labels and the like, but in OME-TIFF.
-        more = [
-            one
-            for one in tiff.series[1:]
-            if tiff.is_ome or one.shape == series.shape or one.size > series.size
-        ]
+        more = [one for one in own[1:] if tiff.is_ome or one.shape == series.shape or one.size > series.size]
         if more and not frames:
             log.warning(
                 "%s holds %d images; the first one is used, %s %s: save the others as separate files.",
@@ -167,9 +167,10 @@ def _read_tiff(path: Path) -> ImageFile:
             if not set(alpha) & set(series.keyframe.extrasamples):
                 axes = axes.replace("S", "C")  # grey channels side by side, and no colours
         data: Any = None
-        if not frames:
+        if not frames and all(page is not None and page.parent is tiff for page in series.pages):
             with suppress(ValueError):  # compressed, or in pieces
-                data = tifffile.memmap(path, mode="r")  # the system pages it
+                # The system pages it.
+                data = tifffile.memmap(path, mode="r", series=tiff.series.index(series))
         if data is None:
             data = zarr.open(series.aszarr(level=0), mode="r")
             weakref.finalize(data, tiff.close)
@@ -188,6 +189,39 @@ def frames_of(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries | None:
         return None
     shape = (len(pages), *pages[0].shape)
     return tifffile.TiffPageSeries(pages, shape, pages[0].dtype, axes=f"Q{pages[0].axes}", kind="generic")
+
+
+def own_series(tiff: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:
+    """Return the images of which some of the pixels lie in the file itself, or all if none do.
+
+    One of several OME-TIFFs tells of the images in the others as well.
+    """
+    own = [one for one in tiff.series if any(page is not None and page.parent is tiff for page in one.pages)]
+    return own or list(tiff.series)
+
+
+def _check_own(tiff: tifffile.TiffFile, path: Path) -> None:
+    """Refuse an OME-TIFF that leaves it to another file to say what its planes are."""
+    if tiff.is_ome and (told := _ome_of(tiff).find("{*}BinaryOnly")) is not None:
+        raise OSError(
+            f"{path.name} holds a part of an image that {told.get('MetadataFile', 'another file')} describes: give that file, "
+            "in the same folder."
+        )
+
+
+def _ome_of(tiff: tifffile.TiffFile) -> ElementTree.Element:
+    return ElementTree.fromstring(tiff.ome_metadata or "<OME/>")
+
+
+def _images_of(root: ElementTree.Element) -> list[ElementTree.Element]:
+    """Return what OME tells of each image, that in the file itself first."""
+    own = root.get("UUID")  # whatever the file is called by now
+
+    def elsewhere(image: ElementTree.Element) -> bool:
+        return not any(one.text == own for one in image.iterfind("{*}Pixels/{*}TiffData/{*}UUID"))
+
+    images = root.findall("{*}Image")
+    return sorted(images, key=elsewhere) if own else images
 
 
 def _damaged(path: Path, error: Exception) -> OSError:
@@ -227,10 +261,10 @@ def _check_planes(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path
         return
     told = f"{lacking} of the {len(series.pages)} planes of {path.name}"
     files = {page.parent.filename.lower() for page in there}
-    root = ElementTree.fromstring(tiff.ome_metadata or "")
-    for image in root.iterfind("{*}Image"):
+    root = _ome_of(tiff)
+    own = root.get("UUID")
+    for image in _images_of(root):
         places = list(image.iterfind("{*}Pixels/{*}TiffData/{*}UUID"))
-        own = root.get("UUID")  # whatever the file is called by now
         absent = {
             name: None
             for one in places
@@ -265,35 +299,46 @@ def _pixel_size(tiff: tifffile.TiffFile, axes: str) -> tuple[tuple[float | None,
             if name in tags and tags[name].value[0]
         }
         if tiff.is_ome and tiff.ome_metadata:
-            pixels = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]
-            pixels = (pixels[0] if isinstance(pixels, list) else pixels)["Pixels"]
+            pixels = next(_images_of(_ome_of(tiff))[0].iterfind("{*}Pixels")).attrib
             sizes = {a: float(pixels[f"PhysicalSize{a}"]) for a in "XYZ" if f"PhysicalSize{a}" in pixels}
             unit = pixels.get("PhysicalSizeXUnit", "µm")
             for axis in sizes.keys() - {"X"}:  # Z may come in another unit
-                other = pixels.get(f"PhysicalSize{axis}Unit", "µm")
-                sizes[axis] *= ratio(other, unit)
+                sizes[axis] *= ratio(pixels.get(f"PhysicalSize{axis}Unit", "µm"), unit) or math.nan
             if second := SECONDS.get(pixels.get("TimeIncrementUnit", "s")):
                 interval = second * float(pixels.get("TimeIncrement", 0))
         elif tiff.is_imagej and tiff.imagej_metadata:
-            interval = float(tiff.imagej_metadata.get("finterval", 0))
-            unit = tiff.imagej_metadata.get("unit")
+            told = tiff.imagej_metadata
+            interval = float(told.get("finterval", 0)) * SECONDS.get(told.get("tunit", "s"), 0)
+            unit = told.get("unit")
             if unit and unit not in ("pixel", "inch"):
-                sizes = resolution
-                if "spacing" in tiff.imagej_metadata:
-                    sizes = {**sizes, "Z": float(tiff.imagej_metadata["spacing"])}
+                # Where planes come from the far end, ImageJ gives a distance below 0.
+                spacing = {"Z": abs(float(told["spacing"]))} if "spacing" in told else {}
+                sizes = {
+                    axis: length * (ratio(told.get(f"{axis.lower()}unit", unit), unit) or math.nan)
+                    for axis, length in (resolution | spacing).items()
+                }
         elif "ResolutionUnit" in tags and int(tags["ResolutionUnit"].value) == 3:
             # Per centimetre: a microscope wrote it. Per inch is what drawing programs fill in.
             sizes, unit = {axis: 1e4 * length for axis, length in resolution.items()}, "micrometer"
     except Exception as error:  # metadata of every vintage; the pixels can be read without
         log.warning("the pixel size of %s was not understood: %s", tiff.filename, error)
-    if not are_lengths(sizes.values()):
-        sizes.clear()
+    sizes = {a: size for a, length in sizes.items() if (size := _valid(length, tiff.filename, a)) is not None}
     unit = unit if sizes else None
     if 0 < interval < math.inf:  # which many writers leave at 0
         sizes["T"] = interval
     if not sizes.keys() & set(axes):
         return None, None
     return tuple(map(sizes.get, axes)), named(unit)
+
+
+def _valid(length: float | None, name: str, axis: object) -> float | None:
+    """Return the size of a pixel along an axis as a file gives it; None, and a warning, if it cannot be one."""
+    if length is None or is_length(length):
+        return length
+    log.warning(
+        "%s gives %g as the pixel size along %s, which cannot be: it is unknown there.", name, length, axis
+    )
+    return None
 
 
 def _read_zarr(path: Path) -> ImageFile:
@@ -338,15 +383,10 @@ def _read_zarr(path: Path) -> ImageFile:
         letters = "".join(_letter(axis) for axis in axes)
         unit = axes[-1].get("unit") if axes else None
         units = [axis.get("unit") for axis in axes]
-        lengths, translation = _place_of(level, image, data.ndim, units)
-        if lengths is not None and not are_lengths(lengths):
-            log.warning("the pixel size of %s is not valid: %s", path.name, lengths)
-            lengths = translation = None
-        scale: Any = lengths
-        if lengths is not None and unit:  # 1 without a unit is what writers fill in who do not know
-            scale = tuple(
-                length if own or length != 1 else None for length, own in zip(lengths, units, strict=True)
-            )
+        scale, translation = _place_of(level, image, data.ndim, letters, units)
+        if scale is not None:
+            scale = tuple(_valid(length, path.name, axis) for axis, length in enumerate(scale))
+            scale = scale if any(scale) else None
     except Exception as error:  # zarr's stores raise what they like, and metadata is anybody's
         raise OSError(
             f"{path.name} is not a readable zarr image ({brief(error)}): give the path of an array or an OME-Zarr image."
@@ -376,11 +416,12 @@ def _letter(axis: Any) -> str:
 
 
 def _place_of(
-    level: Any, image: Any, ndim: int, units: Sequence[str | None]
-) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    level: Any, image: Any, ndim: int, letters: str, units: Sequence[str | None]
+) -> tuple[tuple[float | None, ...] | None, tuple[float, ...] | None]:
     """Return the pixel size per axis that OME-Zarr tells, and where the first pixel lies: lengths in the unit of X, time in s.
 
-    What it tells of the level comes first, then what it tells of all of them.
+    What it tells of the level comes first, then what it tells of all of them. Of an axis whose unit is not understood nothing
+    is known.
     """
     told = (*level.get("coordinateTransformations", ()), *image.get("coordinateTransformations", ()))
     steps = [(one["type"], np.asarray(one[one["type"]], float)) for one in told if one["type"] in _PLACES]
@@ -392,9 +433,21 @@ def _place_of(
             scale, first = scale * step, first * step
         else:
             first = first + step
-    for axis, unit in enumerate(units):
-        factor = SECONDS.get(str(unit)) or ratio(unit, units[-1])
-        scale[axis] *= factor
-        first[axis] *= factor
+    lengths: list[float | None] = [*scale.tolist()]
+    for axis, (letter, unit) in enumerate(zip(letters, units, strict=True)):
+        factor = _factor(letter, unit, units[-1])
+        # 1 without a unit is what writers fill in who do not know, if the others have one.
+        guessed = scale[axis] == 1 and units[-1] and not unit
+        lengths[axis] = None if factor is None or guessed else float(scale[axis] * factor)
+        first[axis] *= factor or 0
     moved = first.any() and np.isfinite(first).all()
-    return tuple(scale.tolist()), tuple(first.tolist()) if moved else None
+    return tuple(lengths), tuple(first.tolist()) if moved else None
+
+
+def _factor(letter: str, unit: str | None, other: str | None) -> float | None:
+    """Return by what to multiply lengths along an axis to have them in another unit, or seconds; None if that is not known."""
+    if letter == "T":
+        return SECONDS.get(str(unit))
+    if letter == "?":
+        return None
+    return 1.0 if letter == "C" or unit is None else ratio(unit, other)

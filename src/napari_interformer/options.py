@@ -139,6 +139,8 @@ def length_of(text: str) -> float:
 
 def store_of(text: str) -> Path:
     """Read where a new store goes; a URL would become a folder of that name."""
+    if not text:
+        raise click.BadParameter("encode needs a name for the store; got none: give a path.")
     if "://" in text:
         raise click.BadParameter(
             f"encode writes to a disk; got {text!r}: give a path (in Python, encode also takes a writable URL)."

@@ -65,17 +65,17 @@ def replay(session: Session, path: Path) -> Replay:
     for why in _unlike(saved, session):
         warnings.warn(f"{path.name} {why}", stacklevel=4)  # where somebody loads it
     told = (*saved.finished, saved.current)
+    # What is among the prompts is checked where it is answered.
+    begun = [(mask.plane, mask.box) for record in told for mask in record.begun]
+    for plane, box in (*begun, *((piece.plane, piece.box) for piece in saved.by_hand)):
+        plane_of(plane, session.features.leading)
+        if not Box.of(session.features.size).holds(box):
+            raise ValueError(f"{path.name} is damaged: it has pixels outside the image, in {box}.")
     _check_free(session.labels, [record for record in told if record.prompts])
     *finished, current = ((record, session.decoding.steps(record.prompts, record.size)) for record in told)
     answers = Replay(tuple(finished), current, saved.by_hand)
     for number in answers.numbers:
         check_number(session.labels, number)
-    for piece in saved.by_hand:
-        plane_of(piece.plane, session.features.leading)
-        if not Box.of(session.features.size).holds(piece.box):
-            raise ValueError(
-                f"{path.name} is damaged: what was painted lies outside the image, in {piece.box}."
-            )
     return answers
 
 

@@ -356,6 +356,11 @@ def make_store(location: Path | str, shape: Shape, attributes: dict[str, Any]) -
             group.attrs.update(attributes)
         return
     location = location.resolve()  # a link to an empty folder, or to one that is to be made
+    if location == Path.cwd():
+        raise ValueError(
+            f"A store needs a folder of its own; got the one you are in, {location.name}: give the name of a new folder in it, "
+            "such as features.zarr."
+        )
     with tempfile.TemporaryDirectory(dir=location.parent, prefix=".making-") as folder:
         made = Path(folder) / "store"
         group = zarr.open_group(made, mode="w", zarr_format=3)

@@ -32,10 +32,13 @@ LENGTHS = {
     for name in (unit.name, unit.mark, *unit.aliases)
 }
 SECONDS = {
-    **dict.fromkeys(("ms", "millisecond"), 1e-3),
-    **dict.fromkeys(("s", "second"), 1.0),
+    **dict.fromkeys(("ns", "nanosecond"), 1e-9),
+    **dict.fromkeys(("us", "µs", "microsecond"), 1e-6),
+    **dict.fromkeys(("ms", "msec", "millisecond"), 1e-3),
+    **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
     **dict.fromkeys(("min", "minute"), 60.0),
     **dict.fromkeys(("h", "hour"), 3600.0),
+    **dict.fromkeys(("d", "day"), 86400.0),
 }
 
 
@@ -45,12 +48,19 @@ def named(unit: str | None) -> str | None:
     return length.name if length else unit
 
 
-def ratio(unit: str | None, other: str | None) -> float:
-    """Return how many of another unit one makes, whatever they are called; 1 where they are not both known lengths."""
+def ratio(unit: str | None, other: str | None) -> float | None:
+    """Return how many of another unit one makes, by whatever names; None if they differ and are not both known lengths."""
     one, another = LENGTHS.get(str(unit)), LENGTHS.get(str(other))
-    return one.micrometers / another.micrometers if one and another else 1.0
+    if one and another:
+        return one.micrometers / another.micrometers
+    return 1.0 if unit == other else None
 
 
 def are_lengths(numbers: Iterable[float]) -> bool:
     """Whether all of these can be sizes of pixels: above 0, and finite."""
-    return all(0 < number < math.inf for number in numbers)
+    return all(map(is_length, numbers))
+
+
+def is_length(number: float) -> bool:
+    """Whether this can be the size of a pixel."""
+    return 0 < number < math.inf
