@@ -6,6 +6,7 @@ two layers were painted on.
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from napari_interformer.labels import LABELS
@@ -127,3 +128,27 @@ def test_undo_of_a_stroke_made_while_a_click_was_answered_leaves_no_hole(brush):
     window.panel.undo()
     window.idle()
     assert area(window.labels, 2) == 400
+
+
+def test_a_stroke_before_an_object_that_is_cleared_is_taken_back_in_turn(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    layer = window.viewer.layers.selection.active = window.viewer.layers[LABELS]
+    layer.mode, layer.brush_size, layer.selected_label = "paint", 4, 9
+    beside = centres[0][0] + 24, centres[0][1]
+    window.hold(beside)
+    window.let_go(beside)
+    window.idle()
+    layer.mode = "pan_zoom"
+    window.viewer.layers.selection.active = window.points
+    window.key("X")
+    window.click_and_wait(centres[0])
+    assert not area(window.labels, 1)
+    window.click_and_wait(centres[1])
+    window.key_and_wait("Shift+C")
+    assert set(np.unique(window.labels)) == {0, 9}
+    window.key_and_wait("Ctrl+Z")
+    assert area(window.labels, 1) == 400 and area(window.labels, 9)
+    window.key_and_wait("Ctrl+Z")
+    assert not area(window.labels, 9) and area(window.labels, 1) == 400

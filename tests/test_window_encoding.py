@@ -190,6 +190,12 @@ def test_the_strip_shows_planes_and_a_click_on_it_goes_there(window):
     assert strip.state.encoded.all() and strip.state.annotated.tolist() == [False] * 3 + [True] * 2
     window.key_and_wait("Ctrl+Z")
     assert strip.state.annotated.tolist() == [False] * 4 + [True]
+    window.viewer.dims.roll()
+    window.rest()
+    assert strip.state.current is None, "planes of other axes are on screen"
+    window.viewer.dims.order = (0, 1, 2)
+    window.rest()
+    assert strip.state.current == 3
 
 
 @pytest.mark.parametrize("count", [2, 90, 1000, 5000])

@@ -6,6 +6,7 @@ import copy
 import gc
 import threading
 import weakref
+from importlib.metadata import version
 
 import dask.array as da
 import numpy as np
@@ -22,6 +23,7 @@ from napari_interformer.image_files import read_image
 from napari_interformer.labels import LABELS, LayerLabels
 from napari_interformer.records import Saved
 from napari_interformer.samples import cells_sample, nuclei_sample
+from napari_interformer.session import Session
 from napari_interformer.widget import Panel
 from panel import THEIRS, after_a_crash, area, finish_and_hold
 from window import PATIENCE, PLENTY, squares
@@ -147,9 +149,32 @@ def test_a_panel_that_is_opened_again_goes_on_with_the_object_that_was_not_commi
     window.idle()
     assert [layer.name for layer in window.viewer.layers][1:] == [LABELS, CLICKS]
     assert window.panel.annotator.session.label == 1 and len(window.points.data) == 1
+    window.key_and_wait("Shift+C")
+    assert not labels.data.any(), "it was never committed"
+    window.key_and_wait("Ctrl+Z")
+    assert not labels.data.any() and not window.panel.annotator.session.unfinished
+    window.click_and_wait(centres[0])
     window.click_and_wait(centres[1])
     window.key_and_wait("C")
-    assert (area(labels.data, 1), len(window.points.data), window.told) == (800, 0, [])
+    assert (area(labels.data, 2), len(window.points.data)) == (800, 0) and area(labels.data, 1) == 0
+
+
+def test_an_object_that_was_left_unfinished_is_saved_as_a_new_one(field, tmp_path):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    labels = window.viewer.layers[LABELS]
+    window.viewer.window.remove_dock_widget(window.panel)
+    window.panel = Panel(window.viewer)
+    window.form = window.panel.form
+    window.viewer.window.add_dock_widget(window.panel, name="InterFormer")
+    window.encode()
+    window.click_and_wait(centres[1])
+    window.key_and_wait("C")
+    session = window.panel.annotator.session
+    again = Session(session.features, window.model)
+    again.load_prompts(session.save_prompts(tmp_path / "clicks.json"))
+    np.testing.assert_array_equal(again.labels, labels.data)
+    assert area(labels.data, 1) == 800
 
 
 def test_nothing_is_cut_off_when_rows_are_added(window):
@@ -605,6 +630,115 @@ def test_other_data_in_the_labels_keeps_the_object_that_is_worked_on(field):
     assert "its clicks are gone" in window.told[-1] and area(layer.data, 2) == 400
 
 
+def test_other_data_in_the_labels_keeps_what_is_known_of_the_objects_that_it_holds(field):
+    window, centres = field
+    layer = window.viewer.layers[LABELS]
+    for centre in centres[:3]:
+        window.click_and_wait(centre)
+        window.key_and_wait("C")
+    layer.data_setitem((np.array([1]), np.array([1])), 7)
+    window.idle()
+    layer.data = np.where(layer.data == 2, 0, layer.data)
+    window.idle()
+    session = window.panel.annotator.session
+    assert session.objects.keys() == {1, 3} and session.label == 8
+    assert {number for piece in session.saved.by_hand for number in piece.objects} == {7}
+    window.click_and_wait(centres[1])
+    window.key_and_wait("C")
+    assert session.objects.keys() == {1, 3, 8}
+
+
+def test_what_napari_took_back_is_not_brought_back_by_the_clicks(field, tmp_path):
+    window, centres = field
+    layer = window.viewer.layers[LABELS]
+    for centre in centres[:3]:
+        window.click_and_wait(centre)
+        window.key_and_wait("C")
+    window.viewer.layers.selection.active = layer
+    for _ in range(2):
+        window.key_and_wait("Ctrl+Z")
+    window.key_and_wait("Ctrl+Shift+Z")
+    assert set(np.unique(layer.data)) == {0, 1, 2}
+    session = window.panel.annotator.session
+    again = Session(session.features, window.model)
+    again.load_prompts(session.save_prompts(tmp_path / "clicks.json"))
+    np.testing.assert_array_equal(again.labels, layer.data)
+
+
+def test_napari_s_undo_goes_on_behind_a_click_that_was_taken_back(field):
+    window, centres = field
+    layer = window.viewer.layers[LABELS]
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    window.click_and_wait(centres[1])
+    window.viewer.layers.selection.active = layer
+    window.key_and_wait("Ctrl+Z")
+    assert set(np.unique(layer.data)) == {0, 1}
+    window.key_and_wait("Ctrl+Z")
+    assert not layer.data.any()
+    window.key_and_wait("Ctrl+Shift+Z")
+    assert set(np.unique(layer.data)) == {0, 1} and not window.panel.annotator.session.unfinished
+
+
+def test_the_layer_whose_pixels_changed_is_named(window):
+    image, _ = squares()
+    red, green = (window.viewer.add_image(image, name=name) for name in ("red one", "green one"))
+    window.choose(red)
+    window.form.green.choose(green)
+    window.encode()
+    green.data = image[::-1].copy()
+    assert "The pixels of green one changed" in window.told[-1]
+    assert window.form.object.text().startswith("The pixels changed since red one was encoded")
+
+
+@pytest.mark.skipif(
+    tuple(map(int, version("napari").split(".")[:2])) < (0, 9), reason="napari shows units from 0.9 on"
+)
+def test_layers_in_different_units_are_told(field):
+    window, _ = field
+    window.viewer.layers[0].units = "um"
+    window.rest()
+    assert "units" not in window.form.object.text()
+    other = window.viewer.add_image(np.zeros((9, 9), np.uint8), units="nm")
+    window.viewer.layers.selection.active = window.points
+    window.rest()
+    assert "The layers have different units" in window.form.object.text()
+    other.units = "um"
+    window.viewer.layers.selection.active = other
+    window.viewer.layers.selection.active = window.points
+    window.rest()
+    assert "units" not in window.form.object.text()
+
+
+def test_a_name_that_looks_like_a_tag_is_a_name(field):
+    window, _ = field
+    window.viewer.layers[0].name = "C<b>x</b>"
+    window.points.mode = "pan_zoom"
+    window.viewer.layers[LABELS].visible = False
+    window.rest()
+    assert window.form.object.textFormat() == window.Qt.TextFormat.PlainText
+
+
+def test_layers_that_are_gone_are_let_go_of(field):
+    window, centres = field
+    for _ in range(2):
+        window.key("B")
+        window.drag(*[(y + d, x + d) for (y, x), d in ((centres[0], -11), (centres[0], 11))])
+        window.idle()
+        shapes = window.panel.clicks.shapes.layer
+        window.viewer.layers.remove(shapes)
+        window.viewer.layers.remove(window.points)
+        del shapes
+        window.rest()
+        window.encode()
+        window.idle()
+    followed = {id(emitter.source) for emitter, _ in window.panel.workspace._followed}
+    assert followed <= {id(layer) for layer in window.viewer.layers}
+    assert {id(layer) for layer, _, _ in window.panel.workspace._keys._bound} <= {
+        id(layer) for layer in window.viewer.layers
+    }
+
+
 def test_data_of_another_shape_in_the_labels_ends_the_session_with_a_sentence(field):
     window, centres = field
     layer = window.viewer.layers[LABELS]
@@ -919,6 +1053,22 @@ def test_labels_on_disk_that_are_nearly_full_are_told(window, tmp_path):
     window.encode()
     window.idle()
     assert "room for 1 more object: for more, choose another layer" in window.told[-1]
+
+
+def test_labels_that_are_full_are_told_at_the_next_click(window, tmp_path):
+    image, centres = squares()
+    window.viewer.add_image(image)
+    small = zarr.create_array(str(tmp_path / "small.zarr"), shape=image.shape, dtype="uint8", chunks=(32, 32))
+    small[0, 0] = 254
+    window.form.labels.choose(window.viewer.add_labels(small, name="small"))
+    window.encode()
+    window.idle()
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    window.rest()
+    assert area(small[:], 255) == 400 and window.panel.annotator.session.label == 256
+    window.click_and_wait(centres[1])
+    assert "cannot hold label 256" in window.told[-1] and np.count_nonzero(small[:]) == 401
 
 
 def test_a_panel_that_was_closed_says_so(field):

@@ -259,6 +259,11 @@ class Annotator:
                 self.waiting = tuple(click for click in self.waiting if click != last)
             elif self.session.undo():
                 self._undone.append(None)
+            elif otherwise is not None and not self.session.unfinished:
+                # What is there goes back behind the object that was taken back, which cannot be made again any more.
+                self.session.clear()
+                self._forget_undone()
+                otherwise()
 
         self.act(then)
 
@@ -315,10 +320,11 @@ class Annotator:
 
         self.act(then)
 
-    def edit(self, label: int) -> None:
-        """Continue a committed object; the current one is committed first unless its mask is empty."""
+    def edit(self, label: int, *, new: bool = False) -> None:
+        """Continue a committed object, or one that is `new`; the current one is committed first unless its mask is empty."""
         session = self.session
-        self._once_left("edit", session.adopt_edit, partial(session.compute_edit, label))
+        adopt = partial(session.adopt_edit, new=new)
+        self._once_left("edit", adopt, partial(session.compute_edit, label))
 
     def delete(self, label: int) -> None:
         """Remove an object from the labels; the current one is committed first unless its mask is empty."""

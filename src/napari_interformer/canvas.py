@@ -132,11 +132,11 @@ class Canvas:
                 clicks.disconnect()  # napari 0.6 sets no mode of a layer that was removed
             self._remove_shapes(clicks)
 
-    def leave_clicks(self, labels: Labels, label: int, given: Iterable[Given]) -> None:
+    def leave_clicks(self, labels: Labels, label: int, given: Iterable[Given], *, new: bool) -> None:
         """Give up the click layer, but leave what it shows in the viewer (see `ClickLayer.leave`)."""
         clicks, self.clicks = self.clicks, None
         if clicks is not None:
-            clicks.leave(labels, label, given)
+            clicks.leave(labels, label, given, new=new)
             self._remove_shapes(clicks)
 
     def _remove_shapes(self, clicks: ClickLayer) -> None:
@@ -303,6 +303,7 @@ class Canvas:
         if self.clicks is not None and event.value is not self.clicks.shapes.layer:
             self.clicks.shapes.stop()
         if self.clicks is not None and event.value is not self.clicks.layer:
+            self.clicks.end_drag()
             self.give_up_picking()
 
     def give_up_picking(self) -> None:

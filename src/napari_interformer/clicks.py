@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from napari.layers import Points
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 CLICKS = "InterFormer clicks"
 _POSITIVE = "positive"  # the feature column that says what a point means
-_LEFT = "napari-interformer object"  # in the metadata of a click layer that was left: the Labels layer, and the object
+_LEFT = "napari-interformer object"  # in the metadata of a click layer that was left: a `Left`
 _PUT_AWAY = "napari-interformer put away"  # in the metadata of a click layer that nobody uses
 _NO_DRAG = 5  # pixels of the screen that the mouse may move in a click, as in napari
 _ON_SCREEN = (9, 14)  # pixels; zoomed in or out, points stay visible and never hide small objects
@@ -45,6 +45,16 @@ def stays(event: Any) -> Generator[None, None, bool]:
     while event.type == "mouse_move":
         yield
     return bool(np.linalg.norm(np.array(event.pos) - start) < _NO_DRAG)
+
+
+class Left(NamedTuple):
+    """An object that was left unfinished: the ids of its image and Labels layer, its label, its prompts, and if it was new."""
+
+    image: Any
+    labels: Any
+    label: int
+    given: tuple[Given, ...]
+    new: bool
 
 
 class ClickLayer:
@@ -87,6 +97,7 @@ class ClickLayer:
         self.layer.mouse_drag_callbacks.append(self._pressed_unseen)
         self.layer.mouse_move_callbacks.append(self._moved)
         self.layer.events.data.connect(self._on_data)
+        self.layer.events.mode.connect(self.end_drag)
         self.layer.events.features.connect(self._flipped)
         self.layer.events.feature_defaults.connect(self._keep_sign)
         self.layer.events.current_face_color.connect(self._recoloured)
@@ -126,6 +137,7 @@ class ClickLayer:
         self.layer.mouse_drag_callbacks.remove(self._pressed_unseen)
         self.layer.mouse_move_callbacks.remove(self._moved)
         self.layer.events.data.disconnect(self._on_data)
+        self.layer.events.mode.disconnect(self.end_drag)
         self.layer.events.features.disconnect(self._flipped)
         self.layer.events.feature_defaults.disconnect(self._keep_sign)
         self.layer.events.current_face_color.disconnect(self._recoloured)
@@ -143,24 +155,25 @@ class ClickLayer:
         self.layer.mode = "pan_zoom"  # or points would be added to what nobody reads
         self.layer.metadata[_PUT_AWAY] = True
 
-    def leave(self, labels: Labels, label: int, given: Iterable[Given] = ()) -> None:
+    def leave(self, labels: Labels, label: int, given: Iterable[Given] = (), *, new: bool = False) -> None:
         """Stop listening, and leave an object's points, and its prompts in order, in the viewer, for `take_over` to find.
 
-        Its label is 0 if it has no pixels in the labels.
+        Its label is 0 if it has no pixels in the labels; `new` says that it was not there before it was clicked on.
         """
         self.disconnect()
         self.layer.mode = "pan_zoom"
-        self.layer.metadata[_LEFT] = (self.source.image.unique_id, labels.unique_id, label, tuple(given))
+        self.layer.metadata[_LEFT] = Left(
+            self.source.image.unique_id, labels.unique_id, label, tuple(given), new
+        )
 
-    def take_over(
-        self, layers: Iterable[Any], labels: Labels
-    ) -> tuple[Points, int, tuple[Given, ...]] | None:
-        """Return a layer of points that was left (see `leave`) on the same image and labels, its object, and its prompts."""
+    def take_over(self, layers: Iterable[Any], labels: Labels) -> tuple[Points, Left] | None:
+        """Return a layer of points that was left (see `leave`) on the same image and labels, and the object as it is now."""
         made = self.source.image.unique_id, labels.unique_id
         for one in layers:
-            if isinstance(one, Points) and (left := one.metadata.get(_LEFT)) and left[:2] == made:
-                drawn = (prompt for prompt in left[3] if not isinstance(prompt, Click))
-                return one, left[2], in_turn(left[3], (*drawn, *self._clicks(one)))
+            left = one.metadata.get(_LEFT) if isinstance(one, Points) else None
+            if isinstance(left, Left) and (left.image, left.labels) == made:
+                drawn = (prompt for prompt in left.given if not isinstance(prompt, Click))
+                return one, left._replace(given=in_turn(left.given, (*drawn, *self._clicks(one))))
         return None
 
     def _clicks(self, layer: Points) -> tuple[Click, ...]:
@@ -208,6 +221,11 @@ class ClickLayer:
         elif str(event.action) in ("added", "removed", "changed"):
             if str(event.action) == "added" and self._right:
                 self._make_last_negative()
+            self._changed()
+
+    def end_drag(self, _: Any = None) -> None:
+        """Take a drag for finished, since another tool was chosen in the midst of it: napari tells no more of it."""
+        if self._held is not None:
             self._changed()
 
     def _make_last_negative(self) -> None:

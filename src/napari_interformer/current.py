@@ -168,13 +168,17 @@ class Current:
             decoder="+".join(answered) if self.steps else "",
         )
 
-    def take(self, masks: Iterable[Prompt]) -> None:
-        """Begin with what the label has on these planes: whatever comes of the object replaces that."""
-        self.edited = True
+    def take(self, masks: Iterable[Prompt], *, new: bool = False) -> None:
+        """Begin with what the label has on these planes: whatever comes of the object replaces that.
+
+        If it is `new`, it was left there unfinished, and there was nothing of it before.
+        """
+        self.edited = not new
         for mask in masks:
             if isinstance(mask, Mask):
-                self.begun[mask.plane] = mask
-                self.backlog.add(partial(self.painting.begin_with, mask, self.label))
+                if not new:
+                    self.begun[mask.plane] = mask
+                self.backlog.add(partial(self.painting.begin_with, mask, self.label, new=new))
 
     def show(self, shown: Shown) -> list[tuple[Plane, Box]]:
         """Become this; return where masks may have changed."""

@@ -339,6 +339,7 @@ class Form(QWidget):
         part = QVBoxLayout()
         self.object = QLabel("")
         self.object.setWordWrap(True)
+        self.object.setTextFormat(Qt.TextFormat.PlainText)  # a layer's name may hold what looks like a tag
         self.object.setMinimumWidth(1)  # no word may widen the panel
         self.labels = _hint(
             LayerChoice("new layer"),
@@ -407,7 +408,7 @@ class Form(QWidget):
         )
         self.save_prompts = _button(
             "Save clicks…",
-            "Write the clicks of all objects as JSON; they reproduce the masks, except for brush strokes, which are not saved.",
+            "Write the clicks of all objects as JSON, and what was painted by hand; they reproduce the labels.",
         )
         self.load_prompts = _button("Load clicks…", "Replay saved clicks on the same image.")
         return _grid((self.save_labels,), (self.save_prompts, self.load_prompts))

@@ -43,7 +43,9 @@ def before_a_click(
     if not canvas.screen.flat and not canvas.picking:
         return "Clicks need the 2-D view."
     if workspace.outdated:
-        return f"The pixels of {name} changed since it was encoded: press Encode."
+        return f"The pixels changed since {name} was encoded: press Encode."
+    if _several_units(viewer, clicks.source):
+        return f"The layers have different units, and napari shows clicks elsewhere: give all of them those of {name}."
     if not layer.visible:
         return f"{short(layer.name)} is hidden."
     if workspace.misplaced:
@@ -58,6 +60,12 @@ def before_a_click(
         count = session.features.leading[0]
         return f"{name} is taken as {count} planes; if they are channels, choose Channel axis 0 and encode again."
     return ""
+
+
+def _several_units(viewer: napari.viewer.Viewer, source: Source) -> bool:
+    """Whether another layer has smaller units, which napari then draws in, but not reads the mouse in."""
+    shown = getattr(viewer.layers.extent, "units", None)  # napari 0.6 has none
+    return shown is not None and tuple(shown[-2:]) != tuple(source.image.units[-2:])
 
 
 def _may_be_channels(source: Source, features: Features) -> bool:

@@ -189,8 +189,8 @@ class History:
 
     @property
     def before_the_object(self) -> list[Change]:
-        """What was found or deleted before the current object began."""
-        return list(itertools.takewhile(lambda change: isinstance(change, Found | Deleted), self._past))
+        """What was found, deleted or painted before the current object began."""
+        return list(itertools.takewhile(lambda change: not isinstance(change, Said | Switched), self._past))
 
     def make(self, change: Change) -> None:
         """Make a change that is not made yet."""

@@ -333,16 +333,22 @@ class LayerLabels:
         if changed.any():
             history.append([(np.unravel_index(pixels[changed], shape), before[changed], after[changed])])
 
-    def undo(self) -> set[Plane]:
-        """Take back napari's last step; return the planes of a stack that it changed."""
+    def those_of(self, numbers: set[int]) -> set[int]:
+        """Return which of these numbers any pixel has; all of the labels are read."""
+        planes = np.ndindex(*self.shape[:-2]) if numbers else ()
+        return {int(n) for plane in planes for n in np.unique(self[plane or ...])} & numbers
+
+    def undo(self) -> Stroke:
+        """Take back napari's last step; return what it had painted."""
         step = self._last_step
         self.layer.undo()
-        return Stroke(self, step or ()).planes
+        return Stroke(self, step or ())
 
-    def redo(self) -> set[Plane]:
-        """Make the step again that was taken back last; return the planes of a stack that it changed."""
+    def redo(self) -> Stroke:
+        """Make the step again that was taken back last; return what it painted."""
+        before = self._last_step
         self.layer.redo()
-        return Stroke(self, self._last_step or ()).planes
+        return Stroke(self, () if self._last_step is before else self._last_step)
 
     def repaint(self, edit: tuple[Any, ...], values: NDArray[Any] | int) -> None:
         """Write to the pixels of an edit (see `Stroke`); if they are many, napari's own undo knows nothing of it."""

@@ -229,10 +229,15 @@ class Painting:
         """Know again what a copy knows; whoever calls sees to it that the labels are as they were then."""
         self._patches = {plane: replace(patch) for plane, patch in then._patches.items()}
 
-    def begin_with(self, mask: Mask, label: int) -> None:
-        """Begin with what the label has on the plane of a mask: whatever comes of the object replaces that."""
+    def begin_with(self, mask: Mask, label: int, *, new: bool = False) -> None:
+        """Begin with what the label has on the plane of a mask: whatever comes of the object replaces that.
+
+        If it is `new`, nothing of it was there at the start.
+        """
         patch = self._patch(mask.plane, mask.box, label, None)
         patch.under = np.where(patch.under == label, 0, patch.under).astype(patch.under.dtype)
+        if new:
+            patch.start = patch.under
 
     def paint(
         self,

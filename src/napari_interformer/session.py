@@ -325,6 +325,11 @@ class Session:
         return self._current.unfinished
 
     @property
+    def edited(self) -> bool:
+        """Whether the current object is one of the label image that is continued."""
+        return self._current.edited
+
+    @property
     def empty(self) -> bool:
         """Whether the current object has no pixel."""
         return self._current.empty
@@ -858,11 +863,11 @@ class Session:
         masks = masks_of(self.labels, label, planes, "edit")
         return Taken(int(label), self.compute(masks))
 
-    def adopt_edit(self, taken: Taken) -> None:
-        """Continue with what `compute_edit` returned; errors as for `edit`."""
+    def adopt_edit(self, taken: Taken, *, new: bool = False) -> None:
+        """Continue with what `compute_edit` returned; errors as for `edit`. If it is `new`, clearing it leaves nothing."""
         self._check_no_current("edit")
         self._current.label = taken.label
-        self._current.take(step.prompt for step in taken.steps)
+        self._current.take((step.prompt for step in taken.steps), new=new)
         # The start, not a change: undo does not go behind it.
         self._history.begin_with(())
         self._current.show(Shown(taken.steps, self._size_now))

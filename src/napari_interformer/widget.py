@@ -192,6 +192,7 @@ class Panel(QScrollArea):
             (layers.reordered, self._fill_layers),
             (self.viewer.layers.selection.events.active, self._layer_chosen),
             (dims.current_step, self._plane_shown),
+            (dims.order, self._plane_shown),
             (dims.ndisplay, self.canvas.dimensions_shown),
             (self.screen.camera.events.center, self._wanted),
             (self.screen.camera.events.zoom, self.canvas.zoomed),
@@ -589,7 +590,7 @@ class Panel(QScrollArea):
         asked = np.zeros(features.leading, bool)
         for click in annotator.waiting:
             asked[click.plane] = True
-        shown = self.workspace.plane
+        shown = self.workspace.plane if self.screen.upright(clicks.source) else None
         self.form.planes.show_state(
             StackState(
                 features.leading,

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 from napari.utils.notifications import show_info, show_warning
 from qtpy.QtCore import QTimer
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from napari_interformer.model import InterFormer
     from napari_interformer.notes import Notes
     from napari_interformer.prompts import Click
-    from napari_interformer.records import Saved
+    from napari_interformer.records import Record, Saved
     from napari_interformer.worker import WorkerThread
 
 AT_ONCE = 0.05  # seconds for which the window may wait for an answer
@@ -111,7 +112,7 @@ class Workspace:
         self._rest.setInterval(RESTING)
         self._rest.timeout.connect(self._rested)
         canvas.edited, canvas.expected, canvas.moved = self._edited, self._expected, self._rest.start
-        canvas.changed, canvas.shapes_shown = changed, keys.bind
+        canvas.changed, canvas.shapes_shown = changed, self._bind
 
     @property
     def clicks(self) -> ClickLayer | None:
@@ -137,8 +138,12 @@ class Workspace:
         *,
         overwrite: bool = False,
         object_size: float | None = None,
+        finished: tuple[Record, ...] = (),
     ) -> Annotator:
-        """Start a session that writes to a Labels layer, or to a copy if need be; if it fails, nothing has changed."""
+        """Start a session that writes to a Labels layer, or to a copy if need be; if it fails, nothing has changed.
+
+        `finished` are objects that the layer may hold: what is known of them is kept if it does.
+        """
         # Loads torch, which opening the panel need not wait for.
         from napari_interformer.session import Session
 
@@ -192,7 +197,7 @@ class Workspace:
         self._plane = self.plane
         self._tell_begun()
         if there:
-            self._look_through(annotator, labels, chosen)
+            self._look_through(annotator, labels, chosen, finished)
         self._notes.look()
         self._take_over(annotator, clicks, labels)
         return annotator
@@ -210,7 +215,7 @@ class Workspace:
         self._follow_place(clicks.layer, self._moved)
         self._follow(clicks.layer.events.mode, lambda _: self._tell_changed())
 
-    def _bind(self) -> None:
+    def _bind(self, _: Any = None) -> None:
         """Bind the keys on our own layers, in place of nothing that napari uses there but undo and redo."""
         assert self.clicks is not None and self.labels is not None
         self._keys.release()
@@ -234,22 +239,26 @@ class Workspace:
         session, layer = annotator.session, labels.layer
         # From the object that was just finished it goes on to the next one, or it would paint that over others.
         finished = bool(session.records) and self._brush == layer.selected_label == session.records[-1].label
-        if (session.prompts or finished) and session.label != self._brush:
+        there_is_room = session.label <= np.iinfo(labels.dtype).max
+        if (session.prompts or finished) and session.label != self._brush and there_is_room:
             self._brush = layer.selected_label = session.label
 
-    def _look_through(self, annotator: Annotator, labels: LayerLabels, chosen: Labels) -> None:
+    def _look_through(
+        self, annotator: Annotator, labels: LayerLabels, chosen: Labels, finished: tuple[Record, ...]
+    ) -> None:
         """See which labels there are, in the decoding thread: a large stack takes long, and clicks need a free number.
 
-        Labels that cannot be written to are copied at the same time.
+        Labels that cannot be written to are copied at the same time. Of objects that were finished, those that are not there
+        are forgotten.
         """
         layer = labels.layer
         meanwhile = self._meanwhile = []
 
-        def work() -> tuple[int, NDArray[Any] | None]:
+        def work() -> tuple[int, NDArray[Any] | None, set[int]]:
             if layer is not chosen:
                 labels.copy(chosen)
             highest = labels.survey()
-            return highest, labels.wider(highest)
+            return highest, labels.wider(highest), labels.those_of({record.label for record in finished})
 
         def failed(error: Exception) -> None:
             self.end()  # or an object could get the number of another
@@ -257,8 +266,9 @@ class Workspace:
                 self._viewer.layers.remove(layer)
             raise error
 
-        def then(found: tuple[int, NDArray[Any] | None]) -> None:
-            highest, wider = found
+        def then(found: tuple[int, NDArray[Any] | None, set[int]]) -> None:
+            highest, wider, there = found
+            annotator.session.records.extend(record for record in finished if record.label in there)
             if wider is not None:
                 labels.take(wider)
                 for stroke in meanwhile:
@@ -282,23 +292,27 @@ class Workspace:
 
     def _take_over(self, annotator: Annotator, clicks: ClickLayer, labels: LayerLabels) -> None:
         """Continue the object that was not committed when the panel was closed."""
-        left = clicks.take_over(self._viewer.layers, labels.layer)
-        if left is None:
+        found = clicks.take_over(self._viewer.layers, labels.layer)
+        if found is None:
             return
-        layer, label, points = left
+        layer, left = found
         self._viewer.layers.remove(layer)
         clicks.layer.name = layer.name
-        if label:
-            annotator.edit(label)
-        clicks.write(points)
+        if left.label:
+            annotator.edit(left.label, new=left.new)
+        clicks.write(left.given)
         annotator.edited()
 
     def go_on(self) -> None:
         """Accept clicks: the pixels are those that were encoded, and the click layer is there, in place and active."""
-        if self.annotator is not None and not self._canvas.there:
-            self.annotator.show_on(self._canvas.renew_clicks())
-            assert self.clicks is not None
-            self._follow_clicks(self.clicks)
+        if self.annotator is not None and self.clicks is not None and not self._canvas.there:
+            gone = self.clicks.layer
+            for pair in [pair for pair in self._followed if pair[0].source is gone]:
+                pair[0].disconnect(pair[1])
+                self._followed.remove(pair)
+            clicks = self._canvas.renew_clicks()
+            self.annotator.show_on(clicks)
+            self._follow_clicks(clicks)
             self._bind()
         self.outdated = False
         self._place()
@@ -330,7 +344,7 @@ class Workspace:
             label = 0 if session.empty or session.covered else session.label
             # It continues from its mask, which includes boxes that have been answered.
             given = [prompt for prompt in clicks.read() if not label or prompt not in session.boxes]
-            self._canvas.leave_clicks(labels.layer, label, given)
+            self._canvas.leave_clicks(labels.layer, label, given, new=not session.edited)
         else:
             self._canvas.put_clicks_away()
 
@@ -416,12 +430,20 @@ class Workspace:
 
     def undo_past(self) -> None:
         """Let napari take back on the Labels layer what it wrote before the current object."""
-        if self.labels is not None and (planes := self.labels.undo()):
-            self._survey(planes)
+        if self.labels is not None:
+            self._note(self.labels.undo())
 
     def redo_past(self) -> None:
         """Let napari make again what `undo_past` took back."""
-        if self.labels is not None and (planes := self.labels.redo()):
+        if self.labels is not None:
+            self._note(self.labels.redo())
+
+    def _note(self, stroke: Stroke) -> None:
+        """Note that napari changed these pixels, as if somebody had painted them: the clicks alone would bring back others."""
+        if self.annotator is not None:
+            for part in stroke.parts():
+                self.annotator.session.by_hand.add(*part)
+        if planes := stroke.planes:
             self._survey(planes)
 
     def _survey(self, planes: Iterable[tuple[int, ...]]) -> None:
@@ -452,12 +474,14 @@ class Workspace:
                 labels.layer,
                 overwrite=before.overwrite,
                 object_size=before.object_size,
+                finished=tuple(before.records),
             )
         except ValueError as error:
             self.end()
             show_warning(sentence(error))
             return
         session = annotator.session
+        session.by_hand.include(before.by_hand.read(before.labels))
 
         def go_on(_: None) -> None:
             if before.label <= annotator.highest:
@@ -506,15 +530,16 @@ class Workspace:
         if self.misplaced is not before:
             self._tell_changed()
 
-    def pixels_replaced(self, _: Any = None) -> None:
+    def pixels_replaced(self, event: Any = None) -> None:
         """Note that the image was given other pixels: what is encoded, and the current object, belong to the old ones."""
         clicks = self.clicks
         if clicks is None or self.outdated:
             return  # told once
         self.outdated = True
         self._tell_outdated()
+        layer = clicks.source.image if event is None else event.source
         show_warning(
-            f"The pixels of {clicks.source.image.name} changed; clicks are still answered from what was encoded before: "
+            f"The pixels of {layer.name} changed; clicks are still answered from what was encoded before: "
             "commit the current object, then press Encode."
         )
 
