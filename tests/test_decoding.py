@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,11 +11,12 @@ import torch
 from scipy.ndimage import binary_erosion
 
 from conftest import BlobModel, blobs
-from napari_interformer.decoding import Decoding, Step, View
+from napari_interformer.decoding import ANSWERS, Decoding, Step, View
 from napari_interformer.encoding import encode, room_for
 from napari_interformer.geometry import Box
 from napari_interformer.image import Planes
 from napari_interformer.prompts import BoxPrompt, Click, Mask, Scribble
+from napari_interformer.reference import fold
 from napari_interformer.samples import synthetic
 
 IMAGE, LABELS = blobs()
@@ -39,6 +41,26 @@ def test_each_prompt_has_a_step_and_planes_do_not_know_of_each_other():
     assert [len(step.prompts) for step in steps] == [1, 1, 2]
     np.testing.assert_array_equal(mask_of(steps[1], IMAGE.shape), LABELS == 2)
     np.testing.assert_array_equal(mask_of(steps[2], IMAGE.shape), (LABELS == 1) | (LABELS == 3))
+
+
+def test_a_guess_is_told_its_own_answers_again():
+    model = BlobModel()
+    asked, plain = [], model.decode_logits
+    decoding = decoding_of(IMAGE, model)
+
+    def decode_logits(maps, reference, roi=None):
+        logits = plain(maps, reference, roi)
+        asked.append((reference.copy(), roi, logits))
+        return logits
+
+    model.decode_logits = decode_logits
+    start = Mask((), Box(86, 20, 100, 40), np.ones((20, 14), bool))  # a part of an object, and some beside it
+    box, logits = decoding.guess(start, Click((), 30, 96), 0)
+    assert len(asked) == ANSWERS > 1
+    for (reference, _, answer), (following, *_) in pairwise(asked):
+        np.testing.assert_array_equal(following, fold(reference, answer > 0))
+    assert all(roi.width * roi.height >= asked[0][1].width * asked[0][1].height for _, roi, _ in asked)
+    assert (logits[30 - box.top, 96 - box.left] > 0) and start.mask.all()
 
 
 def test_masks_have_no_pixel_beyond_the_image():

@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from scipy.ndimage import distance_transform_edt
 
-from napari_interformer.reference import BAND, CERTAIN, FOLDED, NARROWEST, REACH, ROUNDS, State
+from napari_interformer.reference import CERTAIN, FOLDED, NARROWEST, REACH, ROUNDS, State
 from napari_interformer.simulate import DEPTH_RATIO, depth
 
 if TYPE_CHECKING:
@@ -39,11 +37,6 @@ class Clicks:
     x: Tensor
     positive: Tensor
     found: Tensor
-
-    def where(self, chosen: Tensor, others: Clicks) -> Clicks:
-        """Return these clicks where `chosen` (N,) bool says so, and the others elsewhere."""
-        pairs = zip(vars(self).values(), vars(others).values(), strict=True)
-        return Clicks(*(torch.where(chosen, own, other) for own, other in pairs))
 
     def first(self, count: int) -> Clicks:
         """Return the clicks of the first `count` objects."""
@@ -83,15 +76,13 @@ def next_clicks(masks: Tensor, targets: Tensor, generator: torch.Generator | Non
     return Clicks(chosen // width, chosen % width, positive, deepest > 0)
 
 
-def squared_depths(regions: Tensor, *, closed: bool = True) -> Tensor:
-    """Return each pixel's squared distance to the nearest one outside its region, exactly.
+def squared_depths(regions: Tensor) -> Tensor:
+    """Return each pixel's squared distance to the nearest one outside its region, exactly; borders count as outside.
 
     Parameters
     ----------
     regions : (..., Y, X) bool
         Many planes.
-    closed : bool
-        Whether borders count as outside. If not, and a region is the whole plane, its depths are just large.
 
     Returns
     -------
@@ -100,34 +91,28 @@ def squared_depths(regions: Tensor, *, closed: bool = True) -> Tensor:
     """
     planes = regions.reshape(-1, *regions.shape[-2:])
     transform = _plane_by_plane if planes.device.type == "cpu" else all_columns
-    return transform(planes, closed).view(regions.shape)
+    return transform(planes).view(regions.shape)
 
 
-def _plane_by_plane(planes: Tensor, closed: bool) -> Tensor:
+def _plane_by_plane(planes: Tensor) -> Tensor:
     """Return squared depths (N, Y, X) by SciPy, which takes a tenth of the time that `all_columns` takes on a CPU."""
     out = np.zeros(planes.shape, np.float32)
     for plane, squares in zip(planes.numpy(), out, strict=True):
-        if closed:
-            box, depths = depth(plane)
-            squares[box.slices] = np.rint(depths**2)  # they are whole numbers
-        elif plane.all():
-            squares[:] = sum(plane.shape) ** 2
-        else:
-            squares[:] = np.rint(distance_transform_edt(plane) ** 2)
+        box, depths = depth(plane)
+        squares[box.slices] = np.rint(depths**2)  # they are whole numbers
     return torch.from_numpy(out)
 
 
-def all_columns(planes: Tensor, closed: bool) -> Tensor:
+def all_columns(planes: Tensor) -> Tensor:
     """Return squared depths (N, Y, X) as a GPU does: along columns by running extremes, then by trying every column."""
     height, width = planes.shape[1:]
     rows = torch.arange(height, device=planes.device, dtype=torch.int32)[:, None]
-    beyond = 0 if closed else height + width
-    above = torch.where(planes, -1 - beyond, rows).cummax(1).values
-    below = torch.where(planes, height + beyond, rows).flip(1).cummin(1).values.flip(1)
+    above = torch.where(planes, -1, rows).cummax(1).values
+    below = torch.where(planes, height, rows).flip(1).cummin(1).values.flip(1)
     along = torch.minimum(rows - above, below - rows).float().square()
     columns = torch.arange(width, device=planes.device, dtype=torch.float32)
     apart = (columns[:, None] - columns) ** 2
-    edge = (torch.minimum(columns + 1, width - columns) + beyond) ** 2
+    edge = torch.minimum(columns + 1, width - columns) ** 2
     out = [
         torch.minimum((part[:, :, None] + apart).amin(-1), edge)
         for part in torch.split(along, max(1, AT_ONCE // (height * width**2)))
@@ -155,18 +140,6 @@ def fold_all(references: Tensor, masks: Tensor) -> Tensor:
     """Return the reference labels (N, Y, X) uint8 after predictions (N, Y, X) bool; see `reference.fold`."""
     table = torch.from_numpy(FOLDED.ravel()).to(references.device)
     return table[references.int() + len(State) * masks.int()]
-
-
-def expected_all(masks: Tensor) -> Tensor:
-    """Return the reference labels (N, Y, X) uint8 of objects that are possibly `masks`; see `reference.expected`."""
-    references = torch.full(masks.shape, State.UNKNOWN, dtype=torch.uint8, device=masks.device)
-    for part, state in ((masks, State.POSSIBLE_FOREGROUND), (~masks, State.POSSIBLE_BACKGROUND)):
-        deep = part
-        for _ in range(BAND):
-            wide = F.pad(deep, (1, 1, 1, 1), value=True)
-            deep = deep & wide[:, 2:, 1:-1] & wide[:, :-2, 1:-1] & wide[:, 1:-1, 2:] & wide[:, 1:-1, :-2]
-        references = torch.where(deep, references.new_tensor(state), references)
-    return references
 
 
 def obey_all(logits: Tensor, history: list[Clicks]) -> Tensor:

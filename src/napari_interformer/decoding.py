@@ -60,6 +60,7 @@ LEAST_PLANE = 64  # pixels; a plane is not shrunk to less
 NEXT, FARTHER = (-1, FINEST, -2, -3), (-4, -5, -6)
 SPECK = 8  # working pixels; what is smaller at a level is not looked at from farther away
 LOOSE = 0.05  # of a mask's largest part; what is smaller and not marked is dropped
+ANSWERS = 3  # to a guess, one after the other; chosen on stacks, as the numbers of `volume`
 # Working pixels between those of a scribble that the reference label gets; see docs/training-log.md.
 SPACING = 6
 
@@ -228,6 +229,8 @@ class Decoding:
     def guess(self, start: Mask, click: Click, level: int) -> tuple[Box, NDArray[np.float32]]:
         """Decode an object that is possibly `start`, unknown near its outline and sure at `click`; no state changes.
 
+        Each answer is folded into what is known, and the network asked again: at first it keeps to `start`, later to the image.
+
         Parameters
         ----------
         start : Mask
@@ -250,8 +253,13 @@ class Decoding:
         mask = cut(mask, box, window, False)
         y, x = working(click.y, level) - window.top, working(click.x, level) - window.left
         reference = draw_click(expected(mask), y, x, click.positive, config.inner_radius, config.outer_radius)
-        roi = region(mask | sure(reference), expansion=config.zoom_expansion, min_size=config.zoom_min_size)
-        logits = self.model.decode_logits(self._prepare(click.plane, level, window), reference, roi)
+        prepared = self._prepare(click.plane, level, window)
+        for _ in range(ANSWERS):
+            roi = region(
+                mask | sure(reference), expansion=config.zoom_expansion, min_size=config.zoom_min_size
+            )
+            logits = self.model.decode_logits(prepared, reference, roi)
+            mask, reference = mask | (logits > 0), fold(reference, logits > 0)
         box, fine = to_image(obey(logits, [(y, x, click.positive)]), window, level)
         inside = box.intersect(Box.of(self.features.size))
         return inside, fine[: inside.height, : inside.width]

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 
 from napari_interformer.batch_clicks import draw_clicks, fold_all, next_clicks, obey_all
 from napari_interformer.decoder import resize
+from napari_interformer.reference import State
 from napari_interformer.settings import FINITE, SHARE, at_least, check_settings
-from napari_interformer.starts import begin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,9 +37,6 @@ class ClickConfig:
         The probability of n further clicks is proportional to this number to the power of n.
     max_clicks : int
         Greatest number of further clicks.
-    started : float
-        Share of the objects that start from a mask that is nearly right, in place of nothing: as on the planes of a stack that
-        an object is carried to, and as objects that are edited (not in the paper).
     auxiliary : float
         Weight of the auxiliary head's loss.
     dice : float
@@ -48,14 +45,12 @@ class ClickConfig:
 
     clicks: float = 0.6
     max_clicks: int = 20
-    started: float = 0.0
     auxiliary: float = 0.4
     dice: float = 1.0
 
     allowed: ClassVar = {
         "clicks": SHARE,
         "max_clicks": at_least(0),
-        "started": SHARE,
         "auxiliary": FINITE,
         "dice": FINITE,
     }
@@ -101,9 +96,7 @@ def click_loss(
     generator = torch.Generator(targets.device).manual_seed(int(rng.integers(2**31)))
     with torch.no_grad(), evaluating(model):
         detached = [level.detach() for level in maps]
-        references, first = simulate(
-            model, detached, targets, ignored, further, generator, started=config.started
-        )
+        references, first = simulate(model, detached, targets, ignored, further, generator)
     # Autocast keeps the weights that it has cast. Before PyTorch 2.11 those cast without gradient would serve below,
     # and I-MSA and the head learn nothing (pytorch issue 65766).
     torch.clear_autocast_cache()
@@ -128,8 +121,6 @@ def simulate(
     ignored: Tensor,
     further: NDArray[np.integer],
     generator: torch.Generator,
-    *,
-    started: float = 0.0,
 ) -> tuple[Tensor, Tensor | None]:
     """Click into the errors of the model's own masks.
 
@@ -147,8 +138,6 @@ def simulate(
         Each object's clicks after the first, most first: those that go on are then the first ones.
     generator : torch.Generator
         Where exactly.
-    started : float
-        See `ClickConfig`.
 
     Returns
     -------
@@ -158,8 +147,10 @@ def simulate(
         Mean IoU after the first click, of the objects that got more; None if none did.
     """
     inner, outer = model.config.inner_radius, model.config.outer_radius
-    states, clicks = begin(targets, ignored, started, model.config, generator)
-    # From the second click on, they fall somewhere deep (as the method has it).
+    # The first click is at the deepest point, later ones somewhere deep (as the method has it).
+    clicks = next_clicks(torch.zeros_like(targets), targets)
+    states = torch.full(targets.shape, State.UNKNOWN, dtype=torch.uint8, device=targets.device)
+    states = draw_clicks(states, clicks, inner, outer)
     going = int((further > 0).sum())
     if going == 0:
         return states, None
