@@ -798,3 +798,34 @@ def test_what_waits_is_noted_in_its_order():
     desk.annotator.edited()
     desk.worker.all()
     assert [type(one) for one in desk.annotator.noted.current.prompts] == [BoxPrompt, Click]
+
+
+def test_a_click_is_answered_when_another_process_has_encoded_its_plane():
+    desk = Desk(np.stack([squares()[0]] * 2), encoded=False)
+    desk.click(1, *desk.centres[0])
+    desk.worker.all()
+    assert desk.annotator.waiting
+    planes = Planes.of(desk.image, contrast=(0, 255))
+    for _ in encode_tiles(planes, desk.session.features, desk.model, device="cpu", only=[(1,)]):
+        pass
+    desk.annotator.encoded((0,))
+    desk.worker.all()
+    assert not desk.annotator.waiting and desk.session.labels[1].sum() == 400
+
+
+def test_clicks_that_wait_for_long_work_are_noted():
+    desk = Desk()
+    desk.click(*desk.centres[0])
+    desk.worker.all()
+    desk.annotator.find_similar((), Box.of(desk.image.shape), lambda _: None, lambda *_: None, lambda: False)
+    while desk.session.prompts:
+        desk.worker.step()
+    desk.click(*desk.centres[1])
+    noted = desk.annotator.noted
+    assert desk.annotator.busy and not desk.session.prompts and len(noted.finished) == 1
+    assert noted.current.prompts == (Click.at(desk.centres[1]),) and noted.current.label == desk.session.label
+    desk.annotator.commit()
+    desk.click(*desk.centres[2])
+    assert desk.annotator.noted.current.prompts == (Click.at(desk.centres[1]),), (
+        "the next one is another object's"
+    )

@@ -247,6 +247,15 @@ def test_a_new_model_gets_a_name_that_is_free_and_a_file_can_have(wanted, name, 
     assert new_name(wanted) == name
 
 
+def test_folders_dead_links_and_what_macos_leaves_are_no_models(small_model, monkeypatch, tmp_path):
+    monkeypatch.setattr(checkpoint, "user_models", lambda: tmp_path)
+    save_model(small_model, tmp_path / "mine.safetensors")
+    (tmp_path / "._mine.safetensors").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "folder.safetensors").mkdir()
+    (tmp_path / "gone.safetensors").symlink_to(tmp_path / "nowhere")
+    assert {*checkpoint.models()} == {"default", "mine"}
+
+
 def test_what_is_no_model_is_not_saved(small_model, tmp_path):
     with pytest.raises(TypeError, match="in this order; got str for the model"):
         save_model(str(tmp_path / "m.safetensors"), small_model)

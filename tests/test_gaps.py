@@ -14,4 +14,6 @@ def test_where_an_object_ends_comes_first_and_then_why():
         "Ends before planes 8 and 15. Plane 8: what is there looks like the surroundings. "
         "Plane 15: almost nothing is left of it."
     )
-    assert "(0, 8), (0, 8), (0, 8) and (0, 8) and others" in where_it_ends([Ended((0, 8), Reason.UNLIKE)] * 9)
+    many = [Ended((0, z), Reason.UNLIKE) for z in range(9)]
+    assert "(0, 0), (0, 1), (0, 2) and (0, 3) and others" in where_it_ends(many)
+    assert where_it_ends([unlike] * 2) == where_it_ends([unlike]), "two clicked planes have one between them"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import threading
 from functools import partial
 
@@ -269,3 +270,31 @@ def test_choosing_a_model_that_cannot_answer_here(school, tmp_path):
     assert school.session.model is old
     window.encode()
     assert school.session.model is not old and len(window.told) == 2
+
+
+def test_adapting_that_cannot_begin_says_so(school, monkeypatch):
+    window = school.window
+    monkeypatch.setattr(type(window.panel), "_occupied", True)
+    window.panel._safely(lambda: window.panel.adapt_as("mine"))
+    assert "Adapting was not begun, because an image is being encoded" in window.told[-1]
+
+
+def test_a_model_file_that_was_written_anew_is_read_again(school):
+    window = school.window
+    school.folder.mkdir(exist_ok=True)
+    path = checkpoint.save_model(small := load_model(), school.folder / "mine.safetensors")
+    window.form.add_model(str(path))
+    window.panel._change_model()
+    window.idle()
+    first = school.session.model
+    assert first.fingerprint == small.fingerprint
+    window.panel._change_model()
+    window.idle()
+    assert school.session.model is first
+    checkpoint.save_model(small, path)
+    os.utime(path, (1, 1))
+    window.panel._change_model()
+    window.idle()
+    assert school.session.model is not first
+    path.unlink()
+    assert window.panel._loaded.is_of(str(path), window.panel._loaded.device), "it goes on without its file"

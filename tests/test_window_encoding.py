@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QTimer
 
+from napari_interformer import checkpoint
 from napari_interformer.encoding import CPU_BATCH
 from napari_interformer.geometry import Box
 from napari_interformer.labels import LABELS
 from napari_interformer.store import Store
 from panel import THEIRS, area, begin_and_stop, begin_held_up
-from window import PLENTY, squares
+from window import PATIENCE, PLENTY, BrightModel, squares
 
 pytest_plugins = ("panel",)
 pytestmark = THEIRS
@@ -334,3 +335,60 @@ def test_no_room_on_disk_is_told_and_what_was_there_stays(window, monkeypatch):
     window.encode()
     assert "No space left" in window.told[-1]
     assert area(window.labels) == 400 and len(window.points.data) == 1
+
+
+class Other(BrightModel):
+    """One with another encoder."""
+
+    def __init__(self):
+        super().__init__()
+        self.fingerprint = self.decoder_fingerprint = "other"
+
+
+def test_an_encode_that_is_cancelled_while_its_model_is_loaded_leaves_everything(window, monkeypatch):
+    image, centres = squares()
+    window.open(image)
+    window.click_and_wait(centres[0])
+    gate = threading.Event()
+    monkeypatch.setattr(checkpoint, "load_model", lambda *_, **__: gate.wait(PATIENCE) and Other())
+    session, features = window.panel.annotator.session, window.panel.features
+    window.form.add_model("other.safetensors")
+    window.form.encode.click()
+    window.rest()
+    window.form.cancel.click()
+    gate.set()
+    window.wait(lambda: window.panel.job is None)
+    window.idle()
+    assert window.panel.annotator.session is session and window.panel.features is features
+    assert area(window.labels) == 400
+
+
+def test_a_model_that_is_chosen_while_the_first_one_is_loaded_answers(window, monkeypatch):
+    image, centres = squares()
+    gate, adapted = threading.Event(), BrightModel()
+    adapted.decoder_fingerprint = "adapted"
+
+    def load(name, **_):
+        assert gate.wait(PATIENCE)
+        return adapted if name == "adapted.safetensors" else window.model
+
+    monkeypatch.setattr(checkpoint, "load_model", load)
+    window.viewer.add_image(image)
+    window.encode(wait=False)
+    window.form.add_model("adapted.safetensors")
+    window.panel._change_model()
+    gate.set()
+    window.wait(lambda: window.panel.annotator is not None and window.panel.job is None)
+    window.idle()
+    window.click_and_wait(centres[0])
+    assert window.panel.annotator.session.model is adapted and adapted.decoded == 1
+
+
+def test_the_focus_does_not_jump_to_a_button_that_nobody_chose(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.form.undo.setFocus()
+    window.QTest.keyClick(window.form.undo, window.Qt.Key.Key_Space)
+    window.idle()
+    focused = window.form.window().focusWidget()
+    assert not window.form.undo.isEnabled() and focused is window.form.setup.header

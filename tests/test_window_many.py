@@ -8,7 +8,9 @@ import time
 import numpy as np
 import pytest
 
+from napari_interformer.decoding import ANSWERS
 from napari_interformer.geometry import Box
+from napari_interformer.hints import found
 from napari_interformer.labels import LABELS, LayerLabels
 from panel import THEIRS, area
 from window import PATIENCE, PLENTY, squares
@@ -150,7 +152,7 @@ def test_removing_the_labels_stops_propagating(window, monkeypatch):
     image, centres = squares((64, 64))
     window.open(np.stack([image] * 12))
     window.click_and_wait(centres[0])
-    decode, steps, before = window.model.decode_logits, threading.Semaphore(2), window.model.decoded
+    decode, steps, before = window.model.decode_logits, threading.Semaphore(2 * ANSWERS), window.model.decoded
 
     def held(*args):
         assert steps.acquire(timeout=PATIENCE)
@@ -169,7 +171,7 @@ def test_removing_the_labels_stops_propagating(window, monkeypatch):
     ended = []
     window.panel.decoder.run(lambda: None, ended.append, ended.append)
     window.wait(lambda: ended)
-    assert window.model.decoded - before < 5
+    assert window.model.decoded - before < 5 * ANSWERS
     assert window.form.object.text().startswith("Press Encode") and not window.form.stop.isVisible()
 
 
@@ -213,3 +215,16 @@ def test_the_strip_follows_what_napari_takes_back(window, monkeypatch):
     layer.n_edit_dimensions, layer.brush_size = 3, 3
     layer.paint((1, 60, 60), 5)  # as a ball
     window.wait(lambda: strip.state.annotated.all())
+
+
+def test_finding_that_is_stopped_before_anything_is_found_says_so(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    window.key("G")
+    window.panel.stop()
+    window.idle()
+    assert window.told[-1] == "Stopped before any similar object was found." == found(0, stopped=True)
+    assert found(1, stopped=True) == found(1)
+    window.key_and_wait("G")
+    assert "similar objects were found" in window.told[-1]

@@ -171,10 +171,15 @@ class Annotator:
 
     @property
     def noted(self) -> Saved:
-        """What a journal notes, as the session's, with the current object's prompts that still wait for their plane."""
-        noted = self.session.noted
-        prompts = in_order((*noted.current.prompts, *self.waiting))
-        return replace(noted, current=replace(noted.current, prompts=prompts)) if self.waiting else noted
+        """What a journal notes, as the session's, with the current object's prompts that wait for their plane or in line."""
+        noted, given = self.session.noted, self._current
+        for one in self._line:
+            if not isinstance(one, Edit):
+                break  # what comes after it may be another object's
+            given = merge(given, one.before, one.after)
+        if given == self.session.given:
+            return noted
+        return replace(noted, current=replace(noted.current, prompts=in_order((*self.session.masks, *given))))
 
     @property
     def can_undo(self) -> bool:
@@ -363,9 +368,10 @@ class Annotator:
         work = partial(session.compute_similar, plane, box, progress=progress, cancelled=cancelled)
         self._once_left("find similar", lambda similar: told(len(session.adopt_similar(similar))), work)
 
-    def encoded(self, plane: Plane) -> None:
-        """Note that part of a plane was encoded."""
-        if any(click.plane == plane for click in self.waiting):
+    def encoded(self, plane: Plane | None = None) -> None:
+        """Note that part of a plane was encoded, or that another process may have encoded some."""
+        ready = self.session.features.ready
+        if any(click.plane == plane or ready(click.plane) for click in self.waiting):
             self._line.append(AGAIN)
             self._next()
 

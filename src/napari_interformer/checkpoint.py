@@ -84,7 +84,9 @@ def user_models() -> Path:
 def models() -> dict[str, Path]:
     """Return the models that `load_model` knows by name: bundled ones and the user's own."""
     found = {path.stem: path for path in sorted(BUNDLED.glob("*.safetensors"))}
-    return found | {path.stem: path for path in sorted(user_models().glob("*.safetensors"))}
+    # macOS leaves ._NAME.safetensors beside NAME.safetensors on disks that are not its own.
+    own = (path for path in user_models().glob("[!.]*.safetensors") if path.is_file())
+    return found | {path.stem: path for path in sorted(own)}
 
 
 def new_name(wanted: str) -> str:

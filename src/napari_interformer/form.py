@@ -503,7 +503,7 @@ class Form(QWidget):
         """Offer these models, the files that were chosen before, and another file."""
         offered = [self.model.itemData(i) for i in range(self.model.count())]
         chosen = self._model_name
-        files = [name for name in offered if name not in (None, DEFAULT_MODEL, *names)]
+        files = [name for name in offered if name not in (None, *names) and Path(name).suffix]
         self.model.clear()
         for name in [*(names or [DEFAULT_MODEL]), *files]:
             self.model.addItem(Path(name).name, name)
@@ -597,6 +597,7 @@ class Form(QWidget):
 
         `before` says what one should know before the next click; it may be empty.
         """
+        focused = self.window().focusWidget()
         self._folds = self._folds and encoding
         self.encode.setEnabled(not encoding and not adapting and self.image.layer() is not None)
         self.cancel.setEnabled(encoding)
@@ -626,6 +627,8 @@ class Form(QWidget):
         self.delete.setChecked(picking == DELETE)
         told = _told(annotator, picking, adapting, self.image.layer() is not None)
         self.object.setText(f"{before} {told}".strip())
+        if focused is not None and self.isAncestorOf(focused) and not focused.isEnabled():
+            self.setup.header.setFocus()  # or Qt would look for another button, which somebody may press unawares
 
 
 def _told(annotator: Annotator | None, picking: str, adapting: bool, image: bool) -> str:

@@ -46,6 +46,7 @@ class Ended:
 
 def where_it_ends(ends: Sequence[Ended]) -> str:
     """Say where an object ends, which matters most, and then why; empty if it does not end."""
+    ends = list(dict.fromkeys(ends))  # two clicked planes may lie on either side of one
     told = ends[:MOST_TOLD]
     if not told:
         return ""

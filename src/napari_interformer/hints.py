@@ -76,8 +76,10 @@ def _may_be_channels(source: Source, features: Features) -> bool:
     return alone and len(leading) == 1 and 2 <= leading[0] <= FEW and not named
 
 
-def found(count: int) -> str:
-    """Say how many similar objects were found."""
+def found(count: int, *, stopped: bool = False) -> str:
+    """Say how many similar objects were found, perhaps before somebody stopped it."""
+    if not count and stopped:
+        return "Stopped before any similar object was found."
     if not count:
         return "No other object in view looks like the finished ones; if one is missing, click on it."
     were, them = ("s were", "them") if count > 1 else (" was", "it")

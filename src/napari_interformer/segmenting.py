@@ -288,6 +288,6 @@ def check_searchable(image: Path, planes: Planes) -> None:
     pixels = math.prod(planes.size)
     if pixels > MOST:
         raise ValueError(
-            f"--similar searches planes of at most {MOST / 1e6:.0f} megapixels; those of {image.name} have {pixels / 1e6:.0f}: "
+            f"--similar searches planes of at most {MOST / 1e6:.2f} megapixels; those of {image.name} have {pixels / 1e6:.2f}: "
             "leave --similar out, or search parts of a plane from Python (Session.find_similar)."
         )

@@ -97,8 +97,8 @@ def search(
         )
     if box.width * box.height > MOST:
         raise ValueError(
-            f"Find similar searches at most {MOST / 1e6:.0f} megapixels at a time; got "
-            f"{box.width * box.height / 1e6:.0f}: zoom in, or give a smaller box."
+            f"Find similar searches at most {MOST / 1e6:.2f} megapixels at a time; got "
+            f"{box.width * box.height / 1e6:.2f}: zoom in, or give a smaller box."
         )
     examples = finished(session, plane, box)
     deep = float(np.median([depth(one.mask)[1].max() for one in examples]))

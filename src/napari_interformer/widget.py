@@ -62,15 +62,21 @@ if TYPE_CHECKING:
 
 
 class Loaded(NamedTuple):
-    """The model that answers, and the name and device by which it was asked for."""
+    """The model that answers, the name and device by which it was asked for, and which version of its file it is."""
 
     name: str
     device: str
     model: InterFormer
+    version: tuple[int, int] | None
+
+    @classmethod
+    def of(cls, name: str, device: str, model: InterFormer) -> Loaded:
+        """Return a model that was just loaded."""
+        return cls(name, device, model, _version(name))
 
     def is_of(self, name: str, device: str) -> bool:
-        """Whether this is what a name and a device ask for."""
-        return (self.name, self.device) == (name, device)
+        """Whether this is what a name and a device ask for; a file that is gone has no other version."""
+        return (self.name, self.device) == (name, device) and _version(name) in (None, self.version)
 
 
 class Panel(QScrollArea):
@@ -265,7 +271,7 @@ class Panel(QScrollArea):
             load=lambda: known.model if known and known.is_of(name, device) else _load(name, device),
             find=lambda model: features_for(source.planes(), model, store, made),
             undecided=self._undecided,
-            prepared=lambda job, model, found: self._prepared(job, Loaded(name, device, model), found),
+            prepared=lambda job, model, found: self._prepared(job, Loaded.of(name, device, model), found),
             first=self._looked_for(source),
         )
         self._refresh()
@@ -340,6 +346,8 @@ class Panel(QScrollArea):
             self.form.show_setup()
         self._show_ready()
         clicks = self.clicks
+        if self.annotator is not None:
+            self.annotator.encoded()
         own = clicks is not None and clicks.source.image is job.source.image
         if self.annotator is not None and own and (error is not None or job.cancelled.is_set()):
             self.annotator.give_up()
@@ -363,6 +371,8 @@ class Panel(QScrollArea):
         if any(layer not in self.viewer.layers for layer in job.source.layers):
             job.cancelled.set()
             return  # nobody can click on it any more
+        if job.cancelled.is_set() and self.annotator is not None:
+            return  # nothing was encoded for it, and what there is stays
         try:
             self._begin(job.source, loaded.model, features)
         except Exception as error:
@@ -379,6 +389,7 @@ class Panel(QScrollArea):
         self._show_ready()
         self._refresh()
         self.decoder.run(partial(warm_up, loaded.model), lambda _: None, self._failed)
+        self._change_model()  # if another one was chosen meanwhile
 
     def _begin(self, source: Source, model: InterFormer, features: Features) -> None:
         """Make layers and a session for these features; keep the existing ones if they fit."""
@@ -496,7 +507,7 @@ class Panel(QScrollArea):
             return
 
         def work() -> tuple[Loaded, bool]:
-            loaded = Loaded(name, device, _load(name, device))
+            loaded = Loaded.of(name, device, _load(name, device))
             return loaded, loaded.model.fingerprint == annotator.session.features.model_fingerprint
 
         def then(result: tuple[Loaded, bool]) -> None:
@@ -541,7 +552,9 @@ class Panel(QScrollArea):
         """Teach a copy of the model in the encoding thread; keep it under a name, and use it."""
         annotator = self._now()
         if self._occupied:
-            return
+            raise ValueError(
+                "Adapting was not begun, because an image is being encoded: wait until that is done, or cancel it."
+            )
         assert self._loaded is not None
         self.form.adapt_bar.setValue(0)
         self.form.adapt_bar.setFormat("Looking at objects")
@@ -563,7 +576,7 @@ class Panel(QScrollArea):
             before = self._loaded
             self.form.fill_models(result.names)
             self.form.add_model(result.name)
-            self._use(Loaded(result.name, before.device, result.model))
+            self._use(Loaded.of(result.name, before.device, result.model))
             show_info(
                 f"{result.name} has learnt from your objects and is now in use; to go back, choose {Path(before.name).name}."
             )
@@ -708,8 +721,10 @@ class Panel(QScrollArea):
                 "Find similar searches the part of a plane that is on screen; show a plane in the 2-D view first."
             )
         box = self.screen.seen(source, self.labels.layer)
-        told = self._begin_carrying("InterFormer finds", "Finding: {} of {} places")
-        annotator.find_similar(plane, box, lambda count: show_info(found(count)), *told)
+        progress, unwanted = self._begin_carrying("InterFormer finds", "Finding: {} of {} places")
+        annotator.find_similar(
+            plane, box, lambda count: show_info(found(count, stopped=unwanted())), progress, unwanted
+        )
         self._refresh()
 
     def propagate(self) -> None:
@@ -967,6 +982,17 @@ def _load(name: str, device: str) -> InterFormer:
     from napari_interformer.model import decoding_device
 
     return load_model(name, device=decoding_device(device))
+
+
+def _version(name: str) -> tuple[int, int] | None:
+    """Return what changes when a model's file is written anew; None if there is no such file."""
+    from napari_interformer.checkpoint import models
+
+    try:
+        status = Path(models().get(name, name)).stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def _check_none_open(annotator: Annotator) -> None:

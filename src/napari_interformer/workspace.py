@@ -392,6 +392,7 @@ class Workspace:
     def _edited(self) -> None:
         if self.annotator is not None:
             self.annotator.edited()
+            self._notes.changed()  # its answer may be long in coming
             self._worker.tell(self._await_answer)
 
     def _await_answer(self) -> None:
@@ -545,7 +546,7 @@ class Workspace:
 
     def look_for_layers(self) -> bool:
         """See which layers that the session needs are gone; return whether the image is, and everything with it."""
-        layers, told = self._viewer.layers, "without encoding again."
+        layers = self._viewer.layers
         if self.clicks is None:
             return False
         self._canvas.look_for_shapes()
@@ -564,10 +565,10 @@ class Workspace:
         if self.labels is not None and self.labels.layer not in layers:
             # The click layer is kept: napari 0.9 crashes at the next new layer if both go in this order.
             self.end(lost=True)
-            show_info(f"The Labels layer was removed; Encode starts a new one, {told}")
+            show_info("The Labels layer was removed; Encode starts a new one.")
         elif self.annotator is not None and self._canvas.newly_gone():
             self._tell_changed()
-            show_info(f"The click layer was removed; Encode brings it back, {told}")
+            show_info("The click layer was removed; Encode brings it back.")
         return False
 
 
