@@ -1044,18 +1044,9 @@ def test_another_labels_layer_can_be_chosen_while_the_first_is_looked_through(wi
     assert area(right.data) == 400 and not wrong.data.any()
 
 
-def test_labels_on_disk_that_are_nearly_full_are_told(window, tmp_path):
-    image, _ = squares()
-    window.viewer.add_image(image)
-    small = zarr.create_array(str(tmp_path / "small.zarr"), shape=image.shape, dtype="uint8", chunks=(32, 32))
-    small[0, 0] = 254
-    window.form.labels.choose(window.viewer.add_labels(small, name="small"))
-    window.encode()
-    window.idle()
-    assert "room for 1 more object: for more, choose another layer" in window.told[-1]
-
-
-def test_labels_that_are_full_are_told_at_the_next_click(window, tmp_path):
+@pytest.fixture
+def nearly_full(window, tmp_path):
+    """Return labels on disk with room for one more object, to which clicks on squares go, and the squares' centres."""
     image, centres = squares()
     window.viewer.add_image(image)
     small = zarr.create_array(str(tmp_path / "small.zarr"), shape=image.shape, dtype="uint8", chunks=(32, 32))
@@ -1063,6 +1054,15 @@ def test_labels_that_are_full_are_told_at_the_next_click(window, tmp_path):
     window.form.labels.choose(window.viewer.add_labels(small, name="small"))
     window.encode()
     window.idle()
+    return small, centres
+
+
+def test_labels_on_disk_that_are_nearly_full_are_told(window, nearly_full):
+    assert "room for 1 more object: for more, choose another layer" in window.told[-1]
+
+
+def test_labels_that_are_full_are_told_at_the_next_click(window, nearly_full):
+    small, centres = nearly_full
     window.click_and_wait(centres[0])
     window.key_and_wait("C")
     window.rest()
