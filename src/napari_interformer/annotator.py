@@ -265,7 +265,7 @@ class Annotator:
             elif self.session.undo():
                 self._undone.append(None)
             elif otherwise is not None and not self.session.unfinished:
-                # What is there goes back behind the object that was taken back, which cannot be made again any more.
+                # On to the objects before: what was taken back of this one cannot be made again after that.
                 self.session.clear()
                 self._forget_undone()
                 otherwise()

@@ -268,9 +268,8 @@ def _pixels(path: Path, *, numbers: bool = False) -> tuple[NDArray[Any], str]:
     try:
         if path.suffix.lower() in (".tif", ".tiff"):
             with tifffile.TiffFile(path) as file:
-                series = (
-                    frames_of(file) or own_series(file)[0]
-                )  # frames that were written one by one are a stack
+                # Frames that were written one by one are a stack.
+                series = frames_of(file) or own_series(file)[0]
                 return series.asarray(), series.axes
         pixels = read_picture(path, numbers=numbers)
     except FileNotFoundError:

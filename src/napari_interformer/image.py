@@ -257,9 +257,8 @@ class Planes:
             names = (_MANY if len(names) > 4 else "TZYX")[-len(names) :]
         kept = [i for i in range(len(shape)) if i != axis]
         scale, translation = found.scale, found.translation
-        if (
-            scale is not None and axes is not None
-        ):  # what was taken for seconds are no lengths, and the other way round
+        # What a file has for seconds are no lengths, and the other way round.
+        if scale is not None and axes is not None:
             told = found.axes or "?" * len(shape)
             same = [(now == "T") == (then == "T") for now, then in zip(letters, told, strict=True)]
             scale = tuple(n if known else None for n, known in zip(scale, same, strict=True))
@@ -661,7 +660,7 @@ def _finest(image: Any) -> Any:
     if array.dtype.kind in "OUS":
         # What has several arrays by name is none: a zarr group, a data set of xarray.
         do = "take one of the arrays in it" if hasattr(image, "keys") else "convert it with numpy.asarray"
-        if hasattr(image, "detach"):
+        if hasattr(image, "detach"):  # a tensor that learns, or is on a GPU
             do = "convert it with .detach().cpu().numpy()"
         raise TypeError(f"An image must be an array or a path; got {type(image).__name__}: {do}.")
     return array

@@ -335,9 +335,7 @@ def _valid(length: float | None, name: str, axis: object) -> float | None:
     """Return the size of a pixel along an axis as a file gives it; None, and a warning, if it cannot be one."""
     if length is None or is_length(length):
         return length
-    log.warning(
-        "%s gives %g as the pixel size along %s, which cannot be: it is unknown there.", name, length, axis
-    )
+    log.warning("the pixel size of %s along %s was not understood: %g", name, axis, length)
     return None
 
 
