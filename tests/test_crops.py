@@ -322,7 +322,7 @@ def test_kinds_and_families_can_be_left_out(folder, monkeypatch):
         crops.training_pictures(folder, replace(config, exclude="cats"))
 
 
-def test_every_fifth_synthetic_image_is_a_plane_of_a_stack(monkeypatch):
+def test_every_third_synthetic_image_is_a_plane_of_a_stack(monkeypatch):
     flat, deep = [], []
     drawn = samples.synthetic_stack
 
@@ -336,14 +336,14 @@ def test_every_fifth_synthetic_image_is_a_plane_of_a_stack(monkeypatch):
     )
     config = replace(QUICK, synthetic_images=10, crop_sizes=(64,), exclude="organelles")
     made = crops.synthetic_pictures(config)
-    assert len(made) == 10 and len(flat) == 8 and deep == [((8, 80, 80), {"organelles"})] * 2
+    assert len(made) == 10 and len(flat) == 6 and deep == [((8, 80, 80), {"organelles"})] * 4
     for picture in made:
         assert picture.pixels.shape == picture.labels.shape == (80, 80)
         np.testing.assert_array_equal(
             np.unique(picture.labels[picture.labels > 0]), np.arange(1, picture.labels.max() + 1)
         )
     crops.synthetic_pictures(replace(config, exclude="organelles,nuclei"))
-    assert len(flat) == 18 and len(deep) == 2  # no stacks are left
+    assert len(flat) == 16 and len(deep) == 4  # no stacks are left
 
 
 def squares(side, gap, shape=(200, 200)):

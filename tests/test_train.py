@@ -20,7 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from learning import QUICK, SMALLEST, batch, pictures, write_folder
 from napari_interformer import train as training
-from napari_interformer.checkpoint import load_model, read_checkpoint
+from napari_interformer.checkpoint import load_model, read_checkpoint, save_model
 from napari_interformer.crops import Batches, Picture
 from napari_interformer.model import PRESETS, InterFormer
 from napari_interformer.train import Step, train
@@ -468,3 +468,32 @@ def test_position_biases_are_not_decayed():
         for p in group["params"]
     }
     assert decay[id(attention.relative_position_bias_table)] == 0 < decay[id(attention.qkv.weight)]
+
+
+def test_a_deeper_network_starts_with_the_same_answers_and_learns_with_all_of_it(folder, tmp_path):
+    torch.manual_seed(0)
+    begun = save_model(training.initialise(InterFormer(SMALLEST)), tmp_path / "begun.safetensors")
+    before, grown = load_model(begun), training.deeper(load_model(begun), SMALLEST.layers + 2)
+    assert grown.config.layers == SMALLEST.layers + 2
+    pixels = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        for one, other in zip(before.encode(pixels), grown.encode(pixels), strict=True):
+            assert torch.equal(one, other)
+    output = train(
+        folder,
+        tmp_path / "m.safetensors",
+        replace(QUICK, initial=str(begun), layers=SMALLEST.layers + 2, lr=0.01),
+    )
+    trained = load_model(output)
+    assert (
+        trained.config.layers == SMALLEST.layers + 2 and trained.backbone.layers[-1].gamma_1.abs().min() > 0
+    )
+    with pytest.raises(ValueError, match="layers cannot be taken away"):
+        training.deeper(grown, SMALLEST.layers)
+    with pytest.raises(ValueError, match="leave one of them out"):
+        train(folder, tmp_path / "n.safetensors", replace(QUICK, initial=str(begun), layers=9, kept=0.5))
+
+
+def test_a_preset_may_have_more_layers():
+    model = training.at_the_start(replace(QUICK, layers=PRESETS[QUICK.preset].layers + 1))
+    assert model.config == replace(PRESETS[QUICK.preset], layers=PRESETS[QUICK.preset].layers + 1)

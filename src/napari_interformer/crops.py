@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 # so it is fewer than the 16 of an image's pixels with which the benchmark begins (`benchmark.SPECK`).
 LEAST_PIXELS = 12
 ROOMY = 1.5  # pixels across, of an image that is made smaller, for each of a crop's
-EVERY_PLANE = 5  # synthetic images of which one is a plane of a stack
+EVERY_PLANE = 3  # synthetic images of which one is a plane of a stack
 THICK = 8  # planes of that stack
 MISSES = 20  # crops in a row without an object before one is laid around one
 TRIES = 300  # crops that are cut for one that holds an object, at most

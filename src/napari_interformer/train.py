@@ -80,6 +80,9 @@ class TrainConfig(ClickConfig):
         Sizes of the network: light or tiny as in the paper (tiny is the larger one), or small like the one in the package.
     initial : str
         Name or file of a model to start from, instead of random weights; its sizes are used.
+    layers : int
+        Layers of the vision transformer; 0 for as many as the preset, or `initial`, has. What it has more than `initial` begins
+        by adding nothing.
     dataset : str
         Layout of the folder: "folder" for images/ and labels/, or a published data set: dsb2018, grabcut, berkeley, davis
         or sbd.
@@ -142,6 +145,7 @@ class TrainConfig(ClickConfig):
 
     preset: str = "small"
     initial: str = ""
+    layers: int = 0
     dataset: str = "folder"
     validation: float = 0.2
     synthetic: float = 0.0
@@ -173,6 +177,7 @@ class TrainConfig(ClickConfig):
         "validation": SHARE,
         "synthetic": SHARE,
         "synthetic_images": at_least(1),
+        "layers": at_least(0),
         "steps": at_least(1),
         "minutes": at_least(0),
         "crop_sizes": Allowed(
@@ -311,6 +316,10 @@ def train(
         raise ValueError(
             f"kept is a share of the weights of initial; got {config.kept} without initial: name a model."
         )
+    if config.kept and config.layers:
+        raise ValueError(
+            "kept needs a network with as many layers as initial; got layers, too: leave one of them out."
+        )
     output = Path(output)
     state_path = output.with_name(f"{output.name.removesuffix('.safetensors')}.state.pt")
     check_new(output, state_path)
@@ -330,7 +339,7 @@ def train(
     images = digest(pictures)
 
     torch.manual_seed(config.seed)
-    model = load_model(config.initial) if config.initial else initialise(InterFormer(PRESETS[config.preset]))
+    model = at_the_start(config)
     if model.config.diameters:  # a session shows it objects as large as those that it learns from
         low, high = model.config.diameters[0], config.diameters[1]
         model.config = dataclasses.replace(model.config, diameters=(min(low, high), high))
@@ -565,6 +574,41 @@ def parameter_groups(module: nn.Module, layers: int, config: TrainConfig) -> lis
     return [
         {"params": params, "scale": scale, "weight_decay": decay} for (scale, decay), params in groups.items()
     ]
+
+
+def at_the_start(config: TrainConfig) -> InterFormer:
+    """Return the model that a run starts from."""
+    if not config.initial:
+        size = PRESETS[config.preset]
+        return initialise(InterFormer(dataclasses.replace(size, layers=config.layers or size.layers)))
+    model = load_model(config.initial)
+    return deeper(model, config.layers) if config.layers else model
+
+
+def deeper(model: InterFormer, layers: int) -> InterFormer:
+    """Return a model with more layers, which answers as before: the further ones are like the last, but add nothing yet.
+
+    Raises
+    ------
+    ValueError
+        If the model has more than so many.
+    """
+    before = model.config.layers
+    if layers < before:
+        raise ValueError(
+            f"layers takes at least those of initial, {before}; got {layers}: layers cannot be taken away."
+        )
+    grown = InterFormer(dataclasses.replace(model.config, layers=layers))
+    state = model.state_dict()
+    last = f"backbone.layers.{before - 1}."
+    for name in [name for name in state if name.startswith(last)]:
+        for number in range(before, layers):
+            part = name.removeprefix(last)
+            # Their scale alone is 0: it has a gradient, and so learns.
+            told = torch.zeros_like(state[name]) if part.startswith("gamma") else state[name].clone()
+            state[f"backbone.layers.{number}.{part}"] = told
+    grown.load_state_dict(state)
+    return grown
 
 
 def initialise(model: InterFormer) -> InterFormer:
