@@ -252,7 +252,9 @@ def test_planes_too_large_to_search_are_refused_before_they_are_encoded(
     tifffile.imwrite(tmp_path / "wide.tif", np.zeros((1500, 2000), np.uint8))
     command = ("segment", tmp_path / "wide.tif", "--click", "20,20", "--similar")
     assert run(*command, "-o", tmp_path / "l.tif", "--features", tmp_path / "f.zarr") == 1
-    assert "at most 2 megapixels; those of wide.tif have 3: leave --similar out" in capsys.readouterr().err
+    assert (
+        "at most 2.00 megapixels; those of wide.tif have 3.00: leave --similar out" in capsys.readouterr().err
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["wide.tif"]
 
 

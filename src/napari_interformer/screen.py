@@ -50,6 +50,8 @@ class Screen:
     def upright(self, source: Source) -> bool:
         """Whether that plane is one of the image's Y and X."""
         dims = self._viewer.dims
+        if source.image.ndim - (source.axis is not None) < 2:
+            return False  # the image was just given data without the axis of its channels
         return self.flat and sorted(dims.displayed) == [dims.ndim + axis for axis in source.upright]
 
     def looked_at(self, source: Source) -> Click | None:
