@@ -221,8 +221,11 @@ def test_finding_that_is_stopped_before_anything_is_found_says_so(field):
     window, centres = field
     window.click_and_wait(centres[0])
     window.key_and_wait("C")
+    gate = threading.Event()
+    window.panel.decoder.run(lambda: gate.wait(PATIENCE), lambda _: None, lambda _: None)
     window.key("G")
     window.panel.stop()
+    gate.set()
     window.idle()
     assert window.told[-1] == "Stopped before any similar object was found." == found(0, stopped=True)
     assert found(1, stopped=True) == found(1)
