@@ -90,7 +90,7 @@ def settle(done: Callable[[], bool], at_least: float = 0.3, at_most: float = 600
 
 def click(panel: Any, position: tuple[int, ...], positive: bool) -> None:
     """Add a point as a click on the canvas does, and wait for the mask."""
-    if panel.form.positive != positive:
+    if panel.canvas.positive != positive:
         panel.toggle_sign()
     panel.clicks.layer.add(np.array([position], float))
     settle(lambda: not panel.annotator.busy)
