@@ -31,6 +31,12 @@ class Window(Hands):
         _, self.panel = viewer.window.add_plugin_dock_widget("napari-interformer")
         self.form = self.panel.form
 
+    def open_panel(self):
+        """Open the panel anew, after it was closed."""
+        self.panel = Panel(self.viewer)
+        self.form = self.panel.form
+        self.viewer.window.add_dock_widget(self.panel, name="InterFormer")
+
     @property
     def labels(self):
         return self.viewer.layers[LABELS].data
@@ -192,9 +198,7 @@ def crash(window, monkeypatch, labels=None):
     image = window.viewer.layers[0].data
     window.viewer.layers.clear()
     window.rest()
-    window.panel = Panel(window.viewer)
-    window.viewer.window.add_dock_widget(window.panel, name="InterFormer")
-    window.form = window.panel.form
+    window.open_panel()
     window.viewer.add_image(image)
     if labels is not None:
         window.form.labels.choose(window.viewer.add_labels(labels))

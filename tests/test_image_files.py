@@ -609,6 +609,16 @@ def test_of_several_ome_tiffs_the_image_of_the_one_that_was_named_is_read(
     assert alone.scale[-1] == 0.2
 
 
+def test_an_ome_tiff_whose_description_is_damaged_is_read_without_it(tmp_path, caplog):
+    path = tmp_path / "a.ome.tif"
+    xml = '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image><Pixels a=b></Image></OME>'
+    pixels = np.arange(216, dtype=np.uint8).reshape(3, 8, 9)
+    tifffile.imwrite(path, pixels, description=xml, metadata=None, photometric="minisblack")
+    found = read_image(path)
+    np.testing.assert_array_equal(np.asarray(found.data[...]), pixels)
+    assert found.scale is None and "the pixel size of a.ome.tif was not understood" in caplog.text
+
+
 def test_an_ome_tiff_that_another_file_describes_is_refused(tmp_path):
     xml = (
         '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:b">'

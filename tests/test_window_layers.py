@@ -24,7 +24,6 @@ from napari_interformer.labels import LABELS, LayerLabels
 from napari_interformer.records import Saved
 from napari_interformer.samples import cells_sample, nuclei_sample
 from napari_interformer.session import Session
-from napari_interformer.widget import Panel
 from panel import THEIRS, after_a_crash, area, finish_and_hold
 from window import PATIENCE, PLENTY, squares
 
@@ -115,9 +114,7 @@ def test_a_panel_that_is_opened_again_goes_on_with_the_labels(field):
     window.key_and_wait("C")
     labels = window.viewer.layers[LABELS]
     window.viewer.window.remove_dock_widget(window.panel)
-    window.panel = Panel(window.viewer)
-    window.form = window.panel.form
-    window.viewer.window.add_dock_widget(window.panel, name="InterFormer")
+    window.open_panel()
     window.encode()
     window.click_and_wait(centres[1])
     assert (area(labels.data, 1), area(labels.data, 2)) == (400, 400)
@@ -141,9 +138,7 @@ def test_a_panel_that_is_opened_again_goes_on_with_the_object_that_was_not_commi
     labels = window.panel.labels.layer
     window.viewer.window.remove_dock_widget(window.panel)
     window.model.steps.release(PLENTY)
-    window.panel = Panel(window.viewer)
-    window.form = window.panel.form
-    window.viewer.window.add_dock_widget(window.panel, name="InterFormer")
+    window.open_panel()
     window.encode()
     window.wait(lambda: window.panel.annotator.session.clicks)
     window.idle()
@@ -164,9 +159,7 @@ def test_an_object_that_was_left_unfinished_is_saved_as_a_new_one(field, tmp_pat
     window.click_and_wait(centres[0])
     labels = window.viewer.layers[LABELS]
     window.viewer.window.remove_dock_widget(window.panel)
-    window.panel = Panel(window.viewer)
-    window.form = window.panel.form
-    window.viewer.window.add_dock_widget(window.panel, name="InterFormer")
+    window.open_panel()
     window.encode()
     window.click_and_wait(centres[1])
     window.key_and_wait("C")

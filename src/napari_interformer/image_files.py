@@ -141,7 +141,8 @@ def _read_tiff(path: Path) -> ImageFile:
     except Exception as error:  # a damaged file breaks tifffile in many places
         raise _damaged(path, error) from error
     try:
-        _check_own(tiff, path)
+        ome = _ome_of(tiff)
+        _check_own(ome, path)
         frames = frames_of(tiff)
         own = own_series(tiff)
         series = frames or own[0]
@@ -156,11 +157,11 @@ def _read_tiff(path: Path) -> ImageFile:
             raise OSError(f"{path.name} is cut short ({path.stat().st_size} bytes): copy it again.")
         if 0 in series.shape or not series.shape:
             raise OSError(f"{path.name} holds no pixels: choose another file.")
-        if tiff.is_ome:
-            _check_planes(tiff, series, path)
+        if ome is not None:
+            _check_planes(ome, series, path)
         if shown := _SHOWN.get(series.keyframe.photometric):
             log.warning("%s is meant to be shown %s; its numbers are used as they are.", path.name, shown)
-        scale, unit = _pixel_size(tiff, series.axes)
+        scale, unit = _pixel_size(tiff, ome, series.axes)
         axes = series.axes
         if series.keyframe.photometric == tifffile.PHOTOMETRIC.MINISBLACK and "C" not in axes:
             alpha = tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA
@@ -200,27 +201,34 @@ def own_series(tiff: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:
     return own or list(tiff.series)
 
 
-def _check_own(tiff: tifffile.TiffFile, path: Path) -> None:
+def _ome_of(tiff: tifffile.TiffFile) -> ElementTree.Element | None:
+    """Return what an OME-TIFF tells; None of any other, and where it is damaged: the pixels can be read without."""
+    if not (tiff.is_ome and tiff.ome_metadata):
+        return None
+    try:
+        return ElementTree.fromstring(tiff.ome_metadata)
+    except ElementTree.ParseError as error:
+        log.warning("the pixel size of %s was not understood: %s", tiff.filename, error)
+        return None
+
+
+def _check_own(ome: ElementTree.Element | None, path: Path) -> None:
     """Refuse an OME-TIFF that leaves it to another file to say what its planes are."""
-    if tiff.is_ome and (told := _ome_of(tiff).find("{*}BinaryOnly")) is not None:
+    if ome is not None and (told := ome.find("{*}BinaryOnly")) is not None:
         raise OSError(
             f"{path.name} holds a part of an image that {told.get('MetadataFile', 'another file')} describes: give that file, "
             "in the same folder."
         )
 
 
-def _ome_of(tiff: tifffile.TiffFile) -> ElementTree.Element:
-    return ElementTree.fromstring(tiff.ome_metadata or "<OME/>")
-
-
-def _images_of(root: ElementTree.Element) -> list[ElementTree.Element]:
+def _images_of(ome: ElementTree.Element) -> list[ElementTree.Element]:
     """Return what OME tells of each image, that in the file itself first."""
-    own = root.get("UUID")  # whatever the file is called by now
+    own = ome.get("UUID")  # whatever the file is called by now
 
     def elsewhere(image: ElementTree.Element) -> bool:
         return not any(one.text == own for one in image.iterfind("{*}Pixels/{*}TiffData/{*}UUID"))
 
-    images = root.findall("{*}Image")
+    images = ome.findall("{*}Image")
     return sorted(images, key=elsewhere) if own else images
 
 
@@ -251,7 +259,7 @@ def _is_cut(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, size: int)
     return bool(end > size or following != 0)
 
 
-def _check_planes(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path) -> None:
+def _check_planes(ome: ElementTree.Element, series: tifffile.TiffPageSeries, path: Path) -> None:
     """Refuse one of several OME-TIFFs of an image if another is missing, and warn of planes that no file has.
 
     tifffile alone makes both black.
@@ -261,9 +269,8 @@ def _check_planes(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path
         return
     told = f"{lacking} of the {len(series.pages)} planes of {path.name}"
     files = {page.parent.filename.lower() for page in there}
-    root = _ome_of(tiff)
-    own = root.get("UUID")
-    for image in _images_of(root):
+    own = ome.get("UUID")
+    for image in _images_of(ome):
         places = list(image.iterfind("{*}Pixels/{*}TiffData/{*}UUID"))
         absent = {
             name: None
@@ -287,7 +294,9 @@ def _order(mark: str) -> Literal["little", "big"]:
     return "little" if mark == "<" else "big"
 
 
-def _pixel_size(tiff: tifffile.TiffFile, axes: str) -> tuple[tuple[float | None, ...] | None, str | None]:
+def _pixel_size(
+    tiff: tifffile.TiffFile, ome: ElementTree.Element | None, axes: str
+) -> tuple[tuple[float | None, ...] | None, str | None]:
     """Return the pixel size per axis (see `ImageFile`) and its unit, from OME, ImageJ or the resolution tags."""
     sizes: dict[str, float] = {}
     unit, interval = None, 0.0
@@ -298,8 +307,8 @@ def _pixel_size(tiff: tifffile.TiffFile, axes: str) -> tuple[tuple[float | None,
             for axis, name in (("X", "XResolution"), ("Y", "YResolution"))
             if name in tags and tags[name].value[0]
         }
-        if tiff.is_ome and tiff.ome_metadata:
-            pixels = next(_images_of(_ome_of(tiff))[0].iterfind("{*}Pixels")).attrib
+        if ome is not None:
+            pixels = next(_images_of(ome)[0].iterfind("{*}Pixels")).attrib
             sizes = {a: float(pixels[f"PhysicalSize{a}"]) for a in "XYZ" if f"PhysicalSize{a}" in pixels}
             unit = pixels.get("PhysicalSizeXUnit", "µm")
             for axis in sizes.keys() - {"X"}:  # Z may come in another unit
@@ -317,7 +326,7 @@ def _pixel_size(tiff: tifffile.TiffFile, axes: str) -> tuple[tuple[float | None,
                     axis: length * (ratio(told.get(f"{axis.lower()}unit", unit), unit) or math.nan)
                     for axis, length in (resolution | spacing).items()
                 }
-        elif "ResolutionUnit" in tags and int(tags["ResolutionUnit"].value) == 3:
+        elif not tiff.is_ome and "ResolutionUnit" in tags and int(tags["ResolutionUnit"].value) == 3:
             # Per centimetre: a microscope wrote it. Per inch is what drawing programs fill in.
             sizes, unit = {axis: 1e4 * length for axis, length in resolution.items()}, "micrometer"
     except Exception as error:  # metadata of every vintage; the pixels can be read without

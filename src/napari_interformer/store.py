@@ -356,7 +356,7 @@ def make_store(location: Path | str, shape: Shape, attributes: dict[str, Any]) -
             group.attrs.update(attributes)
         return
     location = location.resolve()  # a link to an empty folder, or to one that is to be made
-    if location == Path.cwd():
+    if location.exists() and location.samefile(os.curdir):  # to take its place, it would be deleted
         raise ValueError(
             f"A store needs a folder of its own; got the one you are in, {location.name}: give the name of a new folder in it, "
             "such as features.zarr."
