@@ -508,6 +508,11 @@ def test_nonsense_leaves_no_store(rng, tmp_path, options, told):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_model_before_the_image_is_told(rng):
+    with pytest.raises(TypeError, match="an image and a model, in this order; got ndarray for the model"):
+        encode(FakeModel(), rng.integers(0, 9, (20, 20)))
+
+
 @pytest.mark.parametrize(
     "planes", [[2, 0], np.array([0, 2]), ((2,), (np.int64(0),)), [(0, None), (2, Box(0, 0, 20, 20))]]
 )

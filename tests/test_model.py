@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from napari_interformer import encoder
 from napari_interformer.checkpoint import build, load_model, read_checkpoint, renamed
 from napari_interformer.decoder import pooled_length
 from napari_interformer.encoder import Attention, Layer
@@ -142,10 +143,10 @@ def test_the_light_preset_has_the_papers_sizes():
     assert millions["decode_head"] == pytest.approx(0.63, abs=0.005)
 
 
-@pytest.mark.parametrize("rows", [1, 4, 6])
-def test_another_grid_looks_up_the_nearest_cell_of_the_training_grid(rows):
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (6, 3), (4, 9), (3, 4)])
+def test_every_grid_looks_up_the_nearest_cell_of_the_training_grid(height, width, monkeypatch):
     """Pair by pair, the training grid's full bias resized with nearest along its four axes."""
-    heads, grid, height, width = 2, 4, 6, 3
+    heads, grid = 2, 4
     attention = Attention(8, heads, grid)
     table = torch.nn.init.normal_(attention.relative_position_bias_table)
     expected = torch.empty(heads, 1 + height * width, 1 + height * width)
@@ -157,8 +158,13 @@ def test_another_grid_looks_up_the_nearest_cell_of_the_training_grid(rows):
     for i, (y, x) in enumerate(cells, 1):
         for j, (v, u) in enumerate(cells, 1):
             expected[:, i, j] = table[(y - v + grid - 1) * (2 * grid - 1) + x - u + grid - 1]
-    ours = torch.cat(list(attention._biases((height, width), rows)), dim=1)
-    assert torch.equal(ours, expected)
+    assert torch.equal(attention._bias((height, width)), expected)
+    for rows in (0.5, 1, 4, 6):
+        monkeypatch.setattr(encoder, "IN_CACHE", int(rows * heads * width * (1 + height * width)))
+        with torch.no_grad():
+            parts = [bias.clone() for bias in attention._biases((height, width))]  # written over
+        assert len(parts) == -(-height // max(1, int(rows)))
+        assert torch.equal(torch.cat(parts, dim=1), expected)
 
 
 def test_position_bias_and_position_embedding_look_up_the_same_cells():

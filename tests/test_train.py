@@ -488,8 +488,8 @@ def test_a_deeper_network_starts_with_the_same_answers_and_learns_with_all_of_it
     assert (
         trained.config.layers == SMALLEST.layers + 2 and trained.backbone.layers[-1].gamma_1.abs().min() > 0
     )
-    with pytest.raises(ValueError, match="layers cannot be taken away"):
-        training.deeper(grown, SMALLEST.layers)
+    with pytest.raises(ValueError, match="layers cannot be taken away"):  # before any image is asked for
+        train(tmp_path / "nowhere", tmp_path / "n.safetensors", replace(QUICK, initial=str(output), layers=1))
     with pytest.raises(ValueError, match="leave one of them out"):
         train(folder, tmp_path / "n.safetensors", replace(QUICK, initial=str(begun), layers=9, kept=0.5))
 

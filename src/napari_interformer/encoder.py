@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-# Numbers of the position bias to make at a time on a CPU: 2 MB; twice as many are slower, fewer not faster.
+# Numbers of the position bias to make at a time on a CPU: 2 MB.
 IN_CACHE = 1 << 19
 
 
@@ -82,37 +82,60 @@ class Attention(nn.Module):
         batch, length, dim = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.heads, dim // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (3, B, heads, N, C / heads)
+        # On a CPU row by row of tokens; with a gradient, all rows are kept in any case.
+        whole = torch.is_grad_enabled() or x.device.type != "cpu"
         done, out = 0, []
-        rows = max(1, IN_CACHE // (self.heads * size[1] * length)) if x.device.type == "cpu" else size[0]
-        for bias in self._biases(size, rows):
+        for bias in [self._bias(size)] if whole else self._biases(size):
             part = query[:, :, done : done + bias.shape[1]]
             out.append(attend(part, key, value, bias[None].to(query.dtype)))
             done += bias.shape[1]
         return self.proj(torch.cat(out, dim=2).transpose(1, 2).reshape(batch, length, dim))  # type: ignore[no-any-return]
 
-    def _biases(self, size: tuple[int, int], rows: int) -> Iterator[Tensor]:
-        """Yield the bias (heads, n, 1 + H * W) of so many rows of tokens at a time, the class token before the first.
+    def _bias(self, size: tuple[int, int]) -> Tensor:
+        """Return the bias (heads, 1 + H * W, 1 + H * W), the class token first."""
+        height, width = size
+        from_class, to_class, own = self.relative_position_bias_table[-3:, :, None]  # (heads, 1)
+        tokens = self._lines(width).index_select(2, self._downward(height).view(-1))
+        tokens = tokens.view(self.heads, width, height, -1).transpose(1, 2)  # (heads, H, W, H * W)
+        columns = to_class[:, None, None].expand(-1, height, width, 1), tokens
+        first = torch.cat([own, from_class.expand(-1, height * width)], dim=1)
+        return torch.cat([first[:, None], torch.cat(columns, dim=3).flatten(1, 2)], dim=1)
 
-        All at once it takes more memory than anything else in the encoder; a row of tokens fits a processor's cache.
+    def _biases(self, size: tuple[int, int]) -> Iterator[Tensor]:
+        """Yield the same, so many rows of tokens at a time as fit a processor's cache, in one place that is written over.
+
+        All at once it takes more memory than anything else in the encoder.
         """
         height, width = size
-        table = self.relative_position_bias_table
-        from_class, to_class, own = table[-3:, :, None]  # (heads, 1)
-        offsets = 2 * self.grid - 1
-        down, across = self._offsets(height), self._offsets(width)
-        # (heads, column of the query, offset down, column of the key): from here on whole rows are copied, no single numbers.
-        lines = table[:-3].view(offsets, offsets, self.heads).permute(1, 2, 0).contiguous()
-        lines = lines.index_select(0, across.view(-1)).view(width, width, self.heads, offsets)
-        lines = lines.permute(2, 0, 3, 1).contiguous()
+        rows = min(height, max(1, IN_CACHE // (self.heads * width * (1 + height * width))))
+        from_class, to_class, own = self.relative_position_bias_table[-3:]  # (heads,)
+        bias = from_class.new_empty(self.heads, 1 + rows * width, 1 + height * width)
+        bias[:, 0, 0], bias[:, 0, 1:], bias[:, 1:, 0] = own, from_class[:, None], to_class[:, None]
+        tokens = bias[:, 1:, 1:].unflatten(1, (rows, width))
+        lines, downward = self._lines(width), self._downward(height)
         for first in range(0, height, rows):
-            chosen = down[first : first + rows]
-            tokens = lines.index_select(2, chosen.reshape(-1)).view(self.heads, width, len(chosen), -1)
-            columns = to_class[:, None, None].expand(-1, len(chosen), width, 1), tokens.transpose(1, 2)
-            bias = torch.cat(columns, dim=3).flatten(1, 2)
-            if first == 0:
-                one = torch.cat([own, from_class.expand(-1, height * width)], dim=1)
-                bias = torch.cat([one[:, None], bias], dim=1)
-            yield bias
+            for row, offsets in enumerate(downward[first : first + rows]):
+                if height == self.grid:  # they follow each other
+                    near = lines.narrow(2, int(offsets[0]), height)
+                else:
+                    near = lines.index_select(2, offsets)
+                tokens[:, row] = near.flatten(2)
+            # The class token's row goes with the first ones.
+            yield bias[:, int(first > 0) : 1 + min(rows, height - first) * width]
+
+    def _lines(self, width: int) -> Tensor:
+        """Return the bias (heads, column of the query, offset downward, column of the key), the key farthest above first.
+
+        What is copied from here on are whole rows, no single numbers.
+        """
+        offsets = 2 * self.grid - 1
+        lines = self.relative_position_bias_table[:-3].view(offsets, offsets, self.heads).flip(0)
+        lines = lines.permute(1, 2, 0).contiguous().index_select(0, self._offsets(width).view(-1))
+        return lines.view(width, width, self.heads, offsets).permute(2, 0, 3, 1).contiguous()
+
+    def _downward(self, height: int) -> Tensor:
+        """Return which offset of `_lines` each pair of rows has, (height, height), query first."""
+        return 2 * (self.grid - 1) - self._offsets(height)
 
     def _offsets(self, length: int) -> Tensor:
         """Return the offset's index in the table for each pair of tokens along an axis, (length, length), query first."""

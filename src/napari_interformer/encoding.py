@@ -127,6 +127,10 @@ def encode(
     MemoryError
         If not even a single tile fits into memory.
     """
+    if not hasattr(model, "fingerprint"):
+        raise TypeError(
+            f"encode takes an image and a model, in this order; got {type(model).__name__} for the model: load it with load_model."
+        )
     target = resolve_device(device)
     source = Planes.of(
         image, channel_axis=channel_axis, channels=channels, contrast=contrast, rgb=rgb, axes=axes
@@ -151,10 +155,6 @@ def room_for(
     halo: int | None = None,
 ) -> Features:
     """Make or open the features of an image without encoding anything; parameters as for `encode`."""
-    if not hasattr(model, "fingerprint"):
-        raise TypeError(
-            f"encode takes an image and a model; got {type(model).__name__} for the model: load it with load_model."
-        )
     if tile == "whole":
         if halo is not None:
             raise ValueError(

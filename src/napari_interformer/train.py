@@ -332,14 +332,14 @@ def train(
         torch.distributed.init_process_group()
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device))
 
+    torch.manual_seed(config.seed)
+    model = at_the_start(config)  # what is wrong with it is told before images are read for minutes
     pictures, kept_out = training_pictures(folder, config)
     synthetic = synthetic_pictures(config, cancelled) if config.synthetic else []
     log.info("%d images, %d synthetic ones", len(pictures), len(synthetic))
     settings = json.dumps(dataclasses.asdict(config), default=lambda number: number.item())  # NumPy's
     images = digest(pictures)
 
-    torch.manual_seed(config.seed)
-    model = at_the_start(config)
     if model.config.diameters:  # a session shows it objects as large as those that it learns from
         low, high = model.config.diameters[0], config.diameters[1]
         model.config = dataclasses.replace(model.config, diameters=(min(low, high), high))
