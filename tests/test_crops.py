@@ -355,9 +355,16 @@ def squares(side, gap, shape=(200, 200)):
     return Picture((labels > 0).astype(np.uint8) * 200, labels)
 
 
-def test_each_process_of_a_run_has_batches_of_its_own():
-    first, second = (Batches(pictures(), [], QUICK, WINDOW, rank)[0] for rank in (0, 1))
-    assert not torch.equal(first.pixels, second.pixels) and first.seed != second.seed
+def test_each_process_of_a_run_has_batches_of_its_own_but_all_have_crops_and_windows_of_the_same_sizes():
+    config = replace(QUICK, crop_sizes=(64, 96), window_sizes=(0.5, 1.0), zoom=(2.0, 4.0))
+    ranks = [Batches(pictures(), [], config, WINDOW, rank) for rank in (0, 1)]
+    sizes = set()
+    for step in range(12):
+        first, second = (batches[step] for batches in ranks)
+        assert first.pixels.shape[2:] == second.pixels.shape[2:] and first.window == second.window
+        assert not torch.equal(first.pixels, second.pixels) and first.seed != second.seed
+        sizes.add((first.pixels.shape[-1], first.window))
+    assert len(sizes) == 4
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.5, 8), (1.0, 2)])

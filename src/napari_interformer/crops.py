@@ -251,10 +251,11 @@ class Batches(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         """Make the batch of a step."""
         config = self.config
-        rng = np.random.default_rng([config.seed, self.rank, step])
-        size = int(rng.choice(config.crop_sizes))
+        # All processes have crops and windows of the same sizes, or the quicker ones would wait for the others at every step.
+        sizes, rng = (np.random.default_rng([config.seed, *part]) for part in ((step,), (self.rank, step)))
+        size = int(sizes.choice(config.crop_sizes))
         # What a window sees must not depend on its size alone, so an object comes in windows of several sizes.
-        window = round(self.click_window * rng.choice(config.window_sizes) / DIVISOR) * DIVISOR
+        window = round(self.click_window * sizes.choice(config.window_sizes) / DIVISOR) * DIVISOR
         window = min(size, max(window, DIVISOR))
         count = max(1, config.pixels_per_step // size**2)
         smallest = min(self.click_window, *config.crop_sizes) // 2
