@@ -410,6 +410,41 @@ def test_what_was_killed_while_it_packed_is_packed_by_the_next(tmp_path, monkeyp
     assert files_of(tmp_path / "x.zarr") == ["maps/c/0/0", "maps/c/1/0", "maps/c/2/0"]
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_tiles_that_are_not_packed_yet_stay_when_the_rest_of_their_plane_is(tmp_path, monkeypatch, damaged):
+    """A plane of more than 64 tiles ends up in several files."""
+    monkeypatch.setattr(stores, "SHARD_TILES", 2)
+    features = made(tmp_path / "x.zarr")
+    with monkeypatch.context() as patch:  # killed while it packs the first two
+        patch.setattr(stores.Store, "pack", lambda *_: None)
+        for tile in (0, 1):
+            features.write((1,), tile, maps_of(features, (1,), tile))
+    lost = tmp_path / "x.zarr/tiles/c/1/0"
+    if damaged:
+        lost.write_bytes(lost.read_bytes()[:-9])
+    for tile in (5, 2, 4, 3):
+        features.write((1,), tile, maps_of(features, (1,), tile))
+    assert files_of(tmp_path / "x.zarr") == ["maps/c/1/1", "maps/c/1/2", "tiles/c/1/0", "tiles/c/1/1"]
+    if damaged:
+        lost.unlink()
+        features.write((1,), 0, maps_of(features, (1,), 0))
+    fill(features, [(0,), (2,)]).finish()
+    assert files_of(tmp_path / "x.zarr") == [f"maps/c/{row}/{group}" for row in range(3) for group in range(3)]
+    reader = Features.open(tmp_path / "x.zarr")
+    for tile, core in enumerate(reader.tiles):
+        expected = maps_of(reader, (1,), tile)
+        for one, other in zip(reader.window((1,), core), expected, strict=True):
+            assert np.array_equal(one, other.astype(np.float16))
+    assert not (tmp_path / "x.zarr/tiles/c/1").exists()
+
+
+def test_what_is_no_longer_there_is_not_noted_as_done(tmp_path):
+    features = fill(made(tmp_path / "x.zarr"))
+    (tmp_path / "x.zarr/maps/c/1/0").unlink()
+    assert not features.finish() and not Features.open(tmp_path / "x.zarr").ready((1,))
+    assert fill(features, [(1,)]).finish()
+
+
 def test_a_file_that_was_lost_is_made_anew_though_all_were_noted_as_done(tmp_path):
     assert fill(made(tmp_path / "x.zarr")).finish()
     (tmp_path / "x.zarr/maps/c/1/0").unlink()

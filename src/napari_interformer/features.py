@@ -435,15 +435,18 @@ class Features:
         """
         self._look_for_store(now=True)
         self._refresh_all()
-        if complete := bool(self._done.all()):
-            if self._store is not None and not self._store.group.attrs.get("complete"):
-                try:
-                    with _writing(self._store.location, "it can be used all the same"):
-                        self._store.pack_all()
+        if self._store is not None and self._done.all() and not self._store.group.attrs.get("complete"):
+            try:
+                with _writing(self._store.location, "it can be used all the same"):
+                    self._store.pack_all()
+                    # What is noted is believed for good, so what was seen some time ago is not enough.
+                    for row, done in enumerate(self._done):
+                        done[:] = self._store.done(row, range(len(self.tiles)))
+                    if self._done.all():
                         self._store.group.attrs["complete"] = True
-                except OSError as error:
-                    log.warning("Everything is encoded, but that could not be noted in the store: %s", error)
-        return complete
+            except OSError as error:
+                log.warning("Everything is encoded, but that could not be noted in the store: %s", error)
+        return bool(self._done.all())
 
     @property
     def replaced(self) -> bool:

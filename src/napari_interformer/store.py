@@ -87,6 +87,11 @@ class Shape:
         """Number of tiles that end up in one file."""
         return min(self.tiles, SHARD_TILES)
 
+    @property
+    def groups(self) -> int:
+        """Number of files that a plane ends up in."""
+        return -(-self.tiles // self.together)
+
 
 class Store:
     """The tiles in a zarr group, opened by `Features.open`."""
@@ -219,7 +224,8 @@ class Store:
                     os.fsync(written.fileno())
         for tile in self._numbers(f"tiles/c/{row}").intersection(tiles):
             self._delete(f"tiles/c/{row}/{tile}")
-        if isinstance(self.location, Path) and self.done(row, range(self.shape.tiles)).all():
+        # Not as soon as all tiles are done: those of another group may not be packed yet.
+        if isinstance(self.location, Path) and len(self._numbers(f"maps/c/{row}")) == self.shape.groups:
             # With what killed processes left half written.
             shutil.rmtree(self.location / "tiles" / "c" / str(row), ignore_errors=True)
 
@@ -377,10 +383,9 @@ def make_store(location: Path | str, shape: Shape, attributes: dict[str, Any]) -
 
 def _make_arrays(group: zarr.Group, shape: Shape) -> None:
     """Make the arrays that are not there yet; those of a faster process stay, with what is in them."""
-    groups = -(-shape.tiles // shape.together)
     for name, columns, shard in (
         ("tiles", shape.tiles, None),
-        ("maps", groups * shape.together, shape.together),
+        ("maps", shape.groups * shape.together, shape.together),
     ):
         with suppress(ContainsArrayError):
             group.create_array(
