@@ -267,6 +267,13 @@ def test_a_model_is_not_saved_nowhere(small_model):
         save_model(small_model, None)
 
 
+def test_a_model_in_the_home_folder_is_found(small_model, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))  # a shell leaves ~ alone after an equals sign
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    save_model(small_model, tmp_path / "mine.safetensors")
+    assert load_model("~/mine.safetensors").fingerprint == small_model.fingerprint
+
+
 def test_what_is_neither_a_name_nor_a_path_is_no_model():
     with pytest.raises(TypeError, match="got int"):
         load_model(5)

@@ -156,6 +156,16 @@ def test_channels_come_as_a_list_and_a_model_by_name_though_a_folder_is_called_s
     assert hash(job) and job.channels == (0, 1)
 
 
+def test_an_image_that_other_processes_cannot_open_is_told_as_it_was_given(tmp_path):
+    for image, error, told in [
+        (np.zeros((9, 9)), TypeError, "from a path; got ndarray: save it, or use encode"),
+        ("https://host/x.tif", FileNotFoundError, "got https://host/x.tif: download it"),
+    ]:
+        with pytest.raises(error, match=told):
+            encode_with(["cpu"], image, tmp_path / "x.zarr")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_device_that_is_not_there_is_told(files):
     image, model, store = files
     with pytest.raises(ValueError, match="CUDA was asked for"):

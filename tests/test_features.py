@@ -429,7 +429,9 @@ def test_tiles_that_are_not_packed_yet_stay_when_the_rest_of_their_plane_is(tmp_
         lost.unlink()
         features.write((1,), 0, maps_of(features, (1,), 0))
     fill(features, [(0,), (2,)]).finish()
-    assert files_of(tmp_path / "x.zarr") == [f"maps/c/{row}/{group}" for row in range(3) for group in range(3)]
+    assert files_of(tmp_path / "x.zarr") == [
+        f"maps/c/{row}/{group}" for row in range(3) for group in range(3)
+    ]
     reader = Features.open(tmp_path / "x.zarr")
     for tile, core in enumerate(reader.tiles):
         expected = maps_of(reader, (1,), tile)
@@ -760,6 +762,45 @@ def test_a_url_that_needs_another_package_says_so(scheme, remedy, monkeypatch):
         ImportError, match=rf"behind {scheme}:// need another package \(Install afs .*\): {remedy}"
     ):
         Features.open(f"{scheme}://bucket/x.zarr")
+
+
+def test_what_a_url_to_write_to_lacks_is_said_so(monkeypatch):
+    with pytest.raises(ValueError, match=r"foo://a/x.zarr cannot be opened \(Protocol not known: foo\)"):
+        made("foo://a/x.zarr")
+
+    def missing(*_, **__):
+        raise ImportError("Install afs to access it", name="afs")
+
+    monkeypatch.setattr(stores.zarr, "open_group", missing)
+    with pytest.raises(ImportError, match="install it with pip"):
+        made("s3://bucket/x.zarr")
+
+
+def test_a_server_that_stops_to_answer_has_not_lost_the_store(monkeypatch):
+    features = fill(made("memory://hiccup.zarr"), [(0,)])
+
+    def silent(*_, **__):
+        raise TimeoutError("Connection timeout to host")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "open_group", silent)
+        patch.setattr(room, "_LOOK", 0)
+        with pytest.raises(
+            OSError, match=r"could not be reached \(Connection timeout to host\): check the address"
+        ):
+            features.window((0,), Box(0, 0, 32, 32))
+    assert features.window((0,), Box(0, 0, 32, 32))[0].shape == (2, 8, 8)
+
+
+def test_a_store_behind_a_url_whose_making_was_interrupted_is_made_up(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(stores, "BloscCodec", lambda **_: 1 / 0)  # the group is there by then
+        with pytest.raises(OSError, match="could not be written to"):
+            made("memory://begun.zarr")
+    assert fill(made("memory://begun.zarr")).finish()
+    zarr.open_group("memory://another.zarr", mode="w").attrs["of"] = "somebody"
+    with pytest.raises(ValueError, match="is not a store of features"):
+        made("memory://another.zarr")
 
 
 def test_a_server_that_does_not_answer_is_not_taken_for_a_damaged_store(monkeypatch):

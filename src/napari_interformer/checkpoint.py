@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from napari_interformer import DEFAULT_MODEL, NAME
-from napari_interformer.files import write_whole
+from napari_interformer.files import at_home, write_whole
 from napari_interformer.geometry import DIVISOR
 from napari_interformer.model import InterFormer, InterFormerConfig, resolve_device
 
@@ -131,7 +131,7 @@ def load_model(source: str | Path | None = None, device: str | torch.device = "c
     target = resolve_device(device)
     names = models()
     source = DEFAULT_MODEL if source is None else source
-    path = Path(names.get(str(source), source))
+    path = Path(names[str(source)]) if str(source) in names else at_home(source)
     if not path.is_file():
         raise FileNotFoundError(
             f"load_model takes a model's name ({', '.join(names) or 'none is installed'}) or a path to a .safetensors "

@@ -11,13 +11,13 @@ import functools
 import importlib
 import logging
 import multiprocessing
+import os
 import signal
 import time
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +26,7 @@ from napari_interformer import GET_EXTRA
 from napari_interformer.checkpoint import load_model, models
 from napari_interformer.encoding import Progress, encode_tiles, room_for
 from napari_interformer.features import Features
-from napari_interformer.files import at_home
+from napari_interformer.files import at_home, is_url
 from napari_interformer.image import Planes
 from napari_interformer.model import resolve_device
 from napari_interformer.store import located
@@ -34,6 +34,7 @@ from napari_interformer.store import located
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from multiprocessing.connection import Connection
+    from pathlib import Path
 
     from napari_interformer.encoding import Tile
     from napari_interformer.image import Contrast
@@ -319,8 +320,12 @@ def _job(
     device: str = "auto",
 ) -> Job:
     """Describe everything so that other processes find it."""
+    if not isinstance(image, str | os.PathLike):
+        raise TypeError(
+            f"Other processes read the image themselves, from a path; got {type(image).__name__}: save it, or use encode."
+        )
     return Job(
-        str(at_home(image)),
+        str(image if is_url(image) else at_home(image)),
         str(located(store)),
         None if model is None else _absolute(model),
         channel_axis,
@@ -356,8 +361,8 @@ def _planes(job: Job) -> Planes:
 
 def _absolute(model: str | Path) -> str:
     """Return what a model is called on every worker: an absolute path, or a name as it is."""
-    path = Path(model)
-    return str(path.absolute()) if path.is_file() and str(model) not in models() else str(model)
+    path = at_home(model)
+    return str(path) if path.is_file() and str(model) not in models() else str(model)
 
 
 def _encode_plane(job: Job, plane: tuple[int, ...]) -> int:

@@ -129,7 +129,8 @@ def encode(
     """
     if not hasattr(model, "fingerprint"):
         raise TypeError(
-            f"encode takes an image and a model, in this order; got {type(model).__name__} for the model: load it with load_model."
+            f"encode takes an image and a model, in this order; got {type(model).__name__} for the model: load it with "
+            "load_model."
         )
     target = resolve_device(device)
     source = Planes.of(
@@ -335,7 +336,10 @@ def _part(asked: Any) -> tuple[Any, Box | None]:
     """Tell the plane (None if nothing is asked for) and the box (None for all of it)."""
     if isinstance(asked, tuple) and len(asked) == 2 and any(p is None or isinstance(p, tuple) for p in asked):
         plane, box = asked
-        return plane, None if box is None else Box(*box)
+        try:
+            return plane, None if box is None else Box(*box)
+        except TypeError:
+            raise TypeError(f"A box takes (left, top, right, bottom); got {box!r}.") from None
     return asked, None
 
 

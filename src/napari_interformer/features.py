@@ -290,11 +290,8 @@ class Features:
             # No group, somebody else's, or a damaged one: zarr and JSON tell in many ways.
             if isinstance(location, str) and isinstance(error, FileNotFoundError):
                 raise FileNotFoundError(absent) from error
-            damaged = ValueError, TypeError, LookupError, AttributeError
-            if isinstance(location, str) and not isinstance(error, damaged):  # S3's errors are no OSErrors
-                raise OSError(
-                    f"{name} could not be reached ({brief(error)}): check the address and the network."
-                ) from error
+            if out_of_reach := _out_of_reach(location, error):
+                raise out_of_reach from error
             raise ValueError(
                 f"{name} is not a store of features: give one made by encode(store=...), or another name for a new one."
             ) from error
@@ -450,13 +447,17 @@ class Features:
 
     @property
     def replaced(self) -> bool:
-        """Whether the store that these were opened from is gone, or was replaced by another one."""
+        """Whether the store that these were opened from is gone, or was replaced by another one; OSError if nobody can tell."""
         if self._store is None:
             return False
         try:
             now = open_group(self._store.location, "r").attrs.get("id")
-        except Exception:  # whatever zarr finds in its place
+        except FileNotFoundError:
             return True
+        except Exception as error:
+            if out_of_reach := _out_of_reach(self._store.location, error):
+                raise out_of_reach from error
+            return True  # whatever zarr finds in its place
         return bool(now != self._store.group.attrs.get("id"))
 
     def _look(self) -> tuple[int, ...] | None:
@@ -673,11 +674,23 @@ def fitting(kept: dict[Any, Features]) -> dict[Any, Features]:
     return dict(reversed(found.items()))
 
 
+def _out_of_reach(location: Path | str, error: Exception) -> OSError | None:
+    """Return what to raise if an error tells nothing of a store but that the network, or a server, did not answer."""
+    damaged = ValueError, TypeError, LookupError, AttributeError
+    if isinstance(location, Path) or isinstance(error, damaged):  # S3's errors are no OSErrors
+        return None
+    return OSError(
+        f"{name_of(location)} could not be reached ({brief(error)}): check the address and the network."
+    )
+
+
 @contextmanager
 def _writing(location: Path | str, denied: str = ELSEWHERE) -> Iterator[None]:
     """Turn an error while a store is written to into one sentence; `denied` is what to do without permission."""
     try:
         yield
+    except ImportError:
+        raise
     except Exception as error:
         if isinstance(location, str):  # those of S3 and web servers are no OSErrors
             raise OSError(

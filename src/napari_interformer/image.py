@@ -66,9 +66,9 @@ class _Chunks:
         self._kept: OrderedDict[tuple[tuple[int, ...], Box], NDArray[Any]] = OrderedDict()
 
     def of(
-        self, planes: tuple[slice, ...], box: Box, most: int, read: Callable[[], NDArray[Any]]
+        self, planes: tuple[slice, ...], box: Box, room: int, read: Callable[[], NDArray[Any]]
     ) -> NDArray[Any]:
-        """Return a chunk's pixels, read if they are not kept; the ones used last are, up to `most` bytes, and this one.
+        """Return a chunk's pixels, read if they are not kept; the ones used last are, up to `room` bytes beside this one.
 
         Whoever needs one that is kept does not wait for another one that is read, nor are two read by turns.
         """
@@ -87,7 +87,7 @@ class _Chunks:
             with self._lock:
                 if key in self._kept:  # somebody else has read it meanwhile
                     return self._kept[key]
-                while sum(pixels.nbytes for pixels in self._kept.values()) > most:
+                while sum(pixels.nbytes for pixels in self._kept.values()) > room:
                     self._kept.popitem(last=False)
             try:
                 pixels = read()
@@ -210,6 +210,7 @@ class Planes:
             return (
                 image if isinstance(contrast, str) and contrast == "auto" else image.with_contrast(contrast)
             )
+        asked = (axes or "").upper()
         if isinstance(image, str | os.PathLike):
             found = read_image(image)
         else:
@@ -219,6 +220,10 @@ class Planes:
         shape = _checked_shape(found.data)
         letters = _letters(axes, found.axes, shape)
         axis, colour = _channel_axis(shape, letters, channel_axis, rgb)
+        if axis is not None and {*"CS"} & {*asked} and asked[axis] not in "CS":
+            raise ValueError(
+                f"axes and channel_axis must name the same channels; got {axes!r} and {channel_axis}: leave one of them out."
+            )
         spatial = tuple(n for i, n in enumerate(shape) if i != axis)
         if len(spatial) < 2:
             raise ValueError(
@@ -454,10 +459,14 @@ class Planes:
         within = tuple(at - part.start for at, part in zip(plane, planes, strict=True))
         deep = any(part.stop - part.start > 1 for part in planes)
         most = _KEPT_BYTES if deep else _KEPT_BYTES // 4
+        bytes_of_pixel = (
+            len(self.channels) * self.dtype.itemsize * math.prod(p.stop - p.start for p in planes)
+        )
         out = np.empty((box.height, box.width, len(self.channels)), self.dtype)
         for row, column in spans:
             chunk = Box(column.start, row.start, column.stop, row.stop)
-            pixels = self._chunks.of(planes, chunk, most, partial(self._pixels, planes, chunk))[within]
+            room = most - chunk.height * chunk.width * bytes_of_pixel
+            pixels = self._chunks.of(planes, chunk, room, partial(self._pixels, planes, chunk))[within]
             both = chunk.intersect(box)
             there, here = (both.shift(-one.top, -one.left).slices for one in (chunk, box))
             out[here] = pixels[there]
@@ -601,8 +610,8 @@ def percentiles(pixels: NDArray[Any], low: float = LOW, high: float = HIGH) -> t
     If both are the same (a few bright specks on black), the smallest and the largest value are returned.
     """
     values = np.asarray(pixels).ravel()
-    if values.dtype.kind == "b":
-        values = values.view(np.uint8)
+    if values.dtype.kind in "biu":  # NumPy takes differences in their own type, which may not hold them
+        values = values.astype(np.float64)
     if values.dtype.kind == "f":
         values = values[np.isfinite(values)]
     if values.size == 0:

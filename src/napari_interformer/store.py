@@ -33,6 +33,7 @@ from urllib.request import url2pathname
 
 import numpy as np
 import zarr
+from fsspec import get_filesystem_class
 from fsspec.core import url_to_fs
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.errors import ContainsArrayError
@@ -50,6 +51,7 @@ log = logging.getLogger(__name__)
 
 _WEB = ("http", "https")
 _CHECKSUM = (Crc32cCodec(),)  # four bytes a tile, and next to no time
+_ARRAYS = {"tiles", "maps", "missing"}
 SHARD_TILES = 64  # at most, in one file; with the default model 18 MB before compression
 
 
@@ -312,6 +314,12 @@ def located(store: str | os.PathLike[str]) -> Path | str:
     if not separator:
         return at_home(text)
     if scheme not in ("file", "local"):
+        try:
+            get_filesystem_class(scheme)
+        except ImportError:
+            pass  # what is missing is told by what opens it
+        except ValueError as error:
+            raise ValueError(f"{text} cannot be opened ({brief(error)}): check how it begins.") from error
         return text.rstrip("/")
     path = rest.removeprefix("localhost")
     if not path.startswith("/"):
@@ -327,14 +335,14 @@ def name_of(location: Path | str) -> str:
 
 
 def is_there(location: Path | str) -> bool:
-    """Whether something is there already; an empty folder counts as nothing."""
+    """Whether something is there already; an empty folder, or a store whose making was interrupted, counts as nothing."""
     if isinstance(location, Path):
         return location.exists() and not (location.is_dir() and not any(location.iterdir()))
     try:
-        open_group(location, "r")
+        group = open_group(location, "r")
     except FileNotFoundError:
         return False
-    return True
+    return bool(group.attrs) or not set(group.keys()) <= _ARRAYS
 
 
 def open_group(location: Path | str, mode: Literal["r", "r+"]) -> zarr.Group:
