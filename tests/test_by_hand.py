@@ -71,9 +71,9 @@ def test_too_much_at_one_go_is_not_noted_and_small_strokes_still_are(monkeypatch
     monkeypatch.setattr(by_hand, "MOST", 100)
     hand, labels = ByHand(), np.ones((TILE, TILE), np.int32)
     for side in (11, 8, 9, 6):  # 121, 64, 81 and 36 pixels
-        hand.add((), Box(0, 0, side, side), np.ones((side, side), bool))
+        hand.add((), Box(0, 20 * side, side, 21 * side), np.ones((side, side), bool))
     (piece,) = hand.read(labels)
-    assert piece.box == Box(0, 0, 8, 8) and piece.values.size == 64
+    assert piece.box == Box(0, 120, 8, 168) and piece.values.size == 100
 
 
 def test_labels_that_have_gone_away_are_what_they_were(tmp_path):
@@ -88,9 +88,20 @@ def test_labels_that_have_gone_away_are_what_they_were(tmp_path):
     assert hand.read(labels) == before and before[0].numbers == (3, 4)
 
 
-@pytest.mark.parametrize("change", [{"numbers": (3, 3)}, {"numbers": (-1, 4)}, {"pixels": b"\0"}])
+@pytest.mark.parametrize("change", [{"numbers": (3, 3)}, {"numbers": (3, 5, 3, -1)}, {"pixels": b"\0"}])
 def test_a_damaged_piece_is_refused(change, tmp_path):
     whole = {"plane": (), "box": Box(0, 0, 2, 2), "pixels": b"\xf0", "numbers": (3, 4)}
     assert written((Piece(**whole),), tmp_path) == (Piece(**whole),)
     with pytest.raises(ValueError, match="is something else or damaged"):
         written((Piece(**whole | change),), tmp_path)
+
+
+def test_the_same_pixels_painted_again_and_again_take_no_more_room(monkeypatch):
+    monkeypatch.setattr(by_hand, "MOST", 300)
+    hand, labels = ByHand(), np.ones((600, 600), np.int32)
+    for corner in (0, 0, 250, 0, 250):  # the second lies in two tiles
+        hand.add((), Box(corner, 0, corner + 12, 12), np.ones((12, 12), bool))
+    hand.add((), Box(500, 500, 503, 504), np.ones((4, 3), bool))
+    assert sum(piece.mask.sum() for piece in hand.read(labels)) == 144 + 144 + 12
+    hand.add((), Box(550, 500, 551, 501), np.ones((1, 1), bool))
+    assert sum(piece.mask.sum() for piece in hand.read(labels)) == 300

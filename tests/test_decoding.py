@@ -11,7 +11,7 @@ import torch
 from scipy.ndimage import binary_erosion
 
 from conftest import BlobModel, blobs
-from napari_interformer.decoding import ANSWERS, Decoding, Step, View
+from napari_interformer.decoding import ANSWERS, Decoding, Step, View, _in_image
 from napari_interformer.encoding import encode, room_for
 from napari_interformer.geometry import Box
 from napari_interformer.image import Planes
@@ -238,6 +238,25 @@ def test_a_box_is_filled_at_another_magnification_even_where_the_network_doubts(
     (step,) = decoding.steps([BoxPrompt.between((32, 32), (95, 95))])
     mask = mask_of(step, image.shape)
     assert step.view.level == -1 and mask[33:95, 33:95].all() and not mask[image == 0].any()
+
+
+def test_a_mask_of_all_the_image_is_not_looked_at_from_ever_farther_away():
+    class Everything(BlobModel):
+        def decode_logits(self, maps, reference, roi=None):
+            return np.full(reference.shape, 4, np.float32)
+
+    image = np.zeros((65, 130), np.uint8)
+    planes, model = Planes.of(image, contrast=(0, 255)), Everything()
+    model.config = replace(model.config, diameters=(4.0, 20.0))
+    decoding = Decoding(encode(image, model, contrast=(0, 255), device="cpu"), model, planes)
+    (step,) = decoding.steps([Click((), 50, 50)])
+    assert step.view.level >= -3 and mask_of(step, image.shape).all()
+
+
+def test_a_clicked_pixel_is_in_the_mask_though_nothing_near_it_is_seen_from_farther_away():
+    clicks = Click((), 20, 16), Click((), 21, 17, False), Click((), 4, 60)
+    box, mask = _in_image(np.full((32, 32), -1, np.float32), Box(0, 0, 32, 32), -1, clicks)
+    assert np.argwhere(mask).tolist() == [[4 - box.top, 60 - box.left], [20 - box.top, 16 - box.left]]
 
 
 def test_a_scribble_is_told_as_clicks_in_a_row_with_its_middle_among_them():

@@ -652,6 +652,61 @@ def test_saved_clicks_replace_saved_clicks_and_nothing_else(tmp_path):
     assert image.read_bytes() == b"II*\0 and so on"
 
 
+@pytest.mark.parametrize("live", [True, False])
+def test_a_stroke_on_an_object_that_was_edited_and_cleared_does_not_bring_it_into_the_next_one(live):
+    labels = LABELS.copy()
+    labels[labels == 1] = 0
+    s = session(labels=labels, live=live)
+    s.edit(2)
+    s.painted(Stroke(labels, 60, 60, 9, (4, 4)))
+    s.clear()
+    s.undo()
+    s.click(CENTRES[0])
+    s.commit()
+    np.testing.assert_array_equal(labels == 2, LABELS == 2)
+
+
+def test_a_stroke_that_a_later_one_lies_over_is_not_undone_without_it():
+    s = session(live=True)
+    labels = s.labels
+    s.painted(Stroke(labels, 60, 50, 30, (20, 20)))
+    s.click(CENTRES[0])
+    s.painted(Stroke(labels, 60, 60, 31, (4, 4)))
+    s.clear()
+    s.click(CENTRES[1])
+    assert s.undo() and not s.undo()
+    assert (labels == 31).sum() == 16 and (labels == 30).sum() == 384
+
+
+def test_a_number_whose_object_is_back_again_is_not_given_to_the_next():
+    labels = LABELS.copy()
+    s = session(labels=labels)
+    s.delete(3)
+    s.label = 3
+    s.undo()
+    labels[labels == 4] = 0
+    s.click(CENTRES[3])
+    assert s.commit() == 7
+    np.testing.assert_array_equal(labels == 3, LABELS == 3)
+
+
+def test_pixels_below_0_are_no_object_but_nobodys_to_take(tmp_path):
+    labels = np.where(LABELS == 0, -1, 0)
+    labels[LABELS == 1] = -1
+    s = session(labels=labels, live=True)
+    s.click(CENTRES[0])
+    assert s.rival is None and s.covered
+    s.clear()
+    s.painted(Stroke(labels, 0, 0, 9, (6, 6)))
+    s.undo()
+    s.click(CENTRES[1])
+    s.commit()
+    s.save_prompts(tmp_path / "c.json")
+    again = session(labels=np.where(LABELS == 0, -1, 0))
+    again.load_prompts(tmp_path / "c.json")
+    np.testing.assert_array_equal(again.labels > 0, LABELS == 2)
+
+
 def test_clearing_leaves_what_somebody_painted_meanwhile():
     s = session(live=True)
     s.click(CENTRES[0])

@@ -113,6 +113,20 @@ def test_carrying_is_one_step_for_undo(stack):
     assert s.mask.any(axis=(1, 2)).sum() == 5
 
 
+def test_what_was_carried_goes_with_its_click_though_a_second_run_was_undone():
+    planes = np.zeros((5, 64, 128), np.uint8)
+    planes[:, 24:40, 16:32] = planes[:, 12:52, 56:96] = 200
+    s = Session(encode(planes, MODEL, contrast=(0, 255), device="cpu"), MODEL)
+    s.click((1, 32, 24))
+    s.propagate()
+    s.click((1, 32, 72))
+    s.propagate()
+    s.undo()
+    s.remove(0)
+    s.remove(0)
+    assert not s.prompts and not s.unfinished and not s.mask.any()
+
+
 def test_clicked_planes_are_not_touched_and_a_second_run_follows_new_clicks(stack):
     s = Session(stack[0], MODEL)
     s.click((4, 32, 32))

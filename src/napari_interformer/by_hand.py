@@ -66,7 +66,7 @@ class Piece:
     @property
     def objects(self) -> set[int]:
         """The numbers of the objects that have some of the pixels."""
-        return {*self.numbers[::2]} - {0}
+        return {number for number in self.numbers[::2] if number > 0}
 
     @property
     def values(self) -> NDArray[np.int64]:
@@ -84,16 +84,20 @@ class ByHand:
 
     def add(self, plane: Plane, box: Box, mask: BoolMask) -> None:
         """Note the pixels of a mask (h, w) in a box, unless they are too many."""
-        count = int(np.count_nonzero(mask))
-        if count > self._room:
+        if np.count_nonzero(mask) > MOST:
             return
-        self._room -= count
+        new, tiles = 0, {}
         for row in range(box.top // TILE, -(-box.bottom // TILE)):
             for column in range(box.left // TILE, -(-box.right // TILE)):
                 part = cut(mask, box, _tile(row, column), False)
                 if part.any():
                     key = plane, row, column
-                    self._tiles[key] = part | self._tiles.get(key, False)
+                    known = self._tiles.get(key, np.zeros_like(part))
+                    tiles[key] = part | known
+                    new += int(np.count_nonzero(part & ~known))  # one may go over the same pixels again and again
+        if new <= self._room:
+            self._room -= new
+            self._tiles |= tiles
 
     def read(self, labels: LabelImage) -> tuple[Piece, ...]:
         """Return what these pixels are now in a label image, or were when it could be read last."""

@@ -138,7 +138,7 @@ class Current:
         for plane, step in self.newest.items():
             there = np.asarray(self.labels[(*plane, *step.box.slices)])[step.mask]
             pixels += there.size
-            others.append(there[self._of_others(there)])
+            others.append(there[self._of_others(there) & (there > 0)])  # below 0 is no object
         taken = np.concatenate([*others, np.zeros(0, int)])
         if not taken.size or taken.size < HARDLY * pixels:
             return None

@@ -11,7 +11,7 @@ import itertools
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -386,7 +386,10 @@ class Decoding:
             return 0
         view, extent = step.view, Box.around(step.view.mask).extent
         least, most = self.model.config.diameters
-        if extent > most or self._wider(view.box, view.mask, view.level, NO_LIMIT) != view.box:
+        smaller = (
+            max(size_at(self.features.size, view.level)) > most
+        )  # or nothing would be seen from farther away
+        if (extent > most and smaller) or self._wider(view.box, view.mask, view.level, NO_LIMIT) != view.box:
             return -1
         return int(0 < extent < least and view.level < FINEST)
 
@@ -632,9 +635,14 @@ def _in_image(
 ) -> tuple[Box, BoolMask]:
     """Return a mask in pixels of the image from logits in working pixels; marked pixels keep their sign."""
     box, fine = to_image(logits, window, level)
-    mask = fine > 0
-    for mark in (prompt for prompt in prompts if isinstance(prompt, Mark)):
-        for y, x in _pixels(mark, 0):
-            if box.has(y, x):
-                mask[y - box.top, x - box.left] = mark.positive
-    return box, mask
+    marked = {
+        pixel: mark.positive for mark in prompts if isinstance(mark, Mark) for pixel in _pixels(mark, 0)
+    }
+    whole = box
+    if level < 0:  # then there are only those around what is positive
+        whole = reduce(Box.union, (Box.pixel(*pixel) for pixel, positive in marked.items() if positive), box)
+    mask = cut(fine > 0, box, whole, False)
+    for (y, x), positive in marked.items():
+        if whole.has(y, x):
+            mask[y - whole.top, x - whole.left] = positive
+    return whole, mask

@@ -152,6 +152,8 @@ class Deleted:
         for mask in self.record.begun:
             objects.backlog.add(partial(self.painting.put_back, mask.plane, self.record.label, None))
         objects.drop([self.record])
+        if objects.current.label == self.record.label:  # which was free for a while
+            objects.current.label = objects.highest + 1
 
 
 class History:
@@ -189,8 +191,18 @@ class History:
 
     @property
     def before_the_object(self) -> list[Change]:
-        """What was found, deleted or painted before the current object began."""
-        return list(itertools.takewhile(lambda change: not isinstance(change, Said | Switched), self._past))
+        """What was found, deleted or painted before the current object began.
+
+        Without the strokes, if a later one may lie over them, or over an object that is put back as it was when it was edited.
+        """
+        earlier = list(
+            itertools.takewhile(lambda change: not isinstance(change, Said | Switched), self._past)
+        )
+        if self._objects.current.edited or any(
+            isinstance(late, Painted) for late in self._past[len(earlier) :]
+        ):
+            return [change for change in earlier if not isinstance(change, Painted)]
+        return earlier
 
     def make(self, change: Change) -> None:
         """Make a change that is not made yet."""

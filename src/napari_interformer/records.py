@@ -243,7 +243,7 @@ def _piece_to_json(piece: Piece) -> dict[str, Any]:
 
 def _piece_from_json(entry: dict[str, Any]) -> Piece:
     piece = Piece(*_place_from_json(entry), _decoded(entry["pixels"]), tuple(map(int, entry["numbers"])))
-    if piece.values.shape != (np.count_nonzero(piece.mask),) or min(piece.numbers) < 0:
+    if piece.values.shape != (np.count_nonzero(piece.mask),) or min(piece.numbers[1::2]) < 0:
         raise ValueError("not written by this package")
     return piece
 

@@ -147,6 +147,8 @@ class Session:
         self._history = History(self._objects)
         # What `volume.carry` found between two planes with clicks, or beyond the outermost.
         self.gaps: Gaps = {}
+        # All masks that were carried there so far: undo may bring back earlier ones.
+        self._carried: dict[tuple[Plane | None, Plane | None], set[Mask]] = {}
 
     # ------------------------------------------------------------------------------------ reading
 
@@ -568,10 +570,8 @@ class Session:
         """
         kept = {prompt.plane for prompt in {*given} & {*self.given}}
         gone = {prompt.plane for prompt in self.given} - kept
-        carried = {
-            id(mask) for planes, gap in self.gaps.items() if gone.intersection(planes) for mask in gap.masks
-        }
-        return tuple(mask for mask in self.masks if id(mask) not in carried)
+        carried = [masks for planes, masks in self._carried.items() if gone.intersection(planes)]
+        return tuple(mask for mask in self.masks if not any(mask in masks for masks in carried))
 
     def set_prompts(self, prompts: Iterable[Prompt]) -> list[tuple[Plane, Box]]:
         """Make these the object's prompts; return what changed (see `adopt`). Errors as of `compute`."""
@@ -684,8 +684,14 @@ class Session:
     def adopt_propagate(self, carried: Carried) -> list[tuple[Plane, Box]]:
         """Take over what `compute_propagate` returned; returns what `propagate` does."""
         changed = self.adopt(carried.steps)
-        self.gaps.update(carried.gaps)
+        self._fill(carried.gaps)
         return changed
+
+    def _fill(self, gaps: Gaps) -> None:
+        """Note what was carried where."""
+        self.gaps.update(gaps)
+        for planes, gap in gaps.items():
+            self._carried.setdefault(planes, set()).update(gap.masks)
 
     # ------------------------------------------------------------------------------------ objects
 
@@ -814,6 +820,7 @@ class Session:
         """Forget what belongs to the object before; these changes can still be taken back."""
         self._history.begin_with(keep)
         self.gaps.clear()
+        self._carried.clear()
 
     def clear(self) -> list[tuple[Plane, Box]]:
         """Drop the current object's prompts and start again; an object that was being edited is put back as it was.
@@ -843,7 +850,7 @@ class Session:
         label : int
             The object; commit writes it back under the same label.
         plane : tuple of int, optional
-            Take only this plane's part.
+            Take only this plane's part. What the object has on other planes stays, whatever is clicked away there.
 
         Raises
         ------
@@ -993,7 +1000,7 @@ class Session:
                 parts = [Shown(latest[:n], current.size) for n in range(len(self.masks), len(latest) + 1)]
                 self._history.begin_with(Said(*two) for two in itertools.pairwise(parts))
                 if not current.edited:
-                    self.gaps.update(gaps_of(self.masks, self.given, self.overwrite))
+                    self._fill(gaps_of(self.masks, self.given, self.overwrite))
         finally:
             self._object_size, self.overwrite = usual
         self.by_hand.include(replay.by_hand)

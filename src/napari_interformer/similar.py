@@ -106,7 +106,7 @@ def search(
     coarse = max(1, int(deep / WORKED))
     taken = np.zeros(session.features.size, bool)  # which takes memory only where it is touched
     room = box.grown(2 * round(size), 2 * round(size)).intersect(Box.of(taken.shape))
-    taken[room.slices] = np.asarray(session.labels[(*plane, *room.slices)]) > 0
+    taken[room.slices] = np.asarray(session.labels[(*plane, *room.slices)]) != 0
     for one in session.rejected:
         if one.plane == plane:
             taken[one.box.slices] |= one.mask
