@@ -153,6 +153,18 @@ def test_a_box_takes_the_place_of_the_first_click_where_a_method_knows_boxes():
     assert [result.title for result in without.results] == ["boxed", "oracle"]
 
 
+def test_a_careless_box_still_holds_something_of_the_object():
+    careless = replace(CONFIG, box=1.0)
+    boxes = [drawn_box(replace(SAMPLE, name=str(n)), 2, careless) for n in range(100)]
+    assert not any(box.intersect(Box(80, 16, 112, 48)).empty for box in boxes)
+
+
+def test_no_figure_is_given_for_more_clicks_than_were_made():
+    few = replace(CONFIG, max_clicks=3)
+    summary = measure([SAMPLE], {"oracle": Oracle}, few).results[0].summary(few)
+    assert [name for name in summary if name.startswith("IoU@")] == ["IoU@1", "IoU@3"]
+
+
 def test_boxes_are_drawn_as_exactly_as_asked_and_the_same_each_time():
     exact, careful = (replace(CONFIG, box=share) for share in (0.0, 0.04))
     assert drawn_box(SAMPLE, 2, CONFIG) is None

@@ -145,6 +145,17 @@ def test_a_bad_file_is_refused_in_one_sentence(name, told, reference, tmp_path, 
     assert "code from a file" not in capsys.readouterr().out
 
 
+def test_numbers_of_numpy_in_the_notes_of_a_checkpoint_are_no_code(reference, tmp_path, capsys):
+    notes = {"iter": np.int64(3), "best": np.float64(0.5), "palette": np.zeros((3, 4), np.uint8)}
+    content = torch.load(reference, weights_only=True)
+    torch.save({**content, "meta": notes}, tmp_path / "notes.pth")
+    assert load_model(tmp_path / "notes.pth").fingerprint == load_model(reference).fingerprint
+    torch.save({**content, "meta": {"best": np.float64(0.5), "more": Evil()}}, tmp_path / "code.pth")
+    with pytest.raises(ValueError, match="may run code"):
+        load_model(tmp_path / "code.pth")
+    assert "code from a file" not in capsys.readouterr().out
+
+
 def test_a_checkpoint_that_unpacks_to_more_than_it_is_is_refused_before_it_does(tmp_path):
     torch.save({"state_dict": {"x": torch.zeros(1000)}}, tmp_path / "plain.pth")
     with zipfile.ZipFile(tmp_path / "plain.pth") as plain:

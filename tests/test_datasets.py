@@ -49,7 +49,7 @@ def test_dsb2018_has_kinds(tmp_path):
     )  # as a spreadsheet saves it
     (sample,) = load("dsb2018", tmp_path)
     assert sample.kind == "tissue"
-    (tmp_path / "index.csv").write_text("name,kind\ny,tissue\n")
+    (tmp_path / "index.csv").write_text("name,kind\ny,tissue\nx\n")  # the second one is cut off
     with pytest.raises(ValueError, match=r"index\.csv; x\.tif has none: add a row for each"):
         list(load("dsb2018", tmp_path))
 
@@ -122,6 +122,16 @@ def test_of_several_ome_tiffs_each_gives_its_own_image(tmp_path):
         save(tmp_path / "labels" / f"pos{n}.tif", np.pad(MASK, ((0, 20), (0, 26))))
     for sample, expected in zip(load("folder", tmp_path), pixels, strict=True):
         np.testing.assert_array_equal(sample.image, expected[0])
+
+
+def test_all_masks_of_a_frame_of_davis_count(tmp_path):
+    save(tmp_path / "img" / "bear.jpg", PICTURE)
+    for number, part in enumerate((np.s_[:, :7], np.s_[:, 7:])):
+        seen = np.zeros_like(MASK)
+        seen[part] = MASK[part]
+        save(tmp_path / "gt" / f"bear#{number}.png", seen)
+    (sample,) = load("davis", tmp_path)
+    np.testing.assert_array_equal(sample.labels, MASK)
 
 
 def test_masks_of_davis_may_have_a_number(tmp_path):
@@ -251,6 +261,17 @@ def test_labels_with_a_palette_are_its_numbers_and_images_its_colours(tmp_path):
     np.testing.assert_array_equal(sample.image, np.array(palette, np.uint8).reshape(3, 3)[labels])
 
 
+def test_a_tiff_with_a_palette_is_its_numbers_and_says_so(tmp_path, caplog):
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+        colours = np.zeros((3, 256), np.uint16)
+        tifffile.imwrite(tmp_path / name / "a.tif", MASK, photometric="palette", colormap=colours)
+    (sample,) = load("folder", tmp_path)
+    np.testing.assert_array_equal(sample.image, MASK)
+    (told,) = caplog.messages
+    assert "a.tif is meant to be shown in colours from its palette" in told
+
+
 def test_labels_of_many_colours_are_refused(tmp_path):
     for name in ("images", "labels"):
         save(tmp_path / name / "a.png", np.stack([MASK * 9] * 3, axis=-1))
@@ -334,6 +355,19 @@ def test_labels_take_whole_numbers_from_0(wrong, tmp_path):
     tifffile.imwrite(tmp_path / "labels" / "a.tif", labels)
     with pytest.raises(ValueError, match=rf"whole numbers from 0.*a\.tif has {wrong}"):
         list(load("folder", tmp_path))
+
+
+def test_a_number_for_each_class_is_told(tmp_path, caplog):
+    squares = np.zeros((60, 60), np.uint8)
+    for number, (y, x) in enumerate(np.ndindex(5, 5)):
+        squares[12 * y : 12 * y + 9, 12 * x : 12 * x + 9] = 1 + number % 2
+    objects = np.where(squares > 0, np.arange(60)[:, None] // 12 * 5 + np.arange(60) // 12 + 1, 0)
+    for name, labels in (("classes", squares), ("objects", objects.astype(np.uint8))):
+        save(tmp_path / "images" / f"{name}.png", squares * 100)
+        save(tmp_path / "labels" / f"{name}.png", labels)
+    list(load("folder", tmp_path))
+    (told,) = caplog.messages
+    assert told.startswith("classes.png in ") and "have the same number" in told
 
 
 def test_a_mask_of_several_objects_is_told_once(tmp_path, caplog):

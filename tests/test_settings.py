@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,6 +57,12 @@ def test_what_is_allowed_passes_and_what_has_no_rule_is_free(config):
 def test_the_first_setting_that_makes_no_sense_is_told(config, told):
     with pytest.raises(ValueError, match=told):
         check_settings(config, ALLOWED)
+
+
+@pytest.mark.parametrize("setting", [{"initial": Path("a.safetensors")}, {"exclude": ("bacteria",)}])
+def test_what_is_no_text_is_refused_where_text_is_expected(setting):
+    with pytest.raises(ValueError, match="takes text; got"):
+        TrainConfig(**setting)
 
 
 @pytest.mark.parametrize("setting", [{"steps": True}, {"lr": True}, {"lr": torch.tensor(1e-3)}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import multiprocessing
 import os
@@ -337,6 +338,24 @@ def test_what_is_saved_keeps_a_share_of_the_model_it_began_with(folder, tmp_path
     assert max((found[0.0][name] - old).abs().max() for name, old in before.items()) > 1e-3
     with pytest.raises(ValueError, match=r"got 0\.5 without initial: name a model"):
         train(folder, tmp_path / "m.safetensors", replace(QUICK, kept=0.5))
+
+
+def test_a_run_from_before_a_setting_was_there_goes_on(folder, tmp_path):
+    train(folder, tmp_path / "m.safetensors", QUICK, cancelled=lambda: True)
+    state = torch.load(tmp_path / "m.state.pt", weights_only=True)
+    settings = json.loads(state["settings"])
+    del settings["layers"]
+    torch.save({**state, "settings": json.dumps(settings)}, tmp_path / "m.state.pt")
+    assert train(folder, tmp_path / "m.safetensors", QUICK).exists()
+
+
+def test_crops_smaller_than_what_the_network_sees_are_told(folder, tmp_path, caplog):
+    train(folder, tmp_path / "m.safetensors", replace(QUICK, steps=1))
+    assert not caplog.messages
+    wide = replace(QUICK, steps=1, crop_sizes=(32,), pixels_per_step=32**2)
+    train(folder, tmp_path / "n.safetensors", wide)
+    (told,) = caplog.messages
+    assert f"sees at once, {SMALLEST.window} pixels" in told and "--crop-sizes" in told
 
 
 def test_a_state_of_another_version_is_told(folder, tmp_path):

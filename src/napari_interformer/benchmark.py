@@ -204,7 +204,7 @@ class Result:
         """
         trials = [t for t in self.trials if kind is None or t.kind == kind]
         figures: dict[str, float] = {"objects": len(trials)}
-        for clicks in TOLD_AFTER:
+        for clicks in (clicks for clicks in TOLD_AFTER if clicks <= config.max_clicks):
             figures[f"IoU@{clicks}"] = float(np.mean([t.iou_after(clicks) for t in trials]))
         for threshold in config.thresholds:
             counts = [t.clicks_to(threshold, config.max_clicks) for t in trials]
@@ -461,8 +461,9 @@ def drawn_box(sample: Sample, label: int, config: BenchmarkConfig) -> Box | None
     rng = np.random.default_rng([config.seed, *sample.name.encode(), label])
     off = config.box * np.clip(rng.standard_normal(4), -FARTHEST, FARTHEST)
     sides = np.rint(box + off * ([box.width, box.height] * 2)).astype(int)
-    first = np.clip(sides[:2], 0, np.array(box[2:]) - 1)  # left, top; something of the object is left to hold
-    last = np.clip(sides[2:], first + 1, whole[2:])
+    # Something of the object's own box is left to hold.
+    first = np.clip(sides[:2], 0, np.array(box[2:]) - 1)
+    last = np.clip(sides[2:], np.maximum(first, box[:2]) + 1, whole[2:])
     drawn = Box(*map(int, (*first, *last)))
     middle = BoxPrompt((), drawn).middle
     return None if np.isnan(sample.image[middle.y, middle.x]).any() else drawn

@@ -94,7 +94,9 @@ class ByHand:
                     key = plane, row, column
                     known = self._tiles.get(key, np.zeros_like(part))
                     tiles[key] = part | known
-                    new += int(np.count_nonzero(part & ~known))  # one may go over the same pixels again and again
+                    new += int(
+                        np.count_nonzero(part & ~known)
+                    )  # one may go over the same pixels again and again
         if new <= self._room:
             self._room -= new
             self._tiles |= tiles

@@ -20,10 +20,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import platformdirs
 import safetensors
 import safetensors.torch
 import torch
+from numpy._core import multiarray
 from torch import Tensor
 
 from napari_interformer import DEFAULT_MODEL, NAME
@@ -46,6 +48,16 @@ _RENAME = (
     (re.compile(r"\.patch_embed\.projection\."), ".patch_embed."),
 )
 _DERIVED = "relative_position_index"
+# What a file's notes may hold besides: numbers of NumPy, by the names that pickles have had for what makes them.
+_NUMBERS: list[Any] = [
+    *(
+        (getattr(multiarray, maker), f"{module}.multiarray.{maker}")
+        for maker in ("scalar", "_reconstruct")
+        for module in ("numpy.core", "numpy._core")
+    ),
+    *(np.ndarray, np.dtype),
+    *{type(np.dtype(letter)) for letter in "?bBhHiIlLqQefd"},
+]
 
 
 def renamed(name: str) -> str:
@@ -288,7 +300,8 @@ def _read_reference(path: Path) -> Checkpoint:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of odd pickles before it refuses them
             _check_records(path)
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_NUMBERS):
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         unsafe = "GLOBAL" in str(error) or "Unsupported global" in str(error)
         reason = (

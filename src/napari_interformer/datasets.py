@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tifffile
 from scipy.io import loadmat
-from scipy.ndimage import label
+from skimage.measure import label
 
 from napari_interformer.files import brief
-from napari_interformer.image_files import frames_of, is_halved, own_series, read_picture
+from napari_interformer.image_files import frames_of, is_halved, own_series, read_picture, warn_of_shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CLASSES = 3  # nuclei and their borders, for example: rarely more
 _IMAGES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
 
 
@@ -129,7 +130,7 @@ def dsb2018(root: str | Path) -> Iterator[Sample]:
     """
     root = Path(root)
     with (root / "index.csv").open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark first
-        kinds = {_name(Path(row["name"])): row["kind"] for row in csv.DictReader(file)}
+        kinds = {_name(Path(row["name"])): row["kind"] for row in csv.DictReader(file) if row["kind"]}
     if missing := [path.name for name, path in _by_name(root / "images").items() if name not in kinds]:
         raise ValueError(
             f"dsb2018 needs the kind of each image in index.csv; {_some(missing)} {_have(missing)} none: add a row for each, "
@@ -162,11 +163,16 @@ def berkeley(root: str | Path) -> Iterator[Sample]:
 def davis(root: str | Path) -> Iterator[Sample]:
     """Read the 345 frames of DAVIS: `img/NAME.jpg` and `gt/NAME.png` or `NAME#N.png`, all of whose objects count as one."""
     root = Path(root)
-    masks = {name.partition("#")[0]: path for name, path in _by_name(root / "gt").items()}
+    masks: dict[str, list[Path]] = {}
+    for name, path in _by_name(root / "gt").items():
+        masks.setdefault(name.partition("#")[0], []).append(path)
     for name, path in _by_name(root / "img").items():
-        mask = read(masks[name])
-        mask = mask.max(axis=2) if mask.ndim == 3 else mask
-        yield _checked(Sample(name, read(path), (mask > 0).astype(np.int32)))
+        image = read(path)
+        labels = np.zeros(image.shape[:2], np.int32)
+        for mask in map(read, masks[name]):
+            seen = (mask.max(axis=2) if mask.ndim == 3 else mask) > 0
+            labels = _checked(Sample(name, image, seen.astype(np.int32))).labels | labels
+        yield Sample(name, image, labels)
 
 
 def sbd(root: str | Path) -> Iterator[Sample]:
@@ -264,12 +270,17 @@ def read_labels(path: Path) -> NDArray[np.int32]:
 
 
 def _pixels(path: Path, *, numbers: bool = False) -> tuple[NDArray[Any], str]:
-    """Return what a file holds, and a letter for each axis; with a palette, its colours, or its indices if `numbers`."""
+    """Return what a file holds, and a letter for each axis; with a palette, its colours, or its indices if `numbers`.
+
+    Of a TIFF with a palette always the indices, with a warning.
+    """
     try:
         if path.suffix.lower() in (".tif", ".tiff"):
             with tifffile.TiffFile(path) as file:
                 # Frames that were written one by one are a stack.
                 series = frames_of(file) or own_series(file)[0]
+                if not numbers:
+                    warn_of_shown(path.name, series)
                 return series.asarray(), series.axes
         pixels = read_picture(path, numbers=numbers)
     except FileNotFoundError:
@@ -335,11 +346,12 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _is_mask(labels: NDArray[np.integer]) -> bool:
-    """Whether an image has only one number, in several pieces: perhaps a mask of all its objects."""
-    most = labels.max()
-    if most == 0 or not ((labels == 0) | (labels == most)).all():
+    """Whether an image has only one number, in several pieces, or few in many: perhaps a mask, or a number for each class."""
+    numbers = int(np.count_nonzero(np.unique(labels)))
+    if not 0 < numbers <= CLASSES:
         return False
-    return int(label(labels, np.ones((3, 3)))[1]) > 1
+    pieces = int(label(labels, background=0, connectivity=2).max())
+    return pieces > (1 if numbers == 1 else CLASSES * numbers)
 
 
 def _labels(pixels: NDArray[Any]) -> NDArray[np.int32]:

@@ -114,6 +114,12 @@ def read_picture(path: Path, *, numbers: bool = False) -> NDArray[Any]:
     return np.not_equal(data, False) if data.dtype == bool else data
 
 
+def warn_of_shown(name: str, series: tifffile.TiffPageSeries) -> None:
+    """Say so if a TIFF's numbers are not what is shown of it."""
+    if shown := _SHOWN.get(series.keyframe.photometric):
+        log.warning("%s is meant to be shown %s; its numbers are used as they are.", name, shown)
+
+
 def is_halved(path: Path) -> bool:
     """Whether a file is a PNG of 16 bits with colour or alpha: Pillow keeps only the upper half of each number."""
     with path.open("rb") as file:
@@ -159,8 +165,7 @@ def _read_tiff(path: Path) -> ImageFile:
             raise OSError(f"{path.name} holds no pixels: choose another file.")
         if ome is not None:
             _check_planes(ome, series, path)
-        if shown := _SHOWN.get(series.keyframe.photometric):
-            log.warning("%s is meant to be shown %s; its numbers are used as they are.", path.name, shown)
+        warn_of_shown(path.name, series)
         scale, unit = _pixel_size(tiff, ome, series.axes)
         axes = series.axes
         if series.keyframe.photometric == tifffile.PHOTOMETRIC.MINISBLACK and "C" not in axes:

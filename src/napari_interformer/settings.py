@@ -41,7 +41,8 @@ RANGE = Allowed(
 def check_settings(config: Any, allowed: Mapping[str, Allowed]) -> None:
     """Refuse the first setting of a configuration, a dataclass, that is not what is allowed under its name, if any is.
 
-    A field that is declared as `int` takes whole numbers only, and none that is declared as a number takes True or False.
+    A field that is declared as `int` takes whole numbers only, none that is declared as a number takes True or False, and one
+    that is declared as `str` takes text.
 
     Raises
     ------
@@ -51,6 +52,8 @@ def check_settings(config: Any, allowed: Mapping[str, Allowed]) -> None:
     for field in fields(config):
         name, value = field.name, getattr(config, field.name)
         # Types are texts where annotations are postponed, as in all modules here.
+        if field.type == "str" and not isinstance(value, str):
+            raise ValueError(f"{name} takes text; got {_told(value)}.")
         if field.type == "int" and (isinstance(value, bool) or not isinstance(value, numbers.Integral)):
             raise ValueError(f"{name} takes a whole number; got {_told(value)}.")
         if name in allowed and not _holds(allowed[name], value):

@@ -334,6 +334,12 @@ def train(
 
     torch.manual_seed(config.seed)
     model = at_the_start(config)  # what is wrong with it is told before images are read for minutes
+    if max(config.crop_sizes) < model.config.window:
+        log.warning(
+            "No crop is as large as what the network sees at once, %d pixels, so it learns only some of its positions: give "
+            "larger crop_sizes (--crop-sizes), and as many pixels_per_step.",
+            model.config.window,
+        )
     pictures, kept_out = training_pictures(folder, config)
     synthetic = synthetic_pictures(config, cancelled) if config.synthetic else []
     log.info("%d images, %d synthetic ones", len(pictures), len(synthetic))
@@ -489,7 +495,9 @@ def _check_state(name: str, state: dict[str, Any], settings: str, images: str) -
         raise ValueError(
             f"{name} was written by another version of the package: finish the run there, or delete it to start again."
         )
-    then, now = json.loads(state["settings"]), json.loads(settings)
+    now = json.loads(settings)
+    # A setting that came later was as it is by default.
+    then = json.loads(json.dumps(dataclasses.asdict(TrainConfig()))) | json.loads(state["settings"])
     changed = [key for key in now if key not in HARMLESS and then.get(key) != now[key]]
     if changed:
         told = ", ".join(f"{key} ({then.get(key)} then, {now[key]} now)" for key in changed)
