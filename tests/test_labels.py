@@ -228,12 +228,12 @@ def test_labels_are_copied_around_what_somebody_has_painted(rng, monkeypatch):
     there = rng.integers(0, 9, (5, 1, 20, 20), dtype=np.uint8)
     layer = Labels(da.from_array(there, chunks=(2, 1, 20, 20)))
     labels = LayerLabels(copied(layer), axis=1)
-    assert labels.array.dtype == np.uint8 and labels.survey() == 0
+    assert labels.array.dtype == np.uint8 and labels.survey() == (0, 0)
     labels[3, slice(2, 4), slice(2, 4)] = np.full((2, 2), 12)
     labels.copy(layer)
     there[3, 0, 2:4, 2:4] = 12
     np.testing.assert_array_equal(labels.layer.data, there)
-    assert labels.survey() == 12 and labels.annotated.all()
+    assert labels.survey() == (0, 12) and labels.annotated.all()
 
 
 def test_labels_that_are_too_large_to_be_copied_are_refused(monkeypatch):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tifffile
-from qtpy.QtWidgets import QFileDialog
+from qtpy.QtWidgets import QFileDialog, QInputDialog
 
-from napari_interformer import widget
+from napari_interformer import dialogs, widget
 from napari_interformer.clicks import CLICKS
 from napari_interformer.labels import LABELS
 from napari_interformer.prompts import Click
@@ -324,3 +325,79 @@ def test_files_are_proposed_beside_the_image(window, monkeypatch, tmp_path):
     window.form.save_labels.click()
     window.form.save_prompts.click()
     assert asked == [str(tmp_path / "cells labels.ome.tif"), str(tmp_path / "cells clicks.json")]
+
+
+@pytest.mark.parametrize(
+    ("path", "proposed"),
+    [
+        ("2024.05.12_cell A.tif", "2024.05.12_cell A"),
+        ("s_1.5um.ome.tif", "s_1.5um"),
+        ("s_1.5um", "s_1.5um"),
+        ("plate.zarr/A/1/0", "plate"),
+        ("plate.ome.zarr", "plate"),
+    ],
+)
+def test_files_are_proposed_by_names_that_only_lose_their_endings(path, proposed, tmp_path):
+    (tmp_path / path).mkdir(parents=True)
+    image = SimpleNamespace(source=SimpleNamespace(path=str(tmp_path / path)))
+    assert dialogs._beside(image, "clicks.json") == str(tmp_path / f"{proposed} clicks.json")
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [("a", "a.zarr"), ("a labels.ome.tif", "a labels.zarr"), ("a.ZARR", "a.ZARR"), ("a.v2", "a.zarr")],
+)
+def test_the_kind_of_file_that_is_chosen_holds(given, chosen, tmp_path, monkeypatch):
+    image = SimpleNamespace(source=SimpleNamespace(path=None))
+    told = str(tmp_path / given), "OME-Zarr (*.zarr)"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: told)
+    assert dialogs.labels_to_save(None, image) == tmp_path / chosen
+    if given != chosen:
+        (tmp_path / chosen).mkdir()
+        with pytest.raises(FileExistsError, match="already exists; choose it in the list"):
+            dialogs.labels_to_save(None, image)
+
+
+def test_what_is_chosen_in_a_dialog_holds_for_the_image_it_was_asked_of(field, monkeypatch, tmp_path):
+    """The next image may be ready while a dialog is open."""
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    first, labels = window.viewer.layers["image"], window.panel.labels.layer
+    second = window.viewer.add_image(squares()[0].T.copy(), name="second")
+
+    def meanwhile(answer):
+        def dialog(*_, **__):
+            window.choose(second if window.panel.clicks.source.image is first else first)
+            window.form.encode.click()
+            annotator = window.panel.annotator
+            window.wait(lambda: window.panel.job is None and window.panel.annotator is not annotator)
+            return answer
+
+        return dialog
+
+    monkeypatch.setattr(
+        QFileDialog, "getSaveFileName", meanwhile((str(tmp_path / "first.tif"), "OME-TIFF (*.tif)"))
+    )
+    window.form.save_labels.click()
+    window.wait(lambda: (tmp_path / "first.tif").exists())
+    window.idle()
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "first.tif"), labels.data)
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", meanwhile((str(tmp_path / "c.json"), "")))
+    window.form.load_prompts.click()
+    window.idle()
+    assert window.told[-1].startswith("Clicks were not loaded, because another image was begun meanwhile")
+    window.click_and_wait(centres[1])
+    window.key_and_wait("C")
+    monkeypatch.setattr(QInputDialog, "getText", meanwhile(("mine", True)))
+    window.form.adapt_model.click()
+    window.idle()
+    assert window.told[-1].startswith("Adapting was not begun, because another image was begun meanwhile")
+
+
+def test_choosing_the_same_image_again_keeps_the_labels_that_were_chosen(window):
+    window.viewer.add_image(squares()[0], name="image")
+    mine = window.viewer.add_labels(np.zeros(squares()[0].shape, np.int32), name="mine")
+    window.form.labels.choose(mine)
+    window.choose(window.viewer.layers["image"])
+    assert window.form.labels.layer() is mine

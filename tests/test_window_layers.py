@@ -123,6 +123,53 @@ def test_a_panel_that_is_opened_again_goes_on_with_the_labels(field):
     assert window.panel.annotator.session.objects.keys() == {1, 2}, "what was clicked before is saved, too"
 
 
+def test_labels_that_somebody_placed_are_gone_on_with_when_their_image_is(window):
+    image, centres = squares()
+    first = window.viewer.add_image(image, name="first", scale=(0.5, 0.5))
+    window.viewer.add_image(image.T.copy(), name="second", scale=(0.5, 0.5))
+    mine = window.viewer.add_labels(np.zeros(image.shape, np.int32), name="mine", scale=(0.5, 0.5))
+    window.choose(first)
+    window.form.labels.choose(mine)
+    window.encode()
+    window.click_and_wait(np.multiply(centres[0], 0.5))
+    window.key_and_wait("C")
+    window.choose(window.viewer.layers["second"])
+    assert window.form.labels.layer() is None
+    window.encode()
+    window.choose(first)
+    assert window.form.labels.layer() is mine
+    window.encode()
+    window.click_and_wait(np.multiply(centres[1], 0.5))
+    window.viewer.window.remove_dock_widget(window.panel)
+    window.open_panel()
+    window.choose(first)
+    assert window.form.labels.layer() is mine
+    window.encode()
+    window.idle()
+    assert window.panel.annotator.session.label == 2 and len(window.points.data) == 1, "it goes on, too"
+    window.key_and_wait("C")
+    assert (area(mine.data, 1), area(mine.data, 2)) == (400, 400)
+
+
+def test_labels_that_no_file_can_hold_are_told_at_once(window, monkeypatch, tmp_path):
+    from qtpy.QtWidgets import QFileDialog
+
+    image, centres = squares()
+    window.viewer.add_image(image)
+    ignored = np.zeros(image.shape, np.int16)
+    ignored[0, 0] = -3
+    window.form.labels.choose(window.viewer.add_labels(ignored, name="mine"))
+    window.encode()
+    window.idle()
+    assert "mine: A label image can hold labels from 0 to 2**32 - 1; got -3 to 0" in window.told[-1]
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "l.tif"), ""))
+    window.form.save_labels.click()
+    window.idle()
+    assert "got -3 to 1: set pixels below 0 to 0" in window.told[-1] and not (tmp_path / "l.tif").exists()
+
+
 @pytest.mark.parametrize("answered", [True, False])
 def test_a_panel_that_is_opened_again_goes_on_with_the_object_that_was_not_committed(window, answered):
     image, centres = squares()

@@ -5,6 +5,7 @@ Enters: what is asked for. Leaves: a path, or None if somebody thought better of
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from qtpy.QtWidgets import QWidget
 
 _CLICKS = "Clicks (*.json)"
+_ENDING = re.compile(r"(\.ome)?\.[a-z]\w{0,4}$", re.IGNORECASE)  # no date, and no decimal
 
 
 def model_to_open(parent: QWidget) -> Path | None:
@@ -36,8 +38,13 @@ def features_folder(parent: QWidget) -> Path | None:
 def labels_to_save(parent: QWidget, image: Image) -> Path | None:
     """Ask where the labels of an image go; FileExistsError as for `clicks_to_save`."""
     kinds = "OME-TIFF (*.tif *.tiff);;OME-Zarr (*.zarr)"
-    path, _ = QFileDialog.getSaveFileName(parent, "Save labels", _beside(image, "labels.ome.tif"), kinds)
-    return _with_ending(path, ".ome.tif", LABEL_FILES) if path else None
+    path, kind = QFileDialog.getSaveFileName(parent, "Save labels", _beside(image, "labels.ome.tif"), kinds)
+    if not path:
+        return None
+    if "*.zarr" in kind:  # chosen by hand; some systems' dialogs leave the ending that was proposed
+        stem = _ENDING.sub("", path)
+        return _with_ending(path if path.lower().endswith(".zarr") else stem, ".zarr", (".zarr",))
+    return _with_ending(path, ".ome.tif", LABEL_FILES)
 
 
 def clicks_to_save(parent: QWidget, image: Image) -> Path | None:
@@ -65,10 +72,12 @@ def _chosen(path: str) -> Path | None:
 
 def _beside(image: Image, name: str) -> str:
     """Return a path to propose for a file: beside the image, and named after it, where it is a file."""
-    path = image.source.path
-    if path is None or not Path(path).exists():
+    if image.source.path is None or not Path(image.source.path).exists():
         return name
-    return str(Path(path).with_name(f"{Path(path).name.partition('.')[0]} {name}"))
+    path = Path(image.source.path)
+    # Of an image in an OME-Zarr, the outermost folder: a file would be a stranger in it.
+    path = next((one for one in reversed((path, *path.parents)) if one.suffix.lower() == ".zarr"), path)
+    return str(path.with_name(f"{_ENDING.sub('', path.name)} {name}"))
 
 
 def _with_ending(path: str, ending: str, known: Sequence[str]) -> Path:

@@ -104,8 +104,8 @@ def write_labels(
     indices = list(np.ndindex(*shape[:-2]))
     ends = [(int(plane.min()), int(plane.max())) for plane in (np.asarray(labels[i]) for i in indices)]
     least, most = min(low for low, _ in ends), max(high for _, high in ends)
-    if least < 0 or most >= 2**32:
-        raise ValueError(f"A label image can hold labels from 0 to 2**32 - 1; got {least} to {most}.")
+    if told := beyond(least, most):
+        raise ValueError(told)
     dtype = np.min_scalar_type(most)
     timed = "T" in (axes or "").upper()
     found = _Labels(
@@ -125,6 +125,16 @@ def write_labels(
     except OSError as error:
         raise unwritable(path, error) from error
     return path
+
+
+def beyond(least: int, most: int) -> str:
+    """Return what to say of labels that no file holds, by the lowest and highest; nothing if all can be saved."""
+    if 0 <= least and most < 2**32:
+        return ""
+    return (
+        f"A label image can hold labels from 0 to 2**32 - 1; got {least} to {most}: set pixels below 0 to 0, or number the "
+        "objects anew, for example with skimage.segmentation.relabel_sequential."
+    )
 
 
 def check_labels_file(path: Path, shape: Sequence[int]) -> None:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 LABELS = "InterFormer labels"
 # In the metadata of a Labels layer: the unique_id of the image, and its own. A layer that somebody duplicated has another one.
 _MADE_FOR = "napari-interformer image"
+# The same of each image whose objects were written there, though somebody placed the layer.
+_USED_FOR = "napari-interformer images"
 _TEXTURE = 16384  # pixels; the longest side that graphics cards take
 _COPY = 4 * 10**9  # bytes; labels that can be copied into memory
 _AT_ONCE = 2**28  # bytes of them that are copied at a time
@@ -111,13 +113,19 @@ def copied(layer: Labels) -> Labels:
     return copy
 
 
+def use_for(layer: Labels, image: Image) -> None:
+    """Note that an image's objects are written to a layer."""
+    used = layer.metadata.get(_USED_FOR, {})
+    layer.metadata[_USED_FOR] = {**used, image.unique_id: layer.unique_id}
+
+
 def labels_of(image: Image, layers: Iterable[Any], shape: Sequence[int] | None = None) -> Labels | None:
-    """Return the topmost of some layers that were made for an image, or laid over it, of a shape if that is given."""
+    """Return the topmost of some layers that were made or used for an image, or laid over it, of a shape if that is given."""
     made = [
         one
         for one in layers
         if isinstance(one, Labels)
-        and made_for(one, image)
+        and (made_for(one, image) or one.metadata.get(_USED_FOR, {}).get(image.unique_id) == one.unique_id)
         and (shape is None or tuple(finest(one).shape) == tuple(shape))
     ]
     return made[-1] if made else None
@@ -468,17 +476,18 @@ class LayerLabels:
             part = target[first : first + rows]
             np.copyto(part, np.asarray(array[first : first + rows]), where=part == 0)
 
-    def survey(self, planes: Iterable[tuple[int, ...]] | None = None) -> int:
-        """Count which pixels of some planes, or of all, have a label, and return the highest label there.
+    def survey(self, planes: Iterable[tuple[int, ...]] | None = None) -> tuple[int, int]:
+        """Count which pixels of some planes, or of all, have a label, and return the lowest and highest label there, or 0.
 
         It reads all of them, so let a worker thread do it.
         """
-        highest = 0
+        lowest = highest = 0
         for plane in np.ndindex(self._filled.shape) if planes is None else planes:
             labels = self[plane or ...]
             self._filled[plane] = np.count_nonzero(labels)
+            lowest = min(lowest, int(labels.min(initial=0)))
             highest = max(highest, int(labels.max(initial=0)))
-        return highest
+        return lowest, highest
 
 
 class Stroke:

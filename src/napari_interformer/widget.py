@@ -120,6 +120,7 @@ class Panel(QScrollArea):
         self._lessons = Lessons(self.encoder, progressed=self.form.show_learnt, ended=self._learnt)
         self._carrying: OneJob[Job] = OneJob()
         self._docked = self._chosen_by_hand = False
+        self._image: Image | None = None  # that was chosen last
         self._connect()
         self._fill_layers()
         self._image_chosen()
@@ -174,7 +175,7 @@ class Panel(QScrollArea):
         form.overwrite.toggled.connect(self._overwrite)
         form.size.valueChanged.connect(self._size)
         form.size.lineEdit().returnPressed.connect(self._focus)
-        form.image.activated.connect(self._image_chosen)
+        form.image.activated.connect(self._image_picked)
         for choice in (form.image, form.green, form.blue, form.channel_axis, form.labels):
             choice.activated.connect(self._chose)
         form.labels.activated.connect(partial(self._safely, self._labels_chosen))
@@ -545,8 +546,13 @@ class Panel(QScrollArea):
             text=new_name(self.clicks.source.image.name),
         )
         if agreed:
+
+            def begin(_: None) -> None:
+                self._check_still(annotator, "Adapting was not begun")
+                self.adapt_as(wanted)
+
             # In line, so that an object that is just being committed is learnt from too.
-            annotator.act(lambda _: self.adapt_as(wanted))
+            annotator.act(begin)
 
     def adapt_as(self, wanted: str) -> None:
         """Teach a copy of the model in the encoding thread; keep it under a name, and use it."""
@@ -763,13 +769,22 @@ class Panel(QScrollArea):
         if path is not None:
             self.form.store.setText(str(path))
 
+    def _check_still(self, annotator: Annotator, nothing_done: str) -> None:
+        """Refuse what was asked of an image if another one was begun while a dialog was open."""
+        if self.annotator is not annotator:
+            raise ValueError(
+                f"{nothing_done}, because another image was begun meanwhile: choose the image again and press Encode first."
+            )
+
     def save_labels(self) -> None:
         """Write the label image as OME-TIFF or OME-Zarr with its pixel size."""
         annotator = self._now()
         assert self.clicks is not None and self.labels is not None
-        path = labels_to_save(self, self.clicks.source.image)
+        # Another image may be begun while the dialog is open.
+        labels, source = self.labels, self.clicks.source
+        path = labels_to_save(self, source.image)
         if path is not None:
-            write = self.labels.writer(path, self.clicks.source)
+            write = labels.writer(path, source)
             annotator.make_sure(lambda saved: show_info(f"The labels were saved as {_where(saved)}."), write)
 
     def save_prompts(self) -> None:
@@ -790,6 +805,7 @@ class Panel(QScrollArea):
         assert self.clicks is not None
         path = clicks_to_load(self, self.clicks.source.image)
         if path is not None:
+            self._check_still(annotator, "Clicks were not loaded")
             session = annotator.session
 
             def work() -> Replay:
@@ -815,7 +831,10 @@ class Panel(QScrollArea):
             [layer for layer in self.viewer.layers if isinstance(layer, Image)],
             [layer for layer in self.viewer.layers if isinstance(layer, Labels)],
         )
-        if before is not None and before is not self.form.image.layer():
+        now = self.form.image.layer()
+        if before is None:
+            self._image = now
+        elif before is not now:
             self._chosen_by_hand = False
             # Or the next image would be offered the labels of the one that is gone. Not now: a progress bar has Qt draw,
             # while napari is still busy with its layers.
@@ -865,10 +884,15 @@ class Panel(QScrollArea):
         self._cache.drop(event.source)
         self.form.show_rows()  # it may have other axes now
 
-    def _image_chosen(self, _: Any = None) -> None:
+    def _image_picked(self, _: Any = None) -> None:
+        if self.form.image.layer() is not self._image:  # or labels that were chosen for it would be dropped
+            self._image_chosen()
+
+    def _image_chosen(self) -> None:
         self.form.show_rows()
         self._image_shown()
-        image, labels = self.form.image.layer(), self.labels
+        image = self._image = self.form.image.layer()
+        labels = self.labels
         if image is None:
             self.form.labels.choose(None)
         elif self.clicks is not None and image is self.clicks.source.image and labels is not None:

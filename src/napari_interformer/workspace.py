@@ -18,7 +18,17 @@ from napari.utils.notifications import show_info, show_warning
 from qtpy.QtCore import QTimer
 
 from napari_interformer.annotator import Annotator, sentence
-from napari_interformer.labels import LayerLabels, Stroke, copied, lay_over, lies_over, made_for, writable
+from napari_interformer.label_files import beyond
+from napari_interformer.labels import (
+    LayerLabels,
+    Stroke,
+    copied,
+    lay_over,
+    lies_over,
+    made_for,
+    use_for,
+    writable,
+)
 from napari_interformer.layers import PLACE, finest, place
 
 if TYPE_CHECKING:
@@ -179,6 +189,7 @@ class Workspace:
         if layer not in layers:  # below the clicks, if they are there
             layers.insert(len(layers) if clicks is None else layers.index(clicks.layer), layer)
         clicks = clicks or self._canvas.add_clicks(source)
+        use_for(layer, source.image)
         self.labels = labels
         self._follow(layer.events.paint, self._painted)
         self._follow(layer.events.set_data, self._drawn)
@@ -254,11 +265,11 @@ class Workspace:
         layer = labels.layer
         meanwhile = self._meanwhile = []
 
-        def work() -> tuple[int, NDArray[Any] | None, set[int]]:
+        def work() -> tuple[tuple[int, int], NDArray[Any] | None, set[int]]:
             if layer is not chosen:
                 labels.copy(chosen)
-            highest = labels.survey()
-            return highest, labels.wider(highest), labels.those_of({record.label for record in finished})
+            ends = labels.survey()
+            return ends, labels.wider(ends[1]), labels.those_of({record.label for record in finished})
 
         def failed(error: Exception) -> None:
             self.end()  # or an object could get the number of another
@@ -266,8 +277,9 @@ class Workspace:
                 self._viewer.layers.remove(layer)
             raise error
 
-        def then(found: tuple[int, NDArray[Any] | None, set[int]]) -> None:
-            highest, wider, there = found
+        def then(found: tuple[tuple[int, int], NDArray[Any] | None, set[int]]) -> None:
+            ends, wider, there = found
+            highest = ends[1]
             annotator.session.records.extend(record for record in finished if record.label in there)
             if wider is not None:
                 labels.take(wider)
@@ -280,6 +292,8 @@ class Workspace:
                     f"{layer.name} is of type {labels.dtype} and has room for {room} more object{'s' * (room != 1)}: for more, "
                     "choose another layer under Labels."
                 )
+            if told := beyond(*ends):
+                show_warning(f"{layer.name}: {told} You can go on, but not save them like this.")
             if layer is not chosen:
                 layer.refresh()
                 chosen.visible = False
@@ -457,7 +471,7 @@ class Workspace:
                 if not (session.unfinished and highest == session.label):
                     annotator.found(highest)  # written past napari, by a script or another plugin
 
-            annotator.act(then, lambda: labels.survey(planes))
+            annotator.act(then, lambda: labels.survey(planes)[1])
 
     def _replaced(self, _: Any) -> None:
         """Continue with the new array that the Labels layer was given."""
