@@ -65,7 +65,7 @@ def neighbours(
 def main(folder: str, objects: int, model: str | None, baselines: bool) -> None:
     """Print how many images are linked, and the figures of both parts."""
     everything = list(load("dsb2018", folder))
-    training, validation = split(everything, fraction=0.2, seed=0)
+    training, validation = split(everything, fraction=0.2)
     trained = {sample.name for sample in training}
     edged = [(sample, edges(sample)) for sample in everything]
     links = {chance: neighbours(edged, reverse=chance) for chance in (False, True)}

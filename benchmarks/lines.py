@@ -88,7 +88,7 @@ def pictures(asked: argparse.Namespace) -> Iterator[tuple[str, NDArray[np.generi
         for seed in range(asked.images):
             yield family, *samples.synthetic(np.random.default_rng(1000 + seed), (320, 320), family)
     if asked.dsb2018:
-        known, unseen = datasets.split(list(datasets.load("dsb2018", asked.dsb2018)), fraction=0.2, seed=0)
+        known, unseen = datasets.split(list(datasets.load("dsb2018", asked.dsb2018)), fraction=0.2)
         chosen = known if asked.split == "training" else unseen
         for number in np.random.default_rng(0).permutation(len(chosen))[: asked.images]:
             yield f"dsb2018, {asked.split}", chosen[number].image, chosen[number].labels

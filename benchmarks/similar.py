@@ -107,7 +107,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     model = ni.load_model()
-    known, unseen = datasets.split(list(datasets.load("dsb2018", asked.dsb2018)), fraction=0.2, seed=0)
+    known, unseen = datasets.split(list(datasets.load("dsb2018", asked.dsb2018)), fraction=0.2)
     kinds = defaultdict(list)
     for sample in known if asked.split == "training" else unseen:
         if np.unique(sample.labels).size > LEAST:

@@ -40,9 +40,7 @@ def of_family(family: str, images: int) -> list[Sample]:
 def main(model: str, kinds: str, dsb2018: str | None, images: int) -> None:
     """Print a row for each of KINDS, separated by commas."""
     without, packaged = ni.load_model(model), ni.load_model()
-    _, validation = (
-        ([], []) if dsb2018 is None else split(list(load("dsb2018", dsb2018)), fraction=0.2, seed=0)
-    )
+    _, validation = ([], []) if dsb2018 is None else split(list(load("dsb2018", dsb2018)), fraction=0.2)
     print(
         "| kind | objects | IoU@1, without it | NoC@85, without it | model in the package | watershed | walker |"
     )

@@ -55,7 +55,7 @@ class BenchmarkConfig:
     dataset : str
         Layout of the folder: folder, dsb2018, grabcut, berkeley, davis or sbd.
     split : str
-        "validation" or "training" (split as `train` does with the same seed), or "all".
+        "validation" or "training" (split as `train` does), or "all".
     validation : float
         Share of the images of each kind in the validation split.
     images : int
@@ -80,7 +80,7 @@ class BenchmarkConfig:
         Each side is off by a normal distribution whose sigma is this share of the object's extent: with 0.04, by about 2
         pixels for an object 50 pixels across; with 0, the box is exact. The baselines take no boxes and get clicks only.
     seed : int
-        Random seed for the split and the draws.
+        Random seed for the draws.
     """
 
     dataset: str = "folder"
@@ -361,7 +361,7 @@ def run(
 
 def choose(everything: Sequence[Sample], config: BenchmarkConfig) -> list[Sample]:
     """Return the samples of a split, or some of them."""
-    training, validation = split(everything, fraction=config.validation, seed=config.seed)
+    training, validation = split(everything, fraction=config.validation)
     chosen = {"all": list(everything), "training": training, "validation": validation}[config.split]
     if config.images and config.images < len(chosen):
         rng = np.random.default_rng(config.seed)

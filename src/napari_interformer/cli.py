@@ -452,7 +452,7 @@ def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     ni.save_model(adapted, output, notes)
     click.echo(f"adapted on {found}")
-    split_by = {"dataset": images.dataset, "validation": images.validation, "seed": config.seed}
+    split_by = {"dataset": images.dataset, "validation": images.validation}
     tell_model(folder, output, kept, split_by)
 
 
@@ -468,7 +468,7 @@ def tell_model(folder: Path, model: Path, kept: int, settings: dict[str, Any]) -
         return
     usual = BenchmarkConfig()
     words: list[Any] = [NAME, "benchmark", folder, "--model", model, "--split", "validation"]
-    for name in ("dataset", "validation", "seed"):
+    for name in ("dataset", "validation"):
         if settings[name] != getattr(usual, name):
             words += [flag_of(name), settings[name]]
     click.echo(
@@ -497,7 +497,7 @@ def benchmark(folder: Path, output: Path, model: str | None, device: str, **sett
 
     \b
     napari-interformer benchmark my-images --baselines
-    your own model, on the images that train did not use (with the same --validation and --seed, if you gave any):
+    your own model, on the images that train did not use (with the same --validation, if you gave any):
     napari-interformer benchmark my-images --model my-model.safetensors --split validation
     """  # noqa: D301 - click's mark for lines that are not to be wrapped
     import importlib.util

@@ -100,7 +100,7 @@ class Picture:
 def training_pictures(folder: str | Path, config: TrainConfig) -> tuple[list[Picture], int]:
     """Return the images of the training split, and how many are kept out of it."""
     everything = list(datasets.load(config.dataset, folder))
-    chosen, kept = datasets.split(everything, fraction=config.validation, seed=config.seed)
+    chosen, kept = datasets.split(everything, fraction=config.validation)
     check_some(chosen, kept, config.validation)
     left_out = excluded(config)
     known = {sample.kind for sample in everything} | samples.FAMILIES.keys() | samples.VOLUMES.keys()

@@ -69,14 +69,16 @@ def with_values(sample: Sample) -> Sample:
     return replace(sample, ignore=nothing if sample.ignore is None else nothing | sample.ignore)
 
 
-def split(samples: Sequence[Sample], *, fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:
+def split(samples: Sequence[Sample], *, fraction: float) -> tuple[list[Sample], list[Sample]]:
     """Split into training and validation samples, kind by kind.
 
-    Each kind gives `round(fraction * count)` of its images, drawn with `seed` from the names in order, so the
+    Each kind gives `round(fraction * count)` of its images, drawn from the names in order and always in the same way, so the
     split depends on names, groups and kinds alone. Samples of one group stay together.
     """
     chosen: set[str] = set()
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(
+        0
+    )  # in every run: one that goes on from another must keep out the same images
     for kind in sorted({sample.kind for sample in samples}):
         names = sorted({_together(sample) for sample in samples if sample.kind == kind})
         chosen.update(rng.permutation(names)[: round(fraction * len(names))])

@@ -138,7 +138,7 @@ class TrainConfig(ClickConfig):
     workers : int
         Number of processes that make crops; 0 for none.
     seed : int
-        Random seed for the split, the synthetic images, the crops and the clicks.
+        Random seed for the synthetic images, the crops and the clicks.
     save_minutes : float
         Minutes between two saves of the state from which training can be resumed.
     """
