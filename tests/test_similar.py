@@ -49,6 +49,27 @@ def test_all_that_looks_like_a_finished_object_is_found_and_each_gets_a_number_o
     assert session.find_similar() == []  # there is nothing left
 
 
+def test_a_disk_that_fills_up_midway_leaves_none_of_what_was_found():
+    class Filling(np.ndarray):
+        room = 1000
+
+        def __setitem__(self, key, value):
+            if not (value == 0).all():  # nothing compresses to nothing
+                Filling.room -= 1
+                if Filling.room < 0:
+                    raise OSError("No space left on device")
+            super().__setitem__(key, value)
+
+    session = after_one_click(labels=np.zeros(LABELS.shape, np.int32).view(Filling))
+    Filling.room = 2
+    with pytest.raises(OSError, match="No space"):
+        session.find_similar()
+    assert np.unique(np.asarray(session.labels)).tolist() == [0, 1] and session.objects.keys() == {1}
+    Filling.room = 1000
+    assert session.find_similar() == [2, 3, 4, 5, 6]
+    assert squares_found(np.asarray(session.labels)) == [1, 2, 3, 4, 5, 6]
+
+
 def test_what_was_found_is_an_object_like_any_other_that_one_click_made(tmp_path):
     session = after_one_click()
     session.find_similar()

@@ -273,13 +273,14 @@ class _Left:
     def __init__(self, planes: Planes, features: Features, only: Iterable[Part] | None) -> None:
         self._features = features
         self._cores = np.array(features.tiles)
-        asked: dict[Plane, set[int]] = {}
+        self._left: dict[Plane, NDArray[np.bool_]] = {}
         for plane, box in _parts(planes.plane_indices() if only is None else only, planes.leading):
-            asked.setdefault(plane, set()).update(features.touched(box))
-        self.total = sum(map(len, asked.values()))
-        self._left = {plane: np.zeros(len(self._cores), bool) for plane in asked}
-        for plane, tiles in asked.items():
-            self._left[plane][features.unfinished(plane, sorted(tiles))] = True
+            self._left.setdefault(plane, np.zeros(len(self._cores), bool))[features.touched(box)] = True
+        self.total = sum(int(np.count_nonzero(asked)) for asked in self._left.values())
+        for plane, asked in self._left.items():
+            left = features.unfinished(plane, np.flatnonzero(asked).tolist())
+            asked[:] = False
+            asked[left] = True
         self._count = sum(int(np.count_nonzero(left)) for left in self._left.values())
         self._last: Plane | None = None
         self._looked_at: Part | None = None

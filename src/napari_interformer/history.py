@@ -6,6 +6,7 @@ Each kind of change knows how to make itself and how to take itself back; `Histo
 from __future__ import annotations
 
 import itertools
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -104,7 +105,7 @@ class Found:
 
     def make(self, objects: Objects) -> None:
         """See `Change`."""
-        for record, step, painting in self.objects:
+        for number, (record, step, painting) in enumerate(self.objects, 1):
             paint = partial(
                 painting.paint,
                 step.prompt.plane,
@@ -114,7 +115,12 @@ class Found:
                 overwrite=False,
                 prompts=step.prompts,
             )
-            objects.backlog.add(paint)
+            try:
+                objects.backlog.add(paint)
+            except OSError:  # a full disk: none of them is there
+                with suppress(OSError):
+                    self._put_back(objects, number)
+                raise
         objects.records = [*objects.records, *(record for record, _, _ in self.objects)]
         objects.extents += [extent([step]) for _, step, _ in self.objects]
         last = self.objects[-1][0].label
@@ -122,13 +128,17 @@ class Found:
 
     def take_back(self, objects: Objects) -> None:
         """See `Change`."""
-        for record, step, painting in reversed(self.objects):
-            objects.backlog.add(partial(painting.put_back, step.prompt.plane, record.label, step.prompts))
+        self._put_back(objects, len(self.objects))
         objects.drop(record for record, _, _ in self.objects)
         del objects.extents[-len(self.objects) :]
         # A number that was cleared since is not given again.
         self.after = objects.highest, objects.current.label
         objects.highest, objects.current.label = self.before
+
+    def _put_back(self, objects: Objects, count: int) -> None:
+        """Give the labels what they had without the first so many."""
+        for record, step, painting in reversed(self.objects[:count]):
+            objects.backlog.add(partial(painting.put_back, step.prompt.plane, record.label, step.prompts))
 
 
 @dataclass(frozen=True, eq=False)

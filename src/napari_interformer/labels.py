@@ -203,22 +203,13 @@ class LayerLabels:
         An axis of length 1 to leave out: where the image has its channels.
     shown : callable, optional
         Tells which plane is on screen; None if that may be all of them.
-
-    Raises
-    ------
-    ValueError
-        If the layer cannot be written to.
     """
 
     def __init__(
         self, layer: Labels, axis: int | None = None, shown: Callable[[], Plane | None] = lambda: None
     ) -> None:
+        assert writable(layer), layer.name  # or a copy is made before
         data = finest(layer)
-        if not writable(layer):
-            raise ValueError(
-                f"Labels are written to a layer in memory or in zarr; {layer.name} is multiscale, lazy or read-only: choose "
-                "a new layer."
-            )
         self.layer, self.array, self._shown = layer, data, shown
         self.axis = axis if axis and len(data.shape) > axis and data.shape[axis] == 1 else None
         self.shape = tuple(int(n) for i, n in enumerate(data.shape) if i != self.axis)
