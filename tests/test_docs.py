@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import click
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import tifffile
@@ -91,3 +94,17 @@ def test_pictures_are_there_and_small(page: Path) -> None:
         picture = page.parent / name
         assert picture.is_file(), f"{page.name} shows {name}, which is not there"
         assert picture.stat().st_size < 400_000, f"{name} is too large for a page"
+
+
+def test_the_script_that_makes_the_pictures_works(tmp_path: Path) -> None:
+    """One of its pictures; the others are made in the same way, which takes minutes."""
+    script = """
+import sys
+from pathlib import Path
+import make_figures
+folder = Path(sys.argv[1])
+make_figures.journal.folder = lambda: folder / "journal"
+make_figures.canvas_with_boxes(folder / "boxes.png")
+"""
+    subprocess.run([sys.executable, "-c", script, tmp_path], cwd=ROOT / "docs", check=True, timeout=300)
+    assert iio.imread(tmp_path / "boxes.png").std() > 10
