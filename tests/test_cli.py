@@ -248,7 +248,7 @@ def test_planes_too_large_to_search_are_refused_before_they_are_encoded(
     import napari_interformer as ni
 
     monkeypatch.setattr(ni, "load_model", lambda *_, **__: blob_model)
-    monkeypatch.setattr("napari_interformer.segmenting.MOST", 2_000_000)
+    monkeypatch.setattr("napari_interformer.segmenting.MOST_PIXELS", 2_000_000)
     tifffile.imwrite(tmp_path / "wide.tif", np.zeros((1500, 2000), np.uint8))
     command = ("segment", tmp_path / "wide.tif", "--click", "20,20", "--similar")
     assert run(*command, "-o", tmp_path / "l.tif", "--features", tmp_path / "f.zarr") == 1

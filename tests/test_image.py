@@ -341,6 +341,14 @@ def test_of_chunks_only_so_much_is_kept(rng, monkeypatch):
     assert 2 * 4 * 32 * 32 * 2 < kept - released < 3.5 * 4 * 32 * 32 * 2, "with the one that was read last"
 
 
+def test_a_plane_in_one_piece_larger_than_what_is_kept_is_read_all_the_same(rng, monkeypatch):
+    pixels = rng.integers(0, 60000, (2, 64, 64)).astype(np.uint16)
+    monkeypatch.setattr("napari_interformer.image._KEPT_BYTES", 2 * pixels[0].nbytes)  # a quarter is less
+    planes = Planes.of(Chunked(pixels.shape, (1, 64, 64), pixels), contrast=(0, 1))
+    for z in (0, 1, 0):
+        np.testing.assert_array_equal(planes.raw((z,), Box(0, 0, 8, 8))[..., 0], pixels[z, :8, :8])
+
+
 @pytest.mark.parametrize(("chunks", "side"), [((1, 64, 64), 40), ((1, 16, 16), 9), ((1, 30, 30), 16)])
 def test_boxes_that_cost_little_are_read_alone(chunks, side, monkeypatch):
     data = Chunked((2, 64, 64), chunks, np.zeros((2, 64, 64), np.uint16))

@@ -53,7 +53,7 @@ def test_y_and_x_may_come_before_the_channels():
     screen, source = Screen(viewer), Source((layer,), channel_axis=2)
     assert not screen.upright(source)
     viewer.dims.order = (2, 0, 1)
-    assert screen.upright(source) and source.side == 60
+    assert screen.upright(source)
     labels = viewer.add_labels(np.zeros((40, 60, 1), np.int32))
     labels._update_draw(1, np.array([[10, 20], [19, 39]]), (100, 100))
     assert screen.seen(source, labels) == Box(20, 10, 40, 20)

@@ -14,7 +14,7 @@ from napari_interformer.geometry import Box
 from napari_interformer.image import Planes
 from napari_interformer.prompts import Click, NotEncodedError
 from napari_interformer.session import Session
-from napari_interformer.similar import MOST, finished
+from napari_interformer.similar import MOST_PIXELS, finished
 
 IMAGE, LABELS = blobs()
 MODEL = BlobModel()
@@ -260,7 +260,7 @@ def test_labels_too_narrow_for_what_is_found_are_left_as_they_are():
 
 
 def test_a_box_that_is_too_large_says_how_large_it_may_be():
-    side = int(MOST**0.5) + 33
+    side = int(MOST_PIXELS**0.5) + 33
     features = room_for(Planes.of(np.broadcast_to(np.uint8(0), (side, side)), contrast=(0, 255)), MODEL)
     labels = np.zeros((side, side), np.uint8)
     labels[10:14, 10:14] = 1

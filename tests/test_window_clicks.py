@@ -744,7 +744,6 @@ def test_the_keys_are_the_canvas_again_once_a_size_was_typed(field):
     size.selectAll()
     window.QTest.keyClicks(size, "20")
     window.QTest.keyClick(size, window.Qt.Key.Key_Return)
-    assert size.value() == 20 and window.app.focusWidget() in (
-        window.canvas,
-        None,
-    )  # None if the window is not in front
+    before = window.panel.canvas.positive
+    window.QTest.keyClick(window.viewer.window._qt_window.windowHandle(), window.Qt.Key.Key_T)
+    assert size.value() == 20 and window.panel.canvas.positive is not before

@@ -22,7 +22,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude
 from skimage.segmentation import find_boundaries, random_walker, watershed
 
-from napari_interformer.datasets import load, split, with_values
+from napari_interformer.datasets import VALIDATION, load, split, with_values
 from napari_interformer.encoding import encode
 from napari_interformer.geometry import Box
 from napari_interformer.image import Planes
@@ -85,7 +85,7 @@ class BenchmarkConfig:
 
     dataset: str = "folder"
     split: str = "all"
-    validation: float = 0.2
+    validation: float = VALIDATION
     images: int = 0
     objects: int = 0
     smallest: int = 0

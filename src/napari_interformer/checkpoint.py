@@ -25,7 +25,6 @@ import platformdirs
 import safetensors
 import safetensors.torch
 import torch
-from numpy._core import multiarray
 from torch import Tensor
 
 from napari_interformer import DEFAULT_MODEL, NAME
@@ -48,11 +47,13 @@ _RENAME = (
     (re.compile(r"\.patch_embed\.projection\."), ".patch_embed."),
 )
 _DERIVED = "relative_position_index"
+# What makes a number and an array of NumPy from a pickle.
+_MAKERS: list[Any] = [np.float64().__reduce__()[0], np.empty(0).__reduce__()[0]]
 # What a file's notes may hold besides: numbers of NumPy, by the names that pickles have had for what makes them.
 _NUMBERS: list[Any] = [
     *(
-        (getattr(multiarray, maker), f"{module}.multiarray.{maker}")
-        for maker in ("scalar", "_reconstruct")
+        (maker, f"{module}.multiarray.{maker.__name__}")
+        for maker in _MAKERS
         for module in ("numpy.core", "numpy._core")
     ),
     *(np.ndarray, np.dtype),

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
-from napari_interformer import GET_EXTRA, NAME, __version__
+from napari_interformer import DEFAULT_MODEL, GET_EXTRA, NAME, __version__
 from napari_interformer.options import (
     BOX,
     BOX_MARK,
@@ -448,7 +448,7 @@ def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
     labels = [picture.labels for picture in pictures]
     with training_bar("adapting") as told:
         adapted = ni.adapt(model, features, labels, config=config, progress=told)
-    notes = {"adapted": f"from {Path(images.initial).name or 'default'} on {found}"}
+    notes = {"adapted": f"from {Path(images.initial).name or DEFAULT_MODEL} on {found}"}
     output.parent.mkdir(parents=True, exist_ok=True)
     ni.save_model(adapted, output, notes)
     click.echo(f"adapted on {found}")

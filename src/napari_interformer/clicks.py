@@ -87,7 +87,7 @@ class ClickLayer:
         self._writing = False
         self._held: tuple[Click, ...] | None = None  # what there was before the drag that is going on
         self._count = 0  # points that there were when somebody was last told
-        self._told: list[Callable[[], None]] = []
+        self._told: Callable[[], None] = lambda: None
         self.expected: Callable[[Click], None] = lambda _: None  # told of clicks that are about to come
         self.moved: Callable[[], None] = lambda: None  # told that `possible` may be another one
         self._mouse: Sequence[float] = ()  # where it was last, in the world
@@ -96,13 +96,21 @@ class ClickLayer:
         self.layer.mouse_drag_callbacks.append(self._pressed)
         self.layer.mouse_drag_callbacks.append(self._pressed_unseen)
         self.layer.mouse_move_callbacks.append(self._moved)
-        self.layer.events.data.connect(self._on_data)
-        self.layer.events.mode.connect(self.end_drag)
-        self.layer.events.features.connect(self._flipped)
-        self.layer.events.feature_defaults.connect(self._keep_sign)
-        self.layer.events.current_face_color.connect(self._recoloured)
-        self.layer.events.face_color.connect(self._coloured)
-        self.layer.selected_data.events.items_changed.connect(self._selected)
+        for emitter, told in self._of_layer():
+            emitter.connect(told)
+
+    def _of_layer(self) -> list[tuple[Any, Callable[..., None]]]:
+        """Return what of the layer is listened to, until `disconnect`."""
+        events = self.layer.events
+        return [
+            (events.data, self._on_data),
+            (events.mode, self.end_drag),
+            (events.features, self._flipped),
+            (events.feature_defaults, self._keep_sign),
+            (events.current_face_color, self._recoloured),
+            (events.face_color, self._coloured),
+            (self.layer.selected_data.events.items_changed, self._selected),
+        ]
 
     def show_at(self, pixel: float) -> None:
         """Make points as large as they are drawn, where a pixel of the screen is so large in the world.
@@ -127,22 +135,16 @@ class ClickLayer:
 
     def connect(self, told: Callable[[], None]) -> None:
         """Call `told` whenever points are added, removed, moved or flipped, or shapes are drawn, moved or deleted."""
-        self._told.append(told)
-        self.shapes.told = told
+        self._told = self.shapes.told = told
 
     def disconnect(self) -> None:
         """Stop listening to the layer."""
-        self._told.clear()
+        self._told = lambda: None
         self.layer.mouse_drag_callbacks.remove(self._pressed)
         self.layer.mouse_drag_callbacks.remove(self._pressed_unseen)
         self.layer.mouse_move_callbacks.remove(self._moved)
-        self.layer.events.data.disconnect(self._on_data)
-        self.layer.events.mode.disconnect(self.end_drag)
-        self.layer.events.features.disconnect(self._flipped)
-        self.layer.events.feature_defaults.disconnect(self._keep_sign)
-        self.layer.events.current_face_color.disconnect(self._recoloured)
-        self.layer.events.face_color.disconnect(self._coloured)
-        self.layer.selected_data.events.items_changed.disconnect(self._selected)
+        for emitter, told in self._of_layer():
+            emitter.disconnect(told)
 
     def put_away(self) -> None:
         """Stop listening, and leave the layer in the viewer, empty, for `put_away` to find.
@@ -276,8 +278,7 @@ class ClickLayer:
         self._count = len(self.layer.data)
         # While a point is being added its coordinates are there a moment before its features.
         if not self._writing and len(self.layer.data) == len(self.layer.features):
-            for told in tuple(self._told):
-                told()
+            self._told()
 
     @property
     def positive(self) -> bool:

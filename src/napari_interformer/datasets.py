@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+VALIDATION = (
+    0.2  # share of the images of each kind that training leaves out, and on which a model is measured
+)
 CLASSES = 3  # nuclei and their borders, for example: rarely more
 _IMAGES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
 

@@ -45,7 +45,7 @@ def why_no_window() -> str | None:
 
 def open_window() -> None:
     """Open napari with the 2-D sample and the plugin's panel; return when the window is closed."""
-    import napari  # headless it is not needed, and may not be there
+    import napari  # noqa: TID251 - headless it is not needed, and may not be there
 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Qt lets Python hear of a signal only when it has time
     viewer = napari.Viewer(title="napari-interformer demo")

@@ -83,10 +83,8 @@ class ShapeLayer:
                 name=SHAPES,
                 **place,
             )
-            self.layer.events.data.connect(self._on_data)
-            self.layer.events.set_data.connect(self._pasted)
-            self.layer.events.edge_color.connect(self._recoloured)
-            self.layer.events.mode.connect(self.ink)
+            for emitter, told in self._of(self.layer):
+                emitter.connect(told)
             self.layer.mouse_drag_callbacks.insert(0, self._pressed)  # before what napari does
             self.shown(self.layer)
             self._show()
@@ -97,12 +95,20 @@ class ShapeLayer:
         """Have no layer any more; return the one there was."""
         layer, self.layer, self._seen, self._hand = self.layer, None, (), "free"
         if layer is not None:
-            layer.events.data.disconnect(self._on_data)
-            layer.events.set_data.disconnect(self._pasted)
-            layer.events.edge_color.disconnect(self._recoloured)
-            layer.events.mode.disconnect(self.ink)
+            for emitter, told in self._of(layer):
+                emitter.disconnect(told)
             layer.mouse_drag_callbacks.remove(self._pressed)
         return layer
+
+    def _of(self, layer: Shapes) -> list[tuple[Any, Callable[..., None]]]:
+        """Return what of the layer is listened to, until `drop`."""
+        events = layer.events
+        return [
+            (events.data, self._on_data),
+            (events.set_data, self._pasted),
+            (events.edge_color, self._recoloured),
+            (events.mode, self.ink),
+        ]
 
     def read(self) -> tuple[Drawn, ...]:
         """Return what is drawn; what is being drawn is nothing yet."""

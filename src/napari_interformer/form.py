@@ -590,7 +590,6 @@ class Form(QWidget):
         adapting: bool,
         carrying: bool,
         picking: str,
-        stack: bool,
         before: str,
     ) -> None:
         """Show the state of the current object, and enable only the buttons that can do something.
@@ -618,7 +617,7 @@ class Form(QWidget):
         self.redo.setEnabled(annotator is not None and annotator.can_redo)
         self.commit.setEnabled(annotator is not None and annotator.can_commit)
         self.similar.setEnabled(annotator is not None and annotator.can_find_similar)
-        self.propagate.setEnabled(stack)
+        self.propagate.setEnabled(annotator is not None and bool(annotator.session.features.leading))
         self._carrying.setCurrentIndex(int(carrying))
         if annotator is not None and not annotator.busy:  # saved clicks bring theirs
             with QSignalBlocker(self.overwrite):

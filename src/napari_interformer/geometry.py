@@ -75,7 +75,7 @@ class Box(NamedTuple):
 
     @property
     def extent(self) -> int:
-        """How large what it just holds is across: the longer of its sides."""
+        """The longer of its sides: how large an object is across that the box holds tightly."""
         return max(self.shape)
 
     @property
@@ -133,7 +133,7 @@ class Box(NamedTuple):
 
 
 def rounded_up(length: float) -> int:
-    """Return the next multiple of `DIVISOR`."""
+    """Return the smallest multiple of `DIVISOR` that is not below a length, whose fraction does not count."""
     return -(-int(length) // DIVISOR) * DIVISOR
 
 

@@ -465,7 +465,7 @@ class Planes:
         out = np.empty((box.height, box.width, len(self.channels)), self.dtype)
         for row, column in spans:
             chunk = Box(column.start, row.start, column.stop, row.stop)
-            room = most - chunk.height * chunk.width * bytes_of_pixel
+            room = max(0, most - chunk.height * chunk.width * bytes_of_pixel)
             pixels = self._chunks.of(planes, chunk, room, partial(self._pixels, planes, chunk))[within]
             both = chunk.intersect(box)
             there, here = (both.shift(-one.top, -one.left).slices for one in (chunk, box))
@@ -604,8 +604,8 @@ def full_range(dtype: np.dtype[Any], inside: Callable[[], bool]) -> tuple[float,
     return (0.0, 1.0) if dtype.kind == "f" and inside() else None
 
 
-def percentiles(pixels: NDArray[Any], low: float = LOW, high: float = HIGH) -> tuple[float, float]:
-    """Return two percentiles of the finite pixels; (0, 0) if there are none.
+def percentiles(pixels: NDArray[Any]) -> tuple[float, float]:
+    """Return the percentiles `LOW` and `HIGH` of the finite pixels; (0, 0) if there are none.
 
     If both are the same (a few bright specks on black), the smallest and the largest value are returned.
     """
@@ -616,7 +616,7 @@ def percentiles(pixels: NDArray[Any], low: float = LOW, high: float = HIGH) -> t
         values = values[np.isfinite(values)]
     if values.size == 0:
         return 0.0, 0.0
-    first, last = np.percentile(values, [low, high])
+    first, last = np.percentile(values, [LOW, HIGH])
     if first == last:
         first, last = values.min(), values.max()
     return float(first), float(last)

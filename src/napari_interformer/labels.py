@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from napari_interformer.files import same_file
 from napari_interformer.geometry import Box
 from napari_interformer.image import plane_at, read_only
 from napari_interformer.label_files import write_labels
-from napari_interformer.layers import PLACE, finest, is_unplaced, place
+from napari_interformer.layers import PLACE, corners, finest, is_unplaced, place
 from napari_interformer.painting import empty_labels
 
 if TYPE_CHECKING:
@@ -177,7 +176,7 @@ def lies_over(layer: Labels, source: Source) -> bool:
     pairs = zip(source.placement()["units"], layer.units, strict=True)
     factors = [_factor(unit, other) for unit, other in pairs]
     lies = True
-    for corner in product(*((0, n - 1) for n in shape)):
+    for corner in corners(layer):
         pixel = np.array(corner)[kept]
         found = layer.world_to_data(np.multiply(source.world(pixel.tolist()), factors))
         # Half a pixel, and more at the far end of a large image, since files round pixel sizes.

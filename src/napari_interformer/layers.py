@@ -72,12 +72,6 @@ class Source:
         y, x = [i - count for i in range(count) if i != self.axis][-2:]
         return y, x
 
-    @property
-    def side(self) -> int:
-        """The longer side of a plane in pixels."""
-        shape = finest(self.image).shape[: int(self.image.ndim)]
-        return int(max(shape[axis] for axis in self.upright))
-
     def planes(self) -> Planes:
         """Look at the layers as planes; a worker thread may do this, since percentiles read a sample.
 
@@ -229,17 +223,18 @@ def place(layer: Labels | Points | Shapes, source: Source) -> None:
 
 def is_unplaced(layer: Any) -> bool:
     """Whether nobody has given a layer a place of its own: its pixels are its places in the world."""
-    return all(np.allclose(layer.data_to_world(corner), corner) for corner in _corners(layer))
+    return all(np.allclose(layer.data_to_world(corner), corner) for corner in corners(layer))
 
 
 def _lie_alike(one: Image, other: Image) -> bool:
     """Whether layers of the same shape lie at the same place, but for rounding."""
     return tuple(one.units) == tuple(other.units) and all(
-        np.allclose(one.data_to_world(corner), other.data_to_world(corner)) for corner in _corners(one)
+        np.allclose(one.data_to_world(corner), other.data_to_world(corner)) for corner in corners(one)
     )
 
 
-def _corners(layer: Any) -> Iterator[tuple[int, ...]]:
+def corners(layer: Any) -> Iterator[tuple[int, ...]]:
+    """Yield the outermost pixels of a layer's data, without colours."""
     return product(*((0, n - 1) for n in finest(layer).shape[: layer.ndim]))
 
 

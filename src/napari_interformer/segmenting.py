@@ -24,7 +24,7 @@ from napari_interformer.geometry import Box
 from napari_interformer.options import BOX_MARK, typed
 from napari_interformer.prompts import Mark, Mask, NotEncodedError
 from napari_interformer.records import Saved
-from napari_interformer.similar import MOST
+from napari_interformer.similar import MOST_PIXELS
 from napari_interformer.store import is_there, located
 from napari_interformer.terminal import bar, count, show
 
@@ -286,8 +286,8 @@ def load_prompts(session: Session, path: Path) -> None:
 def check_searchable(image: Path, planes: Planes) -> None:
     """Refuse to search planes that are too large for it, before they are encoded."""
     pixels = math.prod(planes.size)
-    if pixels > MOST:
+    if pixels > MOST_PIXELS:
         raise ValueError(
-            f"--similar searches planes of at most {MOST / 1e6:.2f} megapixels; those of {image.name} have {pixels / 1e6:.2f}: "
-            "leave --similar out, or search parts of a plane from Python (Session.find_similar)."
+            f"--similar searches planes of at most {MOST_PIXELS / 1e6:.2f} megapixels; those of {image.name} have "
+            f"{pixels / 1e6:.2f}: leave --similar out, or search parts of a plane from Python (Session.find_similar)."
         )

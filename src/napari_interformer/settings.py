@@ -39,7 +39,7 @@ RANGE = Allowed(
 
 
 def check_settings(config: Any, allowed: Mapping[str, Allowed]) -> None:
-    """Refuse the first setting of a configuration, a dataclass, that is not what is allowed under its name, if any is.
+    """Refuse a configuration, a dataclass, at its first setting that is not what is allowed under its name.
 
     A field that is declared as `int` takes whole numbers only, none that is declared as a number takes True or False, and one
     that is declared as `str` takes text.

@@ -43,7 +43,7 @@ SMALLEST, LARGEST = 0.25, 4.0  # of the least and the greatest area
 STEADY = 0.15  # share of a mask beyond doubt (see `decoding.View`)
 TAKEN = 0.4  # an object of which a greater share is another's is that one
 WORKED = 8.0  # pixels of depth for which finding places needs no more: larger objects are looked for in a smaller image
-MOST = 2**24  # pixels that are looked through at a time: half a gigabyte for a while
+MOST_PIXELS = 2**24  # pixels that are looked through at a time: half a gigabyte for a while
 BLOCK = 512  # pixels a side that are looked at in one go
 
 
@@ -95,9 +95,9 @@ def search(
         raise ValueError(
             "Find similar searches a part of the image; got one outside of it: move the image into view."
         )
-    if box.width * box.height > MOST:
+    if box.width * box.height > MOST_PIXELS:
         raise ValueError(
-            f"Find similar searches at most {MOST / 1e6:.2f} megapixels at a time; got "
+            f"Find similar searches at most {MOST_PIXELS / 1e6:.2f} megapixels at a time; got "
             f"{box.width * box.height / 1e6:.2f}: zoom in, or give a smaller box."
         )
     examples = finished(session, plane, box)

@@ -8,9 +8,9 @@ would lose them all, and two processes would overwrite each other's halves.
 
 There is no list of what is done: a file that is there is done, because files appear whole or not at all. Only a power cut may
 leave an empty one, which counts as none. No tile, and no mark of one, is ever read, changed and written back, so that none
-can be lost between processes. Only that all tiles are there is
-noted, at the end, in the group's attributes (perhaps twice), so that readers need not look; writers look. The fill value is
-NaN, which no tile holds. Each tile has a checksum, so that a damaged one is refused and not taken for features.
+can be lost between processes. Only that all tiles are there is noted, at the end, in the group's attributes (perhaps twice),
+so that readers need not look; writers look. The fill value is NaN, which no tile holds. Each tile has a checksum, so that a
+damaged one is refused and not taken for features.
 """
 
 from __future__ import annotations
@@ -423,7 +423,7 @@ def _make_arrays(group: zarr.Group, shape: Shape) -> None:
 # exist. Within a process such locks are no obstacle, hence the set.
 
 _guard = threading.Lock()
-_files: dict[Path, int] = {}
+_lock_files: dict[Path, int] = {}
 _held: set[tuple[Path, int]] = set()
 
 
@@ -431,7 +431,7 @@ def _forget() -> None:
     """Begin anew in a forked process, which inherits no locks."""
     global _guard
     _guard = threading.Lock()
-    _files.clear()
+    _lock_files.clear()
     _held.clear()
 
 
@@ -444,11 +444,11 @@ def _lock(store: Path, number: int) -> bool:
         if (store, number) in _held:
             return False
         try:
-            if store not in _files:
-                _files[store] = os.open(store / "tiles" / "claims", os.O_RDWR | os.O_CREAT, 0o666)
-            _byte_lock(_files[store], number, take=True)
+            if store not in _lock_files:
+                _lock_files[store] = os.open(store / "tiles" / "claims", os.O_RDWR | os.O_CREAT, 0o666)
+            _byte_lock(_lock_files[store], number, take=True)
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK) and store in _files:
+            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK) and store in _lock_files:
                 _close_if_idle(store)
                 return False
             # No locks on this file system: go on without.
@@ -460,14 +460,14 @@ def _unlock(store: Path, number: int) -> None:
     with _guard:
         _held.discard((store, number))
         with suppress(OSError, KeyError):
-            _byte_lock(_files[store], number, take=False)
+            _byte_lock(_lock_files[store], number, take=False)
         _close_if_idle(store)
 
 
 def _close_if_idle(store: Path) -> None:
     """Close the file, since Windows removes no open ones; that gives back all locks on it."""
-    if not any(path == store for path, _ in _held) and store in _files:
-        os.close(_files.pop(store))
+    if not any(path == store for path, _ in _held) and store in _lock_files:
+        os.close(_lock_files.pop(store))
 
 
 def _byte_lock(file: int, number: int, *, take: bool) -> None:

@@ -36,6 +36,7 @@ from torch import nn
 
 from napari_interformer.checkpoint import load_model, save_model
 from napari_interformer.crops import Batches, loader, synthetic_pictures, training_pictures, windows
+from napari_interformer.datasets import VALIDATION
 from napari_interformer.files import brief, replacing, unwritable
 from napari_interformer.geometry import DIVISOR
 from napari_interformer.loss import ClickConfig, click_loss
@@ -147,7 +148,7 @@ class TrainConfig(ClickConfig):
     initial: str = ""
     layers: int = 0
     dataset: str = "folder"
-    validation: float = 0.2
+    validation: float = VALIDATION
     synthetic: float = 0.0
     synthetic_images: int = 600
     exclude: str = ""

@@ -698,8 +698,7 @@ class Panel(QScrollArea):
 
     def _focus(self) -> None:
         """Let keys be the canvas's again, once somebody has typed a number."""
-        # napari offers no public way to the canvas' widget.
-        self.viewer.window._qt_viewer.canvas.native.setFocus()
+        self.form.size.clearFocus()  # napari's window passes on to its canvas what nobody has the focus for
 
     def pick(self) -> None:
         """Let the next click on the canvas choose the object to continue; called again, choose none."""
@@ -934,7 +933,6 @@ class Panel(QScrollArea):
             adapting=self._lessons.job is not None,
             carrying=self._carrying.job is not None,
             picking=self.canvas.picking,
-            stack=annotator is not None and bool(annotator.session.features.leading),
             before=self._to_know(),
         )
         self._show_planes()

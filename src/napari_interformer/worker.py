@@ -84,7 +84,7 @@ class WorkerThread(QObject):
             self._told.emit()
 
     def wait(self, done: Callable[[], bool], seconds: float) -> None:
-        """From a call that was told: make those that come after it until something is done, at most for some seconds."""
+        """From within a told call: make the calls that wait behind it until `done`, for some seconds at most."""
         end = time.monotonic() + seconds
         while not done() and not self._closed.is_set() and (left := end - time.monotonic()) > 0:
             self._report.clear()

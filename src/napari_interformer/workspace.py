@@ -227,7 +227,7 @@ class Workspace:
         self._follow(clicks.layer.events.mode, lambda _: self._tell_changed())
 
     def _bind(self, _: Any = None) -> None:
-        """Bind the keys on our own layers, in place of nothing that napari uses there but undo and redo."""
+        """Bind the keys on our own layers; of what napari has bound there, only undo and redo are replaced."""
         assert self.clicks is not None and self.labels is not None
         self._keys.release()
         self._keys.bind(self.clicks.layer)
@@ -427,7 +427,7 @@ class Workspace:
             self._meanwhile.append(stroke)
         annotator.painted(stroke.highest, stroke)
         if planes := stroke.planes:
-            # Once it is painted: of what no mouse does, napari tells before.
+            # Later: where a script paints and no mouse, napari tells before the pixels are there.
             self._worker.later(lambda: self._survey(planes) if self.labels is labels else None)
 
     def _drawn(self, _: Any) -> None:
