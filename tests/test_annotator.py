@@ -829,3 +829,29 @@ def test_clicks_that_wait_for_long_work_are_noted():
     assert desk.annotator.noted.current.prompts == (Click.at(desk.centres[1]),), (
         "the next one is another object's"
     )
+
+
+def test_a_disk_that_fails_while_an_object_is_written_leaves_nothing_of_it_after_clear():
+    class Disk(np.ndarray):
+        """Labels whose last planes cannot be written while it fails."""
+
+        fails = True
+
+        def __setitem__(self, key, value):
+            if Disk.fails and key[0] >= 2:
+                raise OSError("No space left on device")
+            super().__setitem__(key, value)
+
+    field, centres = squares()
+    desk = Desk(np.stack([field] * 4), labels=np.zeros((4, *field.shape), np.int32).view(Disk))
+    y, x = centres[0]
+    desk.paper.clicks = (Click((1,), int(y), int(x)),)
+    desk.annotator.edited()
+    desk.worker.all()
+    desk.annotator.propagate(lambda ends: None, lambda *_: None, lambda: False)
+    desk.worker.all()
+    assert "No space left on device" in desk.told
+    Disk.fails = False
+    desk.annotator.clear()
+    desk.worker.all()
+    assert not desk.session.unfinished and not np.asarray(desk.session.labels).any()

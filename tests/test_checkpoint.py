@@ -273,6 +273,13 @@ def test_what_is_no_model_is_not_saved(small_model, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_model_takes_no_image_s_place(small_model, tmp_path):
+    (tmp_path / "cells.tif").write_bytes(b"pixels")
+    with pytest.raises(ValueError, match=r"writes \.safetensors; got cells\.tif: give a name that ends so"):
+        save_model(small_model, tmp_path / "cells.tif")
+    assert (tmp_path / "cells.tif").read_bytes() == b"pixels"
+
+
 def test_a_model_is_not_saved_nowhere(small_model):
     with pytest.raises(TypeError, match=r"takes the path of a \.safetensors file; got None: say where"):
         save_model(small_model, None)

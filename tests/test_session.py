@@ -14,6 +14,7 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import binary_dilation
 
 from conftest import BlobModel, blobs
 from napari_interformer.by_hand import Piece
@@ -705,6 +706,46 @@ def test_pixels_below_0_are_no_object_but_nobodys_to_take(tmp_path):
     again = session(labels=np.where(LABELS == 0, -1, 0))
     again.load_prompts(tmp_path / "c.json")
     np.testing.assert_array_equal(again.labels > 0, LABELS == 2)
+
+
+def test_a_saved_object_that_may_overwrite_others_lets_no_later_one_do_so(tmp_path):
+    s = session()
+    s.click(CENTRES[0])
+    s.commit()
+    s.overwrite = True
+    s.click(CENTRES[1])
+    s.save_prompts(tmp_path / "c.json")
+    again = session()
+    again.load_prompts(tmp_path / "c.json")
+    assert again.overwrite, "that object may"
+    again.commit()
+    assert not again.overwrite
+    again.click(CENTRES[0])
+    assert again.covered
+    other = session()
+    other.load_prompts(tmp_path / "c.json")
+    other.overwrite = True  # said again, it holds
+    other.commit()
+    assert other.overwrite
+
+
+def test_nothing_of_a_deleted_object_comes_back_though_another_model_answers_its_clicks(tmp_path):
+    class Wider(BlobModel):
+        def decode_logits(self, maps, reference, roi=None):
+            return np.maximum(
+                super().decode_logits(maps, reference, roi),
+                binary_dilation(super().decode_logits(maps, reference, roi) > 0, iterations=2) * 8.0 - 4.0,
+            ).astype(np.float32)
+
+    s = session()
+    s.click(CENTRES[0])
+    s.commit()
+    s.delete(1)
+    s.save_prompts(tmp_path / "c.json")
+    for live in (True, False):
+        again = Session(FEATURES, Wider(), live=live)
+        again.load_prompts(tmp_path / "c.json")
+        assert not again.labels.any() and not again.objects
 
 
 def test_clearing_leaves_what_somebody_painted_meanwhile():

@@ -99,6 +99,97 @@ def test_what_lies_behind_a_membrane_is_not_the_object_though_a_part_of_its_own_
     np.testing.assert_array_equal(session.mask[2], planes[0] > 0)
 
 
+def on_all_planes(*, encoded=None, labels=None, live=True):
+    """Return a session on nine planes with both blobs, of which some are encoded."""
+    _, blob = blobs()
+    planes = np.stack([np.where((blob == 1) | (blob == 2), 200, 0).astype(np.uint8)] * 9)
+    features = encode(planes, MODEL, contrast=(0, 255), device="cpu", planes=encoded)
+    return Session(features, MODEL, labels=labels, live=live)
+
+
+def of_a_file():
+    """Return labels that have the first blob on all nine planes."""
+    return np.stack([np.where(blobs()[1] == 1, 1, 0).astype(np.int32)] * 9)
+
+
+def there(array):
+    return [z for z in range(9) if array[z].any()]
+
+
+def test_an_edited_object_that_is_not_on_a_plane_stays_on_the_others():
+    s = on_all_planes(labels=of_a_file())
+    s.edit(1)
+    s.click((6, 32, 32), positive=False)
+    s.propagate()
+    assert there(s.mask) == there(s.labels == 1) == [0, 1, 2, 3, 4, 5, 7, 8]
+    before = s.changes
+    s.propagate()
+    assert s.changes == before
+
+
+@pytest.mark.parametrize("why", ["not encoded", "stopped"])
+def test_what_an_object_has_where_it_was_not_carried_to_stays(why):
+    s = on_all_planes(labels=of_a_file(), encoded=[(z,) for z in range(5)] if why == "not encoded" else None)
+    s.edit(1)
+    s.click((2, 32, 32))
+    done = [0]
+
+    def told(planes, _):
+        done[0] = planes
+
+    s.propagate(progress=told, cancelled=(lambda: done[0] >= 2) if why == "stopped" else None)
+    s.commit()
+    assert there(s.labels == 1) == list(range(9))
+
+
+def test_stopping_at_once_keeps_what_was_carried_before():
+    s = on_all_planes()
+    s.click((2, 32, 96))
+    s.propagate()
+    s.click((4, 32, 32))
+    s.propagate(cancelled=lambda: True)
+    assert there(s.mask) == list(range(9))
+
+
+def test_a_plane_that_was_clicked_away_stays_so_when_the_object_is_edited(tmp_path):
+    s = on_all_planes()
+    s.click((2, 32, 32))
+    s.propagate()
+    s.click((5, 32, 32), positive=False)
+    s.propagate()
+    assert there(s.mask) == [0, 1, 2, 3, 4]
+    s.commit()
+    s.edit(1)
+    s.click((1, 32, 96))
+    s.propagate()
+    assert there(s.mask) == [0, 1, 2, 3, 4]
+    before = s.changes
+    s.propagate()
+    assert s.changes == before
+
+
+def test_undo_of_loaded_clicks_takes_what_was_carried_with_its_click(tmp_path):
+    s = on_all_planes()
+    s.click((2, 32, 32))
+    s.propagate()
+    again = on_all_planes()
+    again.load_prompts(s.save_prompts(tmp_path / "c.json"))
+    assert there(again.mask) == list(range(9))
+    assert again.undo() and not again.can_undo and not again.prompts and not again.labels.any()
+    assert again.redo() and there(again.labels) == list(range(9))
+
+
+def test_a_plane_that_was_clicked_away_goes_with_its_clicks():
+    s = on_all_planes()
+    s.click((2, 32, 32))
+    s.propagate()
+    s.click((5, 32, 32), positive=False)
+    s.propagate()
+    s.remove(1)
+    s.remove(0)
+    assert not s.prompts and not s.unfinished
+
+
 def test_carrying_is_one_step_for_undo(stack):
     s = Session(stack[0], MODEL, live=True)
     s.click((4, 32, 32))

@@ -227,6 +227,8 @@ def save_model(
     ------
     TypeError
         If it is not a model, or `path` not a path.
+    ValueError
+        If the path does not end in .safetensors.
     OSError
         If it cannot be written; the file that was there before is untouched.
     """
@@ -238,6 +240,8 @@ def save_model(
         raise TypeError(
             f"save_model takes the path of a .safetensors file; got {path!r}: say where to keep the model."
         )
+    if Path(path).suffix.lower() != ".safetensors":  # or it might take the place of somebody's image
+        raise ValueError(f"save_model writes .safetensors; got {Path(path).name}: give a name that ends so.")
     tensors = {
         name: (_halved(t) if half and t.is_floating_point() else t).detach().cpu().contiguous()
         for name, t in model.state_dict().items()

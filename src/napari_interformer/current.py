@@ -168,17 +168,18 @@ class Current:
             decoder="+".join(answered) if self.steps else "",
         )
 
-    def take(self, masks: Iterable[Prompt], *, new: bool = False) -> None:
+    def take(self, masks: Iterable[Prompt], *, new: bool = False, whole: bool = False) -> None:
         """Begin with what the label has on these planes: whatever comes of the object replaces that.
 
-        If it is `new`, it was left there unfinished, and there was nothing of it before.
+        If it is `new`, it was left there unfinished, and there was nothing of it before. `whole` takes all that the label has
+        on these planes by then, and not just the masks.
         """
         self.edited = not new
         for mask in masks:
             if isinstance(mask, Mask):
                 if not new:
                     self.begun[mask.plane] = mask
-                self.backlog.add(partial(self.painting.begin_with, mask, self.label, new=new))
+                self.backlog.add(partial(self.painting.begin_with, mask, self.label, new=new, whole=whole))
 
     def show(self, shown: Shown) -> list[tuple[Plane, Box]]:
         """Become this; return where masks may have changed."""
@@ -208,7 +209,8 @@ class Current:
     def put_back(self) -> dict[Plane, Box]:
         """Give the labels what they had without it; return where it was painted."""
         now, painted = self.newest, self.painting.boxes
-        for plane in painted:
+        waits = () if self.backlog.empty else (*now, *self.begun)  # it is not painted yet, but will be
+        for plane in dict.fromkeys((*painted, *waits)):
             before = now[plane].prompts if plane in now else None
             self.backlog.add(partial(self.painting.put_back, plane, self.label, before))
         return painted

@@ -173,6 +173,11 @@ class Backlog:
         self._writes: deque[Callable[[], None]] = deque()
         self._patient = False
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits."""
+        return not self._writes
+
     def add(self, write: Callable[[], None]) -> None:
         """Put something at the end; unless within `waiting`, do it now with all before it, or give it up if that fails."""
         self._writes.append(write)
@@ -229,12 +234,15 @@ class Painting:
         """Know again what a copy knows; whoever calls sees to it that the labels are as they were then."""
         self._patches = {plane: replace(patch) for plane, patch in then._patches.items()}
 
-    def begin_with(self, mask: Mask, label: int, *, new: bool = False) -> None:
+    def begin_with(self, mask: Mask, label: int, *, new: bool = False, whole: bool = False) -> None:
         """Begin with what the label has on the plane of a mask: whatever comes of the object replaces that.
 
-        If it is `new`, nothing of it was there at the start.
+        If it is `new`, nothing of it was there at the start. If not `whole`, that lies in the mask's box.
         """
-        patch = self._patch(mask.plane, mask.box, label, None)
+        box = mask.box
+        if whole:
+            box = box.union(Box.around(np.asarray(self.labels[mask.plane or ...]) == label))
+        patch = self._patch(mask.plane, box, label, None)
         patch.under = np.where(patch.under == label, 0, patch.under).astype(patch.under.dtype)
         if new:
             patch.start = patch.under

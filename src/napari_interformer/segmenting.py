@@ -62,7 +62,7 @@ def clicked_on(session: Session) -> list[Plane]:
 def replay(session: Session, prompts: Path, propagate: bool, without: dict[int, str]) -> None:
     """Replay saved clicks and commit the object that they end with; carry those that were not carried when they were saved."""
     load_prompts(session, prompts)
-    if session.prompts:
+    if session.unfinished:
         commit(session, without)
     if propagate:  # what has masks was carried, or taken from labels
         bare = {

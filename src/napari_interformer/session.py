@@ -147,6 +147,9 @@ class Session:
         self._history = History(self._objects)
         # What `volume.carry` found between two planes with clicks, or beyond the outermost.
         self.gaps: Gaps = {}
+        self._overwrite_after: bool | None = (
+            None  # once an object with a setting of its own, from a file, is finished
+        )
         # All masks that were carried there so far: undo may bring back earlier ones.
         self._carried: dict[tuple[Plane | None, Plane | None], set[Mask]] = {}
 
@@ -270,6 +273,7 @@ class Session:
 
     @overwrite.setter
     def overwrite(self, value: bool) -> None:
+        self._overwrite_after = None
         if bool(value) == self.overwrite:
             return
         # A step of its own, or what was painted since could not be told from what the object took.
@@ -683,7 +687,15 @@ class Session:
 
     def adopt_propagate(self, carried: Carried) -> list[tuple[Plane, Box]]:
         """Take over what `compute_propagate` returned; returns what `propagate` does."""
+        before = {mask.plane: mask for mask in self.masks}
         changed = self.adopt(carried.steps)
+        clicked = {prompt.plane for prompt in self.given}
+        for mask in self.masks:
+            # What a clicked plane starts from may be another one now; it goes with the same clicks.
+            if mask.plane in clicked and mask is not before.get(mask.plane):
+                for masks in self._carried.values():
+                    if before.get(mask.plane) in masks:
+                        masks.add(mask)
         self._fill(carried.gaps)
         return changed
 
@@ -705,8 +717,8 @@ class Session:
     ) -> list[int]:
         """Find what looks like the finished objects of a plane, and finish it: each as a separate object with one click.
 
-        This is one step for `undo`, until the next commit. Other objects are always protected, and what was deleted is not
-        found again.
+        This is one step for `undo`, until the next commit or edit. Other objects are always protected, and what was deleted
+        is not found again.
 
         Parameters
         ----------
@@ -819,6 +831,8 @@ class Session:
     def _begun_anew(self, keep: Iterable[Change] = ()) -> None:
         """Forget what belongs to the object before; these changes can still be taken back."""
         self._history.begin_with(keep)
+        if self._overwrite_after is not None:
+            self.overwrite = self._overwrite_after
         self.gaps.clear()
         self._carried.clear()
 
@@ -988,7 +1002,7 @@ class Session:
     def adopt_saved(self, replay: Replay) -> None:
         """Take over what `compute_saved` returned; errors as for `load_prompts`."""
         self._check_no_current("load_prompts")
-        usual = self._object_size, self.overwrite
+        usual, overwrite = (self._object_size, self.overwrite), None
         current, latest = replay.current
         try:
             for record, steps in replay.finished:
@@ -996,13 +1010,17 @@ class Session:
                 self._finish()  # even if others have all of its pixels, as they had then
             if latest or current.edited:
                 self._begin(current, latest)
-                usual = usual[0], self.overwrite  # which holds for the object
-                parts = [Shown(latest[:n], current.size) for n in range(len(self.masks), len(latest) + 1)]
+                overwrite, usual = usual[1], (usual[0], self.overwrite)  # which holds for this object
+                # What was carried came after the first click, and goes with it.
+                start = len(self.masks) if current.edited else 0
+                counts = start, *range(len(self.masks) + 1, len(latest) + 1)
+                parts = [Shown(latest[:count], current.size) for count in counts]
                 self._history.begin_with(Said(*two) for two in itertools.pairwise(parts))
                 if not current.edited:
                     self._fill(gaps_of(self.masks, self.given, self.overwrite))
         finally:
             self._object_size, self.overwrite = usual
+        self._overwrite_after = overwrite
         self.by_hand.include(replay.by_hand)
         self.backlog.add(partial(paint_again, self.labels, replay.by_hand, replay.numbers))
         self._objects.know(max(replay.numbers - {self.label if self.unfinished else 0}, default=0))
@@ -1018,7 +1036,9 @@ class Session:
         self._object_size, self.overwrite = record.size, record.overwrite
         self._current.label = record.label
         if record.edited:
-            self._current.take(record.begun or record.prompts)
+            # Another answer than the one that was saved may have left other pixels.
+            again = any(other.label == record.label for other in self.records)
+            self._current.take(record.begun or record.prompts, whole=again)
         self._current.show(Shown(steps, record.size))
         if record.edited and self.live:
             self._current.repaint()  # planes that it has no more were never shown

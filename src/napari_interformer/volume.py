@@ -134,8 +134,12 @@ def carry(
         )
     stacks = {prompt.plane[:-1] for prompt in kept}
     # An object that is being edited keeps what it has where somebody had clicked before, and in stacks without a click now.
-    held = {mask.plane for mask in session.masks if mask.plane[:-1] in stacks} & session.clicked_before
-    sources = sorted({*held, *(prompt.plane for prompt in kept)})
+    held = {plane for plane in session.clicked_before if plane[:-1] in stacks}
+    planes = {*held, *(prompt.plane for prompt in kept)}
+    # Where red clicks alone say where it is not, what else it has stays.
+    followed = {plane[:-1] for plane in planes if _source(session, plane) is not None}
+    planes |= {mask.plane for mask in session.masks if mask.plane[:-1] in stacks - followed}
+    sources = sorted(planes)
     carried = [
         _kept(session, mask)
         for mask in session.masks
@@ -168,11 +172,30 @@ def carry(
                 told(len(gap.masks))
             gaps[before, after] = gap
             carried += gap.masks
+            if (cancelled is not None and cancelled()) or any(
+                end.reason is Reason.NOT_ENCODED for end in gap.ends
+            ):
+                carried += _not_reached(session, before, after, stack, gap)
             for end in gap.ends:
                 log.info("%s", end)
                 if ended is not None:
                     ended(end)
     return Carried(session.compute((*carried, *given)), gaps)
+
+
+def _not_reached(
+    session: Session, before: Plane | None, after: Plane | None, stack: Plane, gap: Gap
+) -> list[Mask]:
+    """Return what the object has in a gap where it was not carried to: that says nothing of it there."""
+    reached = {mask.plane for mask in gap.masks}
+    return [
+        mask
+        for mask in session.masks
+        if mask.plane[:-1] == stack
+        and mask.plane not in reached
+        and (before is None or before < mask.plane)
+        and (after is None or mask.plane < after)
+    ]
 
 
 def _fill(
