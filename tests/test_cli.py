@@ -280,6 +280,13 @@ def test_saved_clicks_are_carried_through_the_stack_if_asked_for(
     assert not tifffile.imread(tmp_path / "l.tif")[[0, 2]].any()
     assert run(*command, "--propagate") == 0
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "l.tif"), [np.where(truth < 4, truth, 0)] * 3)
+    session.commit()
+    session.edit(1)
+    session.set_prompts([])  # as it was saved, it is an object that is being edited, and nothing else
+    session.save_prompts(tmp_path / "c.json")
+    assert run(*command, "--object", "1,112,32") == 0
+    labels = tifffile.imread(tmp_path / "l.tif")
+    np.testing.assert_array_equal(labels[1], np.where(truth < 5, truth, 0))
     session = ni.Session(session.features, blob_model)
     session.save_prompts(tmp_path / "c.json")
     capsys.readouterr()
@@ -909,6 +916,13 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_clicking(
     assert run("benchmark", tmp_path, "-o", tmp_path / "a" / "report") == 1
     assert "report could not be written" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_report_takes_no_other_one_s_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "benchmark.md").write_text("of an hour ago")
+    assert run("benchmark", tmp_path, "-o", tmp_path) == 1
+    assert "already holds benchmark.md, of an earlier report or of something else" in capsys.readouterr().err
+    assert (tmp_path / "benchmark.md").read_text() == "of an hour ago"
 
 
 @pytest.mark.parametrize(

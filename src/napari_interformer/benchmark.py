@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 
 SPLITS = ("all", "training", "validation")
+REPORT = ("benchmark.json", "benchmark.md", "iou-by-clicks.png", "worst.png")  # its files
 TOLD_AFTER = (1, 3, 5, 10)  # clicks, for the mean IoU in the report; the command's help names them, too
 WORST = 24  # objects on the contact sheet
 SPECK = 16  # pixels; in labels of microscopy, what is smaller is often none
@@ -525,14 +526,14 @@ class Report:
                 for r in self.results
             ],
         }
-        (folder / "benchmark.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-        (folder / "benchmark.md").write_text(self.table() + "\n", encoding="utf-8")
-        self.plot(folder / "iou-by-clicks.png")
-        written = ["benchmark.json", "benchmark.md", "iou-by-clicks.png"]
-        if annotate is not None:
-            self.contact_sheet(folder / "worst.png", annotate)
-            written.append("worst.png")
-        return [folder / name for name in written]
+        figures, table, plot, sheet = (folder / name for name in REPORT)
+        figures.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        table.write_text(self.table() + "\n", encoding="utf-8")
+        self.plot(plot)
+        if annotate is None:
+            return [figures, table, plot]
+        self.contact_sheet(sheet, annotate)
+        return [figures, table, plot, sheet]
 
     def plot(self, path: str | Path) -> None:
         """Draw the mean IoU against the number of clicks."""

@@ -504,6 +504,12 @@ def benchmark(folder: Path, output: Path, model: str | None, device: str, **sett
 
     check_folder(folder)
     check_output_folder(output)
+    from napari_interformer.benchmark import REPORT
+
+    if taken := [name for name in REPORT if (output / name).exists()]:
+        raise FileExistsError(
+            f"{output} already holds {taken[0]}, of an earlier report or of something else: give another folder with -o."
+        )
     if importlib.util.find_spec("matplotlib") is None:  # said now, not after an hour of clicking
         raise ModuleNotFoundError(name="matplotlib")
     import napari_interformer as ni
