@@ -275,7 +275,7 @@ def test_what_is_no_model_is_not_saved(small_model, tmp_path):
 
 def test_a_model_takes_no_image_s_place(small_model, tmp_path):
     (tmp_path / "cells.tif").write_bytes(b"pixels")
-    with pytest.raises(ValueError, match=r"writes \.safetensors; got cells\.tif: give a name that ends so"):
+    with pytest.raises(ValueError, match=r"as \.safetensors; got cells\.tif: give a name that ends so"):
         save_model(small_model, tmp_path / "cells.tif")
     assert (tmp_path / "cells.tif").read_bytes() == b"pixels"
 

@@ -259,6 +259,36 @@ def test_a_clicked_pixel_is_in_the_mask_though_nothing_near_it_is_seen_from_fart
     assert np.argwhere(mask).tolist() == [[4 - box.top, 60 - box.left], [20 - box.top, 16 - box.left]]
 
 
+def test_what_an_edited_object_has_that_is_not_seen_from_farther_away_stays_where_nothing_was_said():
+    image = np.zeros((400, 400), np.uint8)
+    image[200:203, 20:380] = 200  # three pixels wide
+    planes, model = Planes.of(image, contrast=(0, 255)), BlobModel()
+    model.config = replace(model.config, diameters=(8.0, 60.0))
+    decoding = Decoding(encode(image, model, contrast=(0, 255), device="cpu"), model, planes)
+    start = Mask((), Box(20, 200, 380, 203), np.ones((3, 360), bool))
+    *_, step = decoding.steps([start, Click((), 20, 200, False)])
+    mask = mask_of(step, image.shape)
+    assert step.view.level < -1 and mask[image > 0].all()
+    loose = Mask((), Box(0, 0, 400, 400), image > 0)  # the same in a box of another size
+    *_, other = decoding.steps([loose, Click((), 20, 200, False)])
+    np.testing.assert_array_equal(mask_of(other, image.shape), mask)
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_a_line_longer_than_a_window_counts_all_along(positive):
+    image = np.zeros((64, 1200), np.uint8)
+    decoding = decoding_of(image, BlobModel())
+    start = [Mask((), Box(0, 20, 1200, 40), np.ones((20, 1200), bool))] if not positive else []
+    line = Scribble.along([(30, 10), (30, 1190)], positive)
+    *_, step = decoding.steps([*start, line])
+    assert (mask_of(step, image.shape)[30, 10:1191] == positive).all()
+
+
+def test_numbers_of_numpy_are_positions_like_others():
+    click = Click((), np.uint8(200), np.uint8(210))
+    assert type(click.y) is int and (click.y << 1, click.x << 1) == (400, 420)
+
+
 def test_a_scribble_is_told_as_clicks_in_a_row_with_its_middle_among_them():
     told = []
 

@@ -341,6 +341,18 @@ def test_of_chunks_only_so_much_is_kept(rng, monkeypatch):
     assert 2 * 4 * 32 * 32 * 2 < kept - released < 3.5 * 4 * 32 * 32 * 2, "with the one that was read last"
 
 
+def test_two_large_pieces_are_not_read_by_turns(monkeypatch):
+    pixels = np.zeros((2, 64, 64), np.uint16)
+    monkeypatch.setattr(
+        "napari_interformer.image._KEPT_BYTES", 6 * pixels[0].nbytes
+    )  # one, and a half, of a plane
+    data = Chunked(pixels.shape, (1, 64, 64), pixels)
+    planes = Planes.of(data, contrast=(0, 1))
+    for z in (0, 1, 0, 1, 0, 1):
+        planes.raw((z,), Box(0, 0, 8, 8))
+    assert len(data.read) == 2
+
+
 def test_a_plane_in_one_piece_larger_than_what_is_kept_is_read_all_the_same(rng, monkeypatch):
     pixels = rng.integers(0, 60000, (2, 64, 64)).astype(np.uint16)
     monkeypatch.setattr("napari_interformer.image._KEPT_BYTES", 2 * pixels[0].nbytes)  # a quarter is less

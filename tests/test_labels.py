@@ -316,3 +316,18 @@ def test_what_napari_takes_back_at_once_may_be_more_steps_than_it_keeps():
     labels.one_step()
     assert labels.undo().planes == {(z,) for z in range(130)} and not layer.data.any()
     assert labels.redo().planes == {(z,) for z in range(130)} and np.count_nonzero(layer.data) == 130 * 16
+
+
+def test_a_large_fill_that_is_taken_back_leaves_its_planes_without_labels():
+    layer = Labels(np.zeros((3, 900, 900), np.int32))
+    labels, edits = LayerLabels(layer), []
+    layer.events.paint.connect(lambda event: edits.append(event.value))
+    layer.n_edit_dimensions = 3
+    layer.fill((1, 5, 5), 4)
+    labels.survey()
+    assert labels.annotated.all()
+    stroke = Stroke(labels, edits[0])
+    stroke.take_back()
+    assert not layer.data.any() and not labels.annotated.any()
+    stroke.make()
+    assert (layer.data == 4).all() and labels.annotated.all()

@@ -82,7 +82,7 @@ def test_what_others_paint_meanwhile_is_theirs_and_what_they_erase_waits_for_a_c
 def test_an_object_that_is_edited_is_replaced_by_what_comes_of_it():
     labels = labels_with_a_neighbour()
     before, painting = labels.copy(), Painting(labels)
-    painting.begin_with(Mask((), Box(7, 2, 10, 6), np.ones((4, 3), bool)), 9)
+    painting.begin_with(Mask((), Box(7, 2, 10, 6), np.ones((4, 3), bool)), 9, Box(7, 2, 10, 6))
     painting.paint((), BOX, FULL, label=9, overwrite=False)
     assert (labels == 9).sum() == 16 and not labels[2:6, 8:].any()
     painting.put_back((), 9, ())

@@ -729,6 +729,42 @@ def test_a_saved_object_that_may_overwrite_others_lets_no_later_one_do_so(tmp_pa
     assert other.overwrite
 
 
+def test_the_overwriting_of_a_saved_object_that_is_undone_is_none_of_the_next_one_s(tmp_path):
+    s = session(overwrite=True)
+    s.click(CENTRES[1])
+    s.save_prompts(tmp_path / "c.json")
+    for next_one in ("click", "edit"):
+        labels = np.where(LABELS == 1, 7, 0)
+        again = session(labels=labels, live=True)
+        again.load_prompts(tmp_path / "c.json")
+        while again.undo():
+            pass
+        if next_one == "click":
+            again.click(CENTRES[0])
+        else:
+            again.edit(7)
+        assert not again.overwrite and (labels == 7).sum() == 1024
+    again = session(live=True)
+    again.load_prompts(tmp_path / "c.json")
+    again.overwrite = False
+    again.undo()
+    again.commit()
+    assert not again.overwrite
+
+
+def test_pixels_below_0_are_not_loaded_into_labels_that_cannot_hold_them(tmp_path):
+    labels = np.zeros(IMAGE.shape, np.int32)
+    s = session(labels=labels, live=True)
+    s.painted(Stroke(labels, 0, 0, -1, (6, 6)))
+    s.click(CENTRES[1])
+    s.commit()
+    s.save_prompts(tmp_path / "c.json")
+    again = session(labels=np.zeros(IMAGE.shape, np.uint8))
+    with pytest.raises(ValueError, match="has pixels of -1, which labels of dtype uint8 cannot hold"):
+        again.load_prompts(tmp_path / "c.json")
+    assert not again.labels.any() and not again.objects
+
+
 def test_nothing_of_a_deleted_object_comes_back_though_another_model_answers_its_clicks(tmp_path):
     class Wider(BlobModel):
         def decode_logits(self, maps, reference, roi=None):

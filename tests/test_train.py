@@ -358,6 +358,11 @@ def test_crops_smaller_than_what_the_network_sees_are_told(folder, tmp_path, cap
     assert f"sees at once, {SMALLEST.window} pixels" in told and "--crop-sizes" in told
 
 
+def test_a_name_that_no_model_has_is_told_before_the_training(tmp_path):
+    with pytest.raises(ValueError, match=r"as \.safetensors; got my-model\.pt: give a name that ends so"):
+        train(tmp_path / "nowhere", tmp_path / "my-model.pt", QUICK)
+
+
 def test_a_state_of_another_version_is_told(folder, tmp_path):
     torch.save({"config": "TrainConfig()"}, tmp_path / "m.state.pt")
     with pytest.raises(ValueError, match="written by another version"):

@@ -151,6 +151,36 @@ def test_stopping_at_once_keeps_what_was_carried_before():
     assert there(s.mask) == list(range(9))
 
 
+def test_what_lies_beyond_a_plane_that_was_clicked_on_once_and_is_empty_now_stays():
+    s = on_all_planes(labels=of_a_file())
+    s.edit(1)
+    s.click((5, 32, 32), positive=False)
+    s.propagate()
+    s.commit()
+    s.edit(1)
+    s.click((2, 32, 32))
+    s.propagate()
+    s.commit()
+    assert there(s.labels == 1) == [0, 1, 2, 3, 4, 6, 7, 8]
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "told"),
+    [
+        ((3, 1), "TZYX", "which has one plane here; got TZYX of shape"),
+        ((1,), "ZYX", "got a single plane"),
+        ((1, 1), "TZYX", "got a single plane"),
+    ],
+)
+def test_an_axis_of_one_plane_carries_nothing_and_says_so(shape, axes, told):
+    planes = np.zeros((*shape, 64, 64), np.uint8)
+    planes[..., 20:40, 20:40] = 200
+    session = Session(encode(Planes.of(planes, axes=axes, contrast=(0, 255)), MODEL, device="cpu"), MODEL)
+    session.click((*(0 for _ in shape), 30, 30))
+    with pytest.raises(ValueError, match=told):
+        session.propagate()
+
+
 def test_a_plane_that_was_clicked_away_stays_so_when_the_object_is_edited(tmp_path):
     s = on_all_planes()
     s.click((2, 32, 32))

@@ -153,6 +153,14 @@ def load_model(source: str | Path | None = None, device: str | torch.device = "c
     return build(read_checkpoint(path)).to(target)
 
 
+def check_name(path: str | os.PathLike[str]) -> None:
+    """Refuse to write a model under a name that does not end as one's does: it might take the place of somebody's image."""
+    if Path(path).suffix.lower() != ".safetensors":
+        raise ValueError(
+            f"A model is written as .safetensors; got {Path(path).name}: give a name that ends so."
+        )
+
+
 def build(checkpoint: Checkpoint) -> InterFormer:
     """Make the model of a checkpoint, in evaluation mode.
 
@@ -240,8 +248,7 @@ def save_model(
         raise TypeError(
             f"save_model takes the path of a .safetensors file; got {path!r}: say where to keep the model."
         )
-    if Path(path).suffix.lower() != ".safetensors":  # or it might take the place of somebody's image
-        raise ValueError(f"save_model writes .safetensors; got {Path(path).name}: give a name that ends so.")
+    check_name(path)
     tensors = {
         name: (_halved(t) if half and t.is_floating_point() else t).detach().cpu().contiguous()
         for name, t in model.state_dict().items()

@@ -286,7 +286,7 @@ def segment(
         steps.check_object(number, one, planes)
     if prompts is not None:
         steps.check_prompts(prompts, image, planes)
-    if propagate and not planes.leading:
+    if propagate and max(planes.leading, default=1) == 1:
         raise ValueError(
             f"--propagate needs a stack; {image.name} has a single plane: leave --propagate out."
         )

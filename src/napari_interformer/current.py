@@ -168,18 +168,21 @@ class Current:
             decoder="+".join(answered) if self.steps else "",
         )
 
-    def take(self, masks: Iterable[Prompt], *, new: bool = False, whole: bool = False) -> None:
+    def take(
+        self, masks: Iterable[Prompt], *, new: bool = False, seen: Mapping[Plane, Box] | None = None
+    ) -> None:
         """Begin with what the label has on these planes: whatever comes of the object replaces that.
 
-        If it is `new`, it was left there unfinished, and there was nothing of it before. `whole` takes all that the label has
-        on these planes by then, and not just the masks.
+        If it is `new`, it was left there unfinished, and there was nothing of it before. What the label has by then in boxes
+        that were `seen` is taken, too.
         """
         self.edited = not new
         for mask in masks:
             if isinstance(mask, Mask):
                 if not new:
                     self.begun[mask.plane] = mask
-                self.backlog.add(partial(self.painting.begin_with, mask, self.label, new=new, whole=whole))
+                box = mask.box.union((seen or {}).get(mask.plane, mask.box))
+                self.backlog.add(partial(self.painting.begin_with, mask, self.label, box, new=new))
 
     def show(self, shown: Shown) -> list[tuple[Plane, Box]]:
         """Become this; return where masks may have changed."""

@@ -279,6 +279,10 @@ class Decoding:
                 raise ValueError(
                     f"A mask needs a plane and a box inside the image {self.features.shape}; got {prompt.box}."
                 )
+            tight = Box.around(prompt.mask).shift(prompt.box.top, prompt.box.left)
+            # How large the object is decides from how far away it is seen.
+            if not tight.empty and tight != prompt.box:
+                return Mask(prompt.plane, tight, cut(prompt.mask, prompt.box, tight, False))
             return prompt
         if isinstance(prompt, BoxPrompt):
             if not all(isinstance(n, int | np.integer) for n in (*prompt.plane, *prompt.box)):
@@ -500,7 +504,8 @@ class Decoding:
                 reference,
                 paste(mask, window, cut(before.mask, before.box, whole, False), whole),
             )
-        return Step(prompts, view.box, view.mask, view)
+        # A long line may lie beyond the window.
+        return Step(prompts, *_with_marks(view.box, view.mask, prompts), view)
 
     def _padded(self, level: int) -> tuple[int, int]:
         return padded(size_at(self.features.size, level))
@@ -633,16 +638,49 @@ def _outside(view: View, window: Box) -> bool:
 def _in_image(
     logits: NDArray[np.float32], window: Box, level: int, prompts: Sequence[Prompt]
 ) -> tuple[Box, BoolMask]:
-    """Return a mask in pixels of the image from logits in working pixels; marked pixels keep their sign."""
+    """Return a mask in pixels of the image from logits in working pixels; marked pixels keep their sign.
+
+    What a plane started from keeps its own pixels where the answer is as it was: from farther away, thin parts are not seen.
+    """
     box, fine = to_image(logits, window, level)
+    mask = fine > 0
+    start = prompts[0]
+    if level < 0 and isinstance(start, Mask):
+        whole = box.union(start.box)
+        marks = [pixel for mark in prompts if isinstance(mark, Mark) for pixel in _pixels(mark, level)]
+        same = _unchanged(logits > 0, window, level, start, marks, whole)
+        mask = np.where(same, cut(start.mask, start.box, whole, False), cut(mask, box, whole, False))
+        box = whole
+    return _with_marks(box, mask, prompts)
+
+
+def _unchanged(
+    answer: BoolMask, window: Box, level: int, start: Mask, marks: Iterable[tuple[int, int]], whole: Box
+) -> BoolMask:
+    """Return which pixels of a box of the image lie where an answer, in working pixels, is as the mask before it.
+
+    None lies where a mark does.
+    """
+    box, before = to_working(start.mask, start.box, level)
+    same = answer == cut(before, box, window, False)
+    for y, x in marks:
+        if window.has(y, x):
+            same[y - window.top, x - window.left] = False
+    same = np.pad(same, 1, constant_values=True)  # beyond the window nothing was answered
+    rows = (np.arange(whole.top, whole.bottom) >> -level) - window.top
+    columns = (np.arange(whole.left, whole.right) >> -level) - window.left
+    return same[np.ix_(np.clip(rows, -1, answer.shape[0]) + 1, np.clip(columns, -1, answer.shape[1]) + 1)]
+
+
+def _with_marks(box: Box, mask: BoolMask, prompts: Iterable[Prompt]) -> tuple[Box, BoolMask]:
+    """Return a mask of the image, and its box, in which marked pixels have their sign, wherever they are."""
     marked = {
         pixel: mark.positive for mark in prompts if isinstance(mark, Mark) for pixel in _pixels(mark, 0)
     }
-    whole = box
-    if level < 0:  # then there are only those around what is positive
-        whole = reduce(Box.union, (Box.pixel(*pixel) for pixel, positive in marked.items() if positive), box)
-    mask = cut(fine > 0, box, whole, False)
+    beyond = (Box.pixel(*pixel) for pixel, positive in marked.items() if positive and not box.has(*pixel))
+    whole = reduce(Box.union, beyond, box)
+    out = np.array(cut(mask, box, whole, False))
     for (y, x), positive in marked.items():
         if whole.has(y, x):
-            mask[y - whole.top, x - whole.left] = positive
-    return whole, mask
+            out[y - whole.top, x - whole.left] = positive
+    return whole, out

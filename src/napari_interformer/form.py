@@ -617,7 +617,9 @@ class Form(QWidget):
         self.redo.setEnabled(annotator is not None and annotator.can_redo)
         self.commit.setEnabled(annotator is not None and annotator.can_commit)
         self.similar.setEnabled(annotator is not None and annotator.can_find_similar)
-        self.propagate.setEnabled(annotator is not None and bool(annotator.session.features.leading))
+        self.propagate.setEnabled(
+            annotator is not None and max(annotator.session.features.leading, default=1) > 1
+        )
         self._carrying.setCurrentIndex(int(carrying))
         if annotator is not None and not annotator.busy:  # saved clicks bring theirs
             with QSignalBlocker(self.overwrite):

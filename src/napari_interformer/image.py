@@ -465,7 +465,9 @@ class Planes:
         out = np.empty((box.height, box.width, len(self.channels)), self.dtype)
         for row, column in spans:
             chunk = Box(column.start, row.start, column.stop, row.stop)
-            room = max(0, most - chunk.height * chunk.width * bytes_of_pixel)
+            this = chunk.height * chunk.width * bytes_of_pixel
+            # At least one other: whoever needs two by turns would read both each time.
+            room = max(most - this, this) if this <= most else 0
             pixels = self._chunks.of(planes, chunk, room, partial(self._pixels, planes, chunk))[within]
             both = chunk.intersect(box)
             there, here = (both.shift(-one.top, -one.left).slices for one in (chunk, box))

@@ -118,13 +118,19 @@ def use_for(layer: Labels, image: Image) -> None:
     layer.metadata[_USED_FOR] = {**used, image.unique_id: layer.unique_id}
 
 
+def belongs(layer: Labels, image: Image) -> bool:
+    """Whether a layer was made or used for an image, or laid over it."""
+    used = layer.metadata.get(_USED_FOR, {}).get(image.unique_id)
+    return made_for(layer, image) or bool(used == layer.unique_id)
+
+
 def labels_of(image: Image, layers: Iterable[Any], shape: Sequence[int] | None = None) -> Labels | None:
     """Return the topmost of some layers that were made or used for an image, or laid over it, of a shape if that is given."""
     made = [
         one
         for one in layers
         if isinstance(one, Labels)
-        and (made_for(one, image) or one.metadata.get(_USED_FOR, {}).get(image.unique_id) == one.unique_id)
+        and belongs(one, image)
         and (shape is None or tuple(finest(one).shape) == tuple(shape))
     ]
     return made[-1] if made else None
@@ -355,8 +361,8 @@ class LayerLabels:
             before = np.asarray(self.array[box])
             after = before.copy()
             after[... if mask is None else mask] = values
+            change = np.not_equal(after, 0).astype(int) - (before != 0)  # now: `before` is a view
             self._put_whole(box, after, drawn=True)
-            change = np.not_equal(after, 0).astype(int) - (before != 0)
             axes = [i for i in range(change.ndim) if i != self.axis][-2:]
             if self.axis is not None:
                 axes.append(self.axis)

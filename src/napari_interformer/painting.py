@@ -234,14 +234,11 @@ class Painting:
         """Know again what a copy knows; whoever calls sees to it that the labels are as they were then."""
         self._patches = {plane: replace(patch) for plane, patch in then._patches.items()}
 
-    def begin_with(self, mask: Mask, label: int, *, new: bool = False, whole: bool = False) -> None:
-        """Begin with what the label has on the plane of a mask: whatever comes of the object replaces that.
+    def begin_with(self, mask: Mask, label: int, box: Box, *, new: bool = False) -> None:
+        """Begin with what the label has in a box on the plane of a mask: whatever comes of the object replaces that.
 
-        If it is `new`, nothing of it was there at the start. If not `whole`, that lies in the mask's box.
+        If it is `new`, nothing of it was there at the start.
         """
-        box = mask.box
-        if whole:
-            box = box.union(Box.around(np.asarray(self.labels[mask.plane or ...]) == label))
         patch = self._patch(mask.plane, box, label, None)
         patch.under = np.where(patch.under == label, 0, patch.under).astype(patch.under.dtype)
         if new:

@@ -39,6 +39,11 @@ class Click:
         """Take a plane's number, or several in a list, too; refuse a sign that could mean anything."""
         object.__setattr__(self, "plane", _indices(self.plane))
         object.__setattr__(self, "positive", _sign(self.positive))
+        for name in ("y", "x"):
+            if isinstance(
+                number := getattr(self, name), np.integer
+            ):  # which may be too small to compute with
+                object.__setattr__(self, name, int(number))
 
     @classmethod
     def at(cls, position: Sequence[float], positive: bool = True) -> Click:

@@ -76,6 +76,11 @@ def replay(session: Session, path: Path) -> Replay:
     answers = Replay(tuple(finished), current, saved.by_hand)
     for number in answers.numbers:
         check_number(session.labels, number)
+    lowest = min((number for piece in saved.by_hand for number in piece.numbers[::2]), default=0)
+    if lowest < np.iinfo(session.labels.dtype).min:
+        raise ValueError(
+            f"{path.name} has pixels of {lowest}, which labels of dtype {session.labels.dtype} cannot hold: use int32."
+        )
     return answers
 
 

@@ -34,7 +34,7 @@ from napari_interformer.replay import encoded, replay
 from napari_interformer.volume import carry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from napari_interformer.by_hand import ByHand
@@ -273,7 +273,8 @@ class Session:
 
     @overwrite.setter
     def overwrite(self, value: bool) -> None:
-        self._overwrite_after = None
+        if self._overwrite_after is not None:
+            self._overwrite_after = bool(value)
         if bool(value) == self.overwrite:
             return
         # A step of its own, or what was painted since could not be told from what the object took.
@@ -615,6 +616,7 @@ class Session:
         list of (plane, Box)
             Where the object changed, for whoever shows it.
         """
+        self._settle()
         before = self._current.shown
         if len(steps) == len(before.steps) and all(a is b for a, b in zip(steps, before.steps, strict=True)):
             return []
@@ -771,6 +773,7 @@ class Session:
     def adopt_similar(self, similar: Similar) -> list[int]:
         """Finish what `compute_similar` returned; errors as for `find_similar`."""
         self._check_no_current("find_similar")
+        self._settle()
         if not similar.steps:
             return []
         # What follows a number that somebody chose may not be free.
@@ -831,10 +834,15 @@ class Session:
     def _begun_anew(self, keep: Iterable[Change] = ()) -> None:
         """Forget what belongs to the object before; these changes can still be taken back."""
         self._history.begin_with(keep)
-        if self._overwrite_after is not None:
-            self.overwrite = self._overwrite_after
+        self._settle()
         self.gaps.clear()
         self._carried.clear()
+
+    def _settle(self) -> None:
+        """Let the next object overwrite others, or not, as was said of this session and not of an object from a file."""
+        if self._overwrite_after is not None and not self.unfinished:
+            self.overwrite = self._overwrite_after
+            self._overwrite_after = None
 
     def clear(self) -> list[tuple[Plane, Box]]:
         """Drop the current object's prompts and start again; an object that was being edited is put back as it was.
@@ -887,6 +895,7 @@ class Session:
     def adopt_edit(self, taken: Taken, *, new: bool = False) -> None:
         """Continue with what `compute_edit` returned; errors as for `edit`. If it is `new`, clearing it leaves nothing."""
         self._check_no_current("edit")
+        self._settle()
         self._current.label = taken.label
         self._current.take((step.prompt for step in taken.steps), new=new)
         # The start, not a change: undo does not go behind it.
@@ -915,7 +924,7 @@ class Session:
         self._check_no_current("delete")
         painting = Painting(self.labels)
         for mask in record.begun:
-            self.backlog.add(partial(painting.begin_with, mask, record.label))
+            self.backlog.add(partial(painting.begin_with, mask, record.label, mask.box))
         self._history.make(Deleted(record, painting))
 
     def _check_no_current(self, name: str) -> None:
@@ -1004,12 +1013,16 @@ class Session:
         self._check_no_current("load_prompts")
         usual, overwrite = (self._object_size, self.overwrite), None
         current, latest = replay.current
+        seen: dict[int, dict[Plane, Box]] = {}  # where earlier answers of each object lie
         try:
             for record, steps in replay.finished:
-                self._begin(record, steps)
+                self._begin(record, steps, seen.get(record.label, {}))
+                for step in steps:
+                    boxes = seen.setdefault(record.label, {})
+                    boxes[step.prompt.plane] = step.box.union(boxes.get(step.prompt.plane, step.box))
                 self._finish()  # even if others have all of its pixels, as they had then
             if latest or current.edited:
-                self._begin(current, latest)
+                self._begin(current, latest, seen.get(current.label, {}))
                 overwrite, usual = usual[1], (usual[0], self.overwrite)  # which holds for this object
                 # What was carried came after the first click, and goes with it.
                 start = len(self.masks) if current.edited else 0
@@ -1030,15 +1043,14 @@ class Session:
         self.records.extend(saved.finished)
         self.by_hand.include(saved.by_hand)
 
-    def _begin(self, record: Record, steps: Steps) -> None:
-        """Restore an object from its record and its steps."""
+    def _begin(self, record: Record, steps: Steps, seen: Mapping[Plane, Box]) -> None:
+        """Restore an object from its record and its steps; `seen` is where earlier answers of it lie."""
         # Of a size without the image nothing follows, but the file may have one.
         self._object_size, self.overwrite = record.size, record.overwrite
         self._current.label = record.label
         if record.edited:
             # Another answer than the one that was saved may have left other pixels.
-            again = any(other.label == record.label for other in self.records)
-            self._current.take(record.begun or record.prompts, whole=again)
+            self._current.take(record.begun or record.prompts, seen=seen)
         self._current.show(Shown(steps, record.size))
         if record.edited and self.live:
             self._current.repaint()  # planes that it has no more were never shown

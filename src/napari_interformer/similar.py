@@ -43,6 +43,7 @@ SMALLEST, LARGEST = 0.25, 4.0  # of the least and the greatest area
 STEADY = 0.15  # share of a mask beyond doubt (see `decoding.View`)
 TAKEN = 0.4  # an object of which a greater share is another's is that one
 WORKED = 8.0  # pixels of depth for which finding places needs no more: larger objects are looked for in a smaller image
+SAMPLED = 2**18  # pixels of all examples, and around them, that tell what is looked for
 MOST_PIXELS = 2**24  # pixels that are looked through at a time: half a gigabyte for a while
 BLOCK = 512  # pixels a side that are looked at in one go
 
@@ -160,7 +161,11 @@ def finished(session: Session, plane: Plane, box: Box) -> list[Mask]:
 
 def _appearance(session: Session, examples: Sequence[Mask], reach: float, taken: BoolMask) -> Appearance:
     """Return what the examples look like; what looks like them nearby may be other objects, and does not count as around."""
-    pairs = [pixels_of(session, one, reach, taken) for one in examples]
+    most = SAMPLED // len(examples)  # of each example; large ones have more than is needed
+    pairs = [
+        [np.ascontiguousarray(part[:, :: -(-part.shape[1] // most) or 1]) for part in parts]
+        for parts in (pixels_of(session, one, reach, taken) for one in examples)
+    ]
     ours, theirs = (np.concatenate(values, axis=1) for values in zip(*pairs, strict=True))
     appearance = Appearance.between(ours, theirs)
     for _ in range(2):

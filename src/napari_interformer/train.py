@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from napari_interformer.checkpoint import load_model, save_model
+from napari_interformer.checkpoint import check_name, load_model, save_model
 from napari_interformer.crops import Batches, loader, synthetic_pictures, training_pictures, windows
 from napari_interformer.datasets import VALIDATION
 from napari_interformer.files import brief, replacing, unwritable
@@ -322,6 +322,7 @@ def train(
             "kept needs a network with as many layers as initial; got layers, too: leave one of them out."
         )
     output = Path(output)
+    check_name(output)
     state_path = output.with_name(f"{output.name.removesuffix('.safetensors')}.state.pt")
     check_new(output, state_path)
     rank, world = of_process()

@@ -117,9 +117,14 @@ def carry(
         If the image is a single plane, T comes after Z in the axes, or the object has no prompts.
     """
     leading = session.features.leading
-    if not leading:
+    if max(leading, default=1) == 1:
         raise ValueError("propagate needs a stack; got a single plane: commit the object as it is.")
     axes = session.features.origin.axes
+    if leading[-1] == 1:
+        raise ValueError(
+            f"propagate follows the last axis before (Y, X), which has one plane here; got {axes} of shape "
+            f"{tuple(session.features.shape)}: take that axis away, for example with numpy.squeeze, and encode the image again."
+        )
     if axes.endswith("TYX") and "Z" in axes:
         raise ValueError(
             f"propagate follows the last axis before (Y, X), which must be Z in a series of stacks; got {axes}: swap T and Z "
@@ -172,9 +177,10 @@ def carry(
                 told(len(gap.masks))
             gaps[before, after] = gap
             carried += gap.masks
-            if (cancelled is not None and cancelled()) or any(
-                end.reason is Reason.NOT_ENCODED for end in gap.ends
-            ):
+            stopped = cancelled is not None and cancelled()
+            # Planes that were clicked on before, and that the object is not on now, have nothing to carry.
+            silent = steps == (None, None) and not {before, after} & {prompt.plane for prompt in given}
+            if stopped or silent or any(end.reason is Reason.NOT_ENCODED for end in gap.ends):
                 carried += _not_reached(session, before, after, stack, gap)
             for end in gap.ends:
                 log.info("%s", end)
@@ -207,17 +213,19 @@ def _fill(
 ) -> list[_Front]:
     """Carry the object from either end of a gap, plane by plane in turns, until it ends or the two meet."""
     stops = {before, after}
+    last = session.features.leading[-1]
     fronts = [
         front
         for plane, direction in ((before, 1), (after, -1))
-        if plane is not None and (front := _front(session, plane, direction)) is not None
+        if plane is not None
+        and 0 <= plane[-1] + direction < last
+        and (*plane[:-1], plane[-1] + direction) not in stops
+        and (front := _front(session, plane, direction)) is not None
     ]
     while going := [
         front
         for front in fronts
-        if front.ended is None
-        and 0 <= front.ahead[-1] < session.features.leading[-1]
-        and front.ahead not in stops
+        if front.ended is None and 0 <= front.ahead[-1] < last and front.ahead not in stops
     ]:
         if cancelled is not None and cancelled():
             break

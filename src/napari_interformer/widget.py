@@ -33,7 +33,7 @@ from napari_interformer.geometry import Box
 from napari_interformer.hints import NOTHING_TO_UNDO, before_a_click, found
 from napari_interformer.image import plane_at
 from napari_interformer.keys import CTRL, Keys
-from napari_interformer.labels import labels_of, made_for, new_labels
+from napari_interformer.labels import belongs, labels_of, new_labels
 from napari_interformer.layers import finest
 from napari_interformer.lessons import Learnt, Lessons
 from napari_interformer.notes import Notes
@@ -405,7 +405,7 @@ class Panel(QScrollArea):
             else:  # another one was looked at meanwhile
                 chosen = labels_of(source.image, self.viewer.layers)
             shape = source.whole(features.shape)
-            if chosen is not None and made_for(chosen, source.image) and tuple(finest(chosen).shape) != shape:
+            if chosen is not None and belongs(chosen, source.image) and tuple(finest(chosen).shape) != shape:
                 # Made before the image got data of another shape, or other channels.
                 chosen = labels_of(source.image, self.viewer.layers, shape)
             layer = new_labels(source, features.shape) if chosen is None else chosen
