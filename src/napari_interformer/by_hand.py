@@ -94,9 +94,8 @@ class ByHand:
                     key = plane, row, column
                     known = self._tiles.get(key, np.zeros_like(part))
                     tiles[key] = part | known
-                    new += int(
-                        np.count_nonzero(part & ~known)
-                    )  # one may go over the same pixels again and again
+                    # One may go over the same pixels again and again.
+                    new += int(np.count_nonzero(part & ~known))
         if new <= self._room:
             self._room -= new
             self._tiles |= tiles

@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-VALIDATION = (
-    0.2  # share of the images of each kind that training leaves out, and on which a model is measured
-)
+# Share of the images of each kind that training leaves out, and on which a model is measured.
+VALIDATION = 0.2
 CLASSES = 3  # nuclei and their borders, for example: rarely more
 _IMAGES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
 
@@ -79,9 +78,8 @@ def split(samples: Sequence[Sample], *, fraction: float) -> tuple[list[Sample], 
     split depends on names, groups and kinds alone. Samples of one group stay together.
     """
     chosen: set[str] = set()
-    rng = np.random.default_rng(
-        0
-    )  # in every run: one that goes on from another must keep out the same images
+    # In every run: one that goes on from another must keep out the same images.
+    rng = np.random.default_rng(0)
     for kind in sorted({sample.kind for sample in samples}):
         names = sorted({_together(sample) for sample in samples if sample.kind == kind})
         chosen.update(rng.permutation(names)[: round(fraction * len(names))])

@@ -390,9 +390,8 @@ class Decoding:
             return 0
         view, extent = step.view, Box.around(step.view.mask).extent
         least, most = self.model.config.diameters
-        smaller = (
-            max(size_at(self.features.size, view.level)) > most
-        )  # or nothing would be seen from farther away
+        # Or nothing would be seen from farther away.
+        smaller = max(size_at(self.features.size, view.level)) > most
         if (extent > most and smaller) or self._wider(view.box, view.mask, view.level, NO_LIMIT) != view.box:
             return -1
         return int(0 < extent < least and view.level < FINEST)

@@ -40,9 +40,8 @@ class Click:
         object.__setattr__(self, "plane", _indices(self.plane))
         object.__setattr__(self, "positive", _sign(self.positive))
         for name in ("y", "x"):
-            if isinstance(
-                number := getattr(self, name), np.integer
-            ):  # which may be too small to compute with
+            number = getattr(self, name)
+            if isinstance(number, np.integer):  # which may be too small to compute with
                 object.__setattr__(self, name, int(number))
 
     @classmethod

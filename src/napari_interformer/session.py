@@ -147,9 +147,8 @@ class Session:
         self._history = History(self._objects)
         # What `volume.carry` found between two planes with clicks, or beyond the outermost.
         self.gaps: Gaps = {}
-        self._overwrite_after: bool | None = (
-            None  # once an object with a setting of its own, from a file, is finished
-        )
+        # Once an object with a setting of its own, from a file, is finished.
+        self._overwrite_after: bool | None = None
         # All masks that were carried there so far: undo may bring back earlier ones.
         self._carried: dict[tuple[Plane | None, Plane | None], set[Mask]] = {}
 
