@@ -175,6 +175,16 @@ def test_labels_that_fit_nowhere_are_told_before_anything_is_encoded(
     assert "no room" in capsys.readouterr().err
 
 
+def test_an_axis_along_which_nothing_is_carried_is_told_before_anything_is_encoded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_interformer.load_model", lambda _: pytest.fail("it was begun"))
+    tifffile.imwrite(tmp_path / "t.tif", np.stack([blobs()[0]] * 3)[:, None], photometric="minisblack")
+    arguments = ("--object", "1,0,32,32", "--propagate", "-o", tmp_path / "l.tif", "--axes", "TZYX")
+    assert run("segment", tmp_path / "t.tif", *arguments) == 1
+    assert "which has one plane here; got TZYX" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("size", ["nan", "inf", "0", "large"])
 def test_a_size_that_is_no_length_is_wrong_use(size: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("segment", "a.tif", "--click", "1,1", "-o", "l.tif", "--object-size", size) == 2

@@ -746,6 +746,13 @@ def test_the_overwriting_of_a_saved_object_that_is_undone_is_none_of_the_next_on
         assert not again.overwrite and (labels == 7).sum() == 1024
     again = session(live=True)
     again.load_prompts(tmp_path / "c.json")
+    while again.undo():
+        pass
+    again.load_prompts(tmp_path / "c.json")  # once more, which says nothing of the session either
+    again.commit()
+    assert not again.overwrite
+    again = session(live=True)
+    again.load_prompts(tmp_path / "c.json")
     again.overwrite = False
     again.undo()
     again.commit()

@@ -272,6 +272,7 @@ def segment(
     from napari_interformer.image import Planes
     from napari_interformer.label_files import LABEL_FILES, check_labels_file, write_labels
     from napari_interformer.store import located
+    from napari_interformer.volume import check_axes
 
     read = {"the image": image}
     if features is not None and isinstance(store := located(features), Path):
@@ -290,6 +291,8 @@ def segment(
         raise ValueError(
             f"--propagate needs a stack; {image.name} has a single plane: leave --propagate out."
         )
+    if propagate:  # before minutes of encoding
+        check_axes(planes.axes, planes.shape)
     if similar:
         steps.check_searchable(image, planes)
     network = ni.load_model(model)
@@ -504,7 +507,7 @@ def benchmark(folder: Path, output: Path, model: str | None, device: str, **sett
 
     check_folder(folder)
     check_output_folder(output)
-    from napari_interformer.benchmark import REPORT
+    from napari_interformer.benchmark import REPORT, BenchmarkConfig, methods, run
 
     if taken := [name for name in REPORT if (output / name).exists()]:
         raise FileExistsError(
@@ -513,7 +516,6 @@ def benchmark(folder: Path, output: Path, model: str | None, device: str, **sett
     if importlib.util.find_spec("matplotlib") is None:  # said now, not after an hour of clicking
         raise ModuleNotFoundError(name="matplotlib")
     import napari_interformer as ni
-    from napari_interformer.benchmark import BenchmarkConfig, methods, run
 
     config = BenchmarkConfig(**settings)
     network = ni.load_model(model)

@@ -252,7 +252,8 @@ class Batches(Dataset[Batch]):
         """Make the batch of a step."""
         config = self.config
         # All processes have crops and windows of the same sizes, or the quicker ones would wait for the others at every step.
-        sizes, rng = (np.random.default_rng([config.seed, *part]) for part in ((step,), (self.rank, step)))
+        sizes = np.random.default_rng([config.seed, step])
+        rng = np.random.default_rng([config.seed, self.rank, step])
         size = int(sizes.choice(config.crop_sizes))
         # What a window sees must not depend on its size alone, so an object comes in windows of several sizes.
         window = round(self.click_window * sizes.choice(config.window_sizes) / DIVISOR) * DIVISOR

@@ -437,8 +437,10 @@ class Features:
                 with _writing(self._store.location, "it can be used all the same"):
                     self._store.pack_all()
                     # What is noted is believed for good, so what was seen some time ago is not enough.
-                    for row, done in enumerate(self._done if isinstance(self._store.location, Path) else ()):
-                        done[:] = self._store.done(row, range(len(self.tiles)))
+                    # Behind a URL, that would be two requests for each plane.
+                    if isinstance(self._store.location, Path):
+                        for row, done in enumerate(self._done):
+                            done[:] = self._store.done(row, range(len(self.tiles)))
                     if self._done.all():
                         self._store.group.attrs["complete"] = True
             except OSError as error:

@@ -691,12 +691,9 @@ class Session:
         before = {mask.plane: mask for mask in self.masks}
         changed = self.adopt(carried.steps)
         clicked = {prompt.plane for prompt in self.given}
-        for mask in self.masks:
+        for masks in self._carried.values():
             # What a clicked plane starts from may be another one now; it goes with the same clicks.
-            if mask.plane in clicked and mask is not before.get(mask.plane):
-                for masks in self._carried.values():
-                    if before.get(mask.plane) in masks:
-                        masks.add(mask)
+            masks |= {one for one in self.masks if one.plane in clicked and before.get(one.plane) in masks}
         self._fill(carried.gaps)
         return changed
 
@@ -1010,19 +1007,20 @@ class Session:
     def adopt_saved(self, replay: Replay) -> None:
         """Take over what `compute_saved` returned; errors as for `load_prompts`."""
         self._check_no_current("load_prompts")
-        usual, overwrite = (self._object_size, self.overwrite), None
+        self._settle()
+        size, overwrite, after = self._object_size, self.overwrite, None
         current, latest = replay.current
         seen: dict[int, dict[Plane, Box]] = {}  # where earlier answers of each object lie
         try:
             for record, steps in replay.finished:
-                self._begin(record, steps, seen.get(record.label, {}))
+                boxes = seen.setdefault(record.label, {})
+                self._begin(record, steps, boxes)
                 for step in steps:
-                    boxes = seen.setdefault(record.label, {})
                     boxes[step.prompt.plane] = step.box.union(boxes.get(step.prompt.plane, step.box))
                 self._finish()  # even if others have all of its pixels, as they had then
             if latest or current.edited:
                 self._begin(current, latest, seen.get(current.label, {}))
-                overwrite, usual = usual[1], (usual[0], self.overwrite)  # which holds for this object
+                after, overwrite = overwrite, self.overwrite  # which holds for this object
                 # What was carried came after the first click, and goes with it.
                 start = len(self.masks) if current.edited else 0
                 counts = start, *range(len(self.masks) + 1, len(latest) + 1)
@@ -1031,8 +1029,8 @@ class Session:
                 if not current.edited:
                     self._fill(gaps_of(self.masks, self.given, self.overwrite))
         finally:
-            self._object_size, self.overwrite = usual
-        self._overwrite_after = overwrite
+            self._object_size, self.overwrite = size, overwrite
+        self._overwrite_after = after
         self.by_hand.include(replay.by_hand)
         self.backlog.add(partial(paint_again, self.labels, replay.by_hand, replay.numbers))
         self._objects.know(max(replay.numbers - {self.label if self.unfinished else 0}, default=0))

@@ -162,10 +162,7 @@ def finished(session: Session, plane: Plane, box: Box) -> list[Mask]:
 def _appearance(session: Session, examples: Sequence[Mask], reach: float, taken: BoolMask) -> Appearance:
     """Return what the examples look like; what looks like them nearby may be other objects, and does not count as around."""
     most = SAMPLED // len(examples)  # of each example; large ones have more than is needed
-    pairs = [
-        [np.ascontiguousarray(part[:, :: -(-part.shape[1] // most) or 1]) for part in parts]
-        for parts in (pixels_of(session, one, reach, taken) for one in examples)
-    ]
+    pairs = [[_thinned(part, most) for part in pixels_of(session, one, reach, taken)] for one in examples]
     ours, theirs = (np.concatenate(values, axis=1) for values in zip(*pairs, strict=True))
     appearance = Appearance.between(ours, theirs)
     for _ in range(2):
@@ -179,6 +176,11 @@ def _appearance(session: Session, examples: Sequence[Mask], reach: float, taken:
             "on the others yourself."
         )
     return appearance
+
+
+def _thinned(values: NDArray[np.float32], most: int) -> NDArray[np.float32]:
+    """Return at most so many columns of (C, N), evenly spread."""
+    return np.ascontiguousarray(values[:, :: max(1, -(-values.shape[1] // most))])
 
 
 def likeness(

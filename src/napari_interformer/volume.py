@@ -22,7 +22,7 @@ from napari_interformer.prompts import BoxPrompt, Click, Mark, Mask
 from napari_interformer.simulate import depth, iou
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -87,6 +87,23 @@ class _Front:
         self.ended = Ended(plane, reason)
 
 
+def check_axes(axes: str, shape: Sequence[int]) -> None:
+    """Refuse an image, by its axes without channels, along whose last axis before (Y, X) nothing can be carried."""
+    leading = shape[:-2]
+    if max(leading, default=1) == 1:
+        raise ValueError("propagate needs a stack; got a single plane: commit the object as it is.")
+    if leading[-1] == 1:
+        raise ValueError(
+            f"propagate follows the last axis before (Y, X), which has one plane here; got {axes} of shape {tuple(shape)}: "
+            "take that axis away, for example with numpy.squeeze, and encode the image again."
+        )
+    if axes.endswith("TYX") and "Z" in axes:
+        raise ValueError(
+            f"propagate follows the last axis before (Y, X), which must be Z in a series of stacks; got {axes}: swap T and Z "
+            "with numpy.swapaxes and encode the image again."
+        )
+
+
 def carry(
     session: Session,
     *,
@@ -117,19 +134,7 @@ def carry(
         If the image is a single plane, T comes after Z in the axes, or the object has no prompts.
     """
     leading = session.features.leading
-    if max(leading, default=1) == 1:
-        raise ValueError("propagate needs a stack; got a single plane: commit the object as it is.")
-    axes = session.features.origin.axes
-    if leading[-1] == 1:
-        raise ValueError(
-            f"propagate follows the last axis before (Y, X), which has one plane here; got {axes} of shape "
-            f"{tuple(session.features.shape)}: take that axis away, for example with numpy.squeeze, and encode the image again."
-        )
-    if axes.endswith("TYX") and "Z" in axes:
-        raise ValueError(
-            f"propagate follows the last axis before (Y, X), which must be Z in a series of stacks; got {axes}: swap T and Z "
-            "with numpy.swapaxes and encode the image again."
-        )
+    check_axes(session.features.origin.axes, session.features.shape)
     given = session.given
     # Without any, an object that is being edited spreads from the planes it has.
     kept: tuple[Prompt, ...] = given or session.masks

@@ -278,8 +278,7 @@ class Workspace:
             raise error
 
         def then(found: tuple[tuple[int, int], NDArray[Any] | None, set[int]]) -> None:
-            ends, wider, there = found
-            highest = ends[1]
+            (lowest, highest), wider, there = found
             annotator.session.records.extend(record for record in finished if record.label in there)
             if wider is not None:
                 labels.take(wider)
@@ -292,7 +291,7 @@ class Workspace:
                     f"{layer.name} is of type {labels.dtype} and has room for {room} more object{'s' * (room != 1)}: for more, "
                     "choose another layer under Labels."
                 )
-            if told := beyond(*ends):
+            if told := beyond(lowest, highest):
                 show_warning(f"{layer.name}: {told} You can go on, but not save them like this.")
             if layer is not chosen:
                 layer.refresh()
