@@ -157,7 +157,8 @@ def test_progress_counts_tiles(rng):
 
 
 @pytest.mark.parametrize("kept", ["memory", "zarr"])
-def test_cancel_stops_within_one_tile_and_the_next_run_goes_on(rng, tmp_path, kept):
+def test_cancel_stops_within_a_batch_and_the_next_run_goes_on(rng, tmp_path, kept, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     image = rng.integers(0, 9, (2, 200, 200))
     store = tmp_path / "x.zarr" if kept == "zarr" else None
     told = []
@@ -200,7 +201,8 @@ def test_nothing_is_done_twice(rng, tmp_path):
     assert not model.seen
 
 
-def test_the_plane_that_somebody_waits_for_comes_next(rng):
+def test_the_plane_that_somebody_waits_for_comes_next(rng, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     planes = Planes.of(rng.integers(0, 9, (4, 200, 200)))
     model = FakeModel()
     features = room_for(planes, model)
@@ -216,12 +218,13 @@ def test_the_plane_that_somebody_waits_for_comes_next(rng):
     assert order == [0] * 6 + [2] * 16 + [0] * 10 + [1] * 16 + [3] * 16
 
 
-def test_the_tiles_under_what_somebody_looks_at_come_next(rng):
+def test_the_tiles_under_what_somebody_looks_at_come_next(rng, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     planes = Planes.of(rng.integers(0, 9, (2, 400, 400)))
     features = room_for(planes, FakeModel())
     looked = Box(150, 210, 200, 260)
     touched = features.touched(looked)
-    assert len(touched) == 2 * encoding.CPU_BATCH
+    assert len(touched) == 4
     model = FakeModel()
     steps = encode_tiles(planes, features, model, device="cpu", first=lambda: ((1,), looked))
     for _ in touched:
@@ -348,7 +351,7 @@ print(made)
     made, store = int(run.stdout), tmp_path / "x.zarr"
     left, most = sum(len(Features.open(store).waiting((z,))) for z in range(12)), 12 * 25
     # A kill loses what is at hand, and no more.
-    assert 0 < left < most and made - 10 * encoding.CPU_BATCH <= most - left
+    assert 0 < left < most and made - 10 * torch.get_num_threads() <= most - left
     model = FakeModel()
     image = np.load(tmp_path / "image.npy")
     features = encode(image, model, store=store)
@@ -569,3 +572,12 @@ def test_masks_show_no_seam(default_model):
     )
     # Of cells that lie on no seam nearly as many differ by more than 0.02 (docs/performance.md, Tiles).
     assert np.mean(agreement) > 0.99 and min(agreement) > 0.95 and np.mean(np.array(agreement) < 0.98) < 0.15
+
+
+@pytest.mark.parametrize(("threads", "at_once"), [(1, [1] * 5), (2, [2, 2, 1]), (4, [4, 1]), (99, [5])])
+def test_small_planes_are_encoded_side_by_side_one_on_each_thread(rng, monkeypatch, threads, at_once):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    model, told = FakeModel(), []
+    features = encode(rng.integers(0, 9, (5, 60, 70)), model, progress=told.append, device="cpu")
+    assert [shape[0] for shape in model.seen] == at_once and features.ready()
+    assert [step.plane for step in told] == [(z,) for z in range(5)]

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from qtpy.QtCore import QTimer
 
 from napari_interformer import checkpoint
-from napari_interformer.encoding import CPU_BATCH
 from napari_interformer.geometry import Box
 from napari_interformer.labels import LABELS
 from napari_interformer.store import Store
@@ -31,7 +31,7 @@ def test_cancel_stops_within_a_batch_and_keeps_what_is_done(window):
     window.form.cancel.click()
     window.model.steps.release(PLENTY)
     window.wait(lambda: window.panel.job is None)
-    assert window.model.tiles <= 20 + CPU_BATCH
+    assert window.model.tiles <= 20 + torch.get_num_threads()
     features = window.panel.features
     assert 0 < features.ready_planes().sum() < 6
     assert window.form.bar.text() == f"{features.ready_planes().sum()} of 6 planes"
@@ -101,7 +101,7 @@ def test_a_click_that_waits_is_taken_back_when_encoding_is_cancelled(window):
     window.click(centres[0])
     window.wait(lambda: window.panel.annotator.waiting)
     window.form.cancel.click()
-    window.model.steps.release(CPU_BATCH)
+    window.model.steps.release(torch.get_num_threads())
     window.wait(lambda: window.panel.job is None)
     window.idle()
     assert "plane 3 is not encoded" in window.told[-1]

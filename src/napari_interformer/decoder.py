@@ -289,18 +289,20 @@ class IMSA(nn.Module):
         is the mean of the four middle pixels of each cell, so the embedding is looked up there alone.
         """
         stride = self.strides[0]
-        batch, height, width = reference.shape
-        middle = slice(stride // 2 - 1, stride // 2 + 1)
-        cells = reference.view(batch, height // stride, stride, width // stride, stride)[
-            :, :, middle, :, middle
-        ]
-        cells = cells.permute(0, 1, 3, 2, 4).reshape(-1, 4).int()  # (B * H / s * W / s, 4)
+        middle = (stride // 2 - 1, stride // 2)
+        corners = [
+            reference[:, y::stride, x::stride] for y in middle for x in middle
+        ]  # each (B, H / s, W / s)
+        states = torch.arange(len(State), device=reference.device)
         if not _clicking(like):  # looking up has a slow backward pass
-            states = torch.arange(len(State), device=cells.device)
-            vectors = (cells[..., None] == states).to(self.patch_embed.dtype).mean(1) @ self.patch_embed
-        else:
-            vectors = F.embedding_bag(cells, self.patch_embed, mode="mean")
-        vectors = vectors.view(batch, height // stride, width // stride, -1)
+            cells = torch.stack(corners, 3)
+            vectors = (cells[..., None] == states).to(self.patch_embed.dtype).mean(3) @ self.patch_embed
+        else:  # four states have few combinations, so their means are looked up at once
+            combination = torch.zeros_like(corners[0], dtype=torch.int32)
+            for corner in corners:
+                combination = combination * len(State) + corner
+            means = self.patch_embed[torch.cartesian_prod(*[states] * 4)].mean(1)
+            vectors = F.embedding(combination, means)
         return vectors.permute(0, 3, 1, 2).to(like.dtype)
 
 
@@ -329,12 +331,26 @@ class ConvModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Keep the size (B, C, H, W)."""
-        return self.finish(self.conv(x))
+        if not _clicking(x):
+            return F.relu(self.bn(self.conv(x)))
+        weight, bias = self.folded()
+        return self.finish(F.conv2d(x, weight, bias, padding=self.conv.padding))
+
+    def folded(self) -> tuple[Tensor, Tensor | None]:
+        """Return the convolution's kernel and bias; a batch norm's fixed statistics are in them."""
+        if not self._fixed:
+            return self.conv.weight, None
+        mean, variance = cast("Tensor", self.bn.running_mean), cast("Tensor", self.bn.running_var)
+        scale = self.bn.weight / (variance + self.bn.eps).sqrt()
+        return self.conv.weight * scale.view(-1, 1, 1, 1), self.bn.bias - mean * scale
 
     def finish(self, x: Tensor) -> Tensor:
-        """Apply norm and ReLU to what the convolution gave."""
-        x = self.bn(x)
-        return x.relu_() if _clicking(x) else F.relu(x)
+        """Apply what is left after the folded convolution: a norm that depends on the map, and ReLU in place."""
+        return (x if self._fixed else self.bn(x)).relu_()
+
+    @property
+    def _fixed(self) -> bool:
+        return isinstance(self.bn, nn.BatchNorm2d) and not self.training
 
 
 class Head(nn.Module):
@@ -382,12 +398,12 @@ class Head(nn.Module):
 
     def _joined(self, levels: list[Tensor]) -> Tensor:
         """Resize all levels to the first one's size, put them side by side, and apply `fpn_bottleneck`."""
-        conv = self.fpn_bottleneck.conv
         if not _clicking(levels[0]):
             return self.fpn_bottleneck(torch.cat([_resize(level, levels[0]) for level in levels], dim=1))  # type: ignore[no-any-return]
         # The same level by level, without laying the largest map of all side by side.
-        weights = conv.weight.chunk(len(levels), 1)
-        out = F.conv2d(levels[0], weights[0], padding=1)
+        weight, bias = self.fpn_bottleneck.folded()
+        weights = weight.chunk(len(levels), 1)
+        out = F.conv2d(levels[0], weights[0], bias, padding=1)
         for level, weight in zip(levels[1:], weights[1:], strict=True):
             out += enlarged_convolution(level, weight, (out.shape[2], out.shape[3]))
         return self.fpn_bottleneck.finish(out)

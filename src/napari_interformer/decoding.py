@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from scipy.ndimage import label as number_parts
 
+from napari_interformer.cores import few
 from napari_interformer.features import padded
 from napari_interformer.geometry import DIVISOR, Box, cut, line, paste, placed, rounded_up
 from napari_interformer.image import Planes
@@ -218,12 +219,13 @@ class Decoding:
         asked = {step.prompt for step in before}  # checked when they were answered
         steps: list[Step] = []
         latest: dict[Plane, Step] = {}
-        for prompt in in_order(one if one in asked else self._checked(one) for one in prompts):
-            previous = latest.get(prompt.plane)
-            so_far = _so_far(None if isinstance(prompt, Mask) else previous, prompt)
-            step = known.get(so_far) or self._inside(self._answer(previous, prompt, size))
-            latest[prompt.plane] = step
-            steps.append(step)
+        with few(self.model.config.window**2):
+            for prompt in in_order(one if one in asked else self._checked(one) for one in prompts):
+                previous = latest.get(prompt.plane)
+                so_far = _so_far(None if isinstance(prompt, Mask) else previous, prompt)
+                step = known.get(so_far) or self._inside(self._answer(previous, prompt, size))
+                latest[prompt.plane] = step
+                steps.append(step)
         return tuple(steps)
 
     def guess(self, start: Mask, click: Click, level: int) -> tuple[Box, NDArray[np.float32]]:
@@ -253,13 +255,14 @@ class Decoding:
         mask = cut(mask, box, window, False)
         y, x = working(click.y, level) - window.top, working(click.x, level) - window.left
         reference = draw_click(expected(mask), y, x, click.positive, config.inner_radius, config.outer_radius)
-        prepared = self._prepare(click.plane, level, window)
-        for _ in range(ANSWERS):
-            roi = region(
-                mask | sure(reference), expansion=config.zoom_expansion, min_size=config.zoom_min_size
-            )
-            logits = self.model.decode_logits(prepared, reference, roi)
-            mask, reference = mask | (logits > 0), fold(reference, logits > 0)
+        with few(config.window**2):
+            prepared = self._prepare(click.plane, level, window)
+            for _ in range(ANSWERS):
+                roi = region(
+                    mask | sure(reference), expansion=config.zoom_expansion, min_size=config.zoom_min_size
+                )
+                logits = self.model.decode_logits(prepared, reference, roi)
+                mask, reference = mask | (logits > 0), fold(reference, logits > 0)
         box, fine = to_image(obey(logits, [(y, x, click.positive)]), window, level)
         inside = box.intersect(Box.of(self.features.size))
         return inside, fine[: inside.height, : inside.width]

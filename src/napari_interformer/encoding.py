@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,9 +34,8 @@ log = logging.getLogger(__name__)
 
 Part = Plane | tuple[Plane, Box | None]  # a plane, or a box of it
 Tile = int | Literal["whole"] | None
-# Tiles at once, halved while memory does not suffice. On two cores two tiles of 256 pixels take 62 ms each, four 63, and one
-# alone 75, as threads wait for each other less; what is larger than both is work enough by itself, and would take memory.
-GPU_BATCH, CPU_BATCH, CPU_PIXELS = 8, 2, 2 * 256**2
+# Tiles at once, halved while memory does not suffice: on a processor one for each thread, and pixels for which there is memory.
+GPU_BATCH, CPU_PIXELS = 8, 8 * 256**2
 # Seconds to wait for tiles of other processes, and until they are made here, too.
 _NAP, _PATIENCE = 0.02, 60.0
 # Tiles of which is asked at a time whether another process made them: to ask for all of them before each batch takes longer.
@@ -228,7 +227,11 @@ def encode_tiles(
     left = _Left(planes, features, only)
     worker = _on(model, target) if left else model
     log.info("encoding %d of %d tiles on %s", len(left), left.total, target)
-    batch = GPU_BATCH if target.type != "cpu" else min(CPU_BATCH, max(1, CPU_PIXELS // _pixels(features)))
+    batch = (
+        GPU_BATCH
+        if target.type != "cpu"
+        else max(1, min(torch.get_num_threads(), CPU_PIXELS // _pixels(features)))
+    )
     before, began = len(left), time.monotonic()
     busy = began
 
@@ -239,21 +242,24 @@ def encode_tiles(
     with suppress(_Stopped):
         while left:
             stop()
-            for plane, tiles in left.due(first() if first is not None else None):
-                with features.claim(plane, tiles, batch) as mine:
-                    if not mine and time.monotonic() - busy > _PATIENCE:
-                        mine = tiles[:1]  # whoever has it hangs; that it may be made twice does no harm
-                    made = _make(planes, features, worker, plane, mine, stop) if mine else []
-                if mine:
-                    break
-            else:
+            mine: list[tuple[Plane, int]] = []
+            with ExitStack() as claims:
+                for plane, tiles in left.due(first() if first is not None else None):
+                    taken = claims.enter_context(features.claim(plane, tiles, batch - len(mine)))
+                    if not (mine or taken) and time.monotonic() - busy > _PATIENCE:
+                        taken = tiles[:1]  # whoever has it hangs; that it may be made twice does no harm
+                    mine += [(plane, tile) for tile in taken]
+                    if len(mine) == batch:
+                        break
+                made = _make(planes, features, worker, mine, stop) if mine else []
+            if not mine:
                 time.sleep(_NAP)  # others work at all that is left
                 continue
             busy = time.monotonic()
             if not made:
                 batch = len(mine) // 2
                 log.info("memory of %s is short: %d tiles at once from here", target, batch)
-            for tile in made:
+            for plane, tile in made:
                 left.made(plane, tile)
                 yield Progress.after(time.monotonic() - began, left.total, before, len(left), plane)
                 stop()
@@ -354,17 +360,16 @@ def _make(
     planes: Planes,
     features: Features,
     model: InterFormer,
-    plane: Plane,
-    tiles: Sequence[int],
+    tiles: Sequence[tuple[Plane, int]],
     before_layer: Callable[[], None],
-) -> list[int]:
+) -> list[tuple[Plane, int]]:
     """Encode and write those of some tiles that are as large as the first; return which, none if memory was too short."""
-    boxes = {tile: tile_box(features.tiles[tile], features) for tile in tiles}
+    boxes = {(plane, tile): tile_box(features.tiles[tile], features) for plane, tile in tiles}
     size = boxes[tiles[0]].shape
-    boxes = {tile: box for tile, box in boxes.items() if box.shape == size}  # at borders some are smaller
+    boxes = {which: box for which, box in boxes.items() if box.shape == size}  # at borders some are smaller
     try:
-        raw = [planes.raw(plane, box) for box in boxes.values()]
-        pixels = np.stack([planes.normalised(one, plane) for one in raw])
+        raw = [planes.raw(plane, box) for (plane, _), box in boxes.items()]
+        pixels = np.stack([planes.normalised(one, plane) for (plane, _), one in zip(boxes, raw, strict=True)])
         maps = model.encode_pixels(pixels, before_layer)
     except (MemoryError, RuntimeError) as error:
         if not _is_memory(error):
@@ -375,7 +380,7 @@ def _make(
             f"A tile of {size[0]} x {size[1]} pixels is too large for the memory of {model.device}: encode with a smaller "
             "tile or on another device."
         ) from error
-    for i, (tile, box) in enumerate(boxes.items()):
+    for i, ((plane, tile), box) in enumerate(boxes.items()):
         core = features.tiles[tile]
         own = cut_maps([level[i] for level in maps], features.origin.strides, core, box)
         inside = core.intersect(Box.of(features.size)).shift(-box.top, -box.left).slices

@@ -8,6 +8,7 @@ themselves, and so does `scales`, which lets torch resize pixels and logits.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from napari_interformer.cores import side_by_side
 from napari_interformer.decoder import IMSA, AuxiliaryHead, Head, Prepared, resize
 from napari_interformer.encoder import Encoder, strides_of
 from napari_interformer.geometry import DIVISOR, Box
@@ -275,7 +277,7 @@ class InterFormer(nn.Module):
                 "leave it out to refine everywhere."
             )
         logits, _ = self.decode_levels(maps, reference, roi)
-        return resize(logits, (reference.shape[1], reference.shape[2]))
+        return resize(logits.contiguous(), (reference.shape[1], reference.shape[2]))
 
     def decode_levels(
         self, maps: Sequence[Tensor] | Prepared, reference: Tensor, roi: Region | None = None
@@ -321,7 +323,6 @@ class InterFormer(nn.Module):
         self._fingerprints.clear()
         return super().train(mode)
 
-    @torch.inference_mode()
     def encode_pixels(
         self, pixels: NDArray[np.float32], before_layer: Callable[[], None] | None = None
     ) -> list[NDArray[np.float32]]:
@@ -339,6 +340,17 @@ class InterFormer(nn.Module):
         list of (B, C_i, Yp / s_i, Xp / s_i) float32
             Yp, Xp are Y, X rounded up to multiples of 32.
         """
+        if self.device.type == "cpu":
+            each = side_by_side(
+                self._encode_part, list(pixels[:, None]), math.prod(pixels.shape[1:3]), before_layer
+            )
+            return each[0] if len(each) == 1 else [np.concatenate(level) for level in zip(*each, strict=True)]
+        return self._encode_part(pixels, before_layer)
+
+    @torch.inference_mode()
+    def _encode_part(
+        self, pixels: NDArray[np.float32], before_layer: Callable[[], None] | None
+    ) -> list[NDArray[np.float32]]:
         x = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device).permute(0, 3, 1, 2)
         half = self.device.type == "cuda"
         with torch.autocast(self.device.type, torch.float16, enabled=half):

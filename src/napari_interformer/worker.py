@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _PATIENCE = 10  # "niceness"; torch's threads inherit it from the thread that first calls it
-_CORES = threading.Lock()  # one worker after the other asks how many there are
 
 
 class WorkerThread(QObject):
@@ -109,27 +108,16 @@ class WorkerThread(QObject):
     def share(self, part: Callable[[int], int]) -> None:
         """From the thread: let torch use this many of its cores here, once and for all.
 
-        Torch's threads wait for each other by spinning, so more of them than there are free cores is ruinous: on 2 cores,
-        one of them busy, encoding on 2 threads took 5 times as long as on 1 and a click 3 times, at times 70 times. The
-        workers share the cores.
+        More threads than there are free cores are ruinous (`cores`), so the workers share them.
         """
         if self._shared:
             return
         self._shared = True
         import torch
 
-        with _CORES:
-            cores = torch.get_num_threads()
-            torch.set_num_threads(max(1, part(cores)))
-            # What is said in one thread holds there and for threads to come. Those are none of our business.
-            restored = threading.Event()
+        from napari_interformer import cores
 
-            def restore() -> None:
-                torch.set_num_threads(cores)
-                restored.set()
-
-            self.tell(restore)
-            restored.wait(1)
+        cores.use(max(1, part(torch.get_num_threads())))
 
     @property
     def closed(self) -> bool:

@@ -1,0 +1,106 @@
+"""Torch's threads: each thread of ours has as many as it asks for, and nobody else notices."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from napari_interformer import cores
+
+SMALL, LARGE = cores.PIXELS, 64 * cores.PIXELS
+
+
+@pytest.fixture(autouse=True)
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def in_new_thread() -> int:
+    told: list[int] = []
+    thread = threading.Thread(target=lambda: told.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    return told[0]
+
+
+def test_a_small_image_gets_one_thread_and_a_large_one_all():
+    with cores.few(SMALL):
+        assert torch.get_num_threads() == 1 and in_new_thread() == 3
+    assert torch.get_num_threads() == in_new_thread() == 3
+    with cores.few(LARGE):
+        assert torch.get_num_threads() == 3
+
+
+def test_an_error_gives_the_threads_back():
+    with pytest.raises(ZeroDivisionError), cores.few(SMALL):
+        _ = 1 / 0
+    assert torch.get_num_threads() == 3
+
+
+def test_images_side_by_side_share_the_threads():
+    def work(item, _):
+        return item, torch.get_num_threads(), threading.get_ident()
+
+    together = threading.Barrier(3)
+
+    def at_once(item, go_on):
+        together.wait(10)
+        return work(item, go_on)
+
+    done = cores.side_by_side(at_once, [7, 8, 9], LARGE)
+    assert [one[:2] for one in done] == [(7, 1), (8, 1), (9, 1)]
+    assert len({one[2] for one in done}) == 3 and threading.get_ident() not in {one[2] for one in done}
+    assert cores.side_by_side(work, [7], LARGE) == [(7, 3, threading.get_ident())]
+    assert cores.side_by_side(work, [7], SMALL) == [(7, 1, threading.get_ident())]
+    assert torch.get_num_threads() == in_new_thread() == 3
+
+
+def test_one_error_ends_the_others_early_and_is_told():
+    ended = []
+
+    def work(item, go_on):
+        if not item:
+            raise MemoryError("no room")
+        try:
+            for _ in range(1000):
+                time.sleep(0.01)
+                go_on()
+        finally:
+            ended.append(item)
+
+    with pytest.raises(MemoryError, match="no room"):
+        cores.side_by_side(work, [1, 0, 2], SMALL)
+    assert sorted(ended) == [1, 2]
+
+
+def test_who_waits_is_asked_in_its_own_thread_and_may_end_it():
+    asked = []
+
+    def ask():
+        asked.append(threading.get_ident())
+        if len(asked) > 1:
+            raise KeyboardInterrupt
+
+    def work(_, go_on):
+        for _ in range(1000):
+            time.sleep(0.01)
+            go_on()
+
+    with pytest.raises(KeyboardInterrupt):
+        cores.side_by_side(work, [1, 2], SMALL, ask)
+    assert set(asked) == {threading.get_ident()}
+
+
+def test_images_of_a_batch_are_encoded_as_each_alone(small_model, rng):
+    pixels = rng.random((3, 64, 64, 3), np.float32) * 255
+    together = small_model.encode_pixels(pixels)
+    for i, one in enumerate(pixels):
+        for ours, theirs in zip(together, small_model.encode_pixels(one[None]), strict=True):
+            assert np.array_equal(ours[i], theirs[0])
