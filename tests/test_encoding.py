@@ -579,5 +579,5 @@ def test_small_planes_are_encoded_side_by_side_one_on_each_thread(rng, monkeypat
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     model, told = FakeModel(), []
     features = encode(rng.integers(0, 9, (5, 60, 70)), model, progress=told.append, device="cpu")
-    assert [shape[0] for shape in model.seen] == at_once and features.ready()
+    assert [shape[0] for shape in model.seen] == at_once and features.ready_planes().all()
     assert [step.plane for step in told] == [(z,) for z in range(5)]

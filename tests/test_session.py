@@ -589,6 +589,122 @@ def test_what_cannot_be_written_leaves_all_as_it_was(way, monkeypatch):
     assert all(s.undo() for _ in range(3)) and not np.asarray(s.labels).any()
 
 
+class Filling(np.ndarray):
+    """Labels on a disk that holds so many more writes."""
+
+    room = 10**9
+
+    def __setitem__(self, key, value):
+        if not Filling.room:
+            raise OSError("No space left on device")
+        Filling.room -= 1
+        super().__setitem__(key, value)
+
+
+STACK = encode(np.stack([IMAGE] * 4), MODEL, contrast=(0, 255), device="cpu")
+
+
+@pytest.fixture
+def on_a_filling_disk(monkeypatch):
+    """A session on a stack with an object on each of three planes, and a function that lets so many more writes succeed."""
+    there = np.zeros((4, *IMAGE.shape), np.int32)
+    there[:3] = np.where(LABELS == 5, 5, 0)
+    s = Session(STACK, MODEL, labels=there.view(Filling))
+    return s, lambda writes: monkeypatch.setattr(Filling, "room", writes)
+
+
+def test_an_object_that_cannot_be_deleted_as_a_whole_comes_back(on_a_filling_disk):
+    s, room = on_a_filling_disk
+    before = np.array(s.labels)
+    room(1)
+    with pytest.raises(OSError, match="No space"):
+        s.delete(5)
+    assert not s.can_undo and not s.records
+    room(99)
+    s.delete(5)
+    assert not np.asarray(s.labels).any() and s.undo()
+    np.testing.assert_array_equal(s.labels, before)
+
+
+@pytest.mark.parametrize(("what", "number"), [("live", 1), ("overwrite", 5)])
+def test_what_was_said_and_could_not_be_written_can_be_said_again(on_a_filling_disk, what, number):
+    s, room = on_a_filling_disk
+    s.live = what == "overwrite"
+    for plane in range(2):
+        s.click((plane, *CENTRES[number - 1]))
+    room(1)
+    with pytest.raises(OSError, match="No space"):
+        setattr(s, what, True)
+    assert not getattr(s, what)
+    room(99)
+    setattr(s, what, True)
+    s.commit()
+    for plane in range(2):
+        np.testing.assert_array_equal(s.labels[plane] == 6, LABELS == number)
+
+
+def test_an_object_that_cannot_be_committed_leaves_nothing_to_the_next_one(on_a_filling_disk):
+    s, room = on_a_filling_disk
+    for plane in range(2):
+        s.click((plane, *CENTRES[0]))
+    room(1)
+    with pytest.raises(OSError, match="No space"):
+        s.commit()
+    room(99)
+    assert s.undo() and s.undo()
+    s.clear()
+    assert not (np.asarray(s.labels) == 6).any()
+    s.click((3, *CENTRES[0]))
+    assert s.commit() == 6
+    assert [(np.asarray(s.labels[z]) == 6).any() for z in range(4)] == [False, False, False, True]
+
+
+def test_saved_clicks_are_loaded_though_the_disk_is_full(on_a_filling_disk, tmp_path):
+    s, room = on_a_filling_disk
+    other = Session(STACK, MODEL, labels=np.array(s.labels))
+    for number, plane in ((0, 0), (1, 1), (2, 2)):
+        other.click((plane, *CENTRES[number]))
+        other.commit()
+    path = other.save_prompts(tmp_path / "clicks.json")
+    room(1)
+    with pytest.raises(OSError, match="No space"):
+        s.load_prompts(path)
+    assert len(s.records) == 3 and not s.unfinished
+    room(99)
+    s.click((3, *CENTRES[0]))
+    s.clear()
+    np.testing.assert_array_equal(s.labels, other.labels)
+
+
+def test_a_number_that_was_free_after_a_deletion_is_no_obstacle_to_loading(tmp_path):
+    there = np.where(LABELS == 5, 5, 0).astype(np.int32)
+    s = session(labels=there.copy())
+    s.delete(5)
+    s.label = 5
+    s.click(CENTRES[0])
+    assert s.commit() == 5
+    path = s.save_prompts(tmp_path / "clicks.json")
+    again = session(labels=there)
+    again.load_prompts(path)
+    np.testing.assert_array_equal(again.labels, s.labels)
+
+
+def test_numbers_of_64_bits_are_not_rounded(tmp_path):
+    number = 720575940621039145
+    there = np.where(LABELS == 5, number, 0).astype(np.uint64)
+    s = session(labels=there.copy())
+    s.click(CENTRES[4])
+    assert s.rival == number
+    s.clear()
+    s.click(CENTRES[0])
+    new = s.commit()
+    assert number < new < number + 9
+    path = s.save_prompts(tmp_path / "clicks.json")
+    again = session(labels=there)
+    again.load_prompts(path)
+    np.testing.assert_array_equal(again.labels, s.labels)
+
+
 @pytest.mark.parametrize("live", [False, True])
 def test_undo_and_redo_do_not_reach_behind_an_edit(live):
     s = session(live=live)

@@ -6,6 +6,7 @@ to the pixels last, in pieces that can be compared, written to a file, and paint
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,8 +56,9 @@ class Piece:
         """Return the pixels of a box, with what they are in its labels; both (h, w)."""
         values = labels[pixels]
         starts = np.flatnonzero(np.r_[values.size > 0, values[1:] != values[:-1]])
-        runs = np.stack([values[starts].astype(np.int64), np.diff(np.r_[starts, values.size])], axis=1)
-        return cls(plane, box, np.packbits(pixels).tobytes(), tuple(runs.ravel().tolist()))
+        lengths = np.diff(np.r_[starts, values.size]).tolist()
+        runs = itertools.chain(*zip(values[starts].tolist(), lengths, strict=True))
+        return cls(plane, box, np.packbits(pixels).tobytes(), tuple(runs))
 
     @property
     def mask(self) -> BoolMask:
@@ -69,9 +71,11 @@ class Piece:
         return {number for number in self.numbers[::2] if number > 0}
 
     @property
-    def values(self) -> NDArray[np.int64]:
+    def values(self) -> NDArray[np.integer]:
         """The number of each pixel of the mask, in C order."""
-        return np.repeat(np.array(self.numbers[::2], np.int64), self.numbers[1::2])
+        numbers = self.numbers[::2]
+        wide = np.uint64 if max(numbers, default=0) > np.iinfo(np.int64).max else np.int64
+        return np.repeat(np.array(numbers, wide), self.numbers[1::2])
 
 
 class ByHand:
@@ -128,13 +132,13 @@ class ByHand:
 
 def paint_again(labels: LabelArray, pieces: Iterable[Piece], own: Iterable[int]) -> None:
     """Paint pieces again, but only over pixels that are free or have one of one's `own` numbers."""
-    known = np.array([0, *own])
+    known = np.array([0, *own], labels.dtype)
     for piece in pieces:
         key = (*piece.plane, *piece.box.slices)
         values = np.array(labels[key])
         mask = piece.mask
         free = np.isin(values[mask], known)
-        values[mask] = np.where(free, piece.values, values[mask])
+        values[mask] = np.where(free, piece.values.astype(values.dtype), values[mask])
         labels[key] = values
 
 

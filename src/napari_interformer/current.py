@@ -139,7 +139,7 @@ class Current:
             there = np.asarray(self.labels[(*plane, *step.box.slices)])[step.mask]
             pixels += there.size
             others.append(there[self._of_others(there) & (there > 0)])  # below 0 is no object
-        taken = np.concatenate([*others, np.zeros(0, int)])
+        taken = np.concatenate([*others, np.zeros(0, self.labels.dtype)])
         if not taken.size or taken.size < HARDLY * pixels:
             return None
         numbers, counts = np.unique(taken, return_counts=True)
@@ -199,9 +199,13 @@ class Current:
 
     def switch(self, overwrite: bool) -> None:
         """Take pixels from others from now on, or no longer."""
-        self.overwrite = overwrite
+        before, self.overwrite = self.overwrite, overwrite
         if self.live:
-            self.repaint()
+            try:
+                self.repaint()
+            except OSError:  # or to say it again would be no change
+                self.overwrite = before
+                raise
 
     def repaint(self) -> None:
         """Paint it as it is now, on all planes where it is, or was when it began."""

@@ -6,7 +6,6 @@ Each kind of change knows how to make itself and how to take itself back; `Histo
 from __future__ import annotations
 
 import itertools
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -118,7 +117,7 @@ class Found:
             try:
                 objects.backlog.add(paint)
             except OSError:  # a full disk: none of them is there
-                with suppress(OSError):
+                with objects.backlog.waiting():
                     self._put_back(objects, number)
                 raise
         objects.records = [*objects.records, *(record for record, _, _ in self.objects)]
@@ -154,16 +153,24 @@ class Deleted:
             remove = partial(
                 self.painting.paint, mask.plane, *nothing(), label=self.record.label, overwrite=False
             )
-            objects.backlog.add(remove)
+            try:
+                objects.backlog.add(remove)
+            except OSError:  # a full disk: all of it comes back before anything else is written
+                with objects.backlog.waiting():
+                    self._put_back(objects)
+                raise
         objects.records = [*objects.records, self.record]
 
     def take_back(self, objects: Objects) -> None:
         """See `Change`."""
-        for mask in self.record.begun:
-            objects.backlog.add(partial(self.painting.put_back, mask.plane, self.record.label, None))
+        self._put_back(objects)
         objects.drop([self.record])
         if objects.current.label == self.record.label:  # which was free for a while
             objects.current.label = objects.highest + 1
+
+    def _put_back(self, objects: Objects) -> None:
+        for mask in self.record.begun:
+            objects.backlog.add(partial(self.painting.put_back, mask.plane, self.record.label, None))
 
 
 class History:

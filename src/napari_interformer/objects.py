@@ -78,7 +78,12 @@ class Objects:
         """Paint the current object if that is not done yet, keep its record, and begin the next one."""
         current = self.current
         if not current.live:
-            current.repaint()
+            try:
+                current.repaint()
+            except OSError:  # a full disk: none of it is there, or the next object would have it
+                with self.backlog.waiting():
+                    current.put_back()
+                raise
         self.records.append(current.record(decoder))
         if current.steps:  # a saved deletion has none
             self.extents.append(extent(current.newest.values()))

@@ -185,17 +185,17 @@ class Backlog:
             try:
                 self.work_off()
             except BaseException:
-                self._writes.clear()
+                self._writes.pop()
                 raise
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Within it nothing is written; whoever uses it calls `work_off` in the end."""
-        self._patient = True
+        before, self._patient = self._patient, True
         try:
             yield
         finally:
-            self._patient = False
+            self._patient = before
 
     def work_off(self, seconds: float = math.inf) -> bool:
         """Write for some seconds, or to the end; return whether that is reached. What fails is tried again next time."""

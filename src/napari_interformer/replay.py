@@ -71,7 +71,7 @@ def replay(session: Session, path: Path) -> Replay:
         plane_of(plane, session.features.leading)
         if not Box.of(session.features.size).holds(box):
             raise ValueError(f"{path.name} is damaged: it has pixels outside the image, in {box}.")
-    _check_free(session.labels, [record for record in told if record.prompts])
+    _check_free(session.labels, told)
     *finished, current = ((record, session.decoding.steps(record.prompts, record.size)) for record in told)
     answers = Replay(tuple(finished), current, saved.by_hand)
     for number in answers.numbers:
@@ -113,12 +113,18 @@ def _unlike(saved: Saved, session: Session) -> Iterator[str]:
 
 
 def _check_free(labels: LabelArray, records: Sequence[Record]) -> None:
-    """Refuse objects whose numbers are taken."""
-    new = np.unique([record.label for record in records if not record.edited])
+    """Refuse new objects whose numbers are taken, unless what has them is deleted before."""
+    deleted: set[int] = set()
+    new: set[int] = set()
+    for record in records:
+        if record.edited and not record.prompts:
+            deleted.add(record.label)
+        elif record.prompts and not record.edited and record.label not in deleted:
+            new.add(record.label)
     for plane in np.ndindex(*labels.shape[:-2]):
-        there = np.intersect1d(np.asarray(labels[plane or ...]), new)
-        if there.size:
+        # As Python's numbers: NumPy makes unsigned and signed ones of 64 bits into rounded ones.
+        if there := new.intersection(np.unique(np.asarray(labels[plane or ...])).tolist()):
             raise ValueError(
-                f"Saved clicks need labels without their objects; object {there[0]} is there already: load them into new, "
+                f"Saved clicks need labels without their objects; object {min(there)} is there already: load them into new, "
                 "empty labels."
             )

@@ -292,10 +292,14 @@ class Session:
         if bool(value) == self.live:
             return
         self._current.live = bool(value)
-        if self.live:
-            self._current.repaint()
-        else:  # until it is committed, the labels are as they were without it
-            self._current.put_back()
+        try:
+            if self.live:
+                self._current.repaint()
+            else:  # until it is committed, the labels are as they were without it
+                self._current.put_back()
+        except OSError:  # or to say it again would be no change
+            self._current.live = not self.live
+            raise
 
     @property
     def object_size(self) -> float | None:
@@ -602,7 +606,7 @@ class Session:
 
         Raises
         ------
-        ValueError, NotEncodedError
+        TypeError, ValueError, NotEncodedError
             As for `click`.
         """
         return self.decoding.steps(prompts, self._size_now, (*before, *self._current.steps))
@@ -671,6 +675,8 @@ class Session:
         ------
         ValueError
             If the image is a single plane, T comes after Z in its axes, or the object has no prompts; nothing changes.
+        NotEncodedError
+            If a plane with clicks was answered from the image, and is not encoded itself; nothing changes.
         """
         return self.adopt_propagate(
             self.compute_propagate(progress=progress, cancelled=cancelled, ended=ended)
@@ -849,6 +855,7 @@ class Session:
             Where the object was, as of `adopt`.
         """
         if not (self.unfinished or self._history.said):
+            self.backlog.work_off()
             self._history.forget_undone()
             return []  # nothing has this number yet: the next object gets it
         # What was found or deleted before the object began can still be taken back.
@@ -875,6 +882,7 @@ class Session:
         ValueError
             If there is no such object, or the current one is neither committed nor cleared.
         """
+        self.backlog.work_off()
         self.adopt_edit(self.compute_edit(label, plane))
 
     def compute_edit(self, label: int, plane: Plane | None = None) -> Taken:
@@ -906,6 +914,7 @@ class Session:
         ValueError
             If there is no such object, or the current one is neither committed nor cleared.
         """
+        self.backlog.work_off()
         self.adopt_delete(self.compute_delete(label))
 
     def compute_delete(self, label: int) -> Record:
@@ -985,7 +994,8 @@ class Session:
             If the file is something else or belongs to another image, there is a current object, or the label image has
             objects with the numbers of those in the file, or cannot hold these; nothing changes.
         FileNotFoundError, OSError
-            If there is no such file, or it cannot be read; nothing changes.
+            If there is no such file, or it cannot be read; nothing changes. If `labels` cannot be written: then all is
+            loaded, and what is missing in them is written with the next change or `commit`.
         NotEncodedError
             As for `click`.
 
@@ -994,7 +1004,11 @@ class Session:
         UserWarning
             If prompts may be answered differently here: on other features, by another model, or without the image.
         """
-        self.adopt_saved(self.compute_saved(path))
+        self.backlog.work_off()
+        saved = self.compute_saved(path)
+        with self.backlog.waiting():  # a disk that fills up midway would leave half of it loaded
+            self.adopt_saved(saved)
+        self.backlog.work_off()
 
     def compute_saved(self, path: str | Path) -> Replay:
         """Answer all prompts of a file without changing anything; safe to call from a worker thread, for `adopt_saved`.
