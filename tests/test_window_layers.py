@@ -720,6 +720,54 @@ def test_napari_s_undo_goes_on_behind_a_click_that_was_taken_back(field):
     assert set(np.unique(layer.data)) == {0, 1} and not window.panel.annotator.session.unfinished
 
 
+def test_napari_s_undo_goes_on_behind_a_stroke_that_was_taken_back(field):
+    window, centres = field
+    layer = window.viewer.layers[LABELS]
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    first = layer.data.copy()
+    window.click_and_wait(centres[1])
+    clicked = layer.data.copy()
+    window.viewer.layers.selection.active = layer
+    layer.mode, layer.brush_size = "paint", 4
+    y, x = centres[1]
+    window.drag((y - 20, x - 20), (y - 20, x + 20))
+    window.idle()
+    stroked = layer.data.copy()
+    assert (stroked != clicked).any()
+    seen = []
+    for keys in [*["Ctrl+Z"] * 3, *["Ctrl+Shift+Z"] * 2, *["Ctrl+Z"] * 3]:
+        window.key_and_wait(keys)
+        seen.append(layer.data.copy())
+    nothing = np.zeros_like(first)
+    for got, expected in zip(
+        seen, [clicked, first, nothing, first, first, nothing, nothing, nothing], strict=True
+    ):
+        np.testing.assert_array_equal(got, expected)
+    assert len(layer._undo_history) < 3
+
+
+def test_a_stroke_without_an_object_is_taken_back_for_good(field):
+    window, centres = field
+    layer = window.viewer.layers[LABELS]
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    first = layer.data.copy()
+    window.viewer.layers.selection.active = layer
+    layer.mode, layer.brush_size = "paint", 4
+    y, x = centres[1]
+    window.drag((y - 20, x - 20), (y - 20, x + 20))
+    window.idle()
+    stroked, nothing = layer.data.copy(), np.zeros_like(first)
+    assert (stroked != first).any()
+    seen = []
+    for keys in ["Ctrl+Z", "Ctrl+Shift+Z", "Ctrl+Z", "Ctrl+Z", "Ctrl+Shift+Z"]:
+        window.key_and_wait(keys)
+        seen.append(layer.data.copy())
+    for i, (got, expected) in enumerate(zip(seen, [first, stroked, first, nothing, first], strict=True)):
+        np.testing.assert_array_equal(got, expected, str(i))
+
+
 def test_the_layer_whose_pixels_changed_is_named(window):
     image, _ = squares()
     red, green = (window.viewer.add_image(image, name=name) for name in ("red one", "green one"))

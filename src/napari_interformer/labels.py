@@ -313,29 +313,60 @@ class LayerLabels:
     def one_step(self) -> None:
         """Let napari's own undo take back at once all that was written since the last call: an object, and not its last click.
 
-        Only as far as nobody else wrote in between.
+        Only as far as nobody else wrote in between, but for strokes that were taken back.
         """
-        history, own = self.layer._undo_history, self._written
-        self._written = []
+        own, self._written = self._written, []
+        self._merge(own)
+
+    def repaint_stroke(self, edits: Iterable[tuple[Any, Any]], step: Any) -> Any:
+        """Write to the pixels of a stroke's edits, as it is taken back or made again.
+
+        `step` is what the stroke, or the writing before, is in napari's own undo; it counts as ours from now on. What is
+        written becomes one step, since napari keeps a hundred and a stroke may have as many edits. Returns that step.
+        """
+        known = len(self._written)
+        for edit, values in edits:
+            self.repaint(edit, values)
+        new, self._written = self._written[known:], self._written[:known]
+        merged = self._merge(new)
+        history = self.layer._undo_history
+        self._written += [one for one in (step, merged) if any(one is known for known in history)]
+        return merged
+
+    def _merge(self, own: list[Any]) -> list[Any] | None:
+        """Make one of those newest steps of napari's own undo that are our `own`; return it if there is one."""
+        history = self.layer._undo_history
         newest: list[Any] = []
         while history and any(history[-1] is step for step in own):
             newest.insert(0, history.pop())
+        if len(newest) == 1:
+            history.append(newest[0])  # itself, by which a stroke knows it
+            return newest[0]  # type: ignore[no-any-return]
         # napari keeps a hundred steps: of more, such as many planes, only we know the first ones.
         edits = [edit for step in (newest if history else own) for edit in step]
         if not edits:
-            return
+            return None
         shape = self.array.shape
-        places = np.concatenate([np.ravel_multi_index(indices, shape) for indices, _, _ in edits])
+        indices = [_indices(edit) for edit in edits]
+        places = np.concatenate([np.ravel_multi_index(one, shape) for one in indices])
         before, after = (
-            np.concatenate([np.broadcast_to(edit[part], edit[0][0].shape) for edit in edits])
-            for part in (1, 2)
+            np.concatenate(
+                [
+                    np.broadcast_to(np.ravel(edit[part]), one[0].shape)
+                    for edit, one in zip(edits, indices, strict=True)
+                ]
+            )
+            for part in (-2, -1)
         )
         pixels, first = np.unique(places, return_index=True)
         _, last = np.unique(places[::-1], return_index=True)
         before, after = before[first], after[::-1][last]
         changed = before != after
-        if changed.any():
-            history.append([(np.unravel_index(pixels[changed], shape), before[changed], after[changed])])
+        if not changed.any():
+            return None
+        step = [(np.unravel_index(pixels[changed], shape), before[changed], after[changed])]
+        history.append(step)
+        return step
 
     def those_of(self, numbers: set[int]) -> set[int]:
         """Return which of these numbers any pixel has; all of the labels are read."""
@@ -493,13 +524,14 @@ class Stroke:
     ----------
     labels : LayerLabels
         The layer.
-    edits : sequence
+    edits : list
         What napari tells of it (`Labels.events.paint`): pixels, what they were and what they became. The pixels are indices
         into the layer's data or, from napari 0.9 on, slices and a mask of what was painted there, None for all of it.
     """
 
     def __init__(self, labels: LayerLabels, edits: Sequence[Any]) -> None:
-        self._labels, self._edits = labels, tuple(edits)
+        # Napari's own undo has the very list.
+        self._labels, self._edits, self._step = labels, tuple(edits), edits
 
     @property
     def planes(self) -> set[Plane]:
@@ -540,13 +572,13 @@ class Stroke:
 
     def take_back(self) -> None:
         """Give its pixels what they had before."""
-        for edit in reversed(self._edits):
-            self._labels.repaint(edit, edit[-2])
+        edits = [(edit, edit[-2]) for edit in reversed(self._edits)]
+        self._step = self._labels.repaint_stroke(edits, self._step)
 
     def make(self) -> None:
         """Paint it again."""
-        for edit in self._edits:
-            self._labels.repaint(edit, edit[-1])
+        edits = [(edit, edit[-1]) for edit in self._edits]
+        self._step = self._labels.repaint_stroke(edits, self._step)
 
 
 def _boxed(edit: tuple[Any, ...]) -> bool:
