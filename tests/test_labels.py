@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import dask.array as da
 import numpy as np
@@ -12,6 +13,7 @@ import zarr
 from napari.layers import Image, Labels
 
 from napari_interformer.geometry import Box
+from napari_interformer.image_files import read_image
 from napari_interformer.labels import LayerLabels, Stroke, copied, lay_over, made_for, new_labels
 from napari_interformer.layers import Source, finest
 
@@ -159,6 +161,35 @@ def test_pixel_sizes_have_the_unit_of_x(units, scale, unit):
     layer.axis_labels = ("t", "z", "y", "x")
     sizes, _ = LayerLabels(layer).pixel_size
     assert sizes == [pytest.approx(scale[0]) if units else None, *map(pytest.approx, scale[1:])]
+
+
+@pytest.mark.parametrize(
+    ("placed", "scale", "unit"),
+    [
+        ({}, (5, 0.25, 0.25), "micrometer"),
+        ({"scale": (1, 0.5, 0.5), "units": ("um",) * 3}, (None, 0.5, 0.5), "micrometer"),
+        ({"scale": (7, 0.5, 0.5), "units": ("s", "um", "um")}, (7, 0.5, 0.5), "micrometer"),
+        ({"scale": (5000, 0.5, 0.5), "units": ("ms", "um", "um")}, (5, 0.5, 0.5), "micrometer"),
+    ],
+)
+@pytest.mark.parametrize("ending", [".ome.tif", ".zarr"])
+def test_time_in_the_image_s_file_stays_time(tmp_path, monkeypatch, placed, scale, unit, ending):
+    told = {"axes": "TYX", "finterval": 5, "unit": "um"}
+    pixels = np.zeros((3, 31, 41), np.uint8)
+    tifffile.imwrite(tmp_path / "film.tif", pixels, imagej=True, metadata=told, resolution=(4, 4))
+    image = Image(pixels, **placed)
+    # As napari has it of files that it opened, for which it takes a window.
+    monkeypatch.setattr(Image, "source", SimpleNamespace(path=str(tmp_path / "film.tif")))
+    labels = LayerLabels(Labels(pixels.astype(int), **placed))
+    saved = read_image(labels.writer(tmp_path / f"labels{ending}", Source((image,)))())
+    assert saved.axes == "TYX" and saved.scale == scale and saved.unit == unit
+
+
+def test_axes_in_seconds_are_time_without_a_file_too(tmp_path):
+    placed = {"scale": (5, 0.5, 0.5), "units": ("s", "um", "um"), "axis_labels": ("time", "y", "x")}
+    labels = LayerLabels(Labels(np.zeros((3, 31, 41), int), **placed))
+    saved = read_image(labels.writer(tmp_path / "labels.tif", Source((Image(np.zeros((3, 31, 41))),)))())
+    assert saved.axes == "TYX" and saved.scale == (5, 0.5, 0.5)
 
 
 @pytest.mark.parametrize("kind", ["tiff", "zarr"])

@@ -456,14 +456,22 @@ class LayerLabels:
         """
         unit = self.layer.units[-1]
         scale: list[float | None] = []
-        for i, (size, own) in enumerate(zip(self.layer.scale, self.layer.units, strict=True)):
-            if i == self.axis:
-                continue
-            timed = own.is_compatible_with("second")
+        kept = [
+            pair
+            for i, pair in enumerate(zip(self.layer.scale, self.layer.units, strict=True))
+            if i != self.axis
+        ]
+        for (size, own), timed, name in zip(kept, self._timed, self.axis_labels, strict=True):
             length = abs(float(size)) * _factor(own, "second" if timed else unit)  # no smaller if mirrored
-            untold = str(self.layer.axis_labels[i]).lower() == "t" and not timed
-            scale.append(None if untold else length)
+            scale.append(None if name.lower() == "t" and not timed else length)
         return scale, None if str(unit) == "pixel" else str(unit)
+
+    @property
+    def _timed(self) -> list[bool]:
+        """Which axes are measured in a unit of time."""
+        return [
+            bool(own.is_compatible_with("second")) for i, own in enumerate(self.layer.units) if i != self.axis
+        ]
 
     def writer(self, path: Path, source: Source) -> Callable[[], Path]:
         """Return what writes these labels to a file, with the pixel size of the layer, or of the image's file; for a worker.
@@ -479,13 +487,21 @@ class LayerLabels:
                     f"{path.name} is the image itself, which would be lost: give the labels another name."
                 )
         scale, unit = self.pixel_size
-        names = self.axis_labels[:-2]  # such as z, or -3 where nobody named it
-        axes = "".join(name if len(name) == 1 else "?" for name in names)
+        timed = self._timed
+        # Whatever is measured in seconds is time. An axis is called -3 where nobody named it.
+        names = ["T" if time else name for time, name in zip(timed, self.axis_labels, strict=True)]
+        axes = "".join(name if len(name) == 1 else "?" for name in names[:-2])
 
         def write() -> Path:
-            told = None if unit or any(size not in (1, None) for size in scale) else source.told_by_file()
-            letters, sizes, of_unit = told or (axes, scale, unit)
-            letters = axes if axes.strip("?") else letters[: len(axes)]  # what somebody said comes first
+            letters, sizes, of_unit = axes, scale, unit
+            if told := source.told_by_file():  # what somebody said comes first
+                if not axes.strip("?"):
+                    letters = told[0][: len(axes)]
+                if not (unit or any(size not in (1, None) for size in scale)):
+                    _, sizes, of_unit = told
+            if sizes is scale:  # a length is no time
+                steps = zip(f"{letters}YX".upper(), scale, timed, strict=True)
+                sizes = [None if letter == "T" and not time else size for letter, size, time in steps]
             return write_labels(path, self, axes=f"{letters}YX", scale=sizes, unit=of_unit)
 
         return write

@@ -110,17 +110,16 @@ class Source:
     def told_by_file(self) -> tuple[str, list[float | None], str | None] | None:
         """Return what the image's file says of its axes without channels: letters, pixel sizes (None where unknown), unit.
 
-        napari's own reader does not pass them on. None if there is no file of that shape with a size. A worker thread may do
-        this.
+        napari's own reader does not pass them on. None if there is no file of that shape. A worker thread may do this.
         """
         path, shape = self.image.source.path, tuple(finest(self.image).shape)
         try:
             file = read_image(path) if path else None
         except (OSError, ValueError):
             return None
-        scale = None if file is None else file.scale
-        if file is None or scale is None or tuple(file.data.shape) != shape:
+        if file is None or tuple(file.data.shape) != shape:
             return None
+        scale = file.scale or (None,) * len(shape)
         left_out = len(shape) - 1 if self.image.rgb else self.axis
         kept = [i for i in range(len(shape)) if i != left_out]
         letters = file.axes or "?" * len(shape)
