@@ -431,3 +431,31 @@ def test_a_pixel_without_a_value_in_one_channel_does_not_count():
     image[6, 7, 1] = np.nan
     marked = Sample("a", image, MASK).marked
     assert np.argwhere(marked < 0).tolist() == [[6, 7]] and marked[5, 6] == 1
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+@pytest.mark.parametrize("part", ["images", "labels"])
+def test_grey_channels_side_by_side_are_not_left_out_without_a_word(tmp_path, rng, channels, part):
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+        pixels = rng.integers(0, 9, (20, 24, channels) if folder == part else (20, 24)).astype(np.uint16)
+        tifffile.imwrite(tmp_path / folder / "a.tif", pixels, photometric="minisblack", planarconfig="contig")
+    with pytest.raises(ValueError, match=rf"a\.tif has 20 x 24 x {channels} \(YXC\): save each plane"):
+        list(load("folder", tmp_path))
+
+
+@pytest.mark.parametrize("part", ["images", "labels"])
+def test_complex_numbers_are_refused_and_their_file_named(tmp_path, part):
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+        kind = np.complex64 if folder == part else np.uint8
+        tifffile.imwrite(tmp_path / folder / "a.tif", np.ones((20, 24), kind))
+    with pytest.raises(ValueError, match=rf"real numbers; .*{part}.a\.tif has complex64"):
+        list(load("folder", tmp_path))
+
+
+def test_a_png_that_is_called_tif_is_a_png(tmp_path, rng):
+    pixels = rng.integers(0, 9, (20, 24)).astype(np.uint8)
+    iio.imwrite(tmp_path / "a.png", pixels)
+    (tmp_path / "a.png").rename(tmp_path / "a.tif")
+    np.testing.assert_array_equal(read(tmp_path / "a.tif"), pixels)

@@ -704,3 +704,55 @@ def test_a_grey_picture_that_moves_has_its_frames_first(tmp_path):
     frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
     found = read_image(tmp_path / "a.png")
     assert (found.axes, found.data.shape) == ("TYX", (2, 48, 64))
+
+
+def ome_zarr(path, shape=(2, 4, 5), names="zyx", **image):
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    for name in "01":
+        group.create_array(name, shape=shape, dtype=np.uint8)
+    place = {"type": "scale", "scale": [2.0, *[0.5] * (len(shape) - 1)]}
+    axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in names]
+    datasets = [{"path": name, "coordinateTransformations": [place]} for name in "01"]
+    group.attrs["multiscales"] = [{"axes": axes, "datasets": datasets} | image]
+    return path
+
+
+def test_lengths_of_ome_zarr_count_whatever_their_axes_are_called(tmp_path):
+    found = read_image(ome_zarr(tmp_path / "i.zarr", names=("depth", "row", "column")))
+    assert found.scale == (2, 0.5, 0.5) and found.unit == "micrometer"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"coordinateTransformations": None},
+        {"coordinateTransformations": [{"type": "scale", "path": "a"}]},
+        {"axes": None},
+    ],
+)
+def test_ome_zarr_is_read_though_what_it_tells_of_places_is_odd(tmp_path, odd):
+    assert read_image(ome_zarr(tmp_path / "i.zarr", **odd)).data.shape == (2, 4, 5)
+
+
+def test_one_magnification_of_ome_zarr_keeps_its_axes_and_size(tmp_path):
+    found = read_image(ome_zarr(tmp_path / "i.zarr") / "1")
+    assert found.axes == "ZYX" and found.scale == (2, 0.5, 0.5) and found.data.path == "1"
+    lone = zarr.open_group(tmp_path / "plain.zarr", mode="w", zarr_format=2)
+    lone.create_array("1", shape=(2, 4, 5), dtype=np.uint8)
+    assert read_image(tmp_path / "plain.zarr" / "1").axes is None
+
+
+def test_xarray_names_axes_in_zarr_of_version_2(tmp_path):
+    array = zarr.create_array(tmp_path / "a.zarr", shape=(2, 3, 4, 5), dtype=np.uint8, zarr_format=2)
+    array.attrs["_ARRAY_DIMENSIONS"] = ["c", "z", "y", "x"]
+    assert read_image(tmp_path / "a.zarr").axes == "CZYX"
+    array.attrs["_ARRAY_DIMENSIONS"] = ["channel", "z", "y", "x"]
+    assert read_image(tmp_path / "a.zarr").axes is None
+
+
+@pytest.mark.parametrize("name", ["a.zarr", "a.ozx"])
+def test_a_zipped_zarr_is_known_by_its_first_bytes(tmp_path, name):
+    with zarr.storage.ZipStore(tmp_path / name, mode="w") as store:
+        zarr.create_array(store, shape=(4, 5), dtype=np.uint8)
+    with pytest.raises(OSError, match="unzip it, and give the image in it"):
+        read_image(tmp_path / name)

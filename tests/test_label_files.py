@@ -14,7 +14,7 @@ import pytest
 import tifffile
 import zarr
 
-from napari_interformer.files import replacing, write_whole
+from napari_interformer.files import replacing, same_file, write_whole
 from napari_interformer.image import Planes
 from napari_interformer.image_files import read_image
 from napari_interformer.label_files import write_labels, written_here
@@ -456,3 +456,21 @@ def test_what_systems_leave_in_any_folder_keeps_no_labels_from_being_replaced(tm
     assert written_here(path)
     write_labels(path, np.ones((8, 8), np.int32))
     assert not (path / name).exists()
+
+
+@pytest.mark.parametrize("ending", [".tif", ".zarr"])
+def test_names_as_long_as_a_system_allows_are_written_twice(tmp_path, ending):
+    path = tmp_path / ("あ" * 80 + ending)
+    for number in (1, 2):
+        write_labels(path, np.full((8, 9), number))
+    assert list(tmp_path.iterdir()) == [path]
+    np.testing.assert_array_equal(read_image(path).data[...], np.full((8, 9), 2))
+    with pytest.raises(OSError, match="choose a shorter name"):
+        write_whole(tmp_path / ("a" * 300 + ending), b"")
+
+
+def test_links_that_lead_to_each_other_are_told_as_such(tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(OSError, match="symbolic links"):
+        same_file(tmp_path / "a", tmp_path / "c")

@@ -14,7 +14,15 @@ from scipy.io import loadmat
 from skimage.measure import label
 
 from napari_interformer.files import brief
-from napari_interformer.image_files import frames_of, is_halved, own_series, read_picture, warn_of_shown
+from napari_interformer.image_files import (
+    TIFF_MARKS,
+    axes_of_tiff,
+    frames_of,
+    is_halved,
+    own_series,
+    read_picture,
+    warn_of_shown,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -278,13 +286,17 @@ def _pixels(path: Path, *, numbers: bool = False) -> tuple[NDArray[Any], str]:
     Of a TIFF with a palette always the indices, with a warning.
     """
     try:
-        if path.suffix.lower() in (".tif", ".tiff"):
+        with path.open("rb") as opened:
+            mark = opened.read(4)
+        if mark in TIFF_MARKS:
             with tifffile.TiffFile(path) as file:
                 # Frames that were written one by one are a stack.
                 series = frames_of(file) or own_series(file)[0]
                 if not numbers:
                     warn_of_shown(path.name, series)
-                return series.asarray(), series.axes
+                # Two or four of grey are channels, none of which may be left out; three are taken for colours.
+                of_grey = series.keyframe.samplesperpixel in (2, 4)
+                return series.asarray(), axes_of_tiff(series) if of_grey else series.axes
         pixels = read_picture(path, numbers=numbers)
     except FileNotFoundError:
         raise
@@ -295,6 +307,10 @@ def _pixels(path: Path, *, numbers: bool = False) -> tuple[NDArray[Any], str]:
 
 def _plane(path: Path, pixels: NDArray[Any], axes: str) -> NDArray[Any]:
     """Return (Y, X) or (Y, X, 3); refuse whatever is more than a plane."""
+    if pixels.dtype.kind not in "buif":
+        raise ValueError(
+            f"A data set needs real numbers; {path} has {pixels.dtype}: convert it, for example with numpy.abs."
+        )
     single = tuple(i for i, letter in enumerate(axes) if letter not in "YX" and pixels.shape[i] == 1)
     plane = pixels.squeeze(single)
     left = [letter for i, letter in enumerate(axes) if i not in single]

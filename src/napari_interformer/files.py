@@ -6,6 +6,7 @@ The errors are sentences that say what was to be done with which file, and what 
 from __future__ import annotations
 
 import errno
+import hashlib
 import itertools
 import os
 import re
@@ -77,7 +78,10 @@ def _is_consolidated(root: Path) -> bool:
 
 def same_file(one: Path, other: Path) -> bool:
     """Whether two paths name one file, which need not be there."""
-    return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
+    try:
+        return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
+    except RuntimeError as error:  # as Python tells of links that lead to each other
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(one)) from error
 
 
 @contextmanager
@@ -91,7 +95,7 @@ def replacing(path: Path, name: str | None = None) -> Iterator[Path]:
         path = path.resolve()  # the link stays, what it points to is replaced
     refuse_protected(path)
     # Where a folder waits; the next one knows it by its name.
-    before = path.with_name(f".saving-{path.name}-before")
+    before = path.with_name(_waiting_name(path.name))
     if before.exists() and not path.exists():  # the last one was killed meanwhile
         os.rename(before, path)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
@@ -116,6 +120,16 @@ def replacing(path: Path, name: str | None = None) -> Iterator[Path]:
             raise
         with suppress(OSError):  # what was to be saved is; at worst the old folder stays beside it
             os.rename(before, whole)
+
+
+def _waiting_name(name: str) -> str:
+    """Return by what name a folder waits while another takes its place; no longer than systems allow."""
+    kept = f".saving-{name}-before"
+    return (
+        kept
+        if len(os.fsencode(kept)) < 256
+        else f".saving-{hashlib.sha256(os.fsencode(name)).hexdigest()}-before"
+    )
 
 
 def refuse_protected(path: Path) -> None:
@@ -147,6 +161,7 @@ _REMEDIES = {
         (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space there or choose another place"
     ),
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "make that folder first"),
+    errno.ENAMETOOLONG: "choose a shorter name",
 }
 
 

@@ -37,7 +37,7 @@ _SHOWN = {
 _FOREIGN = (".czi", ".lif", ".nd2", ".oib", ".oif", ".vsi", ".ims", ".h5", ".hdf5", ".hdf", ".n5")
 _CONVERT = "save it as OME-TIFF or OME-Zarr first, for example in Fiji or with bioformats2raw"
 _PLACES = ("scale", "translation")  # what OME-Zarr tells of where pixels lie
-_TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,14 @@ def read_image(path: str | os.PathLike[str]) -> ImageFile:
         mark = file.read(4)
     if not mark:
         raise OSError(f"{path.name} is an empty file: copy it again.")
-    if mark in _TIFF_MARKS:
+    if mark in TIFF_MARKS:
         return _read_tiff(path)
     try:
         data = read_picture(path)
     except Exception as error:  # Pillow raises what it likes
         reason = "" if "can not handle" in str(error) else f" ({brief(error)})"  # that says no more
         remedy = _CONVERT if path.suffix.lower() in _FOREIGN else "give a TIFF, PNG, JPEG or zarr"
-        if path.suffix.lower() == ".zip":
+        if mark[:2] == b"PK" and path.suffix.lower() != ".npz":
             remedy = "unzip it, and give the image in it"
         raise OSError(f"{path.name} cannot be read as an image{reason}: {remedy}.") from error
     # A picture that moves has its frames first.
@@ -167,11 +167,7 @@ def _read_tiff(path: Path) -> ImageFile:
             _check_planes(ome, series, path)
         warn_of_shown(path.name, series)
         scale, unit = _pixel_size(tiff, ome, series.axes)
-        axes = series.axes
-        if series.keyframe.photometric == tifffile.PHOTOMETRIC.MINISBLACK and "C" not in axes:
-            alpha = tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA
-            if not set(alpha) & set(series.keyframe.extrasamples):
-                axes = axes.replace("S", "C")  # grey channels side by side, and no colours
+        axes = axes_of_tiff(series)
         data: Any = None
         if not frames and all(page is not None and page.parent is tiff for page in series.pages):
             with suppress(ValueError):  # compressed, or in pieces
@@ -186,6 +182,14 @@ def _read_tiff(path: Path) -> ImageFile:
         tiff.close()
         raise error if isinstance(error, OSError) else _damaged(path, error) from error
     return ImageFile(data, axes, scale=scale, unit=unit)
+
+
+def axes_of_tiff(series: tifffile.TiffPageSeries) -> str:
+    """Return a letter for each axis, C for grey channels side by side, which are no colours."""
+    page, axes = series.keyframe, str(series.axes)
+    alpha = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA}
+    grey = page.photometric == tifffile.PHOTOMETRIC.MINISBLACK and not alpha & set(page.extrasamples)
+    return axes.replace("S", "C") if grey and "C" not in axes else axes
 
 
 def frames_of(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries | None:
@@ -364,9 +368,12 @@ def _read_zarr(path: Path) -> ImageFile:
             "them first, for example by giving a list of them to tifffile.imread."
         )
     try:
-        node = zarr.open(path, mode="r")
+        node, part = zarr.open(path, mode="r"), None
         if isinstance(node, zarr.Array):
-            return ImageFile(node, axes_of(node))
+            group = _group_of(path)
+            if group is None:
+                return ImageFile(node, axes_of(node))
+            node, part = group, path.name
         attributes: Any = dict(node.attrs)
         about = attributes.get("ome", attributes)
         if "plate" in about:
@@ -387,15 +394,19 @@ def _read_zarr(path: Path) -> ImageFile:
             names = sorted(node.array_keys())
             raise ValueError(f"it is a group that holds {' and '.join(names) or 'no array'}")
         image = about["multiscales"][0]
-        level = image["datasets"][0]
+        level = next(one for one in image["datasets"] if part in (None, one["path"]))
         data: Any = node[level["path"]]
-        axes = [a if isinstance(a, dict) else {"name": a} for a in image.get("axes", [])]
+        axes = [a if isinstance(a, dict) else {"name": a} for a in image.get("axes") or ()]
         if not axes and data.ndim == 5:
             axes = [{"name": name} for name in "tczyx"]  # as it was before 0.3, which let others be named
         letters = "".join(_letter(axis) for axis in axes)
         unit = axes[-1].get("unit") if axes else None
         units = [axis.get("unit") for axis in axes]
-        scale, translation = _place_of(level, image, data.ndim, letters, units)
+        # A length is one whatever its axis is called.
+        measured = [
+            "Z" if axis.get("type") == "space" else letter for axis, letter in zip(axes, letters, strict=True)
+        ]
+        scale, translation = _place_of(level, image, data.ndim, measured, units)
         if scale is not None:
             scale = tuple(_valid(length, path.name, axis) for axis, length in enumerate(scale))
             scale = scale if any(scale) else None
@@ -406,10 +417,24 @@ def _read_zarr(path: Path) -> ImageFile:
     return ImageFile(data, letters or None, scale=scale, unit=unit, translation=translation)
 
 
+def _group_of(path: Path) -> Any:
+    """Return the OME-Zarr image of which a folder is one magnification; None if it is none."""
+    import zarr
+
+    with suppress(Exception):  # there is any folder above
+        group = zarr.open_group(path.parent, mode="r")
+        attributes: Any = dict(group.attrs)
+        datasets = attributes.get("ome", attributes)["multiscales"][0]["datasets"]
+        return group if path.name in [one["path"] for one in datasets] else None
+    return None
+
+
 def axes_of(array: Any) -> str | None:
     """Return the axes as an array of xarray or of Zarr names them, one letter each; None if they have longer names, or none."""
     dims = getattr(array, "dims", None)
     told = dims or getattr(getattr(array, "metadata", None), "dimension_names", None)
+    if not told and hasattr(array, "metadata"):  # so xarray names them in Zarr's version 2
+        told = dict(array.attrs).get("_ARRAY_DIMENSIONS")
     names = "".join(map(str, told or ())).upper()
     if len(names) != len(getattr(array, "shape", ())) or not {*"YX"} <= {*names}:
         return None
@@ -419,7 +444,7 @@ def axes_of(array: Any) -> str | None:
 
 def _letter(axis: Any) -> str:
     """Return the letter for an axis of OME-Zarr: by its type, then its name; "?" for one that is neither."""
-    name, kind = str(axis["name"]).upper(), axis.get("type")
+    name, kind = str(axis["name"]).upper() or "?", axis.get("type")
     if kind in ("channel", "time"):
         return str(kind[0].upper())
     # An axis of space may be called "slice", "section" or "column", and is none of samples or channels.
@@ -428,15 +453,20 @@ def _letter(axis: Any) -> str:
 
 
 def _place_of(
-    level: Any, image: Any, ndim: int, letters: str, units: Sequence[str | None]
+    level: Any, image: Any, ndim: int, letters: Sequence[str], units: Sequence[str | None]
 ) -> tuple[tuple[float | None, ...] | None, tuple[float, ...] | None]:
     """Return the pixel size per axis that OME-Zarr tells, and where the first pixel lies: lengths in the unit of X, time in s.
 
     What it tells of the level comes first, then what it tells of all of them. Of an axis whose unit is not understood nothing
     is known.
     """
-    told = (*level.get("coordinateTransformations", ()), *image.get("coordinateTransformations", ()))
-    steps = [(one["type"], np.asarray(one[one["type"]], float)) for one in told if one["type"] in _PLACES]
+    told = [one for of in (level, image) for one in of.get("coordinateTransformations") or ()]
+    # Numbers may also lie in a file of their own, which nobody writes.
+    steps = [
+        (kind, np.asarray(one[kind], float))
+        for one in told
+        if (kind := one["type"]) in _PLACES and kind in one
+    ]
     if "scale" not in dict(steps) or any(step.shape != (ndim,) for _, step in steps):
         return None, None
     scale, first = np.ones(ndim), np.zeros(ndim)
