@@ -216,7 +216,7 @@ def adapt(
         ignored = torch.from_numpy(np.stack([lesson.ignored for lesson in batch])).to(model.device)
         loss, first, last = click_loss(learner, maps, targets, ignored, config, rng)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(taught, LARGEST_GRADIENT)
         optimizer.step()
         check_sound(taught, step + 1, config.lr)

@@ -39,6 +39,7 @@ from napari_interformer.options import (
     store_of,
     tile_of,
 )
+from napari_interformer.settings import of_process
 from napari_interformer.terminal import (
     as_interrupt,
     bar,
@@ -337,19 +338,11 @@ def segment(
         raise wrong
 
 
-def _train_config() -> type:
-    from napari_interformer.train import TrainConfig
-
-    return TrainConfig
-
-
-def _adapt_config() -> type:
-    from napari_interformer.adapting import AdaptConfig
-
-    return AdaptConfig
-
-
-@app.command(cls=ConfigCommand, config=_train_config, modes={"--adapt": _adapt_config})
+@app.command(
+    cls=ConfigCommand,
+    config="napari_interformer.train:TrainConfig",
+    modes={"--adapt": "napari_interformer.adapting:AdaptConfig"},
+)
 @click.argument("folder", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="The model to write (.safetensors).")
 @click.option(
@@ -371,11 +364,12 @@ def train(ctx: click.Context, /, folder: Path, output: Path, only_adapt: bool, *
     a few images: napari-interformer train FOLDER --adapt -o model.safetensors
     """  # noqa: D301 - click's mark for lines that are not to be wrapped
     check_folder(folder)
-    output.absolute().parent.mkdir(parents=True, exist_ok=True)
     check_output(output, (".safetensors",))
     by_hand = click.core.ParameterSource.COMMANDLINE
     given = {name: value for name, value in settings.items() if ctx.get_parameter_source(name) is by_hand}
     if only_adapt:
+        if of_process()[1] > 1:
+            raise click.UsageError("--adapt runs in one process: leave torchrun out.")
         adapt_model(folder, output, given)
         return
     from napari_interformer.train import TrainConfig
@@ -452,7 +446,6 @@ def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
     with training_bar("adapting") as told:
         adapted = ni.adapt(model, features, labels, config=config, progress=told)
     notes = {"adapted": f"from {Path(images.initial).name or DEFAULT_MODEL} on {found}"}
-    output.parent.mkdir(parents=True, exist_ok=True)
     ni.save_model(adapted, output, notes)
     click.echo(f"adapted on {found}")
     split_by = {"dataset": images.dataset, "validation": images.validation}
@@ -479,13 +472,7 @@ def tell_model(folder: Path, model: Path, kept: int, settings: dict[str, Any]) -
     )
 
 
-def _benchmark_config() -> type:
-    from napari_interformer.benchmark import BenchmarkConfig
-
-    return BenchmarkConfig
-
-
-@app.command(cls=ConfigCommand, config=_benchmark_config)
+@app.command(cls=ConfigCommand, config="napari_interformer.benchmark:BenchmarkConfig")
 @click.argument("folder", type=FILE)
 @click.option(
     "-o", "--output", type=FILE, default=Path("benchmark"), show_default=True, help="Folder for the report."

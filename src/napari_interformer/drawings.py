@@ -178,7 +178,7 @@ class ShapeLayer:
                 layer.data = []  # the only way to have it forget
             layer.data = [self._shape(layer, prompt) for prompt in self._drawn]
             if self._drawn:
-                layer.edge_color = [GREEN if _positive(prompt) else RED for prompt in self._drawn]
+                layer.edge_color = [GREEN if prompt.middle.positive else RED for prompt in self._drawn]
             layer.edge_width = self._thickness(layer)
         finally:
             self._writing = False
@@ -321,11 +321,6 @@ class ShapeLayer:
             kind = "path"
         places = [layer.world_to_data(self.source.world((*prompt.plane, *stop))) for stop in stops]
         return np.array(places), kind
-
-
-def _positive(prompt: Drawn) -> bool:
-    """Whether what is drawn says where the object is, and not where it is not."""
-    return isinstance(prompt, BoxPrompt) or prompt.positive
 
 
 def _either(prompt: Drawn | None) -> tuple[Drawn | None, ...]:

@@ -54,7 +54,7 @@ class TokenLinear(nn.Linear):
         pixels = x.transpose(1, 2)[:, :, None]  # (B, C, 1, N), channels last
         weight = self.weight[:, :, None, None]
         # Not under autocast, which knows `conv2d` alone.
-        if x.dtype == weight.dtype and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        if x.dtype == weight.dtype and torch.backends.mkldnn.is_available():
             out = torch.mkldnn_convolution(pixels, weight, self.bias, (0, 0), (1, 1), (1, 1), 1)
         else:
             out = F.conv2d(pixels, weight, self.bias)

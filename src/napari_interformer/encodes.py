@@ -167,7 +167,7 @@ class Encodes(OneJob[EncodeJob]):
             job.show(step.done, step.total, "InterFormer encodes")
             self._tell_progressed(step)
 
-    def _ended(self, job: EncodeJob, error: Exception | None = None) -> None:
+    def _ended(self, job: EncodeJob, error: Exception | None) -> None:
         if self.over(job):
             self._tell_ended(job, error)
 

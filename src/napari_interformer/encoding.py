@@ -79,7 +79,7 @@ def encode(
     channels: int | Sequence[int] | None = None,
     contrast: Contrast = "auto",
     rgb: bool | None = None,
-    axes: str | None = None,
+    axes: Sequence[str] | None = None,
     store: str | Path | None = None,
     device: str | torch.device = "auto",
     tile: Tile = None,

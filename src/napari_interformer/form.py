@@ -27,6 +27,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_interformer import DEFAULT_MODEL
+from napari_interformer.image import HIGH, LOW
 from napari_interformer.layers import GREEN, RED, Source, finest
 from napari_interformer.prompts import planes_are
 from napari_interformer.strip import PlaneStrip
@@ -239,8 +240,8 @@ class Form(QWidget):
         self.contrast = _hint(
             QComboBox(),
             "What the model sees as black and white: the layer's contrast limits as they are when you press Encode, or "
-            "percentiles 0.5 and 99.8 of the volume or of each plane. Automatic takes the limits if they cut something off, "
-            "and otherwise the percentiles of the volume.",
+            f"percentiles {LOW:g} and {HIGH:g} of the volume or of each plane. Automatic takes the limits if they cut "
+            "something off, and otherwise the percentiles of the volume.",
         )
         self.contrast.addItems(list(_CONTRAST))
         rows.addRow("Layer", self.image)

@@ -165,7 +165,7 @@ class Planes:
         channels: int | Sequence[int] | None = None,
         contrast: Contrast = "auto",
         rgb: bool | None = None,
-        axes: str | None = None,
+        axes: Sequence[str] | None = None,
     ) -> Planes:
         """Look at an image as planes; only a sample for the contrast is read.
 
@@ -184,9 +184,9 @@ class Planes:
             of floats in 0..1 as it is, and anything else as "volume".
         rgb : bool, optional
             Whether the last axis is colour. If None, this follows from the names of the axes; without those, the last axis is
-            colour if it has 3 or 4 entries, and channels if it has 1 or 2, where the two before it have more and no
-            `channel_axis` is given.
-        axes : str, optional
+            colour if it has 3 or 4 entries, and channels if it has 1 or 2, where the two before it have more than
+            4 and no `channel_axis` is given.
+        axes : str or sequence of str, optional
             One letter per axis of the array, ending with YX, YXC or YXS, where C stands for channels and S for colours;
             if None, read from the file, or the names of an xarray's or a Zarr array's axes where these are single letters.
 
@@ -210,6 +210,7 @@ class Planes:
             return (
                 image if isinstance(contrast, str) and contrast == "auto" else image.with_contrast(contrast)
             )
+        axes = None if axes is None else "".join(axes)  # xarray has a tuple
         asked = (axes or "").upper()
         if isinstance(image, str | os.PathLike):
             found = read_image(image)

@@ -34,7 +34,7 @@ def write_labels(
     path: str | os.PathLike[str],
     labels: Any,
     *,
-    axes: str | None = None,
+    axes: Sequence[str] | None = None,
     scale: Sequence[float | None] | None = None,
     unit: str | None = None,
     translation: Sequence[float] | None = None,
@@ -49,7 +49,7 @@ def write_labels(
     labels : (..., Y, X) integer
         Any array that can be indexed; stored in the smallest unsigned type that holds it. In OME-Zarr the axes come in the
         order T, C, Z, Y, X, whatever theirs was. Readers of TIFF, such as `tifffile.imread`, leave out axes of length 1.
-    axes : str, optional
+    axes : str or sequence of str, optional
         One letter per axis of `labels`, Y and X last; letters that OME-TIFF does not know, and all before them if None, become
         Z, T and C.
     scale, unit : optional
@@ -71,7 +71,7 @@ def write_labels(
     OSError
         If it cannot be written; a file that was there before is untouched.
     """
-    path = at_home(path)
+    path, axes = at_home(path), None if axes is None else "".join(axes)  # xarray has a tuple
     if not hasattr(labels, "shape") or not hasattr(labels, "dtype"):
         raise TypeError(
             f"A label image must be an array of integers; got {type(labels).__name__}: convert it with numpy.asarray."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import pkgutil
 import re
 import textwrap
 import typing
@@ -153,18 +154,18 @@ class ConfigCommand(click.Command):
 
     Parameters
     ----------
-    config : callable
-        Returns the dataclass; called when the options are needed, because it may load torch.
+    config : str
+        Names the dataclass, "module:class"; loaded when the options are needed, because that may load torch.
     modes : dict, optional
-        Maps a flag to a function that returns another dataclass, whose defaults hold with that flag; the help shows those
-        that differ. Fields that only it has are options for that flag only.
+        Maps a flag to the name of another dataclass, whose defaults hold with that flag; the help shows those that differ.
+        Fields that only it has are options for that flag only.
     """
 
     def __init__(
         self,
         *args: Any,
-        config: Callable[[], type],
-        modes: dict[str, Callable[[], type]] | None = None,
+        config: str,
+        modes: dict[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -173,8 +174,8 @@ class ConfigCommand(click.Command):
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return the command's own options, then one for each field."""
         *own, help_option = super().get_params(ctx)
-        modes = {flag: other() for flag, other in self.modes.items()}
-        options = options_of(self.config(), modes)
+        modes = {flag: pkgutil.resolve_name(other) for flag, other in self.modes.items()}
+        options = options_of(pkgutil.resolve_name(self.config), modes)
         for flag, other in modes.items():
             known = {option.name for option in options}
             for option in options_of(other):

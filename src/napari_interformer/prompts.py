@@ -117,7 +117,8 @@ class Scribble:
             stops = [Click.at(position) for position in positions]
         except (TypeError, ValueError):
             raise ValueError(
-                f"A scribble needs positions in pixels such as (y, x), or (z, y, x) in a stack; got {positions!r}."
+                "A scribble needs a list of positions in pixels, such as [(y, x), (y, x)], or with (z, y, x) in a stack; got "
+                f"{positions!r}."
             ) from None
         if len({stop.plane for stop in stops}) > 1:
             raise ValueError(

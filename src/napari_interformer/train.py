@@ -523,7 +523,7 @@ def averaged(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedMo
         # Kept with the state, and on the CPU; the number that is given here may lie on a GPU, which would be waited for.
         n = int(average.n_averaged)
         now = min(decay, (1 + n) / (10 + n))
-        torch.optim.swa_utils.get_ema_multi_avg_fn(now)(means, weights, n)  # type: ignore[no-untyped-call]
+        torch.optim.swa_utils.get_ema_multi_avg_fn(now)(means, weights, n)
 
     average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=move, use_buffers=True)
     return average
