@@ -486,6 +486,20 @@ def test_tiles_are_on_disk_together_before_their_single_files_are_removed(tmp_pa
     assert Features.open(tmp_path / "x.zarr").window((1,), Box(0, 0, 32, 32))[0].shape == (2, 8, 8)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which file is open")
+def test_which_pixels_have_no_value_is_on_disk_before_the_tile_is(tmp_path, monkeypatch):
+    pixels = image(dtype=np.float32)
+    pixels[1, 70, 140] = np.nan
+    features, there = made(tmp_path / "x.zarr", pixels=pixels), []
+    monkeypatch.setattr(stores.os, "fsync", lambda file: there.append(os.readlink(f"/proc/self/fd/{file}")))
+    for tile, core in enumerate(features.tiles):
+        inside = core.intersect(Box.of(features.size))
+        features.write((1,), tile, maps_of(features, (1,), tile), np.isnan(pixels[1][inside.slices]))
+    named = [str(Path(file).relative_to(tmp_path / "x.zarr")) for file in there]
+    assert files_of(tmp_path / "x.zarr") == sorted(named) == ["maps/c/1/0", "missing/c/1/1/2"]
+    assert named[0].startswith("missing")
+
+
 def test_what_is_done_is_done_where_that_cannot_be_noted(tmp_path, monkeypatch, caplog):
     features = fill(made(tmp_path / "x.zarr"))
 

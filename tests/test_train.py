@@ -340,6 +340,37 @@ def test_what_is_saved_keeps_a_share_of_the_model_it_began_with(folder, tmp_path
         train(folder, tmp_path / "m.safetensors", replace(QUICK, kept=0.5))
 
 
+def test_a_run_whose_first_model_is_another_by_now_is_not_resumed(folder, tmp_path):
+    begun = train(folder, tmp_path / "begun.safetensors", replace(QUICK, steps=1))
+    config = replace(QUICK, steps=2, initial=str(begun), kept=0.5)
+    train(folder, tmp_path / "m.safetensors", config, cancelled=lambda: True)
+    mine = begun.read_bytes()
+    begun.unlink()
+    train(folder, begun, replace(QUICK, steps=1, seed=7))
+    with pytest.raises(ValueError, match=r"m\.state\.pt is the state of a run from another model"):
+        train(folder, tmp_path / "m.safetensors", config)
+    begun.write_bytes(mine)
+    assert train(folder, tmp_path / "m.safetensors", config).exists()
+
+
+@pytest.mark.parametrize("part", ["step", "average", "step_module"])
+def test_a_state_that_lacks_something_is_told(folder, tmp_path, part):
+    train(folder, tmp_path / "m.safetensors", QUICK, cancelled=lambda: True)
+    state = torch.load(tmp_path / "m.state.pt", weights_only=True)
+    state[part] = {}
+    if part == "step":
+        del state[part]
+    torch.save(state, tmp_path / "m.state.pt")
+    with pytest.raises(ValueError, match=r"m\.state\.pt cannot be read .*delete it to start again\.$"):
+        train(folder, tmp_path / "m.safetensors", QUICK)
+
+
+def test_what_a_kill_left_of_a_state_goes_with_the_next_one(folder, tmp_path):
+    (tmp_path / "m.state.pt.part").write_bytes(b"half")
+    train(folder, tmp_path / "m.safetensors", QUICK)
+    assert not list(tmp_path.glob("m.state*"))
+
+
 def test_a_run_from_before_a_setting_was_there_goes_on(folder, tmp_path):
     train(folder, tmp_path / "m.safetensors", QUICK, cancelled=lambda: True)
     state = torch.load(tmp_path / "m.state.pt", weights_only=True)

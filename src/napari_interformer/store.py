@@ -242,6 +242,12 @@ class Store:
     def write_missing(self, row: int, part: tuple[slice, slice], missing: NDArray[np.bool_]) -> None:
         """Write which pixels of a tile have no value; to be called before the tile itself is written."""
         self._missing[(row, *part)] = missing
+        if isinstance(self.location, Path):  # after a power cut this might be empty, and the tile there
+            place = (
+                axis.start // length for axis, length in zip(part, self._missing.chunks[1:], strict=True)
+            )
+            with self.location.joinpath("missing", "c", str(row), *map(str, place)).open("r+b") as written:
+                os.fsync(written.fileno())
 
     def missing(self, row: int, y: int, x: int) -> bool:
         """Whether a pixel has no value; errors as for `read`."""

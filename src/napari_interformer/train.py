@@ -16,6 +16,7 @@ It follows the paper's recipe (Huang et al., ICCV 2023, section 4.1), except for
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -37,7 +38,7 @@ from torch import nn
 from napari_interformer.checkpoint import check_name, load_model, save_model
 from napari_interformer.crops import Batches, loader, synthetic_pictures, training_pictures, windows
 from napari_interformer.datasets import VALIDATION
-from napari_interformer.files import brief, replacing, unwritable
+from napari_interformer.files import brief, unwritable
 from napari_interformer.geometry import DIVISOR
 from napari_interformer.loss import ClickConfig, click_loss
 from napari_interformer.model import (
@@ -324,6 +325,9 @@ def train(
     output = Path(output)
     check_name(output)
     state_path = output.with_name(f"{output.name.removesuffix('.safetensors')}.state.pt")
+    part_path = state_path.with_name(
+        f"{state_path.name}.part"
+    )  # of one name, so that a kill leaves one at most
     check_new(output, state_path)
     rank, world = of_process()
     device = decoding_device(config.device)
@@ -336,6 +340,9 @@ def train(
 
     torch.manual_seed(config.seed)
     model = at_the_start(config)  # what is wrong with it is told before images are read for minutes
+    # Its file may be another one by the time the run is resumed, or ends.
+    began_from = f"{model.fingerprint} {model.decoder_fingerprint}" if config.initial else ""
+    first_weights = copy.deepcopy(model.state_dict()) if config.kept else {}
     if max(config.crop_sizes) < model.config.window:
         log.warning(
             "No crop is as large as what the network sees at once, %d pixels, so it learns only some of its positions: give "
@@ -364,11 +371,14 @@ def train(
     if state_path.exists():
         # Not to the device, which has no room for it twice; what is loaded goes where its parameter is.
         state = _read_state(state_path)
-        _check_state(state_path.name, state, settings, images)
-        step_module.load_state_dict(state["step_module"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        start, spent = state["step"], state["seconds"]
+        _check_state(state_path.name, state, settings, images, began_from)
+        try:
+            step_module.load_state_dict(state["step_module"])
+            average.load_state_dict(state["average"])
+            optimizer.load_state_dict(state["optimizer"])
+            start, spent = state["step"], state["seconds"]
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise ValueError(_unusable(state_path, error)) from error
         log.info("continuing from step %d of %s", start, state_path.name)
 
     batches = Batches(pictures, synthetic, config, model.config.click_window, rank)
@@ -383,12 +393,13 @@ def train(
                 "optimizer": optimizer.state_dict(),
                 "settings": settings,
                 "images": images,
+                "initial": began_from,
                 "step": step,
                 "seconds": seconds,
             }
             try:
-                with replacing(state_path) as whole:
-                    torch.save(state, whole)
+                torch.save(state, part_path)
+                os.replace(part_path, state_path)
             except (OSError, RuntimeError) as error:  # PyTorch has an error of its own for a full disk
                 raise unwritable(state_path, error) from error
 
@@ -440,8 +451,9 @@ def train(
     elif rank == 0:
         trained = cast("InterFormer", average.module).eval()
         if config.kept:
-            before = load_model(config.initial).to(device)
-            mix(trained.state_dict().values(), before.state_dict().values(), config.kept)
+            mix(
+                trained.state_dict().values(), (one.to(device) for one in first_weights.values()), config.kept
+            )
         told = dataclasses.replace(config, initial=Path(config.initial).name)  # a machine's paths stay on it
         notes = {
             "trained": f"{step} steps, {seconds / 3600:.2f} h on {device.type}",
@@ -449,7 +461,8 @@ def train(
             "config": repr(told),
         }
         save_model(trained, output, notes, half=True)
-        state_path.unlink(missing_ok=True)
+        for path in (state_path, part_path):
+            path.unlink(missing_ok=True)
     if world > 1:
         torch.distributed.destroy_process_group()
     return output
@@ -485,13 +498,15 @@ def _read_state(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that was cut short breaks the reader in many places
-        raise ValueError(
-            f"{path.name} cannot be read ({brief(error)}): copy it again, or delete it to start again."
-        ) from error
+        raise ValueError(_unusable(path, error)) from error
     return state
 
 
-def _check_state(name: str, state: dict[str, Any], settings: str, images: str) -> None:
+def _unusable(path: Path, error: Exception) -> str:
+    return f"{path.name} cannot be read ({brief(error)}): copy it again, or delete it to start again."
+
+
+def _check_state(name: str, state: dict[str, Any], settings: str, images: str, began_from: str) -> None:
     """Refuse the state of a run that this one does not continue."""
     if "settings" not in state:
         raise ValueError(
@@ -510,6 +525,11 @@ def _check_state(name: str, state: dict[str, Any], settings: str, images: str) -
         raise ValueError(
             f"{name} is the state of a run on other images. Give the folder of that run, name another output, or delete "
             "it to start again."
+        )
+    if state.get("initial", began_from) != began_from:  # which states from before do not tell
+        raise ValueError(
+            f"{name} is the state of a run from another model, which the file of that name no longer is. Give the model of "
+            "that run, or delete the state to start again."
         )
 
 
