@@ -179,10 +179,10 @@ def test_an_axis_along_which_nothing_is_carried_is_told_before_anything_is_encod
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("napari_interformer.load_model", lambda _: pytest.fail("it was begun"))
-    tifffile.imwrite(tmp_path / "t.tif", np.stack([blobs()[0]] * 3)[:, None], photometric="minisblack")
-    arguments = ("--object", "1,0,32,32", "--propagate", "-o", tmp_path / "l.tif", "--axes", "TZYX")
+    tifffile.imwrite(tmp_path / "t.tif", np.stack([[blobs()[0]] * 2] * 3), photometric="minisblack")
+    arguments = ("--object", "1,0,32,32", "--propagate", "-o", tmp_path / "l.tif", "--axes", "ZTYX")
     assert run("segment", tmp_path / "t.tif", *arguments) == 1
-    assert "which has one plane here; got TZYX" in capsys.readouterr().err
+    assert "got ZTYX: swap T and Z" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("size", ["nan", "inf", "0", "large"])

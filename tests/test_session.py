@@ -1737,10 +1737,10 @@ def test_lines_are_saved_and_replayed(tmp_path):
             [(5, 300), (5, 500)],
             r"A scribble needs a position inside the image .* got \(5, 300\): draw on the image",
         ),
-        ([(5, 5), (5, "a")], "A scribble needs positions in pixels"),
+        ([(5, 5), (5, "a")], "A scribble needs a list of positions in pixels"),
         ([(0, 5, 5), (1, 5, 9)], "one plane"),
         ([(0, 5, 5), (0, 5, 9)], "inside the image"),
-        (7, "A scribble needs positions in pixels"),
+        (7, "A scribble needs a list of positions in pixels"),
     ],
 )
 def test_a_line_that_is_none_changes_nothing(positions, told):

@@ -76,12 +76,12 @@ class Gap:
 Gaps = dict[tuple[Plane | None, Plane | None], Gap]
 
 
-def gaps_of(masks: Iterable[Mask], given: Iterable[Given], overwrite: bool) -> Gaps:
-    """Return between which planes with prompts of its own each of an object's masks was carried: it goes with them."""
+def gaps_of(masks: Iterable[Mask], given: Iterable[Given], overwrite: bool, axis: int) -> Gaps:
+    """Return between which planes with prompts of its own, along an axis, each mask was carried: it goes with them."""
     planes = sorted({prompt.plane for prompt in given})
     between: dict[tuple[Plane | None, Plane | None], list[Mask]] = {}
     for mask in masks:
-        own = [plane for plane in planes if plane[:-1] == mask.plane[:-1]]
+        own = [plane for plane in planes if plane[:axis] == mask.plane[:axis]]
         before = max((plane for plane in own if plane < mask.plane), default=None)
         after = min((plane for plane in own if plane > mask.plane), default=None)
         between.setdefault((before, after), []).append(mask)

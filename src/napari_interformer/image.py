@@ -729,6 +729,16 @@ def plane_at(number: int, leading: tuple[int, ...]) -> Plane:
     return tuple(map(int, np.unravel_index(number, leading)))
 
 
+def along(leading: Sequence[int]) -> int:
+    """Return along which of the leading axes planes follow each other: the last one that has several."""
+    return max((axis for axis, length in enumerate(leading) if length > 1), default=0)
+
+
+def shifted(plane: Plane, axis: int, by: int) -> Plane:
+    """Return the plane so many farther along an axis, whether it is there or not."""
+    return (*plane[:axis], plane[axis] + by, *plane[axis + 1 :])
+
+
 def _whole(numbers: Any) -> tuple[int, ...] | None:
     """Return one or several whole numbers, from Python or NumPy, as Python's; None if they are something else."""
     several = list(numbers) if np.iterable(numbers) else [numbers]

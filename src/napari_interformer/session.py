@@ -25,7 +25,7 @@ from napari_interformer.files import at_home
 from napari_interformer.gaps import gaps_of
 from napari_interformer.geometry import Box
 from napari_interformer.history import Deleted, Found, History, Painted, Said, Switched
-from napari_interformer.image import plane_of, read_only
+from napari_interformer.image import along, plane_of, read_only
 from napari_interformer.objects import Finished, Objects
 from napari_interformer.painting import Painting, check_labels, check_number, empty_labels, masks_of
 from napari_interformer.prompts import BoxPrompt, Click, Mask, Scribble
@@ -1041,7 +1041,7 @@ class Session:
                 parts = [Shown(latest[:count], current.size) for count in counts]
                 self._history.begin_with(Said(*two) for two in itertools.pairwise(parts))
                 if not current.edited:
-                    self._fill(gaps_of(self.masks, self.given, self.overwrite))
+                    self._fill(gaps_of(self.masks, self.given, self.overwrite, along(self.features.leading)))
         finally:
             self._object_size, self.overwrite = size, overwrite
         self._overwrite_after = after

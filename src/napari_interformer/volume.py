@@ -18,6 +18,7 @@ from scipy.ndimage import binary_opening, distance_transform_edt, label
 from napari_interformer.appearance import NEAR, Appearance, pixels_of, shown, values_of
 from napari_interformer.gaps import Carried, Ended, Gap, Reason
 from napari_interformer.geometry import Box, cut, line
+from napari_interformer.image import along, shifted
 from napari_interformer.prompts import BoxPrompt, Click, Mark, Mask
 from napari_interformer.simulate import depth, iou
 
@@ -65,6 +66,7 @@ class _Front:
     """How far an object was carried from one clicked plane in one direction."""
 
     mask: Mask
+    along: int
     direction: int
     level: int
     appearance: Appearance | None
@@ -76,7 +78,7 @@ class _Front:
 
     @property
     def ahead(self) -> Plane:
-        return (*self.mask.plane[:-1], self.mask.plane[-1] + self.direction)
+        return shifted(self.mask.plane, self.along, self.direction)
 
     def advance(self, mask: Mask) -> None:
         self.mask = mask
@@ -88,16 +90,12 @@ class _Front:
 
 
 def check_axes(axes: str, shape: Sequence[int]) -> None:
-    """Refuse an image, by its axes without channels, along whose last axis before (Y, X) nothing can be carried."""
+    """Refuse an image, by its axes without channels, along whose last axis (see `along`) nothing can be carried."""
     leading = shape[:-2]
     if max(leading, default=1) == 1:
         raise ValueError("propagate needs a stack; got a single plane: commit the object as it is.")
-    if leading[-1] == 1:
-        raise ValueError(
-            f"propagate follows the last axis before (Y, X), which has one plane here; got {axes} of shape {tuple(shape)}: "
-            "take that axis away, for example with numpy.squeeze, and encode the image again."
-        )
-    if axes.endswith("TYX") and "Z" in axes:
+    stacked = "".join(axis for axis, length in zip(axes, leading, strict=False) if length > 1)
+    if stacked.endswith("T") and "Z" in stacked:
         raise ValueError(
             f"propagate follows the last axis before (Y, X), which must be Z in a series of stacks; got {axes}: swap T and Z "
             "with numpy.swapaxes and encode the image again."
@@ -111,9 +109,10 @@ def carry(
     cancelled: Callable[[], bool] | None = None,
     ended: Callable[[Ended], None] | None = None,
 ) -> Carried:
-    """Compute the current object on the planes beside those with clicks, along the last leading axis.
+    """Compute the current object on the planes beside those with clicks, along the last leading axis that has several.
 
-    That axis may be depth or time. In (T, Z, Y, X), an object is carried along Z at each time that has a click.
+    That axis may be depth or time. In (T, Z, Y, X), an object is carried along Z at each time that has a click; if there is one
+    Z alone, as in time-lapses in OME-Zarr, along T.
 
     Parameters
     ----------
@@ -135,6 +134,7 @@ def carry(
     """
     leading = session.features.leading
     check_axes(session.features.origin.axes, session.features.shape)
+    axis = along(leading)
     given = session.given
     # Without any, an object that is being edited spreads from the planes it has.
     kept: tuple[Prompt, ...] = given or session.masks
@@ -142,20 +142,20 @@ def carry(
         raise ValueError(
             "propagate needs an object with at least one click or box; got none: click on the object first."
         )
-    stacks = {prompt.plane[:-1] for prompt in kept}
+    stacks = {prompt.plane[:axis] for prompt in kept}
     # An object that is being edited keeps what it has where somebody had clicked before, and in stacks without a click now.
-    held = {plane for plane in session.clicked_before if plane[:-1] in stacks}
+    held = {plane for plane in session.clicked_before if plane[:axis] in stacks}
     planes = {*held, *(prompt.plane for prompt in kept)}
     # Where red clicks alone say where it is not, what else it has stays.
-    followed = {plane[:-1] for plane in planes if _source(session, plane) is not None}
-    planes |= {mask.plane for mask in session.masks if mask.plane[:-1] in stacks - followed}
+    followed = {plane[:axis] for plane in planes if _source(session, plane) is not None}
+    planes |= {mask.plane for mask in session.masks if mask.plane[:axis] in stacks - followed}
     sources = sorted(planes)
     carried = [
         _kept(session, mask)
         for mask in session.masks
-        if mask.plane in sources or mask.plane[:-1] not in stacks
+        if mask.plane in sources or mask.plane[:axis] not in stacks
     ]
-    most, done = leading[-1] * len(stacks) - len(sources), 0
+    most, done = leading[axis] * len(stacks) - len(sources), 0
     gaps: Gaps = {}
 
     def told(planes: int) -> None:
@@ -165,7 +165,7 @@ def carry(
             progress(done, most)
 
     for stack in sorted(stacks):
-        own = [plane for plane in sources if plane[:-1] == stack]
+        own = [plane for plane in sources if plane[:axis] == stack]
         for before, after in zip([None, *own], [*own, None], strict=True):
             steps = _source(session, before), _source(session, after)
             gap = session.gaps.get((before, after))
@@ -186,7 +186,7 @@ def carry(
             # Planes that were clicked on before, and that the object is not on now, have nothing to carry.
             silent = steps == (None, None) and not {before, after} & {prompt.plane for prompt in given}
             if stopped or silent or any(end.reason is Reason.NOT_ENCODED for end in gap.ends):
-                carried += _not_reached(session, before, after, stack, gap)
+                carried += _not_reached(session, before, after, stack, axis, gap)
             for end in gap.ends:
                 log.info("%s", end)
                 if ended is not None:
@@ -195,14 +195,14 @@ def carry(
 
 
 def _not_reached(
-    session: Session, before: Plane | None, after: Plane | None, stack: Plane, gap: Gap
+    session: Session, before: Plane | None, after: Plane | None, stack: Plane, axis: int, gap: Gap
 ) -> list[Mask]:
     """Return what the object has in a gap where it was not carried to: that says nothing of it there."""
     reached = {mask.plane for mask in gap.masks}
     return [
         mask
         for mask in session.masks
-        if mask.plane[:-1] == stack
+        if mask.plane[:axis] == stack
         and mask.plane not in reached
         and (before is None or before < mask.plane)
         and (after is None or mask.plane < after)
@@ -218,19 +218,20 @@ def _fill(
 ) -> list[_Front]:
     """Carry the object from either end of a gap, plane by plane in turns, until it ends or the two meet."""
     stops = {before, after}
-    last = session.features.leading[-1]
+    axis = along(session.features.leading)
+    last = session.features.leading[axis]
     fronts = [
         front
         for plane, direction in ((before, 1), (after, -1))
         if plane is not None
-        and 0 <= plane[-1] + direction < last
-        and (*plane[:-1], plane[-1] + direction) not in stops
-        and (front := _front(session, plane, direction)) is not None
+        and 0 <= plane[axis] + direction < last
+        and shifted(plane, axis, direction) not in stops
+        and (front := _front(session, plane, axis, direction)) is not None
     ]
     while going := [
         front
         for front in fronts
-        if front.ended is None and 0 <= front.ahead[-1] < last and front.ahead not in stops
+        if front.ended is None and 0 <= front.ahead[axis] < last and front.ahead not in stops
     ]:
         if cancelled is not None and cancelled():
             break
@@ -253,7 +254,7 @@ def _fill(
     return fronts
 
 
-def _front(session: Session, plane: Plane, direction: int) -> _Front | None:
+def _front(session: Session, plane: Plane, axis: int, direction: int) -> _Front | None:
     """Return the front that starts at a clicked plane; None if the object is not there."""
     step = _source(session, plane)
     box, mask = session.plane_mask(plane)
@@ -265,7 +266,7 @@ def _front(session: Session, plane: Plane, direction: int) -> _Front | None:
     appearance, sense = Appearance.between(ours, theirs), None
     if appearance is not None and session.image is not None:
         sense = np.sign(shown(ours).mean(axis=1) - shown(theirs).mean(axis=1))
-    return _Front(source, direction, step.view.level, appearance, sense, areas=[int(mask.sum())])
+    return _Front(source, axis, direction, step.view.level, appearance, sense, areas=[int(mask.sum())])
 
 
 def _spreads(pixels: NDArray[np.float32], core: BoolMask) -> NDArray[np.float32]:
@@ -404,7 +405,10 @@ def between(first: Mask, second: Mask, plane: Plane, *lates: float) -> list[Mask
     There is one for each of `lates`: above 1, the shape stays like the first for longer. The distances, which take the time,
     are measured once.
     """
-    here, there, z = first.plane[-1], second.plane[-1], plane[-1]
+    axis = next(
+        i for i, (one, other) in enumerate(zip(first.plane, second.plane, strict=True)) if one != other
+    )
+    here, there, z = first.plane[axis], second.plane[axis], plane[axis]
     box = first.box.union(second.box)
     near, far = (_signed(cut(one.mask, one.box, box, False)) for one in (first, second))
     shapes = []
