@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ from napari_interformer.samples import cells
 from napari_interformer.simulate import next_click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 SIDE = 1757
 OBJECTS = 8  # more than a session remembers the windows of
@@ -185,6 +186,17 @@ def check(path: Path, rows: dict[str, dict[str, float]]) -> None:
     print(f"No ratio is more than a quarter over {path.name}'s.")
 
 
+@contextmanager
+def others(count: int) -> Iterator[None]:
+    """Keep so many cores busy."""
+    programs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for program in programs:
+            program.kill()
+
+
 def main() -> None:
     """Measure everything and print a table."""
     parser = argparse.ArgumentParser(
@@ -193,9 +205,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file to keep the figures in")
     parser.add_argument("--check", type=Path, help="file to compare with")
     parser.add_argument("--only", default="", help="measure what has this in its name")
+    parser.add_argument("--beside", type=int, default=0, help="so many other programs compute meanwhile")
     asked = parser.parse_args()
+    if asked.beside and (asked.json or asked.check):
+        parser.error("--beside slows the calibration down, too: leave out --json and --check.")
     image = cells()[0]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, others(asked.beside):
         sizes = {
             "512x512": image,
             "4096x4096": np.tile(image, (8, 8)),

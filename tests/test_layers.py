@@ -185,7 +185,7 @@ def test_a_file_tells_the_pixel_sizes_that_it_knows_and_no_others(tmp_path, monk
     image = Image(pixels)
     # As napari has it of files that it opened, for which it takes a window.
     monkeypatch.setattr(Image, "source", SimpleNamespace(path=str(tmp_path / "stack.ome.tif")))
-    assert Source((image,)).told_by_file() == ("ZYX", [expected, 0.25, 0.25], "micrometer")
+    assert Source((image,)).told_by_file() == ("ZYX", [expected, 0.25, 0.25], "micrometer", None)
 
 
 def test_channels_lie_over_each_other():

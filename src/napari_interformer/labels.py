@@ -467,6 +467,24 @@ class LayerLabels:
         return scale, None if str(unit) == "pixel" else str(unit)
 
     @property
+    def translation(self) -> list[float] | None:
+        """Where the first pixel lies per axis, in the units of `pixel_size`; None if in no direction, or for a turned layer."""
+        count, unit = self.layer.ndim, self.layer.units[-1]
+        first, *others = (
+            np.array(self.layer.data_to_world(pixel)) for pixel in (np.zeros(count), *np.eye(count))
+        )
+        steps = np.array(others) - first
+        if not first.any() or (np.diag(steps) <= 0).any() or not np.allclose(steps, np.diag(np.diag(steps))):
+            return None
+        kept = [
+            (place, own)
+            for i, (place, own) in enumerate(zip(first, self.layer.units, strict=True))
+            if i != self.axis
+        ]
+        units = ["second" if timed else unit for timed in self._timed]
+        return [float(place) * _factor(own, other) for (place, own), other in zip(kept, units, strict=True)]
+
+    @property
     def _timed(self) -> list[bool]:
         """Which axes are measured in a unit of time."""
         return [
@@ -486,23 +504,24 @@ class LayerLabels:
                 raise FileExistsError(
                     f"{path.name} is the image itself, which would be lost: give the labels another name."
                 )
-        scale, unit = self.pixel_size
+        (scale, unit), place = self.pixel_size, self.translation
         timed = self._timed
         # Whatever is measured in seconds is time. An axis is called -3 where nobody named it.
         names = ["T" if time else name for time, name in zip(timed, self.axis_labels, strict=True)]
         axes = "".join(name if len(name) == 1 else "?" for name in names[:-2])
 
         def write() -> Path:
-            letters, sizes, of_unit = axes, scale, unit
+            letters, sizes, of_unit, first = axes, scale, unit, place
             if told := source.told_by_file():  # what somebody said comes first
                 if not axes.strip("?"):
                     letters = told[0][: len(axes)]
                 if not (unit or any(size not in (1, None) for size in scale)):
-                    _, sizes, of_unit = told
+                    _, sizes, of_unit, of_file = told
+                    first = place or of_file
             if sizes is scale:  # a length is no time
                 steps = zip(f"{letters}YX".upper(), scale, timed, strict=True)
                 sizes = [None if letter == "T" and not time else size for letter, size, time in steps]
-            return write_labels(path, self, axes=f"{letters}YX", scale=sizes, unit=of_unit)
+            return write_labels(path, self, axes=f"{letters}YX", scale=sizes, unit=of_unit, translation=first)
 
         return write
 

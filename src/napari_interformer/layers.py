@@ -107,8 +107,10 @@ class Source:
         )
         return planes.shown_between(limits) if limits and self.contrast == "auto" else planes
 
-    def told_by_file(self) -> tuple[str, list[float | None], str | None] | None:
-        """Return what the image's file says of its axes without channels: letters, pixel sizes (None where unknown), unit.
+    def told_by_file(self) -> tuple[str, list[float | None], str | None, list[float] | None] | None:
+        """Return what the image's file says of its axes without channels: letters, sizes, unit, and where the first pixel lies.
+
+        Sizes are those of pixels, None where unknown.
 
         napari's own reader does not pass them on. None if there is no file of that shape. A worker thread may do this.
         """
@@ -123,7 +125,8 @@ class Source:
         left_out = len(shape) - 1 if self.image.rgb else self.axis
         kept = [i for i in range(len(shape)) if i != left_out]
         letters = file.axes or "?" * len(shape)
-        return "".join(letters[i] for i in kept), [scale[i] for i in kept], file.unit
+        place = [file.translation[i] for i in kept] if file.translation else None
+        return "".join(letters[i] for i in kept), [scale[i] for i in kept], file.unit, place
 
     def placement(self) -> dict[str, Any]:
         """Return where a layer without channels must lie to cover the image: scale, translate, rotate and so on.
