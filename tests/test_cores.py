@@ -104,3 +104,35 @@ def test_images_of_a_batch_are_encoded_as_each_alone(small_model, rng):
     for i, one in enumerate(pixels):
         for ours, theirs in zip(together, small_model.encode_pixels(one[None]), strict=True):
             assert np.array_equal(ours[i], theirs[0])
+
+
+def test_many_are_done_on_all_threads_in_their_order():
+    seen: set[int] = set()
+    together = threading.Barrier(3)
+
+    def work(item):
+        if item < 3:
+            together.wait(10)  # three at once, or never
+        seen.add(threading.get_ident())
+        return item, torch.get_num_threads()
+
+    assert list(cores.several(work, range(7), SMALL)) == [(i, 1) for i in range(7)]
+    assert len(seen) == 3 and threading.get_ident() not in seen
+    assert torch.get_num_threads() == in_new_thread() == 3
+    seen.clear()
+    assert list(cores.several(lambda item: work(item + 3), range(3), LARGE)) == [(i, 3) for i in (3, 4, 5)]
+    assert seen == {threading.get_ident()}
+
+
+def test_who_asks_for_no_more_ends_it():
+    done = []
+
+    def work(item):
+        time.sleep(0.01)
+        done.append(item)
+        return item
+
+    several = cores.several(work, range(1000), SMALL)
+    assert [next(several) for _ in range(4)] == [0, 1, 2, 3]
+    several.close()
+    assert len(done) < 50

@@ -111,5 +111,22 @@ def side_by_side(
     return [job.result() for job in jobs]
 
 
+def several(work: Callable[[Item], Result], items: Sequence[Item], pixels: int) -> Iterator[Result]:
+    """Yield what becomes of each of many items, in their order, on as many threads as the calling thread has.
+
+    `pixels` is how many each of them has. Whoever asks for no more ends it early.
+    """
+    most = torch.get_num_threads()
+    count = _worth(most, pixels)
+    if most // count < 2:
+        yield from map(work, items)
+        return
+    pool = ThreadPoolExecutor(most // count, initializer=use, initargs=(count,))
+    try:
+        yield from pool.map(work, items)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def _worth(most: int, pixels: int) -> int:
     return min(most, max(1, pixels // PIXELS))

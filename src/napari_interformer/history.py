@@ -117,7 +117,7 @@ class Found:
             try:
                 objects.backlog.add(paint)
             except OSError:  # a full disk: none of them is there
-                with objects.backlog.waiting():
+                with objects.backlog.restoring():
                     self._put_back(objects, number)
                 raise
         objects.records = [*objects.records, *(record for record, _, _ in self.objects)]
@@ -155,8 +155,8 @@ class Deleted:
             )
             try:
                 objects.backlog.add(remove)
-            except OSError:  # a full disk: all of it comes back before anything else is written
-                with objects.backlog.waiting():
+            except OSError:  # a full disk: all of it is there
+                with objects.backlog.restoring():
                     self._put_back(objects)
                 raise
         objects.records = [*objects.records, self.record]

@@ -81,7 +81,7 @@ class Objects:
             try:
                 current.repaint()
             except OSError:  # a full disk: none of it is there, or the next object would have it
-                with self.backlog.waiting():
+                with self.backlog.restoring():
                     current.put_back()
                 raise
         self.records.append(current.record(decoder))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -196,6 +196,14 @@ class Backlog:
             yield
         finally:
             self._patient = before
+
+    @contextmanager
+    def restoring(self) -> Iterator[None]:
+        """Within it, what a full disk interrupted is put back: now, as far as that succeeds, or else before the next write."""
+        with self.waiting():
+            yield
+        with suppress(OSError):
+            self.work_off()
 
     def work_off(self, seconds: float = math.inf) -> bool:
         """Write for some seconds, or to the end; return whether that is reached. What fails is tried again next time."""

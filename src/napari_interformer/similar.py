@@ -16,6 +16,7 @@ from scipy.ndimage import label as number_parts
 from skimage.feature import peak_local_max
 
 from napari_interformer.appearance import NEAR, Appearance, pixels_of, values_of
+from napari_interformer.cores import several
 from napari_interformer.geometry import Box
 from napari_interformer.painting import objects_on
 from napari_interformer.prompts import Click, Mask, NotEncodedError
@@ -118,14 +119,19 @@ def search(
     smallest, largest = SMALLEST * min(areas), LARGEST * max(areas)
     found = []
     places = places * coarse + coarse // 2 + (box.top, box.left)
-    for count, (y, x) in enumerate(places):
+
+    def answered(place: NDArray[np.intp]) -> Step | None:
+        try:
+            return session.decoding.steps((Click(plane, int(place[0]), int(place[1])),), size)[0]
+        except (ValueError, NotEncodedError):  # no value there, or not encoded
+            return None
+
+    for count, step in enumerate(several(answered, list(places), session.model.config.window**2)):
         if cancelled is not None and cancelled():
             break
         if progress is not None:
             progress(count, len(places))
-        try:
-            (step,) = session.decoding.steps((Click(plane, int(y), int(x)),), size)
-        except (ValueError, NotEncodedError):  # no value there, or not encoded
+        if step is None:
             continue
         steady = step.view.steadiness
         if smallest <= np.count_nonzero(step.mask) <= largest and steady >= STEADY:
