@@ -581,3 +581,20 @@ def test_small_planes_are_encoded_side_by_side_one_on_each_thread(rng, monkeypat
     features = encode(rng.integers(0, 9, (5, 60, 70)), model, progress=told.append, device="cpu")
     assert [shape[0] for shape in model.seen] == at_once and features.ready_planes().all()
     assert [step.plane for step in told] == [(z,) for z in range(5)]
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint64])
+def test_a_part_may_be_told_in_numpy_s_numbers(rng, kind):
+    model, box = FakeModel(), Box(*np.array([0, 0, 30, 30], kind))
+    features = encode(rng.integers(0, 9, (2, 200, 200)), model, planes=[((1,), box)], device="cpu")
+    assert model.tiles == 1 and features.ready((1,), Box(0, 0, 30, 30))
+
+
+@pytest.mark.parametrize(("side", "at_once"), [(512, 8), (2048, 2), (4096, 1)])
+def test_a_gpu_gets_no_more_pixels_at_once_than_it_may_have_room_for(monkeypatch, side, at_once):
+    monkeypatch.setattr(encoding, "resolve_device", lambda device: torch.device("cuda"))
+    planes = Planes.of(np.broadcast_to(np.uint8(3), (9, side, side)), contrast=(0, 9))
+    model = FakeModel("cuda")
+    features = room_for(planes, model, tile="whole")
+    next(encode_tiles(planes, features, model, device="cuda"))
+    assert model.seen[0][0] == at_once

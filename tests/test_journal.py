@@ -180,6 +180,16 @@ def test_red_clicks_alone_are_no_object_to_be_restored():
     assert offer(IMAGE, 0).objects == 1
 
 
+def test_objects_that_were_deleted_are_not_offered():
+    gone = replace(record(1), prompts=(), edited=True)
+    note(saved(record(1), gone))
+    assert offer(IMAGE, 0) is None
+    note(saved(record(1), record(2), gone))
+    assert offer(IMAGE, 0).objects == 1
+    note(saved(record(1), gone, record(1)))  # its number was free
+    assert offer(IMAGE, 0).objects == 1
+
+
 def test_nothing_is_kept_of_a_session_without_objects(folder):
     note(saved(record(1)), saved())
     assert not list(folder.glob("*"))

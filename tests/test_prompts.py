@@ -81,3 +81,24 @@ def test_a_scribble_needs_a_pixel():
     for make in (lambda: Scribble((), ()), lambda: Scribble.along([])):
         with pytest.raises(ValueError, match="at least one position; got none: draw a line"):
             make()
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint64, np.int8])
+def test_numpy_s_numbers_are_python_s(kind):
+    few = np.array([10, 20, 30, 40], kind)
+    found = [
+        Click(few[:1], few[0], few[1]),
+        BoxPrompt(few[0], few),
+        Mask(few[0], few, np.ones((20, 20), bool)),
+        Scribble(few[0], few.reshape(2, 2)),
+    ]
+    for prompt in found:
+        box = getattr(prompt, "box", ())
+        path = [number for stop in getattr(prompt, "path", ()) for number in stop]
+        numbers = [
+            *prompt.plane,
+            *box,
+            *path,
+            *(getattr(prompt, name) for name in "yx" if isinstance(prompt, Click)),
+        ]
+        assert {type(number) for number in numbers} == {int}

@@ -592,11 +592,11 @@ def test_what_cannot_be_written_leaves_all_as_it_was(way, monkeypatch):
 class Filling(np.ndarray):
     """Labels on a disk that holds so many more writes."""
 
-    room = 10**9
+    room, error = 10**9, OSError("No space left on device")
 
     def __setitem__(self, key, value):
         if not Filling.room:
-            raise OSError("No space left on device")
+            raise Filling.error
         Filling.room -= 1
         super().__setitem__(key, value)
 
@@ -626,9 +626,11 @@ def test_an_object_that_cannot_be_deleted_as_a_whole_comes_back(on_a_filling_dis
     np.testing.assert_array_equal(s.labels, before)
 
 
+@pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize(("what", "number"), [("live", 1), ("overwrite", 5)])
-def test_what_was_said_and_could_not_be_written_can_be_said_again(on_a_filling_disk, what, number):
+def test_what_was_said_and_could_not_be_written_can_be_said_again(on_a_filling_disk, what, number, again):
     s, room = on_a_filling_disk
+    before = np.array(s.labels)
     s.live = what == "overwrite"
     for plane in range(2):
         s.click((plane, *CENTRES[number - 1]))
@@ -637,10 +639,83 @@ def test_what_was_said_and_could_not_be_written_can_be_said_again(on_a_filling_d
         setattr(s, what, True)
     assert not getattr(s, what)
     room(99)
-    setattr(s, what, True)
+    if again:
+        setattr(s, what, True)
+    elif what == "overwrite":  # all of it belongs to the other one
+        with pytest.raises(ValueError, match="belong to other objects"):
+            s.commit()
+        np.testing.assert_array_equal(s.labels, before)
+        return
     s.commit()
     for plane in range(2):
         np.testing.assert_array_equal(s.labels[plane] == 6, LABELS == number)
+
+
+class Chunked(np.ndarray):
+    """Labels of which a write may be interrupted when half of its rows are there."""
+
+    writes = 10**9
+
+    def __setitem__(self, key, value):
+        Chunked.writes -= 1
+        if Chunked.writes < 0:
+            *plane, rows, columns = key
+            half = slice(rows.start, (rows.start + rows.stop) // 2)
+            super().__setitem__((*plane, half, columns), value[: half.stop - half.start])
+            raise KeyboardInterrupt
+        super().__setitem__(key, value)
+
+
+@pytest.mark.parametrize("writes", [0, 1])
+@pytest.mark.parametrize("live", [False, True])
+def test_what_was_interrupted_leaves_nothing_behind(monkeypatch, writes, live):
+    labels = np.zeros((4, *IMAGE.shape), np.int32).view(Chunked)
+    s = Session(STACK, MODEL, labels=labels, live=live)
+    s.click((0, *CENTRES[0]))
+    monkeypatch.setattr(Chunked, "writes", writes)
+    with pytest.raises(KeyboardInterrupt):
+        if live:
+            s.set_prompts([*s.prompts, Click((1,), *CENTRES[0]), Click((2,), *CENTRES[0])])
+        else:
+            s.click((1, *CENTRES[0]))
+            s.click((2, *CENTRES[0]))
+            s.commit()
+    monkeypatch.setattr(Chunked, "writes", 10**9)
+    s.clear()
+    assert not np.asarray(labels).any()
+    s.click((3, *CENTRES[1]))
+    number = s.commit()
+    np.testing.assert_array_equal(np.asarray(labels)[3] == number, LABELS == 2)
+    assert not np.asarray(labels)[:3].any()
+
+
+@pytest.mark.parametrize("what", ["delete", "find_similar"])
+def test_what_is_interrupted_midway_is_as_it_was(on_a_filling_disk, monkeypatch, what):
+    s, room = on_a_filling_disk
+    if what == "find_similar":
+        s.click((3, *CENTRES[0]))
+        s.commit()
+    before = np.array(s.labels)
+    monkeypatch.setattr(Filling, "error", KeyboardInterrupt())
+    room(1)
+    with pytest.raises(KeyboardInterrupt):
+        s.delete(5) if what == "delete" else s.find_similar((3,))
+    room(99)
+    s.clear()
+    np.testing.assert_array_equal(s.labels, before)
+
+
+def test_a_second_failure_does_not_lose_what_is_to_be_put_back(on_a_filling_disk):
+    s, room = on_a_filling_disk
+    for plane in range(2):
+        s.click((plane, *CENTRES[0]))
+    for left in (1, 0):
+        room(left)
+        with pytest.raises(OSError, match="No space"):
+            s.commit()
+    room(99)
+    s.clear()
+    assert not (np.asarray(s.labels) == 6).any()
 
 
 def test_an_object_that_cannot_be_committed_leaves_nothing_to_the_next_one(on_a_filling_disk):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import multiprocessing
@@ -362,6 +363,29 @@ def test_a_state_that_lacks_something_is_told(folder, tmp_path, part):
         del state[part]
     torch.save(state, tmp_path / "m.state.pt")
     with pytest.raises(ValueError, match=r"m\.state\.pt cannot be read .*delete it to start again\.$"):
+        train(folder, tmp_path / "m.safetensors", QUICK)
+
+
+def test_a_state_that_cannot_be_saved_takes_no_room(folder, tmp_path, monkeypatch):
+    real = torch.save
+
+    def full(state, path):
+        real(state, path)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    train(folder, tmp_path / "m.safetensors", replace(QUICK, save_minutes=1e-9))
+    assert [path.name for path in tmp_path.glob("m.*")] == ["m.safetensors"]
+
+
+def test_a_state_is_not_blamed_for_a_device_without_room(folder, tmp_path, monkeypatch):
+    train(folder, tmp_path / "m.safetensors", QUICK, cancelled=lambda: True)
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.optim.AdamW, "load_state_dict", full)
+    with pytest.raises(torch.OutOfMemoryError):
         train(folder, tmp_path / "m.safetensors", QUICK)
 
 

@@ -720,7 +720,10 @@ def test_napari_s_undo_goes_on_behind_a_click_that_was_taken_back(field):
     assert set(np.unique(layer.data)) == {0, 1} and not window.panel.annotator.session.unfinished
 
 
-def test_napari_s_undo_goes_on_behind_a_stroke_that_was_taken_back(field):
+@pytest.mark.parametrize(
+    "length", [40, 140]
+)  # napari keeps a hundred steps, and a stroke has an edit for each pixel
+def test_napari_s_undo_goes_on_behind_a_stroke_that_was_taken_back(field, length):
     window, centres = field
     layer = window.viewer.layers[LABELS]
     window.click_and_wait(centres[0])
@@ -730,8 +733,7 @@ def test_napari_s_undo_goes_on_behind_a_stroke_that_was_taken_back(field):
     clicked = layer.data.copy()
     window.viewer.layers.selection.active = layer
     layer.mode, layer.brush_size = "paint", 4
-    y, x = centres[1]
-    window.drag((y - 20, x - 20), (y - 20, x + 20))
+    window.drag((90, 10), (90, 10 + length))
     window.idle()
     stroked = layer.data.copy()
     assert (stroked != clicked).any()
@@ -1176,3 +1178,22 @@ def test_what_was_to_be_saved_is_saved_though_the_window_is_closed_by_its_frame(
     window.panel.destroyed.emit()  # all that a panel is told then
     assert area(tifffile.imread(tmp_path / "labels.ome.tif")) == 400
     window.model.gate.set()
+
+
+def test_loaded_objects_that_find_no_room_are_told(field, tmp_path, monkeypatch):
+    from qtpy.QtWidgets import QFileDialog
+
+    window, centres = field
+    for centre in centres[:3]:
+        window.click_and_wait(centre)
+        window.key_and_wait("C")
+    path = window.panel.annotator.session.save_prompts(tmp_path / "clicks.json")
+    full = np.where(window.labels == 1, 9, 0)
+    full = window.viewer.add_labels(full, name="full")
+    window.form.labels.choose(full)
+    window.encode()
+    window.idle()
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(path), ""))
+    window.form.load_prompts.click()
+    window.idle()
+    assert "1 of 3 loaded objects have no pixel" in window.told[-1]

@@ -364,7 +364,7 @@ def train(ctx: click.Context, /, folder: Path, output: Path, only_adapt: bool, *
     a few images: napari-interformer train FOLDER --adapt -o model.safetensors
     """  # noqa: D301 - click's mark for lines that are not to be wrapped
     check_folder(folder)
-    check_output(output, (".safetensors",))
+    check_output(output, (".safetensors",), made=True)
     by_hand = click.core.ParameterSource.COMMANDLINE
     given = {name: value for name, value in settings.items() if ctx.get_parameter_source(name) is by_hand}
     if only_adapt:
@@ -446,6 +446,7 @@ def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
     with training_bar("adapting") as told:
         adapted = ni.adapt(model, features, labels, config=config, progress=told)
     notes = {"adapted": f"from {Path(images.initial).name or DEFAULT_MODEL} on {found}"}
+    output.parent.mkdir(parents=True, exist_ok=True)
     ni.save_model(adapted, output, notes)
     click.echo(f"adapted on {found}")
     split_by = {"dataset": images.dataset, "validation": images.validation}
@@ -572,10 +573,12 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def check_output(path: Path, endings: Sequence[str], read: Mapping[str, Path] | None = None) -> None:
+def check_output(
+    path: Path, endings: Sequence[str], read: Mapping[str, Path] | None = None, *, made: bool = False
+) -> None:
     """Refuse, before hours of work, a wrong ending, a place that cannot be written to, and the name of what is read.
 
-    `read` maps what to call each file that is read to its path.
+    `read` maps what to call each file that is read to its path. Whether a folder that is not there will be made says `made`.
     """
     from napari_interformer.files import same_file
     from napari_interformer.label_files import written_here
@@ -596,6 +599,9 @@ def check_output(path: Path, endings: Sequence[str], read: Mapping[str, Path] | 
                 "remove it."
             )
     if not path.absolute().parent.is_dir():
+        if made:
+            check_output_folder(path.absolute().parent)
+            return
         raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} to: make it first.")
     check_writable(path, path.resolve().parent)
 

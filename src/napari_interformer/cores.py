@@ -26,36 +26,49 @@ Result = TypeVar("Result")
 PIXELS = 256**2
 _POLL = 0.05  # seconds after which whoever waits is asked whether to stop
 _saying = threading.Lock()  # one after the other changes what holds for threads to come
-_here = threading.local()  # .common: what holds for those, where the thread itself has another number
 
 
 class _Stopped(Exception):
     """Nobody waits for this image any more."""
 
 
+def here() -> int:
+    """Return how many threads torch uses in the calling thread, not what `use` says for a moment."""
+    with _saying:
+        return torch.get_num_threads()
+
+
 def use(count: int) -> None:
     """Let torch use so many threads in the calling thread alone.
 
-    `torch.set_num_threads` also says what holds for threads to come, which are none of our business: a new one takes it back.
+    `torch.set_num_threads` also says what holds for threads to come, which are none of our business. A new thread knows what
+    held for those, and takes it back.
     """
-    # Asked first: a thread's first call of torch would take over what holds for threads to come.
-    common = torch.get_num_threads()
-    common = getattr(_here, "common", common)
+    common: list[int] = []
+    known, said = threading.Event(), threading.Event()
+
+    def restore() -> None:
+        common.append(torch.get_num_threads())
+        known.set()
+        said.wait()
+        torch.set_num_threads(common[0])
+
     with _saying:
-        torch.set_num_threads(count)
-        if count != common:
-            thread = threading.Thread(target=torch.set_num_threads, args=(common,))
-            thread.start()
+        torch.get_num_threads()  # a thread's first call of torch would take over what holds for threads to come
+        thread = threading.Thread(target=restore)
+        thread.start()
+        try:
+            known.wait()
+            torch.set_num_threads(count)
+        finally:
+            said.set()
             thread.join()
-    _here.__dict__.clear()
-    if count != common:
-        _here.common = common
 
 
 @contextmanager
 def few(pixels: int) -> Iterator[None]:
     """Let torch use no more threads than a number of pixels is worth, in the calling thread."""
-    before = torch.get_num_threads()
+    before = here()
     count = _worth(before, pixels)
     if count == before:
         yield
@@ -89,7 +102,7 @@ def side_by_side(
     if len(items) == 1:
         with few(pixels):
             return [work(items[0], ask)]
-    count = _worth(max(1, torch.get_num_threads() // len(items)), pixels)
+    count = _worth(max(1, here() // len(items)), pixels)
     stopped = threading.Event()
 
     def go_on() -> None:
@@ -116,7 +129,7 @@ def several(work: Callable[[Item], Result], items: Sequence[Item], pixels: int) 
 
     `pixels` is how many each of them has. Whoever asks for no more ends it early.
     """
-    most = torch.get_num_threads()
+    most = here()
     count = _worth(most, pixels)
     if most // count < 2:
         yield from map(work, items)

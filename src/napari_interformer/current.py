@@ -193,7 +193,12 @@ class Current:
             if before is not after:
                 changed[plane] = reduce(Box.union, (step.box for step in (before, after) if step is not None))
         if self.live:
-            self._paint(was, now, changed)
+            try:
+                self._paint(was, now, changed)
+            except BaseException:  # a full disk, Ctrl+C: on other planes it is there already
+                with self.backlog.restoring():
+                    self._paint(now, was, changed)
+                raise
         self.shown = shown
         return list(changed.items())
 
@@ -203,8 +208,10 @@ class Current:
         if self.live:
             try:
                 self.repaint()
-            except OSError:  # or to say it again would be no change
+            except BaseException:  # or to say it again would be no change
                 self.overwrite = before
+                with self.backlog.restoring():
+                    self.repaint()
                 raise
 
     def repaint(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import operator
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from napari_interformer import cores
 from napari_interformer.features import Features, Origin, cut_maps
 from napari_interformer.geometry import DIVISOR, Box
 from napari_interformer.image import Plane, Planes, plane_of
@@ -34,8 +36,8 @@ log = logging.getLogger(__name__)
 
 Part = Plane | tuple[Plane, Box | None]  # a plane, or a box of it
 Tile = int | Literal["whole"] | None
-# Tiles at once, halved while memory does not suffice: on a processor one for each thread, and pixels for which there is memory.
-GPU_BATCH, CPU_PIXELS = 8, 8 * 256**2
+# Tiles at once, halved while memory does not suffice, and so many of their pixels: on a processor a tile for each thread.
+GPU_BATCH, GPU_PIXELS, CPU_PIXELS = 8, 8 * 1024**2, 8 * 256**2
 # Seconds to wait for tiles of other processes, and until they are made here, too.
 _NAP, _PATIENCE = 0.02, 60.0
 # Tiles of which is asked at a time whether another process made them: to ask for all of them before each batch takes longer.
@@ -227,11 +229,8 @@ def encode_tiles(
     left = _Left(planes, features, only)
     worker = _on(model, target) if left else model
     log.info("encoding %d of %d tiles on %s", len(left), left.total, target)
-    batch = (
-        GPU_BATCH
-        if target.type != "cpu"
-        else max(1, min(torch.get_num_threads(), CPU_PIXELS // _pixels(features)))
-    )
+    most, pixels = (cores.here(), CPU_PIXELS) if target.type == "cpu" else (GPU_BATCH, GPU_PIXELS)
+    batch = max(1, min(most, pixels // _pixels(features)))
     before, began = len(left), time.monotonic()
     busy = began
 
@@ -344,7 +343,7 @@ def _part(asked: Any) -> tuple[Any, Box | None]:
     if isinstance(asked, tuple) and len(asked) == 2 and any(p is None or isinstance(p, tuple) for p in asked):
         plane, box = asked
         try:
-            return plane, None if box is None else Box(*box)
+            return plane, None if box is None else Box(*map(operator.index, box))
         except TypeError:
             raise TypeError(f"A box takes (left, top, right, bottom); got {box!r}.") from None
     return asked, None

@@ -293,7 +293,8 @@ class Features:
             if out_of_reach := _out_of_reach(location, error):
                 raise out_of_reach from error
             raise ValueError(
-                f"{name} is not a store of features: give one made by encode(store=...), or another name for a new one."
+                f"The folder {name} is not a store of features: give one made by encode(store=...), or another name for a new "
+                "one."
             ) from error
         if written > FORMAT:
             raise ValueError(f"{name} was written by a newer version of the package: update the package.")

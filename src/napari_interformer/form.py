@@ -562,7 +562,11 @@ class Form(QWidget):
         tiles = len(features.tiles)
         self.bar.setRange(0, total * tiles)
         self.bar.setValue(max(count * tiles, 0 if step is None else step.done))
-        text = f"{count} of {total} planes" if features.leading else ("encoded" if count else "encoding")
+        text = (
+            f"{count} of {total} plane{'s' * (total != 1)}"
+            if features.leading
+            else ("encoded" if count else "encoding")
+        )
         if step is not None and step.done < step.total:
             text += f", {_duration(step.seconds_left)} left"
         self.bar.setFormat(f"{of}{text}")

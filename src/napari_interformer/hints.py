@@ -84,3 +84,11 @@ def found(count: int, *, stopped: bool = False) -> str:
         return "No other object in view looks like the finished ones; if one is missing, click on it."
     were, them = ("s were", "them") if count > 1 else (" was", "it")
     return f"{count} similar object{were} found and finished; Undo takes {them} back."
+
+
+def hidden(count: int, of: int) -> str:
+    """Say that objects which were loaded have no pixel."""
+    return (
+        f"{count} of {of} loaded object{'s have' if of != 1 else ' has'} no pixel, because others are there: to have all of "
+        'them, choose "new layer" under Labels and load the clicks there.'
+    )

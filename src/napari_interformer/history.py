@@ -116,7 +116,7 @@ class Found:
             )
             try:
                 objects.backlog.add(paint)
-            except OSError:  # a full disk: none of them is there
+            except BaseException:  # a full disk, Ctrl+C: none of them is there
                 with objects.backlog.restoring():
                     self._put_back(objects, number)
                 raise
@@ -155,7 +155,7 @@ class Deleted:
             )
             try:
                 objects.backlog.add(remove)
-            except OSError:  # a full disk: all of it is there
+            except BaseException:  # a full disk, Ctrl+C: all of it is there
                 with objects.backlog.restoring():
                     self._put_back(objects)
                 raise

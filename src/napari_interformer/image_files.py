@@ -424,8 +424,11 @@ def _group_of(path: Path) -> Any:
     with suppress(Exception):  # there is any folder above
         group = zarr.open_group(path.parent, mode="r")
         attributes: Any = dict(group.attrs)
-        datasets = attributes.get("ome", attributes)["multiscales"][0]["datasets"]
-        return group if path.name in [one["path"] for one in datasets] else None
+        about = attributes.get("ome", attributes)
+        image = about["multiscales"][0]
+        data: Any = group[path.name]
+        named = len(image.get("axes") or ()) in (0, data.ndim) and "plate" not in about
+        return group if named and path.name in [one["path"] for one in image["datasets"]] else None
     return None
 
 

@@ -280,6 +280,11 @@ class LayerLabels:
                 self._written.append(self._last_step)
 
     @property
+    def can_undo(self) -> bool:
+        """Whether napari's own undo has anything to take back."""
+        return self._last_step is not None
+
+    @property
     def _last_step(self) -> Any:
         """What napari's own undo would take back now: a list of edits (see `Stroke`); None if there is nothing."""
         history = self.layer._undo_history
@@ -324,11 +329,17 @@ class LayerLabels:
         `step` is what the stroke, or the writing before, is in napari's own undo; it counts as ours from now on. What is
         written becomes one step, since napari keeps a hundred and a stroke may have as many edits. Returns that step.
         """
-        known = len(self._written)
+        known, history = len(self._written), self.layer._undo_history
+        earlier = list(history)
+        history.clear()  # or a hundred edits would push these out
         for edit, values in edits:
             self.repaint(edit, values)
         new, self._written = self._written[known:], self._written[:known]
         merged = self._merge(new)
+        if history is self.layer._undo_history:  # napari has forgotten nothing meanwhile
+            latest = list(history)
+            history.clear()
+            history.extend([*earlier, *latest])
         history = self.layer._undo_history
         self._written += [one for one in (step, merged) if any(one is known for known in history)]
         return merged

@@ -80,7 +80,9 @@ class Objects:
         if not current.live:
             try:
                 current.repaint()
-            except OSError:  # a full disk: none of it is there, or the next object would have it
+            except (
+                BaseException
+            ):  # a full disk, Ctrl+C: none of it is there, or the next object would have it
                 with self.backlog.restoring():
                     current.put_back()
                 raise

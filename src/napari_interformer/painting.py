@@ -154,12 +154,16 @@ class _Erased:
 
 @dataclass(eq=False)
 class _Patch:
-    """What an object covers in the label image: the labels at its start, those without it, and what was written over them."""
+    """What an object covers in the label image: the labels at its start, those without it, and what was written over them.
+
+    `tried` is what was being written when that failed or was interrupted: of a Zarr, some chunks may have it.
+    """
 
     box: Box
     start: NDArray[Any]
     under: NDArray[Any]
     written: NDArray[Any]
+    tried: NDArray[Any] | None = None
     erased: tuple[_Erased, ...] = ()
 
 
@@ -305,18 +309,20 @@ class Painting:
             # What somebody else painted since (napari's brush) is theirs.
             now = self._read(plane, patch.box)
             same = now == patch.written
+            if patch.tried is not None:
+                same |= now == patch.tried
             patch.start, patch.under = (np.where(same, old, now) for old in (patch.start, patch.under))
             patch.erased = tuple(replace(part, mask=part.mask & (same | (now == 0))) for part in patch.erased)
-            erased = (patch.written == label) & (now == 0)
+            erased = (patch.written == label) & (now == 0) & ~same
             if before is not None and erased.any():
                 patch.erased = (*patch.erased, _Erased(erased, tuple(before)))
-            patch.written = now
+            patch.written, patch.tried = now, None
             if not patch.box.holds(box):
                 whole = patch.box.union(box)
                 now = self._read(plane, whole)
                 start, under = (paste(old, patch.box, now, whole) for old in (patch.start, patch.under))
                 known = (replace(part, mask=cut(part.mask, patch.box, whole, False)) for part in patch.erased)
-                patch = _Patch(whole, start, under, now, tuple(known))
+                patch = _Patch(whole, start, under, now, erased=tuple(known))
         self._patches[plane] = patch
         return patch
 
@@ -331,8 +337,9 @@ class Painting:
             return
         target = different.shift(patch.box.top, patch.box.left)
         check_there(self.labels)
+        patch.tried = values
         self.labels[(*plane, *target.slices)] = values[different.slices]
-        patch.written = values
+        patch.written, patch.tried = values, None
 
 
 def empty_labels(shape: tuple[int, ...]) -> NDArray[np.int32]:

@@ -39,10 +39,8 @@ class Click:
         """Take a plane's number, or several in a list, too; refuse a sign that could mean anything."""
         object.__setattr__(self, "plane", _indices(self.plane))
         object.__setattr__(self, "positive", _sign(self.positive))
-        for name in ("y", "x"):
-            number = getattr(self, name)
-            if isinstance(number, np.integer):  # which may be too small to compute with
-                object.__setattr__(self, name, int(number))
+        for name, number in zip("yx", _plain((self.y, self.x)), strict=True):
+            object.__setattr__(self, name, number)
 
     @classmethod
     def at(cls, position: Sequence[float], positive: bool = True) -> Click:
@@ -98,7 +96,7 @@ class Scribble:
     def __post_init__(self) -> None:
         """Take lists, too; refuse a line without a pixel, or a sign that could mean anything."""
         object.__setattr__(self, "plane", _indices(self.plane))
-        object.__setattr__(self, "path", tuple((y, x) for y, x in self.path))
+        object.__setattr__(self, "path", tuple((y, x) for y, x in map(_plain, self.path)))
         object.__setattr__(self, "positive", _sign(self.positive))
         if not self.path:
             raise ValueError("A scribble needs at least one position; got none: draw a line.")
@@ -152,7 +150,7 @@ class BoxPrompt:
     def __post_init__(self) -> None:
         """Take any four numbers as the box, too."""
         object.__setattr__(self, "plane", _indices(self.plane))
-        object.__setattr__(self, "box", Box(*self.box))
+        object.__setattr__(self, "box", Box(*_plain(self.box)))
 
     @classmethod
     def between(cls, corner: Sequence[float], opposite: Sequence[float]) -> BoxPrompt:
@@ -215,7 +213,7 @@ class Mask:
         mask = given != 0  # always an array of its own
         mask.flags.writeable = False
         object.__setattr__(self, "plane", _indices(self.plane))
-        object.__setattr__(self, "box", Box(*self.box))
+        object.__setattr__(self, "box", Box(*_plain(self.box)))
         object.__setattr__(self, "mask", mask)
         if self.mask.shape != self.box.shape:
             raise ValueError(
@@ -225,7 +223,12 @@ class Mask:
 
 def _indices(plane: Any) -> tuple[int, ...]:
     """Return a plane's leading indices; if there is only one axis, a number will do."""
-    return tuple(plane) if np.iterable(plane) else (plane,)
+    return _plain(plane if np.iterable(plane) else (plane,))
+
+
+def _plain(numbers: Iterable[Any]) -> tuple[Any, ...]:
+    """Return NumPy's whole numbers, which may be too small to compute with, as Python's."""
+    return tuple(int(number) if isinstance(number, np.integer) else number for number in numbers)
 
 
 Mark = Click | Scribble  # pixels that are part of the object, or are not

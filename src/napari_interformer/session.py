@@ -297,7 +297,9 @@ class Session:
                 self._current.repaint()
             else:  # until it is committed, the labels are as they were without it
                 self._current.put_back()
-        except OSError:  # or to say it again would be no change
+        except BaseException:  # or to say it again would be no change
+            with self.backlog.restoring():
+                (self._current.put_back if self.live else self._current.repaint)()
             self._current.live = not self.live
             raise
 

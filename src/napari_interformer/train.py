@@ -377,6 +377,8 @@ def train(
             average.load_state_dict(state["average"])
             optimizer.load_state_dict(state["optimizer"])
             start, spent = state["step"], state["seconds"]
+        except torch.OutOfMemoryError:  # of which the state is not to blame
+            raise
         except (KeyError, RuntimeError, ValueError) as error:
             raise ValueError(_unusable(state_path, error)) from error
         log.info("continuing from step %d of %s", start, state_path.name)
@@ -401,6 +403,7 @@ def train(
                 torch.save(state, part_path)
                 os.replace(part_path, state_path)
             except (OSError, RuntimeError) as error:  # PyTorch has an error of its own for a full disk
+                part_path.unlink(missing_ok=True)  # or it takes the space of what is still to be written
                 raise unwritable(state_path, error) from error
 
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -460,9 +463,9 @@ def train(
             "kept": str(kept_out),  # images that were not trained on
             "config": repr(told),
         }
+        part_path.unlink(missing_ok=True)
         save_model(trained, output, notes, half=True)
-        for path in (state_path, part_path):
-            path.unlink(missing_ok=True)
+        state_path.unlink(missing_ok=True)
     if world > 1:
         torch.distributed.destroy_process_group()
     return output

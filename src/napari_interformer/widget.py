@@ -30,7 +30,7 @@ from napari_interformer.feature_cache import FeatureCache, features_for
 from napari_interformer.form import DELETE, EDIT, Form
 from napari_interformer.gaps import where_it_ends
 from napari_interformer.geometry import Box
-from napari_interformer.hints import NOTHING_TO_UNDO, before_a_click, found
+from napari_interformer.hints import NOTHING_TO_UNDO, before_a_click, found, hidden
 from napari_interformer.image import plane_at
 from napari_interformer.keys import CTRL, Keys
 from napari_interformer.labels import belongs, labels_of, new_labels
@@ -668,7 +668,8 @@ class Panel(QScrollArea):
 
     def _undo_there(self) -> None:
         """Undo on the Labels layer: napari can undo what we wrote, but does not know the clicks behind it."""
-        self._ready().undo(self.workspace.undo_past)
+        labels = self.labels  # without anything before it, an object would be forgotten for nothing
+        self._ready().undo(self.workspace.undo_past if labels is not None and labels.can_undo else None)
 
     def _redo_there(self) -> None:
         """Redo on the Labels layer."""
@@ -722,8 +723,9 @@ class Panel(QScrollArea):
         assert self.labels is not None and self.clicks is not None
         source = self.clicks.source
         if plane is None or not self.screen.upright(source):
+            turned = "turn its layer back into them" if self.screen.flat else "switch to the 2-D view"
             raise ValueError(
-                "Find similar searches the part of a plane that is on screen; show a plane in the 2-D view first."
+                f"Find similar searches the part of a plane that is on screen; napari shows something across planes: {turned}."
             )
         box = self.screen.seen(source, self.labels.layer)
         progress, unwanted = self._begin_carrying("InterFormer finds", "Finding: {} of {} places")
@@ -805,13 +807,24 @@ class Panel(QScrollArea):
         path = clicks_to_load(self, self.clicks.source.image)
         if path is not None:
             self._check_still(annotator, "Clicks were not loaded")
-            session = annotator.session
+            session, labels = annotator.session, self.labels
 
             def work() -> Replay:
                 _check_none_open(annotator)  # a click may have been in line
                 return session.compute_saved(path)
 
-            annotator.act(session.adopt_saved, work)
+            def then(loaded: Replay) -> None:
+                session.adopt_saved(loaded)
+                numbers = {record.label for record, _ in loaded.finished} & session.objects.keys()
+
+                def told(there: set[int]) -> None:
+                    if absent := numbers - there:
+                        show_info(hidden(len(absent), len(numbers)))
+
+                if labels is not None:
+                    annotator.act(told, lambda: labels.those_of(numbers))
+
+            annotator.act(then, work)
 
     def restore(self) -> None:
         """Replay what another session recorded of this image."""
@@ -918,7 +931,8 @@ class Panel(QScrollArea):
             return ""
         name = self.form.shortened(self.clicks.source.image.name)
         if self._elsewhere:
-            return f"Clicks go to {name}{'.' if self.job is not None else ' until you press Encode.'}"
+            waits = self.job is not None or self._lessons.job is not None
+            return f"Clicks go to {name}{'.' if waits else ' until you press Encode.'}"
         if self.job is not None:
             return ""
         return before_a_click(self.viewer, self.canvas, self.workspace, self.form.shortened)

@@ -113,11 +113,9 @@ class WorkerThread(QObject):
         if self._shared:
             return
         self._shared = True
-        import torch
-
         from napari_interformer import cores
 
-        cores.use(max(1, part(torch.get_num_threads())))
+        cores.use(max(1, part(cores.here())))
 
     @property
     def closed(self) -> bool:
