@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -38,7 +39,67 @@ def until_stopped(go_on) -> None:
         go_on()
 
 
-def test_a_small_image_gets_one_thread_and_a_large_one_all():
+@pytest.fixture
+def crowd(monkeypatch):
+    """What is known of others that use the cores: that they do."""
+    crowd = cores._Crowd()
+    crowd.until = time.monotonic() + 999
+    monkeypatch.setattr(cores, "_crowd", crowd)
+    return crowd
+
+
+def test_others_are_known_by_the_time_that_they_cost(crowd, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(cores, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    crowd.until = 0.0
+    waits = []
+    for took in (0.5, 0.02, 0.045, 0.3, 0.3, 0.3, 0.02, 0.3):
+        crowd.see("click", took)
+        waits.append(max(0.0, crowd.until - clock[0]))
+        clock[0] = max(clock[0], crowd.until) + 1
+    # The first is as good as any; 45 ms in place of 20 may be anything; a good one in between begins anew.
+    assert waits == [0, 0, 0, 10, 20, 40, 0, 10]
+    crowd.see("another", 9.0)
+    for _ in range(9):
+        crowd.see("click", 0.3)
+    assert crowd.until == clock[0] + 300
+
+
+def test_threads_side_by_side_tell_whether_the_cores_are_theirs(crowd):
+    def idle(*_):
+        time.sleep(0.05)
+
+    def busy(*_):
+        began = time.thread_time()
+        while time.thread_time() - began < 0.002:
+            pass
+
+    crowd.share(0.9)
+    assert crowd.until == 0.0
+    cores.side_by_side(idle, [1, 2, 3], SMALL)
+    assert crowd.until > time.monotonic()
+    crowd.share(0.9)
+    cores.side_by_side(busy, [1], SMALL)  # a single one tells nothing
+    assert crowd.until == 0.0
+
+
+def test_on_cores_of_its_own_a_small_image_gets_all_threads(crowd):
+    crowd.until = 0.0
+    with cores.few(SMALL):
+        assert torch.get_num_threads() == 3
+
+
+def test_what_one_thread_does_says_nothing_of_others(crowd, monkeypatch):
+    seen = []
+    monkeypatch.setattr(crowd, "see", lambda *told: seen.append(told))
+    with cores.watched("a"):
+        pass
+    with cores.few(SMALL), cores.watched("b"):
+        pass
+    assert [what for what, _ in seen] == ["a"]
+
+
+def test_a_small_image_gets_one_thread_and_a_large_one_all(crowd):
     with cores.few(SMALL):
         assert torch.get_num_threads() == 1 and in_new_thread() == 3
     assert torch.get_num_threads() == in_new_thread() == 3
@@ -46,13 +107,13 @@ def test_a_small_image_gets_one_thread_and_a_large_one_all():
         assert torch.get_num_threads() == 3
 
 
-def test_an_error_gives_the_threads_back():
+def test_an_error_gives_the_threads_back(crowd):
     with pytest.raises(ZeroDivisionError), cores.few(SMALL):
         _ = 1 / 0
     assert torch.get_num_threads() == 3
 
 
-def test_images_side_by_side_share_the_threads():
+def test_images_side_by_side_share_the_threads(crowd):
     def work(item, _):
         return item, torch.get_num_threads(), threading.get_ident()
 

@@ -4,12 +4,13 @@ Enters: what is to be computed, and how many pixels it has. Leaves: the same res
 
 Torch shares each operation among its threads and has them wait for each other after it, by spinning. The network runs a
 thousand small operations, so where another program takes one core for a moment, all threads stand still a thousand times.
-Whole images side by side wait once.
+Whole images side by side wait once; of a single one, the time that it takes tells whether others use the cores.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -17,13 +18,19 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Sequence
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# That a further thread has to have to itself, or it gains nothing even where nothing else runs.
+# That a further thread has to have to itself where others use the cores.
 PIXELS = 256**2
+# Others use the cores if something takes so many times as long as it can, and so many seconds longer; for how many seconds that
+# is believed, the first time and at most.
+SLOWER, LATE, WAIT, LONGEST = 2.5, 0.03, 10.0, 300.0
+# Or if threads side by side have less than this share of a core: on two cores 0.96 where nothing else runs, 0.6 beside a
+# program that takes one of them.
+FREE = 0.8
 _POLL = 0.05  # seconds after which whoever waits is asked whether to stop
 _saying = threading.Lock()  # one after the other changes what holds for threads to come
 
@@ -67,10 +74,10 @@ def use(count: int) -> None:
 
 @contextmanager
 def few(pixels: int) -> Iterator[None]:
-    """Let torch use no more threads than a number of pixels is worth, in the calling thread."""
+    """Where others use the cores, let torch use no more threads than a number of pixels is worth, in the calling thread."""
     before = here()
     count = _worth(before, pixels)
-    if count == before:
+    if count == before or time.monotonic() > _crowd.until:
         yield
         return
     use(count)
@@ -78,6 +85,44 @@ def few(pixels: int) -> Iterator[None]:
         yield
     finally:
         use(before)
+
+
+@contextmanager
+def watched(what: Hashable) -> Iterator[None]:
+    """See from how long something takes, which always takes as long, whether others use the cores."""
+    began = time.perf_counter()
+    yield
+    took = time.perf_counter() - began
+    if here() > 1:  # one thread waits for no other
+        _crowd.see(what, took)
+
+
+class _Crowd:
+    """Whether others use the cores, as far as is known: until when it is taken to be so."""
+
+    def __init__(self) -> None:
+        self.until = 0.0
+        self._wait = WAIT
+        self._best: dict[Hashable, float] = {}
+
+    def see(self, what: Hashable, took: float) -> None:
+        """Compare with the best time so far: much longer than that, and threads have waited for each other."""
+        best = self._best[what] = min(took, self._best.get(what, took))
+        if took > SLOWER * best and took > best + LATE:
+            self.until = time.monotonic() + self._wait
+            self._wait = min(2 * self._wait, LONGEST)  # each further look costs somebody a slow click
+        elif self.until < time.monotonic():
+            self._wait = WAIT
+
+    def share(self, least: float) -> None:
+        """Tell the share of a core that each of as many threads as there are cores had at least."""
+        if least < FREE:
+            self.until = max(self.until, time.monotonic() + WAIT)
+        else:
+            self.until, self._wait = 0.0, WAIT
+
+
+_crowd = _Crowd()
 
 
 def side_by_side(
@@ -100,7 +145,7 @@ def side_by_side(
         Called now and then in the calling thread; what it raises ends all of them early.
     """
     if len(items) == 1:
-        with few(pixels):
+        with few(pixels), watched(("image", pixels)):
             return [work(items[0], ask)]
     count = _worth(max(1, here() // len(items)), pixels)
     stopped = threading.Event()
@@ -109,8 +154,16 @@ def side_by_side(
         if stopped.is_set():
             raise _Stopped
 
+    shares: list[float] = []  # of a core, which each thread had
+
+    def measured(item: Item) -> Result:
+        began, busy = time.perf_counter(), time.thread_time()
+        result = work(item, go_on)
+        shares.append((time.thread_time() - busy) / (time.perf_counter() - began))
+        return result
+
     with ThreadPoolExecutor(len(items), initializer=use, initargs=(count,)) as pool:
-        jobs = [pool.submit(work, item, go_on) for item in items]
+        jobs = [pool.submit(measured, item) for item in items]
         try:
             left = set(jobs)
             while left:
@@ -121,6 +174,7 @@ def side_by_side(
                     ask()
         finally:
             stopped.set()
+    _crowd.share(min(shares))
     return [job.result() for job in jobs]
 
 

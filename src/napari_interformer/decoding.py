@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from scipy.ndimage import label as number_parts
 
-from napari_interformer.cores import few
+from napari_interformer.cores import few, watched
 from napari_interformer.features import padded
 from napari_interformer.geometry import DIVISOR, Box, cut, line, paste, placed, rounded_up
 from napari_interformer.image import Planes
@@ -261,7 +261,7 @@ class Decoding:
                 roi = region(
                     mask | sure(reference), expansion=config.zoom_expansion, min_size=config.zoom_min_size
                 )
-                logits = self.model.decode_logits(prepared, reference, roi)
+                logits = self._logits(prepared, reference, roi)
                 mask, reference = mask | (logits > 0), fold(reference, logits > 0)
         box, fine = to_image(obey(logits, [(y, x, click.positive)]), window, level)
         inside = box.intersect(Box.of(self.features.size))
@@ -446,7 +446,7 @@ class Decoding:
         y, x = working(middle.y, level) - window.top, working(middle.x, level) - window.left
         reference = blank(window.shape)
         reference = draw_click(reference, y, x, True, config.inner_radius, config.outer_radius)
-        logits = self.model.decode_logits(self._prepare(prompt.plane, level, window), reference)
+        logits = self._logits(self._prepare(prompt.plane, level, window), reference)
         inside = box.shift(-window.top, -window.left)
         lowest = fitting_cut(logits, inside)
         if not (logits[inside.slices] > lowest).any():
@@ -485,7 +485,7 @@ class Decoding:
             roi = region(
                 known | sure(reference), expansion=config.zoom_expansion, min_size=config.zoom_min_size
             )
-        logits = self.model.decode_logits(self._prepare(mark.plane, level, window), reference, roi)
+        logits = self._logits(self._prepare(mark.plane, level, window), reference, roi)
         steadiness = int(np.count_nonzero(logits > CUT)) / max(1, int(np.count_nonzero(logits > -CUT)))
         pixels = list(itertools.chain.from_iterable(marked))
         # Parts of what somebody finished before are no specks.
@@ -552,6 +552,10 @@ class Decoding:
             min(width, window.right + across) if mask[:, -1].any() else window.right,
             min(height, window.bottom + along) if mask[-1].any() else window.bottom,
         )
+
+    def _logits(self, prepared: Any, reference: Reference, roi: Box | None = None) -> NDArray[np.float32]:
+        with watched(("logits", reference.shape, roi and Box(*roi).shape)):
+            return self.model.decode_logits(prepared, reference, roi)
 
     def _prepare(self, plane: Plane, level: int, window: Box) -> Any:
         key, model = (plane, level, window), self.model
