@@ -174,7 +174,8 @@ def test_cancel_stops_within_a_batch_and_the_next_run_goes_on(rng, tmp_path, kep
     assert same(again, encode(image, FakeModel()))
 
 
-def test_cancel_leaves_a_tile_between_two_layers(rng, small_model):
+def test_cancel_leaves_a_tile_between_two_layers(rng, small_model, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     image, asked = rng.integers(0, 9, (200, 200), np.uint8), []
 
     def cancelled() -> bool:

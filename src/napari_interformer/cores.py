@@ -130,6 +130,7 @@ def side_by_side(
     items: Sequence[Item],
     pixels: int,
     ask: Callable[[], None] | None = None,
+    of: Hashable = None,
 ) -> list[Result]:
     """Do the same with each of some images at once, on as many threads as the calling thread has.
 
@@ -143,9 +144,11 @@ def side_by_side(
         Of each of them.
     ask : callable, optional
         Called now and then in the calling thread; what it raises ends all of them early.
+    of : hashable, optional
+        What the time for an image depends on besides its pixels.
     """
     if len(items) == 1:
-        with few(pixels), watched(("image", pixels)):
+        with few(pixels), watched((of, pixels)):
             return [work(items[0], ask)]
     count = _worth(max(1, here() // len(items)), pixels)
     stopped = threading.Event()
@@ -159,7 +162,7 @@ def side_by_side(
     def measured(item: Item) -> Result:
         began, busy = time.perf_counter(), time.thread_time()
         result = work(item, go_on)
-        shares.append((time.thread_time() - busy) / (time.perf_counter() - began))
+        shares.append((time.thread_time() - busy) / max(time.perf_counter() - began, 1e-9))
         return result
 
     with ThreadPoolExecutor(len(items), initializer=use, initargs=(count,)) as pool:

@@ -342,7 +342,11 @@ class InterFormer(nn.Module):
         """
         if self.device.type == "cpu":
             each = side_by_side(
-                self._encode_part, list(pixels[:, None]), math.prod(pixels.shape[1:3]), before_layer
+                self._encode_part,
+                list(pixels[:, None]),
+                math.prod(pixels.shape[1:3]),
+                ask=before_layer,
+                of=self.config,
             )
             return each[0] if len(each) == 1 else [np.concatenate(level) for level in zip(*each, strict=True)]
         return self._encode_part(pixels, before_layer)
