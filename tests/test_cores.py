@@ -96,7 +96,7 @@ def test_what_one_thread_does_says_nothing_of_others(crowd, monkeypatch):
         pass
     with cores.few(SMALL), cores.watched("b"):
         pass
-    assert [what for what, _ in seen] == ["a"]
+    assert [what for what, _ in seen] == [("a", 3)]
 
 
 def test_a_small_image_gets_one_thread_and_a_large_one_all(crowd):

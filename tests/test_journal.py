@@ -188,6 +188,8 @@ def test_objects_that_were_deleted_are_not_offered():
     assert offer(IMAGE, 0).objects == 1
     note(saved(record(1), gone, record(1)))  # its number was free
     assert offer(IMAGE, 0).objects == 1
+    note(saved(record(1), gone, current=record(1)))
+    assert offer(IMAGE, 0).objects == 1
 
 
 def test_nothing_is_kept_of_a_session_without_objects(folder):

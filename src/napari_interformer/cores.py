@@ -62,14 +62,17 @@ def use(count: int) -> None:
 
     with _saying:
         torch.get_num_threads()  # a thread's first call of torch would take over what holds for threads to come
-        thread = threading.Thread(target=restore)
-        thread.start()
+        thread = threading.Thread(
+            target=restore, daemon=True
+        )  # should Ctrl+C come before it is known to have started
         try:
+            thread.start()
             known.wait()
             torch.set_num_threads(count)
         finally:
             said.set()
-            thread.join()
+            if thread.is_alive():
+                thread.join()
 
 
 @contextmanager
@@ -90,11 +93,10 @@ def few(pixels: int) -> Iterator[None]:
 @contextmanager
 def watched(what: Hashable) -> Iterator[None]:
     """See from how long something takes, which always takes as long, whether others use the cores."""
-    began = time.perf_counter()
+    began, count = time.perf_counter(), here()
     yield
-    took = time.perf_counter() - began
-    if here() > 1:  # one thread waits for no other
-        _crowd.see(what, took)
+    if count > 1:  # one thread waits for no other
+        _crowd.see((what, count), time.perf_counter() - began)
 
 
 class _Crowd:

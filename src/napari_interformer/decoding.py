@@ -554,7 +554,9 @@ class Decoding:
         )
 
     def _logits(self, prepared: Any, reference: Reference, roi: Box | None = None) -> NDArray[np.float32]:
-        with watched((self.model.config, reference.shape, roi and Box(*roi).shape)):
+        with watched(
+            (id(self.model), getattr(self.model, "device", None), reference.shape, roi and Box(*roi).shape)
+        ):
             return self.model.decode_logits(prepared, reference, roi)
 
     def _prepare(self, plane: Plane, level: int, window: Box) -> Any:

@@ -174,7 +174,8 @@ def _offered(path: Path, saved: Saved, highest: int, last: bool) -> Offer | None
     missing = _missing(saved, highest)
     newest = {record.label: record for record in missing.finished}
     deleted = {number for number, record in newest.items() if record.edited and not record.prompts}
-    told = (record for record in (*missing.finished, missing.current) if record.label not in deleted)
+    # The current one may have the number of one that was deleted.
+    told = (*(record for record in missing.finished if record.label not in deleted), missing.current)
     records = [record for record in told if any(map(_finds, record.prompts))]
     painted = {number for piece in saved.by_hand for number in piece.objects if number > highest}
     if not painted and not any(record.label > highest and not record.edited for record in records):

@@ -332,14 +332,16 @@ class LayerLabels:
         known, history = len(self._written), self.layer._undo_history
         earlier = list(history)
         history.clear()  # or a hundred edits would push these out
-        for edit, values in edits:
-            self.repaint(edit, values)
-        new, self._written = self._written[known:], self._written[:known]
-        merged = self._merge(new)
-        if history is self.layer._undo_history:  # napari has forgotten nothing meanwhile
-            latest = list(history)
-            history.clear()
-            history.extend([*earlier, *latest])
+        try:
+            for edit, values in edits:
+                self.repaint(edit, values)
+        finally:
+            new, self._written = self._written[known:], self._written[:known]
+            merged = self._merge(new)
+            if history is self.layer._undo_history:  # napari has forgotten nothing meanwhile
+                latest = list(history)
+                history.clear()
+                history.extend([*earlier, *latest])
         history = self.layer._undo_history
         self._written += [one for one in (step, merged) if any(one is known for known in history)]
         return merged
@@ -528,7 +530,11 @@ class LayerLabels:
                     letters = told[0][: len(axes)]
                 if not (unit or any(size not in (1, None) for size in scale)):
                     _, sizes, of_unit, of_file = told
-                    first = place or of_file
+                    # Nobody gave the layer a unit, so it lies so many pixels away.
+                    known = [size or 1 for size in sizes]
+                    first = (
+                        of_file if place is None else [n * size for n, size in zip(place, known, strict=True)]
+                    )
             if sizes is scale:  # a length is no time
                 steps = zip(f"{letters}YX".upper(), scale, timed, strict=True)
                 sizes = [None if letter == "T" and not time else size for letter, size, time in steps]

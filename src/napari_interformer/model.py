@@ -346,7 +346,7 @@ class InterFormer(nn.Module):
                 list(pixels[:, None]),
                 math.prod(pixels.shape[1:3]),
                 ask=before_layer,
-                of=self.config,
+                of=id(self),
             )
             return each[0] if len(each) == 1 else [np.concatenate(level) for level in zip(*each, strict=True)]
         return self._encode_part(pixels, before_layer)

@@ -189,7 +189,8 @@ class Backlog:
             try:
                 self.work_off()
             except BaseException:
-                self._writes.pop()
+                if self._writes and self._writes[-1] is write:
+                    self._writes.pop()
                 raise
 
     @contextmanager
@@ -206,7 +207,7 @@ class Backlog:
         """Within it, what a full disk interrupted is put back: now, as far as that succeeds, or else before the next write."""
         with self.waiting():
             yield
-        with suppress(OSError):
+        with suppress(Exception):  # the one that interrupted it is told
             self.work_off()
 
     def work_off(self, seconds: float = math.inf) -> bool:

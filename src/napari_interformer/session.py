@@ -298,9 +298,9 @@ class Session:
             else:  # until it is committed, the labels are as they were without it
                 self._current.put_back()
         except BaseException:  # or to say it again would be no change
-            with self.backlog.restoring():
-                (self._current.put_back if self.live else self._current.repaint)()
             self._current.live = not self.live
+            with self.backlog.restoring():
+                (self._current.repaint if self.live else self._current.put_back)()
             raise
 
     @property

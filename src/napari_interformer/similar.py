@@ -126,7 +126,12 @@ def search(
         except (ValueError, NotEncodedError):  # no value there, or not encoded
             return None
 
-    for count, step in enumerate(several(answered, list(places), session.model.config.window**2)):
+    device = getattr(session.model, "device", None)
+    if device is None or device.type == "cpu":
+        answers = several(answered, list(places), session.model.config.window**2)
+    else:  # where there may be memory for one at a time
+        answers = map(answered, places)
+    for count, step in enumerate(answers):
         if cancelled is not None and cancelled():
             break
         if progress is not None:
