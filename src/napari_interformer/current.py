@@ -193,26 +193,22 @@ class Current:
             if before is not after:
                 changed[plane] = reduce(Box.union, (step.box for step in (before, after) if step is not None))
         if self.live:
-            try:
+            with self.backlog.whole(partial(self._paint, now, was, changed)):
                 self._paint(was, now, changed)
-            except BaseException:  # a full disk, Ctrl+C: on other planes it is there already
-                with self.backlog.restoring():
-                    self._paint(now, was, changed)
-                raise
         self.shown = shown
         return list(changed.items())
 
     def switch(self, overwrite: bool) -> None:
         """Take pixels from others from now on, or no longer."""
         before, self.overwrite = self.overwrite, overwrite
+
+        def back() -> None:
+            self.overwrite = before  # or to say it again would be no change
+            self.repaint()
+
         if self.live:
-            try:
+            with self.backlog.whole(back):
                 self.repaint()
-            except BaseException:  # or to say it again would be no change
-                self.overwrite = before
-                with self.backlog.restoring():
-                    self.repaint()
-                raise
 
     def repaint(self) -> None:
         """Paint it as it is now, on all planes where it is, or was when it began."""

@@ -290,9 +290,8 @@ class IMSA(nn.Module):
         """
         stride = self.strides[0]
         middle = (stride // 2 - 1, stride // 2)
-        corners = [
-            reference[:, y::stride, x::stride] for y in middle for x in middle
-        ]  # each (B, H / s, W / s)
+        # Each (B, H / s, W / s).
+        corners = [reference[:, y::stride, x::stride] for y in middle for x in middle]
         states = torch.arange(len(State), device=reference.device)
         if not _clicking(like):  # looking up has a slow backward pass
             cells = torch.stack(corners, 3)

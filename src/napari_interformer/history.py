@@ -114,12 +114,8 @@ class Found:
                 overwrite=False,
                 prompts=step.prompts,
             )
-            try:
+            with objects.backlog.whole(partial(self._put_back, objects, number)):
                 objects.backlog.add(paint)
-            except BaseException:  # a full disk, Ctrl+C: none of them is there
-                with objects.backlog.restoring():
-                    self._put_back(objects, number)
-                raise
         objects.records = [*objects.records, *(record for record, _, _ in self.objects)]
         objects.extents += [extent([step]) for _, step, _ in self.objects]
         last = self.objects[-1][0].label
@@ -149,16 +145,12 @@ class Deleted:
 
     def make(self, objects: Objects) -> None:
         """See `Change`."""
-        for mask in self.record.begun:
-            remove = partial(
-                self.painting.paint, mask.plane, *nothing(), label=self.record.label, overwrite=False
-            )
-            try:
+        with objects.backlog.whole(partial(self._put_back, objects)):
+            for mask in self.record.begun:
+                remove = partial(
+                    self.painting.paint, mask.plane, *nothing(), label=self.record.label, overwrite=False
+                )
                 objects.backlog.add(remove)
-            except BaseException:  # a full disk, Ctrl+C: all of it is there
-                with objects.backlog.restoring():
-                    self._put_back(objects)
-                raise
         objects.records = [*objects.records, self.record]
 
     def take_back(self, objects: Objects) -> None:

@@ -458,7 +458,7 @@ class LayerLabels:
     @property
     def axis_labels(self) -> tuple[str, ...]:
         """What napari calls the axes."""
-        return tuple(str(name) for i, name in enumerate(self.layer.axis_labels) if i != self.axis)
+        return tuple(map(str, self.without_channels(self.layer.axis_labels)))
 
     @property
     def pixel_size(self) -> tuple[list[float | None], str | None]:
@@ -469,40 +469,37 @@ class LayerLabels:
         """
         unit = self.layer.units[-1]
         scale: list[float | None] = []
-        kept = [
-            pair
-            for i, pair in enumerate(zip(self.layer.scale, self.layer.units, strict=True))
-            if i != self.axis
-        ]
-        for (size, own), timed, name in zip(kept, self._timed, self.axis_labels, strict=True):
+        kept = zip(
+            self.without_channels(self.layer.scale), self._units, self._timed, self.axis_labels, strict=True
+        )
+        for size, own, timed, name in kept:
             length = abs(float(size)) * _factor(own, "second" if timed else unit)  # no smaller if mirrored
             scale.append(None if name.lower() == "t" and not timed else length)
         return scale, None if str(unit) == "pixel" else str(unit)
 
     @property
     def translation(self) -> list[float] | None:
-        """Where the first pixel lies per axis, in the units of `pixel_size`; None if in no direction, or for a turned layer."""
+        """Where the first pixel lies per axis, in the units of `pixel_size`; None at the origin, or for a turned layer."""
         count, unit = self.layer.ndim, self.layer.units[-1]
-        first, *others = (
+        first, *beside = (
             np.array(self.layer.data_to_world(pixel)) for pixel in (np.zeros(count), *np.eye(count))
         )
-        steps = np.array(others) - first
+        steps = np.array(beside) - first
         if not first.any() or (np.diag(steps) <= 0).any() or not np.allclose(steps, np.diag(np.diag(steps))):
             return None
-        kept = [
-            (place, own)
-            for i, (place, own) in enumerate(zip(first, self.layer.units, strict=True))
-            if i != self.axis
-        ]
-        units = ["second" if timed else unit for timed in self._timed]
-        return [float(place) * _factor(own, other) for (place, own), other in zip(kept, units, strict=True)]
+        others = ["second" if timed else unit for timed in self._timed]
+        kept = zip(self.without_channels(first.tolist()), self._units, others, strict=True)
+        return [place * _factor(own, other) for place, own, other in kept]
+
+    @property
+    def _units(self) -> tuple[Any, ...]:
+        """The unit of each axis."""
+        return self.without_channels(self.layer.units)
 
     @property
     def _timed(self) -> list[bool]:
         """Which axes are measured in a unit of time."""
-        return [
-            bool(own.is_compatible_with("second")) for i, own in enumerate(self.layer.units) if i != self.axis
-        ]
+        return [bool(own.is_compatible_with("second")) for own in self._units]
 
     def writer(self, path: Path, source: Source) -> Callable[[], Path]:
         """Return what writes these labels to a file, with the pixel size of the layer, or of the image's file; for a worker.

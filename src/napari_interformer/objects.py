@@ -78,14 +78,8 @@ class Objects:
         """Paint the current object if that is not done yet, keep its record, and begin the next one."""
         current = self.current
         if not current.live:
-            try:
+            with self.backlog.whole(current.put_back):  # or the next object would have what is there
                 current.repaint()
-            except (
-                BaseException
-            ):  # a full disk, Ctrl+C: none of it is there, or the next object would have it
-                with self.backlog.restoring():
-                    current.put_back()
-                raise
         self.records.append(current.record(decoder))
         if current.steps:  # a saved deletion has none
             self.extents.append(extent(current.newest.values()))

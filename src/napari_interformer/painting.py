@@ -203,12 +203,19 @@ class Backlog:
             self._patient = before
 
     @contextmanager
-    def restoring(self) -> Iterator[None]:
-        """Within it, what a full disk interrupted is put back: now, as far as that succeeds, or else before the next write."""
-        with self.waiting():
+    def whole(self, put_back: Callable[[], object]) -> Iterator[None]:
+        """Within it something is written as a whole: if a full disk or Ctrl+C interrupts that, `put_back` adds what undoes it.
+
+        That is written now, as far as it succeeds, or else before the next write.
+        """
+        try:
             yield
-        with suppress(Exception):  # the one that interrupted it is told
-            self.work_off()
+        except BaseException:
+            with self.waiting():
+                put_back()
+            with suppress(Exception):  # the one that interrupted it is told
+                self.work_off()
+            raise
 
     def work_off(self, seconds: float = math.inf) -> bool:
         """Write for some seconds, or to the end; return whether that is reached. What fails is tried again next time."""

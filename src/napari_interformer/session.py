@@ -291,17 +291,14 @@ class Session:
     def live(self, value: bool) -> None:
         if bool(value) == self.live:
             return
-        self._current.live = bool(value)
-        try:
-            if self.live:
-                self._current.repaint()
-            else:  # until it is committed, the labels are as they were without it
-                self._current.put_back()
-        except BaseException:  # or to say it again would be no change
+
+        def turn() -> None:
             self._current.live = not self.live
-            with self.backlog.restoring():
-                (self._current.repaint if self.live else self._current.put_back)()
-            raise
+            # Until it is committed, the labels are as they were without it.
+            (self._current.repaint if self.live else self._current.put_back)()
+
+        with self.backlog.whole(turn):  # or to say it again would be no change
+            turn()
 
     @property
     def object_size(self) -> float | None:

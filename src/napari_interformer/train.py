@@ -325,9 +325,8 @@ def train(
     output = Path(output)
     check_name(output)
     state_path = output.with_name(f"{output.name.removesuffix('.safetensors')}.state.pt")
-    part_path = state_path.with_name(
-        f"{state_path.name}.part"
-    )  # of one name, so that a kill leaves one at most
+    # Of one name, so that a kill leaves one at most.
+    part_path = state_path.with_name(f"{state_path.name}.part")
     check_new(output, state_path)
     rank, world = of_process()
     device = decoding_device(config.device)
