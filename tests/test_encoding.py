@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import subprocess
 import sys
@@ -76,11 +77,34 @@ def test_tiles_give_what_the_whole_gives(rng, size):
     for a, b in zip(everything(tiled), everything(whole), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=0.1)
     assert len(whole.tiles) == 1
-    assert all(height <= 128 and width <= 128 for _, height, width, _ in model.seen)
+    assert all(height * width <= 1.25 * 128**2 for _, height, width, _ in model.seen)
+
+
+@pytest.mark.parametrize(
+    ("size", "tiles"), [((128, 160), 1), ((100, 129), 1), ((129, 129), 9), ((60, 161), 3), ((1, 128), 1)]
+)
+def test_a_plane_hardly_larger_than_a_tile_is_one(size, tiles):
+    planes = Planes.of(np.zeros(size, np.uint8), contrast=(0, 1))
+    assert len(room_for(planes, FakeModel()).tiles) == tiles
+    # Whoever asks for tiles gets them.
+    asked = room_for(planes, FakeModel(), tile=128)
+    assert len(asked.tiles) == math.prod(-(-length // 64) for length in size) or max(size) <= 128
+
+
+def test_a_store_goes_on_with_its_own_tiles_unless_others_are_asked_for(rng, tmp_path):
+    image, store = rng.integers(0, 9, (2, 130, 128)), tmp_path / "x.zarr"
+    encode(image, FakeModel(), store=store, tile=64, halo=0, planes=[0])
+    model = FakeModel()
+    features = encode(image, model, store=store)
+    assert features.origin.core == 64 and model.tiles == 6 and features.ready_planes().all()
+    with pytest.raises(ValueError, match="another tiling"):
+        encode(image, model, store=store, tile=128)
+    with pytest.raises(ValueError, match="another contrast and image"):
+        encode(image + 1, model, store=store)
 
 
 @given(st.integers(1, 700), st.integers(1, 700), st.sampled_from([(64, 0), (96, 32), (128, 32), (256, 64)]))
-def test_every_tile_has_the_training_size_and_its_halo(height, width, tiling):
+def test_every_tile_has_its_halo_and_is_not_narrow(height, width, tiling):
     tile, halo = tiling
     planes = Planes.of(np.zeros((height, width), np.uint8), contrast=(0, 1))
     features = room_for(planes, FakeModel(), tile=tile, halo=halo)
@@ -89,12 +113,12 @@ def test_every_tile_has_the_training_size_and_its_halo(height, width, tiling):
         assert not box.left % 32 and not box.top % 32
         assert Box.of(features.size).holds(box) and box.holds(core.intersect(Box.of(features.size)))
         if len(features.tiles) > 1:
-            # What is missing to the tile's size is padding.
-            assert min(tile, features.padded[0]) - box.height == max(
-                0, box.top + min(tile, features.padded[0]) - height
-            )
             wanted = Box(core.left - halo, core.top - halo, core.right + halo, core.bottom + halo)
-            assert box.holds(wanted.intersect(Box.of(features.size)))
+            wanted = wanted.intersect(Box.of(features.size))
+            assert box.holds(wanted) and max(box.height, box.width) <= tile
+            for length, needed, there in zip(box.shape, wanted.shape, features.size, strict=True):
+                assert length == needed or tile // 2 - 32 < length <= tile // 2  # less a part of the padding
+                assert length > tile // 2 - 32 or length == there
 
 
 def test_a_real_model_sees_what_it_would_see_alone(small_model, rng):
@@ -464,7 +488,7 @@ def test_a_tile_too_large_for_the_device_says_so(rng):
 
     model.encode_pixels = none
     with pytest.raises(
-        MemoryError, match="128 x 128 pixels is too large for the memory of cpu: encode with a smaller"
+        MemoryError, match="96 x 96 pixels is too large for the memory of cpu: encode with a smaller"
     ):
         encode(rng.integers(0, 9, (200, 200)), model, device="cpu")
 
@@ -578,9 +602,14 @@ def test_masks_show_no_seam(default_model):
 @pytest.mark.parametrize(("threads", "at_once"), [(1, [1] * 5), (2, [2, 2, 1]), (4, [4, 1]), (99, [5])])
 def test_small_planes_are_encoded_side_by_side_one_on_each_thread(rng, monkeypatch, threads, at_once):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    model, told = FakeModel(), []
+    model, told, seen = FakeModel(), [], []
+    monkeypatch.setattr(
+        encoding,
+        "side_by_side",
+        lambda work, items, *_: seen.append(len(items)) or [work(i, None) for i in items],
+    )
     features = encode(rng.integers(0, 9, (5, 60, 70)), model, progress=told.append, device="cpu")
-    assert [shape[0] for shape in model.seen] == at_once and features.ready_planes().all()
+    assert seen == at_once and features.ready_planes().all()
     assert [step.plane for step in told] == [(z,) for z in range(5)]
 
 
@@ -599,3 +628,21 @@ def test_a_gpu_gets_no_more_pixels_at_once_than_it_may_have_room_for(monkeypatch
     features = room_for(planes, model, tile="whole")
     next(encode_tiles(planes, features, model, device="cuda"))
     assert model.seen[0][0] == at_once
+
+
+def test_a_gpu_gets_tiles_of_one_size_at_once_from_all_planes(rng, monkeypatch):
+    monkeypatch.setattr(encoding, "resolve_device", lambda device: torch.device("cuda"))
+    image, model = rng.integers(0, 9, (8, 300, 300)), FakeModel("cuda")
+    features = encode(image, model, device="cuda")
+    assert len(features.tiles) == 25 and [shape[0] for shape in model.seen] == [8] * 25
+    monkeypatch.undo()
+    assert same(features, encode(image, FakeModel()))
+
+
+def test_tiles_of_any_size_are_encoded_side_by_side_as_each_alone(small_model, rng, monkeypatch):
+    image = rng.integers(0, 9, (150, 170))
+    made = []
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        made.append(encode(image, small_model, tile=96, halo=32, device="cpu"))
+    assert same(*made)

@@ -132,7 +132,6 @@ def side_by_side(
     items: Sequence[Item],
     pixels: int,
     ask: Callable[[], None] | None = None,
-    of: Hashable = None,
 ) -> list[Result]:
     """Do the same with each of some images at once, on as many threads as the calling thread has.
 
@@ -143,15 +142,12 @@ def side_by_side(
     items : sequence
         The images; what becomes of them is returned in their order.
     pixels : int
-        Of each of them.
+        Of each of them, at most.
     ask : callable, optional
         Called now and then in the calling thread; what it raises ends all of them early.
-    of : hashable, optional
-        What the time for an image depends on besides its pixels.
     """
     if len(items) == 1:
-        with few(pixels), watched((of, pixels)):
-            return [work(items[0], ask)]
+        return [work(items[0], ask)]
     count = _worth(max(1, here() // len(items)), pixels)
     stopped = threading.Event()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import operator
 import time
 from contextlib import ExitStack, suppress
@@ -18,7 +19,8 @@ import numpy as np
 import torch
 
 from napari_interformer import cores
-from napari_interformer.features import Features, Origin, cut_maps
+from napari_interformer.cores import side_by_side
+from napari_interformer.features import Features, Origin, cut_maps, padded
 from napari_interformer.geometry import DIVISOR, Box
 from napari_interformer.image import Plane, Planes, plane_of
 from napari_interformer.model import resolve_device
@@ -36,6 +38,8 @@ log = logging.getLogger(__name__)
 
 Part = Plane | tuple[Plane, Box | None]  # a plane, or a box of it
 Tile = int | Literal["whole"] | None
+# A plane that is larger than a tile by no more than this is encoded as one: faster than tiles that overlap, and as good.
+ONE = 1.25
 # Tiles at once, halved while memory does not suffice, and so many of their pixels: on a processor a tile for each thread.
 GPU_BATCH, GPU_PIXELS, CPU_PIXELS = 8, 8 * 1024**2, 8 * 256**2
 # Seconds to wait for tiles of other processes, and until they are made here, too.
@@ -105,7 +109,8 @@ def encode(
         "auto" (the strongest there is), "cpu", "cuda", "mps".
     tile, halo : int, optional
         Side of the tiles in pixels, the model's training size if None, or "whole" for planes at once as the reference
-        does; and how much of it is thrown away on each side, an eighth if None. Multiples of 32.
+        does; and how much of it is thrown away on each side, an eighth if None. Multiples of 32. With neither given, a
+        store that exists goes on with its own, and a plane that is hardly larger than a tile is encoded at once.
     planes : iterable, optional
         Which planes, as leading indices (in a stack, numbers will do), or (plane, box) for the tiles that a box touches;
         all if None.
@@ -157,6 +162,7 @@ def room_for(
     halo: int | None = None,
 ) -> Features:
     """Make or open the features of an image without encoding anything; parameters as for `encode`."""
+    chosen = tile is not None or halo is not None
     if tile == "whole":
         if halo is not None:
             raise ValueError(
@@ -177,9 +183,12 @@ def room_for(
         raise ValueError(
             f"tile and halo take multiples of {DIVISOR}, with tile more than twice halo; got {side} and {margin}."
         )
-    if max(planes.size) <= side:  # one tile holds the plane
-        return Features.create(planes, model, core=0, halo=0, store=store)
-    return Features.create(planes, model, core=int(side - 2 * margin), halo=int(margin), store=store)
+    height, width = padded(planes.size)
+    more = 1 if chosen else ONE
+    if max(height, width) <= more * side and height * width <= more * side**2:  # one tile holds the plane
+        side = margin = 0
+    core = int(side - 2 * margin)
+    return Features.create(planes, model, core=core, halo=int(margin), store=store, any_tiling=not chosen)
 
 
 def encode_tiles(
@@ -244,9 +253,10 @@ def encode_tiles(
             mine: list[tuple[Plane, int]] = []
             with ExitStack() as claims:
                 for plane, tiles in left.due(first() if first is not None else None):
-                    taken = claims.enter_context(features.claim(plane, tiles, batch - len(mine)))
+                    due = tiles if target.type == "cpu" else _alike(tiles, features, mine)
+                    taken = claims.enter_context(features.claim(plane, due, batch - len(mine)))
                     if not (mine or taken) and time.monotonic() - busy > _PATIENCE:
-                        taken = tiles[:1]  # whoever has it hangs; that it may be made twice does no harm
+                        taken = due[:1]  # whoever has it hangs; that it may be made twice does no harm
                     mine += [(plane, tile) for tile in taken]
                     if len(mine) == batch:
                         break
@@ -350,9 +360,18 @@ def _part(asked: Any) -> tuple[Any, Box | None]:
 
 
 def _pixels(features: Features) -> int:
-    """Return how many pixels are encoded for a tile."""
-    box = tile_box(features.tiles[0], features)
-    return box.height * box.width
+    """Return how many pixels are encoded for a tile, at most."""
+    most = features.origin.core + 2 * features.origin.halo if features.origin.core else math.inf
+    return int(math.prod(min(length, most) for length in features.padded))
+
+
+def _alike(tiles: Sequence[int], features: Features, taken: Sequence[tuple[Plane, int]]) -> list[int]:
+    """Return those tiles of which as many pixels are encoded as of those that are taken, or of the first."""
+    boxes = [tile_box(features.tiles[tile], features) for _, tile in taken[:1]]
+    boxes += [tile_box(features.tiles[tile], features) for tile in tiles]
+    return [
+        tile for tile, box in zip(tiles, boxes[-len(tiles) :], strict=True) if box.shape == boxes[0].shape
+    ]
 
 
 def _make(
@@ -362,14 +381,19 @@ def _make(
     tiles: Sequence[tuple[Plane, int]],
     before_layer: Callable[[], None],
 ) -> list[tuple[Plane, int]]:
-    """Encode and write those of some tiles that are as large as the first; return which, none if memory was too short."""
+    """Encode and write some tiles, on a GPU of one size; return which, none if memory was too short."""
     boxes = {(plane, tile): tile_box(features.tiles[tile], features) for plane, tile in tiles}
-    size = boxes[tiles[0]].shape
-    boxes = {which: box for which, box in boxes.items() if box.shape == size}  # at borders some are smaller
+    size = max((box.shape for box in boxes.values()), key=math.prod)
     try:
         raw = [planes.raw(plane, box) for (plane, _), box in boxes.items()]
-        pixels = np.stack([planes.normalised(one, plane) for (plane, _), one in zip(boxes, raw, strict=True)])
-        maps = model.encode_pixels(pixels, before_layer)
+        pixels = [planes.normalised(one, plane) for (plane, _), one in zip(boxes, raw, strict=True)]
+        if model.device.type == "cpu":
+            maps = side_by_side(
+                lambda one, ask: model.encode_pixels(one[None], ask), pixels, math.prod(size), before_layer
+            )
+        else:
+            together = model.encode_pixels(np.stack(pixels), before_layer)
+            maps = [[level[i : i + 1] for level in together] for i in range(len(pixels))]
     except (MemoryError, RuntimeError) as error:
         if not _is_memory(error):
             raise
@@ -379,33 +403,27 @@ def _make(
             f"A tile of {size[0]} x {size[1]} pixels is too large for the memory of {model.device}: encode with a smaller "
             "tile or on another device."
         ) from error
-    for i, ((plane, tile), box) in enumerate(boxes.items()):
+    for ((plane, tile), box), one, levels in zip(boxes.items(), raw, maps, strict=True):
         core = features.tiles[tile]
-        own = cut_maps([level[i] for level in maps], features.origin.strides, core, box)
+        own = cut_maps([level[0] for level in levels], features.origin.strides, core, box)
         inside = core.intersect(Box.of(features.size)).shift(-box.top, -box.left).slices
-        missing = np.isnan(raw[i][inside]).any(axis=2) if features.origin.floating else None
+        missing = np.isnan(one[inside]).any(axis=2) if features.origin.floating else None
         features.write(plane, tile, own, missing)
     return list(boxes)
 
 
 def tile_box(core: Box, features: Features) -> Box:
-    """Return the pixels that are encoded for a core: with its halo, moved inward at the borders.
+    """Return the pixels that are encoded for a core: with its halo, as far as there is an image.
 
-    So every tile is of the size that the model was trained on, and at a border there is more to see, not less.
+    The last ones of a row or column, which may be narrow, see at least half a tile, the smallest that the model was trained on.
     """
     if features.origin.core == 0:
         return Box.of(features.size)
     halo = features.origin.halo
-    spans = []
-    for start, length, size in (
-        (core.left, features.padded[1], features.size[1]),
-        (core.top, features.padded[0], features.size[0]),
-    ):
-        side = min(features.origin.core + 2 * halo, length)
-        begin = min(max(start - halo, 0), length - side)
-        spans.append((begin, min(begin + side, size)))
-    (left, right), (top, bottom) = spans
-    return Box(left, top, right, bottom)
+    least = (features.origin.core + 2 * halo) // 2 // DIVISOR * DIVISOR
+    right, bottom = min(core.right + halo, features.padded[1]), min(core.bottom + halo, features.padded[0])
+    left, top = max(0, min(core.left - halo, right - least)), max(0, min(core.top - halo, bottom - least))
+    return Box(left, top, right, bottom).intersect(Box.of(features.size))
 
 
 def _check_origin(planes: Planes, features: Features, model: InterFormer) -> None:

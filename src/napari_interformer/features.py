@@ -191,7 +191,14 @@ class Features:
 
     @classmethod
     def create(
-        cls, planes: Planes, model: MapMaker, *, core: int, halo: int, store: str | Path | None = None
+        cls,
+        planes: Planes,
+        model: MapMaker,
+        *,
+        core: int,
+        halo: int,
+        store: str | Path | None = None,
+        any_tiling: bool = False,
     ) -> Features:
         """Make room for the features of an image, or continue a store that has some of them.
 
@@ -206,6 +213,8 @@ class Features:
         store : path, optional
             A zarr group to write to, or its URL. If None, they stay in memory or, if they would take more than a gigabyte,
             in a temporary folder that is deleted with them.
+        any_tiling : bool
+            Whether a store that exists may have other tiles.
 
         Raises
         ------
@@ -229,6 +238,8 @@ class Features:
             if not is_there(location):
                 make_store(location, _shape(origin), _attributes(origin))
         found = cls.open(store, mode="r+")
+        if any_tiling:
+            origin = replace(origin, core=found.origin.core, halo=found.origin.halo)
         found._check(origin)
         found.source = planes
         return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from napari_interformer.cores import side_by_side
+from napari_interformer.cores import few, watched
 from napari_interformer.decoder import IMSA, AuxiliaryHead, Head, Prepared, resize
 from napari_interformer.encoder import Encoder, strides_of
 from napari_interformer.geometry import DIVISOR, Box
@@ -323,6 +324,7 @@ class InterFormer(nn.Module):
         self._fingerprints.clear()
         return super().train(mode)
 
+    @torch.inference_mode()
     def encode_pixels(
         self, pixels: NDArray[np.float32], before_layer: Callable[[], None] | None = None
     ) -> list[NDArray[np.float32]]:
@@ -340,26 +342,15 @@ class InterFormer(nn.Module):
         list of (B, C_i, Yp / s_i, Xp / s_i) float32
             Yp, Xp are Y, X rounded up to multiples of 32.
         """
-        if self.device.type == "cpu":
-            each = side_by_side(
-                self._encode_part,
-                list(pixels[:, None]),
-                math.prod(pixels.shape[1:3]),
-                ask=before_layer,
-                of=id(self),
-            )
-            return each[0] if len(each) == 1 else [np.concatenate(level) for level in zip(*each, strict=True)]
-        return self._encode_part(pixels, before_layer)
-
-    @torch.inference_mode()
-    def _encode_part(
-        self, pixels: NDArray[np.float32], before_layer: Callable[[], None] | None
-    ) -> list[NDArray[np.float32]]:
-        x = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device).permute(0, 3, 1, 2)
-        half = self.device.type == "cuda"
-        with torch.autocast(self.device.type, torch.float16, enabled=half):
-            maps = self.encode(normalise(x), before_layer)
-        return [level.float().cpu().numpy() for level in maps]
+        with ExitStack() as stack:
+            if self.device.type == "cpu":
+                stack.enter_context(few(math.prod(pixels.shape[:3])))
+                stack.enter_context(watched((id(self), pixels.shape)))
+            x = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device).permute(0, 3, 1, 2)
+            half = self.device.type == "cuda"
+            with torch.autocast(self.device.type, torch.float16, enabled=half):
+                maps = self.encode(normalise(x), before_layer)
+            return [level.float().cpu().numpy() for level in maps]
 
     @torch.inference_mode()
     def prepare_maps(self, maps: Sequence[NDArray[np.float32]]) -> Prepared:
