@@ -132,6 +132,9 @@ def test_images_side_by_side_share_the_threads(crowd):
     assert [one[:2] for one in done] == [(7, 1), (8, 1), (9, 1)]
     assert len({one[2] for one in done}) == 3 and threading.get_ident() not in {one[2] for one in done}
     assert cores.side_by_side(work, [7], SMALL) == [(7, 3, threading.get_ident())]
+    one_by_one = cores.side_by_side(work, range(9), LARGE, most=1)
+    assert [one[:2] for one in one_by_one] == [(i, 3) for i in range(9)]
+    assert len({one[2] for one in one_by_one}) == 1 < len({one[2] for one in done})
     assert torch.get_num_threads() == in_new_thread() == 3
 
 
@@ -150,6 +153,20 @@ def test_one_error_ends_the_others_early_and_is_told():
     with pytest.raises(MemoryError, match="no room"):
         cores.side_by_side(work, [1, 0, 2], SMALL)
     assert sorted(ended) == [1, 2] and time.monotonic() - began < PATIENCE
+
+
+def test_what_has_not_begun_does_not_begin_after_an_error():
+    begun = []
+
+    def work(item, go_on):
+        begun.append(item)
+        if item == 1:
+            raise MemoryError("no room")
+        until_stopped(go_on)
+
+    with pytest.raises(MemoryError, match="no room"):
+        cores.side_by_side(work, range(99), SMALL)
+    assert 2 <= len(begun) < 9
 
 
 def test_who_waits_is_asked_in_its_own_thread_and_may_end_it():

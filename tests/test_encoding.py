@@ -190,11 +190,12 @@ def test_cancel_stops_within_a_batch_and_the_next_run_goes_on(rng, tmp_path, kep
         image, FakeModel(), store=store, progress=told.append, cancelled=lambda: len(told) >= 21, device="cpu"
     )
     assert len(told) == 21
-    assert features.ready_planes().tolist() == [True, False] and len(features.waiting((1,))) == 10
+    # Two threads make ten tiles before anybody is told.
+    assert features.ready_planes().tolist() == [True, False] and len(features.waiting((1,))) == 2
     model, planes = FakeModel(), Planes.of(image)
     again = features if store is None else room_for(planes, model, store=store)
     steps = list(encode_tiles(planes, again, model, device="cpu"))
-    assert [step.done for step in steps] == list(range(23, 33)) and model.tiles == 10
+    assert [step.done for step in steps] == [31, 32] and model.tiles == 2
     assert same(again, encode(image, FakeModel()))
 
 
@@ -599,18 +600,35 @@ def test_masks_show_no_seam(default_model):
     assert np.mean(agreement) > 0.99 and min(agreement) > 0.95 and np.mean(np.array(agreement) < 0.98) < 0.15
 
 
-@pytest.mark.parametrize(("threads", "at_once"), [(1, [1] * 5), (2, [2, 2, 1]), (4, [4, 1]), (99, [5])])
-def test_small_planes_are_encoded_side_by_side_one_on_each_thread(rng, monkeypatch, threads, at_once):
+@pytest.mark.parametrize(
+    ("threads", "waiting", "at_once"),
+    [
+        (1, False, [(1, 1)] * 12),
+        (2, False, [(10, 2), (2, 2)]),
+        (2, True, [(2, 2)] * 6),
+        (4, False, [(12, 4)]),
+        (4, True, [(4, 4)] * 3),
+    ],
+)
+def test_small_planes_are_encoded_side_by_side_one_on_each_thread(
+    rng, monkeypatch, threads, waiting, at_once
+):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    model, told, seen = FakeModel(), [], []
-    monkeypatch.setattr(
-        encoding,
-        "side_by_side",
-        lambda work, items, *_: seen.append(len(items)) or [work(i, None) for i in items],
+    seen = []
+
+    def one_by_one(work, items, pixels, ask, most):
+        assert pixels == 60 * 70
+        seen.append((len(items), most))
+        return [work(item, ask) for item in items]
+
+    monkeypatch.setattr(encoding, "side_by_side", one_by_one)
+    planes, model = Planes.of(rng.integers(0, 9, (12, 60, 70))), FakeModel()
+    features = room_for(planes, model)
+    steps = list(
+        encode_tiles(planes, features, model, device="cpu", first=(lambda: None) if waiting else None)
     )
-    features = encode(rng.integers(0, 9, (5, 60, 70)), model, progress=told.append, device="cpu")
     assert seen == at_once and features.ready_planes().all()
-    assert [step.plane for step in told] == [(z,) for z in range(5)]
+    assert [step.plane for step in steps] == [(z,) for z in range(12)]
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint64])

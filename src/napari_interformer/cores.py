@@ -9,6 +9,7 @@ Whole images side by side wait once; of a single one, the time that it takes tel
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -132,8 +133,9 @@ def side_by_side(
     items: Sequence[Item],
     pixels: int,
     ask: Callable[[], None] | None = None,
+    most: int = sys.maxsize,
 ) -> list[Result]:
-    """Do the same with each of some images at once, on as many threads as the calling thread has.
+    """Do the same with each of some images, several at once, on as many threads as the calling thread has.
 
     Parameters
     ----------
@@ -145,10 +147,13 @@ def side_by_side(
         Of each of them, at most.
     ask : callable, optional
         Called now and then in the calling thread; what it raises ends all of them early.
+    most : int
+        So many at once.
     """
+    many = min(len(items), here(), most)
     if len(items) == 1:
         return [work(items[0], ask)]
-    count = _worth(max(1, here() // len(items)), pixels)
+    count = _worth(max(1, here() // many), pixels)
     stopped = threading.Event()
 
     def go_on() -> None:
@@ -163,7 +168,7 @@ def side_by_side(
         shares.append((time.thread_time() - busy) / max(time.perf_counter() - began, 1e-9))
         return result
 
-    with ThreadPoolExecutor(len(items), initializer=use, initargs=(count,)) as pool:
+    with ThreadPoolExecutor(many, initializer=use, initargs=(count,)) as pool:
         jobs = [pool.submit(measured, item) for item in items]
         try:
             left = set(jobs)
@@ -175,6 +180,8 @@ def side_by_side(
                     ask()
         finally:
             stopped.set()
+            for job in jobs:
+                job.cancel()
     _crowd.share(min(shares))
     return [job.result() for job in jobs]
 

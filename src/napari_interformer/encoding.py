@@ -42,6 +42,8 @@ Tile = int | Literal["whole"] | None
 ONE = 1.25
 # Tiles at once, halved while memory does not suffice, and so many of their pixels: on a processor a tile for each thread.
 GPU_BATCH, GPU_PIXELS, CPU_PIXELS = 8, 8 * 1024**2, 8 * 256**2
+# Where nobody waits for some of them, a thread makes so many one after the other before it waits for the other threads.
+IN_A_ROW = 5
 # Seconds to wait for tiles of other processes, and until they are made here, too.
 _NAP, _PATIENCE = 0.02, 60.0
 # Tiles of which is asked at a time whether another process made them: to ask for all of them before each batch takes longer.
@@ -239,7 +241,9 @@ def encode_tiles(
     worker = _on(model, target) if left else model
     log.info("encoding %d of %d tiles on %s", len(left), left.total, target)
     most, pixels = (cores.here(), CPU_PIXELS) if target.type == "cpu" else (GPU_BATCH, GPU_PIXELS)
-    batch = max(1, min(most, pixels // _pixels(features)))
+    at_once = batch = max(1, min(most, pixels // _pixels(features)))
+    if target.type == "cpu" and first is None and at_once > 1:
+        batch = at_once * IN_A_ROW
     before, began = len(left), time.monotonic()
     busy = began
 
@@ -260,13 +264,13 @@ def encode_tiles(
                     mine += [(plane, tile) for tile in taken]
                     if len(mine) == batch:
                         break
-                made = _make(planes, features, worker, mine, stop) if mine else []
+                made = _make(planes, features, worker, mine, at_once, stop) if mine else []
             if not mine:
                 time.sleep(_NAP)  # others work at all that is left
                 continue
             busy = time.monotonic()
             if not made:
-                batch = len(mine) // 2
+                batch = at_once = min(at_once, len(mine)) // 2 or 1
                 log.info("memory of %s is short: %d tiles at once from here", target, batch)
             for plane, tile in made:
                 left.made(plane, tile)
@@ -379,6 +383,7 @@ def _make(
     features: Features,
     model: InterFormer,
     tiles: Sequence[tuple[Plane, int]],
+    at_once: int,
     before_layer: Callable[[], None],
 ) -> list[tuple[Plane, int]]:
     """Encode and write some tiles, on a GPU of one size; return which, none if memory was too short."""
@@ -389,7 +394,11 @@ def _make(
         pixels = [planes.normalised(one, plane) for (plane, _), one in zip(boxes, raw, strict=True)]
         if model.device.type == "cpu":
             maps = side_by_side(
-                lambda one, ask: model.encode_pixels(one[None], ask), pixels, math.prod(size), before_layer
+                lambda one, ask: model.encode_pixels(one[None], ask),
+                pixels,
+                math.prod(size),
+                before_layer,
+                at_once,
             )
         else:
             together = model.encode_pixels(np.stack(pixels), before_layer)
