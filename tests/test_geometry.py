@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 from itertools import groupby, pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from napari_interformer.geometry import DIVISOR, Box, cut, line, paste
+from napari_interformer.geometry import DIVISOR, Box, cut, empty_mask, line, paste
 
 SHAPE = (12, 15)
 masks = arrays(bool, SHAPE)
@@ -91,3 +93,13 @@ def test_a_line_costs_the_same_wherever_it_ends():
     for far in (10**9, 10**15, 10**300):
         assert len(line([(3, 4), (3, far), (far, far), (-far, 4)], SHAPE)) < 200
         assert line([(3, 4), (3, far)], SHAPE)[: SHAPE[1] - 4] == [(3, x) for x in range(4, SHAPE[1])]
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (1, 2000, 2100), (2, 20_000, 20_000)])
+def test_an_empty_mask_takes_no_more_than_what_is_set(shape):
+    mask = empty_mask(shape)
+    assert mask.shape == shape and mask.dtype == bool
+    mask[..., 1:3, 1:3] = True
+    assert mask[..., :50, :50].sum() == 4 * (shape[0] if len(shape) == 3 else 1)
+    assert pickle.loads(pickle.dumps(mask[..., :3, :3])).sum() == mask[..., :3, :3].sum()
+    assert not empty_mask(shape)[..., :50, :50].any()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import mmap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 
 DIVISOR = 32  # planes are padded to multiples of this, on which tiles, windows and regions begin and end
+LARGE = 1 << 22  # pixels: more than that is not cleared needlessly
 MARGIN = 2  # pixels beside a plane: wherever a line leaves it, one at least is among them
 
 
@@ -189,3 +191,14 @@ def paste(array: NDArray[Any], box: Box, onto: NDArray[Any], whole: Box) -> NDAr
     out = onto.copy()
     out[box.shift(-whole.top, -whole.left).slices] = array
     return out
+
+
+def empty_mask(shape: Sequence[int]) -> BoolMask:
+    """Return a mask without a pixel, of which only what is set takes memory and time, however large it is.
+
+    `np.zeros` may get memory that was in use before, and then clears all of it: 40 ms for 20,000 x 20,000 pixels.
+    """
+    many = math.prod(shape)
+    if many < LARGE:
+        return np.zeros(shape, bool)
+    return np.frombuffer(mmap.mmap(-1, many), bool).reshape(shape)

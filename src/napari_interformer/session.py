@@ -23,7 +23,7 @@ from napari_interformer.current import Shown, nothing
 from napari_interformer.decoding import Decoding, image_of
 from napari_interformer.files import at_home
 from napari_interformer.gaps import gaps_of
-from napari_interformer.geometry import Box
+from napari_interformer.geometry import Box, empty_mask
 from napari_interformer.history import Deleted, Found, History, Painted, Said, Switched
 from napari_interformer.image import along, plane_of, read_only
 from napari_interformer.objects import Finished, Objects
@@ -218,7 +218,7 @@ class Session:
     @property
     def mask(self) -> BoolMask:
         """The current object: bool, the shape of the image or stack (made again at every read)."""
-        whole = np.zeros(self.features.shape, bool)
+        whole = empty_mask(self.features.shape)
         for plane, step in self._current.newest.items():
             whole[plane][step.box.slices] = step.mask
         return whole
@@ -533,7 +533,7 @@ class Session:
 
     def _say(self, prompt: Given) -> BoolMask:
         self.set_prompts((*self.prompts, prompt))
-        mask = np.zeros(self.features.size, bool)
+        mask = empty_mask(self.features.size)
         box, part = self.plane_mask(prompt.plane)
         mask[box.slices] = part
         return mask
