@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from datetime import datetime
@@ -73,6 +75,44 @@ def test_what_was_noted_last_is_offered_once_its_session_is_over():
     again = Saved.read(path)
     assert [one.label for one in again.finished] == [1, 2] and again.current.prompts == record(3).prompts
     np.testing.assert_array_equal(again.finished[1].prompts[0].mask, mask.mask)
+
+
+def test_what_another_process_has_on_screen_is_offered_when_it_ends(folder):
+    program = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import test_journal as t
+t.journal.folder = lambda: Path({str(folder)!r})
+one = t.Journal(t.IMAGE, [].append)
+one.write(t.saved(t.record(1)))
+one._thread.submit(int).result()
+print(one.path, flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        path = Path(other.stdout.readline().strip())
+        assert path.exists() and offer(IMAGE, 0) is None
+        other.kill()
+        other.wait()
+    assert offer(IMAGE, 0).path == path
+
+
+def test_what_is_on_no_screen_any_more_is_offered_to_other_processes(folder):
+    one = Journal(IMAGE, [].append)
+    one.write(saved(record(1)))
+    one.close()
+    one._thread.shutdown(wait=True)
+    program = f"""
+from pathlib import Path
+from napari_interformer import journal
+journal.folder = lambda: Path({str(folder)!r})
+print(journal.offer({IMAGE!r}, 0).path)
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert Path(told.stdout.strip()) == one.path
 
 
 def test_the_newest_is_offered():
@@ -193,10 +233,10 @@ def test_objects_that_were_deleted_are_not_offered():
 
 
 def test_nothing_is_kept_of_a_session_without_objects(folder):
-    note(saved(record(1)), saved())
-    assert not list(folder.glob("*"))
     note(saved())
     assert not list(folder.glob("*"))
+    note(saved(record(1)), saved())
+    assert not list(folder.glob("*.json"))
 
 
 def test_files_go_when_they_are_old_or_superseded(folder):

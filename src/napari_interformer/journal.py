@@ -11,6 +11,7 @@ import logging
 import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from napari_interformer import NAME
+from napari_interformer import NAME, locks
 from napari_interformer.prompts import Mark
 from napari_interformer.records import Saved
 
@@ -32,7 +33,8 @@ log = logging.getLogger(__name__)
 
 DAYS = 30  # for which a file is kept
 _PART = "-above-"  # in the name of a file with those objects of another that labels do not hold
-# Written by this process; each with a function that tells whether its objects are still on the screen.
+# Written by this process; each with a function that tells whether its objects are still on the screen. Other processes are
+# known by their locks.
 _OWN: dict[Path, Callable[[], bool]] = {}
 
 
@@ -98,6 +100,7 @@ class Journal:
         try:
             if saved.finished or saved.current.prompts or saved.by_hand:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
+                locks.take(*_lock_of(self.path))  # until nobody shows these objects, or this process ends
                 saved.write(self.path)
                 self._delete_superseded()
             else:
@@ -124,6 +127,8 @@ class Journal:
         """Write what waits, and no more; the objects are offered again once they are not `shown` any more, or at once."""
         if shown is None:
             _OWN.pop(self.path, None)
+            with suppress(RuntimeError):  # Python is ending, and gives it back as well
+                self._thread.submit(locks.give_back, *_lock_of(self.path))
         else:
             _OWN[self.path] = shown
         self._thread.shutdown(wait=False)
@@ -142,7 +147,7 @@ def offer(image: str, highest: int) -> Offer | None:
     for path in _newest_first():
         if not path.name.startswith(_start_of_name(image)) or _PART in path.name:
             continue
-        if path in _OWN and _OWN[path]():
+        if _OWN[path]() if path in _OWN else locks.taken(*_lock_of(path)):
             last = False
             continue
         try:
@@ -212,6 +217,12 @@ def _missing(saved: Saved, highest: int) -> Saved:
     if not (current.edited or is_new(current)):
         current = replace(current, prompts=())
     return replace(saved, finished=finished, current=current)
+
+
+def _lock_of(path: Path) -> tuple[Path, int]:
+    """Return what a process that writes a file has to itself."""
+    # The end of the name is random; some systems lock no byte beyond 2 GB.
+    return path.with_name("open"), int(path.stem[-7:], 16)
 
 
 def _start_of_name(image: str) -> str:

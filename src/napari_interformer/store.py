@@ -15,15 +15,12 @@ damaged one is refused and not taken for features.
 
 from __future__ import annotations
 
-import errno
-import importlib
 import logging
 import math
 import os
 import shutil
 import stat
 import tempfile
-import threading
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +35,7 @@ from fsspec.core import url_to_fs
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.errors import ContainsArrayError
 
-from napari_interformer import GET_EXTRA
+from napari_interformer import GET_EXTRA, locks
 from napari_interformer.files import at_home, brief, is_url
 from napari_interformer.image import plane_at
 
@@ -286,14 +283,14 @@ class Store:
                 if (
                     self.read_only
                     or isinstance(self.location, str)
-                    or _lock(self.location, row * self.shape.tiles + tile)
+                    or locks.take(_claims(self.location), row * self.shape.tiles + tile)
                 ):
                     taken.append(tile)
             yield taken
         finally:
             if isinstance(self.location, Path):
                 for tile in taken:
-                    _unlock(self.location, row * self.shape.tiles + tile)
+                    locks.give_back(_claims(self.location), row * self.shape.tiles + tile)
 
 
 # ------------------------------------------------------------------------------------------ making and opening
@@ -424,63 +421,6 @@ def _make_arrays(group: zarr.Group, shape: Shape) -> None:
             )
 
 
-# --------------------------------------------------------------------------------------------------- locks
-# A lock on one byte of a file for each claim: the system itself gives it back when a process ends. The bytes need not
-# exist. Within a process such locks are no obstacle, hence the set.
-
-_guard = threading.Lock()
-_lock_files: dict[Path, int] = {}
-_held: set[tuple[Path, int]] = set()
-
-
-def _forget() -> None:
-    """Begin anew in a forked process, which inherits no locks."""
-    global _guard
-    _guard = threading.Lock()
-    _lock_files.clear()
-    _held.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
-
-
-def _lock(store: Path, number: int) -> bool:
-    with _guard:
-        if (store, number) in _held:
-            return False
-        try:
-            if store not in _lock_files:
-                _lock_files[store] = os.open(store / "tiles" / "claims", os.O_RDWR | os.O_CREAT, 0o666)
-            _byte_lock(_lock_files[store], number, take=True)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK) and store in _lock_files:
-                _close_if_idle(store)
-                return False
-            # No locks on this file system: go on without.
-        _held.add((store, number))
-        return True
-
-
-def _unlock(store: Path, number: int) -> None:
-    with _guard:
-        _held.discard((store, number))
-        with suppress(OSError, KeyError):
-            _byte_lock(_lock_files[store], number, take=False)
-        _close_if_idle(store)
-
-
-def _close_if_idle(store: Path) -> None:
-    """Close the file, since Windows removes no open ones; that gives back all locks on it."""
-    if not any(path == store for path, _ in _held) and store in _lock_files:
-        os.close(_lock_files.pop(store))
-
-
-def _byte_lock(file: int, number: int, *, take: bool) -> None:
-    if os.name == "nt":
-        windows: Any = importlib.import_module("msvcrt")
-        os.lseek(file, number, os.SEEK_SET)
-        windows.locking(file, windows.LK_NBLCK if take else windows.LK_UNLCK, 1)
-    else:
-        posix: Any = importlib.import_module("fcntl")
-        posix.lockf(file, posix.LOCK_EX | posix.LOCK_NB if take else posix.LOCK_UN, 1, number)
+def _claims(store: Path) -> Path:
+    """Return the file of which each byte is a tile that somebody works at."""
+    return store / "tiles" / "claims"
