@@ -246,11 +246,15 @@ def test_removing_the_image_stops_learning(school):
     school.go_on.clear()
     school.adapt(wait=False)
     window.wait(school.entered.is_set)
+    window.viewer.add_image(school.image.data, name="another")
     window.viewer.layers.remove(school.image)
     window.wait(lambda: window.panel.annotator is None)
+    assert not window.form.encode.isEnabled()
+    assert window.form.object.text() == "The model is learning: press Encode when it has finished."
     school.go_on.set()
     window.wait(lambda: window.panel._lessons.job is None)
     assert not school.files and not window.told
+    assert window.form.encode.isEnabled() and window.form.object.text().startswith("Press Encode")
 
 
 def test_choosing_a_model_that_cannot_answer_here(school, tmp_path):

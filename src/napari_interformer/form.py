@@ -638,6 +638,8 @@ class Form(QWidget):
 
 
 def _told(annotator: Annotator | None, picking: str, adapting: bool, image: bool) -> str:
+    if annotator is None and image and adapting:
+        return "The model is learning: press Encode when it has finished."
     if annotator is None:
         return "Press Encode, then click on an object." if image else "Open an image first."
     if picking:
