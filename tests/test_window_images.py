@@ -345,7 +345,7 @@ def test_files_are_proposed_by_names_that_only_lose_their_endings(path, proposed
 
 @pytest.mark.parametrize(
     ("given", "chosen"),
-    [("a", "a.zarr"), ("a labels.ome.tif", "a labels.zarr"), ("a.ZARR", "a.ZARR"), ("a.v2", "a.zarr")],
+    [("a", "a.zarr"), ("a labels.ome.tif", "a labels.zarr"), ("a.ZARR", "a.ZARR"), ("a.v2", "a.v2.zarr")],
 )
 def test_the_kind_of_file_that_is_chosen_holds(given, chosen, tmp_path, monkeypatch):
     image = SimpleNamespace(source=SimpleNamespace(path=None))

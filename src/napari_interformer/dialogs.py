@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _CLICKS = "Clicks (*.json)"
 _ENDING = re.compile(r"(\.ome)?\.[a-z]\w{0,4}$", re.IGNORECASE)  # no date, and no decimal
+_TIFF = re.compile(r"(\.ome)?\.tiff?$", re.IGNORECASE)
 
 
 def model_to_open(parent: QWidget) -> Path | None:
@@ -42,8 +43,7 @@ def labels_to_save(parent: QWidget, image: Image) -> Path | None:
     if not path:
         return None
     if "*.zarr" in kind:  # chosen by hand; some systems' dialogs leave the ending that was proposed
-        stem = _ENDING.sub("", path)
-        return _with_ending(path if path.lower().endswith(".zarr") else stem, ".zarr", (".zarr",))
+        return _with_ending(_TIFF.sub("", path), ".zarr", (".zarr",))
     return _with_ending(path, ".ome.tif", LABEL_FILES)
 
 
