@@ -280,6 +280,11 @@ def test_a_damaged_file_is_passed_over():
     good, bad = note(saved(record(1))), note(saved(record(1), record(2)))
     bad.write_bytes(bad.read_bytes()[:-20])
     assert offer(IMAGE, 0).path == good
+    # As programs that share folders leave them.
+    newer = good.with_name(f"{good.stem} (conflicted copy).json")
+    newer.write_bytes(good.read_bytes())
+    good.with_name("open").touch()
+    assert offer(IMAGE, 0).path == good
 
 
 def test_a_folder_that_cannot_be_written_to_is_told_once(folder):

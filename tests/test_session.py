@@ -2392,3 +2392,37 @@ def test_undo_of_a_late_stroke_keeps_the_one_before_it():
     s.painted(two, late=True)
     s.undo()
     assert (s.labels[20:28, 20:28] == 9).all()
+
+
+class Damaged(np.ndarray):
+    """Labels of which a part may be damaged, as a library tells it."""
+
+    broken = False
+
+    def __getitem__(self, key):
+        if Damaged.broken:
+            raise RuntimeError("Zstd decompression error: invalid input data")
+        return super().__getitem__(key)
+
+
+@pytest.mark.parametrize(
+    "do",
+    [
+        lambda s: s.click(CENTRES[1]) is None or s.commit(),
+        lambda s: s.edit(1),
+        lambda s: s.delete(1),
+        lambda s: s.find_similar(),
+        lambda s: setattr(s, "label", 7),
+        lambda s: Session(FEATURES, MODEL, labels=s.labels),
+    ],
+)
+def test_labels_that_cannot_be_read_are_an_error_in_words(do, monkeypatch):
+    s = session(labels=np.zeros(IMAGE.shape, np.int32).view(Damaged))
+    s.click(CENTRES[0])
+    s.commit()
+    before = s.records
+    monkeypatch.setattr(Damaged, "broken", True)
+    with pytest.raises(OSError, match=r"could not be read \(Zstd.*: check what stores them"):
+        do(s)
+    monkeypatch.undo()
+    assert [one.label for one in s.records[: len(before)]] == [1]

@@ -22,6 +22,7 @@ from napari_interformer import checkpoint
 from napari_interformer.crops import LEAST_PIXELS
 from napari_interformer.decoding import image_of
 from napari_interformer.features import Features
+from napari_interformer.files import labels_at
 from napari_interformer.geometry import Box, cut, placed, rounded_up
 from napari_interformer.loss import ClickConfig, click_loss
 from napari_interformer.painting import check_labels, objects_on
@@ -95,7 +96,7 @@ class AdaptConfig(ClickConfig):
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
+class _Lesson:
     """An object in its window.
 
     Four maps (C_i, h / s_i, w / s_i) float16, the object (h, w) bool, and what beside it does not count (h, w) bool.
@@ -106,7 +107,7 @@ class Lesson:
     ignored: NDArray[np.bool_]
 
 
-class Found(NamedTuple):
+class _Candidate(NamedTuple):
     """An object on a plane: its number and box, the level at which a session shows it, and its area there in pixels."""
 
     plane: Plane
@@ -302,7 +303,7 @@ def _found(
     labels: LabelImage,
     image: Planes | None,
     go_on: Callable[[], None],
-) -> list[Found]:
+) -> list[_Candidate]:
     """Return the objects on an image's encoded planes."""
     found = []
     diameters = model.config.diameters if image is not None else ()
@@ -310,11 +311,11 @@ def _found(
         go_on()
         if not features.ready(plane):
             continue
-        here = np.asarray(labels[plane or ...])
+        here = labels_at(labels, plane)
         for label, box in objects_on(here):
             level = level_for(box.extent, diameters) if diameters else 0
             area = np.count_nonzero(here[box.slices] == label) * 4.0**level
-            found.append(Found(plane, label, box, level, area))
+            found.append(_Candidate(plane, label, box, level, area))
     return found
 
 
@@ -332,19 +333,19 @@ def _lessons(
     features: Features,
     labels: LabelImage,
     image: Planes | None,
-    found: Sequence[Found],
+    found: Sequence[_Candidate],
     most: int,
     rng: np.random.Generator,
     go_on: Callable[[], None],
-) -> list[Lesson]:
+) -> list[_Lesson]:
     """Return objects of an image in their windows, at most `most` of those found, drawn at random."""
-    lessons: list[Lesson] = []
+    lessons: list[_Lesson] = []
     for number in rng.permutation(len(found)):
         if len(lessons) == most:
             break
         go_on()
         plane, label, box, level, _ = found[number]
-        mask = np.asarray(labels[(*plane, *box.slices)]) == label
+        mask = labels_at(labels, (*plane, *box.slices)) == label
         mask &= ~_valueless(features, image, plane, box)
         if level > 0 and rng.random() < UNMAGNIFIED:
             level = 0
@@ -360,7 +361,7 @@ def _lessons(
         target = cut(target, seen, window, False)
         # A working pixel may be half of the object and half of what does not count: then it is the object's.
         ignored = _ignored(features, labels, image, plane, level, window) & ~target
-        lessons.append(Lesson([one.astype(np.float16) for one in maps], target, ignored))
+        lessons.append(_Lesson([one.astype(np.float16) for one in maps], target, ignored))
     return lessons
 
 
@@ -369,7 +370,7 @@ def _ignored(
 ) -> NDArray[np.bool_]:
     """Return what of a window does not count, in working pixels: beyond the image, labels below 0, and without a value."""
     there = covered(window, level, features.size)
-    below = np.asarray(labels[(*plane, *there.slices)]) < 0
+    below = labels_at(labels, (*plane, *there.slices)) < 0
     seen, ignored = to_working(below | _valueless(features, image, plane, there), there, level)
     return cut(ignored, seen, window, True)
 
@@ -398,10 +399,10 @@ def _window(model: InterFormer, seen: Box, size: tuple[int, int], rng: np.random
 
 
 def _batches(
-    lessons: Sequence[Lesson], config: AdaptConfig, smallest: int, rng: np.random.Generator
-) -> Iterator[list[Lesson]]:
+    lessons: Sequence[_Lesson], config: AdaptConfig, smallest: int, rng: np.random.Generator
+) -> Iterator[list[_Lesson]]:
     """Draw lessons with windows of one size, without end; each lesson is equally likely."""
-    groups: dict[tuple[int, ...], list[Lesson]] = {}
+    groups: dict[tuple[int, ...], list[_Lesson]] = {}
     for lesson in lessons:
         groups.setdefault(lesson.target.shape, []).append(lesson)
     while True:

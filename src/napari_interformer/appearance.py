@@ -31,7 +31,15 @@ NEAR = 6.0  # pixels around an object, at least, that are its surroundings
 
 @dataclass(frozen=True, eq=False)
 class Appearance:
-    """What tells an object from its surroundings: a direction in feature space, and where the two lie along it."""
+    """What tells an object from its surroundings: a direction in feature space, and where the two lie along it.
+
+    Attributes
+    ----------
+    weights : (C,) float64
+        The direction.
+    surroundings, object : float
+        Where the means of both lie along it.
+    """
 
     weights: NDArray[np.float64]
     surroundings: float

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_interformer.files import labels_at
 from napari_interformer.geometry import Box, cut, unpacked
 from napari_interformer.painting import check_there
 
@@ -120,7 +121,7 @@ class ByHand:
         for (plane, row, column), mask in tiles:
             tile = _tile(row, column)
             box = Box.around(mask).shift(tile.top, tile.left)
-            there = np.asarray(labels[(*plane, *box.slices)])
+            there = labels_at(labels, (*plane, *box.slices))
             pieces.append(Piece.of(plane, box, cut(mask, tile, box, False), there))
         return tuple(pieces)
 
@@ -135,7 +136,7 @@ def paint_again(labels: LabelArray, pieces: Iterable[Piece], own: Iterable[int])
     known = np.array([0, *own], labels.dtype)
     for piece in pieces:
         key = (*piece.plane, *piece.box.slices)
-        values = np.array(labels[key])
+        values = np.array(labels_at(labels, key))
         mask = piece.mask
         free = np.isin(values[mask], known)
         values[mask] = np.where(free, piece.values.astype(values.dtype), values[mask])

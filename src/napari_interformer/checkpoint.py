@@ -13,6 +13,7 @@ import math
 import os
 import pickle
 import re
+import threading
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -307,9 +308,12 @@ def _check_records(path: Path) -> None:
                 raise ValueError("compressed")
 
 
+_alone = threading.Lock()  # what torch may read, and which warnings are shown, is one for all threads
+
+
 def _read_reference(path: Path) -> Checkpoint:
     try:
-        with warnings.catch_warnings():
+        with _alone, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of odd pickles before it refuses them
             _check_records(path)
             with torch.serialization.safe_globals(_NUMBERS):

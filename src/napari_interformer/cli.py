@@ -578,7 +578,7 @@ def check_output(
 ) -> None:
     """Refuse, before hours of work, a wrong ending, a place that cannot be written to, and the name of what is read.
 
-    `read` maps what to call each file that is read to its path. Whether a folder that is not there will be made says `made`.
+    `read` maps what to call each file that is read to its path. `made` says that a missing folder will be made.
     """
     from napari_interformer.files import same_file
     from napari_interformer.label_files import written_here

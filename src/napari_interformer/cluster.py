@@ -365,10 +365,11 @@ def _absolute(model: str | Path) -> str:
     return str(path) if path.is_file() and str(model) not in models() else str(model)
 
 
-def _encode_plane(job: Job, plane: tuple[int, ...]) -> int:
-    """Encode what is left of a plane; return the number of tiles encoded."""
+def _encode_plane(job: Job, plane: tuple[int, ...]) -> None:
+    """Encode what is left of a plane."""
     planes, features, model = _opened(job)
-    return sum(1 for _ in encode_tiles(planes, features, model, device=model.device, only=[plane]))
+    for _ in encode_tiles(planes, features, model, device=model.device, only=[plane]):
+        pass
 
 
 @functools.lru_cache(maxsize=1)

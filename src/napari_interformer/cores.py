@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# That a further thread has to have to itself where others use the cores.
+# That each further thread must get, to be worth it where other programs use the cores.
 PIXELS = 256**2
 # Others use the cores if something takes so many times as long as it can, and so many seconds longer; for how many seconds that
 # is believed, the first time and at most.
@@ -41,7 +41,7 @@ class _Stopped(Exception):
 
 
 def here() -> int:
-    """Return how many threads torch uses in the calling thread, not what `use` says for a moment."""
+    """Return how many threads torch uses in the calling thread; not while `use` changes the common number for a moment."""
     with _saying:
         return torch.get_num_threads()
 

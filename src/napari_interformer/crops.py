@@ -280,9 +280,7 @@ class Batches(Dataset[Batch]):
             numbers = cut_labels(picture, place)
             around, seen = find_objects(numbers), []
             for number in choose_objects(numbers, per_image, rng):
-                rows, columns = around[number - 1]
-                box = Box(columns.start, rows.start, columns.stop, rows.stop)
-                box = place_window(box, window, size, rng)
+                box = place_window(Box.at(*around[number - 1]), window, size, rng)
                 # Of a ring, or of an object in pieces, a window may see nothing.
                 if np.count_nonzero(numbers[box.slices] == number) >= LEAST_PIXELS:
                     seen.append((len(pixels), int(number), box.top, box.left))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from napari_interformer.files import labels_at
 from napari_interformer.geometry import Box
 from napari_interformer.painting import Painting
 from napari_interformer.prompts import Mask
@@ -117,7 +118,7 @@ class Current:
             return False
         masked = False
         for plane, step in self.newest.items():
-            there = np.asarray(self.labels[(*plane, *step.box.slices)])
+            there = labels_at(self.labels, (*plane, *step.box.slices))
             if (step.mask & ~self._of_others(there)).any():
                 return False
             masked |= bool(step.mask.any())
@@ -136,7 +137,7 @@ class Current:
                 return None
         pixels, others = 0, []
         for plane, step in self.newest.items():
-            there = np.asarray(self.labels[(*plane, *step.box.slices)])[step.mask]
+            there = labels_at(self.labels, (*plane, *step.box.slices))[step.mask]
             pixels += there.size
             others.append(there[self._of_others(there) & (there > 0)])  # below 0 is no object
         taken = np.concatenate([*others, np.zeros(0, self.labels.dtype)])
@@ -151,8 +152,9 @@ class Current:
         if not self.live:
             return False
         boxes = [(*plane, *step.box.slices) for plane, step in self.newest.items()]
-        wholes = [plane or ... for plane in self.newest]  # where the brush added something, if anywhere
-        return not any((np.asarray(self.labels[part]) == self.label).any() for part in (*boxes, *wholes))
+        # Where the brush added something, if anywhere, is on the whole planes.
+        parts = (*boxes, *self.newest)
+        return not any((labels_at(self.labels, part) == self.label).any() for part in parts)
 
     def record(self, decoder: str) -> Record:
         """Return how it was made; `decoder` is the fingerprint of what answers now."""
@@ -245,7 +247,7 @@ class Current:
 
     def _labels_at(self, click: Click) -> NDArray[Any]:
         pixel = slice(click.y, click.y + 1), slice(click.x, click.x + 1)
-        return np.asarray(self.labels[(*click.plane, *pixel)])
+        return labels_at(self.labels, (*click.plane, *pixel))
 
     def _of_others(self, labels: NDArray[Any]) -> BoolMask:
         return np.asarray((labels != 0) & (labels != self.label))

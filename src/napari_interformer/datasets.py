@@ -141,7 +141,13 @@ def dsb2018(root: str | Path) -> Iterator[Sample]:
     """
     root = Path(root)
     with (root / "index.csv").open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark first
-        kinds = {_name(Path(row["name"])): row["kind"] for row in csv.DictReader(file) if row["kind"]}
+        try:
+            rows = [row for row in csv.DictReader(file) if row["name"] and row["kind"]]
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(
+                f"index.csv is not a readable table ({error}): save it as CSV in UTF-8."
+            ) from error
+    kinds = {_name(Path(row["name"])): row["kind"] for row in rows}
     if missing := [path.name for name, path in _by_name(root / "images").items() if name not in kinds]:
         raise ValueError(
             f"dsb2018 needs the kind of each image in index.csv; {_some(missing)} {_have(missing)} none: add a row for each, "
@@ -190,8 +196,16 @@ def sbd(root: str | Path) -> Iterator[Sample]:
     """Read SBD's validation set (6671 objects): `val.txt`, `img/NAME.jpg`, `inst/NAME.mat`."""
     root = Path(root)
     images = _by_name(root / "img")
-    for name in (root / "val.txt").read_text().split():
-        instances = loadmat(root / "inst" / f"{name}.mat")["GTinst"]["Segmentation"][0, 0]
+    for name in (root / "val.txt").read_text(encoding="utf-8").split():
+        path = root / "inst" / f"{name}.mat"
+        try:
+            instances = loadmat(path)["GTinst"]["Segmentation"][0, 0]
+        except (FileNotFoundError, KeyError):
+            raise
+        except Exception as error:  # a damaged file breaks SciPy in many places
+            raise OSError(
+                f"{path.name} is not a readable file of SBD ({brief(error)}): copy it again."
+            ) from error
         yield _checked(Sample(name, read(images[name]), _labels(instances)))
 
 

@@ -125,7 +125,7 @@ class Encodes(OneJob[EncodeJob]):
         job = EncodeJob(source, planes)
 
         def work() -> None:
-            image = features.source or source.planes().with_contrast(features.origin.contrast)
+            image = features.source or source.planes().with_contrast(features.contrast)
             self._encode(job, image, features, model, device)
 
         self._start(job, work, first)

@@ -40,13 +40,13 @@ Part = Plane | tuple[Plane, Box | None]  # a plane, or a box of it
 Tile = int | Literal["whole"] | None
 # A plane that is larger than a tile by no more than this is encoded as one: faster than tiles that overlap, and as good.
 ONE = 1.25
-# Tiles at once, halved while memory does not suffice, and so many of their pixels: on a processor a tile for each thread.
+# Tiles encoded at once, at most, and their pixels; halved where memory is short. On a processor a tile for each thread.
 GPU_BATCH, GPU_PIXELS, CPU_PIXELS = 8, 8 * 1024**2, 8 * 256**2
-# Where nobody waits for some of them, a thread makes so many one after the other before it waits for the other threads.
+# Where nobody waits for any of them, each thread makes so many before all threads meet.
 IN_A_ROW = 5
 # Seconds to wait for tiles of other processes, and until they are made here, too.
 _NAP, _PATIENCE = 0.02, 60.0
-# Tiles of which is asked at a time whether another process made them: to ask for all of them before each batch takes longer.
+# So many tiles are looked for at a time, whether another process made them: all of them, before each batch, take longer.
 _AT_A_LOOK = 64
 
 
@@ -230,6 +230,8 @@ def encode_tiles(
     ------
     ValueError
         If the features were made for another image, contrast or model, or `only` names a plane that is not there.
+    TypeError
+        If `only` is no list of planes and boxes.
     OSError
         If pixels cannot be read or features not be written; finished tiles are kept.
     MemoryError

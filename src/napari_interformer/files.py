@@ -17,8 +17,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from numpy.typing import NDArray
 
 _ZARR_MARKS = {2: ".zarray", 3: "zarr.json"}  # what a folder with an array holds, by Zarr's versions
 _LOOKED_AT = 4  # arrays of Zarr behind one of Dask, at each reading
@@ -42,6 +46,18 @@ def gone(array: Any) -> Path | None:
     """
     sources = _sources(array) if hasattr(array, "dask") else (array,)
     return next((folder for folder in map(_gone, sources) if folder is not None), None)
+
+
+def labels_at(labels: Any, key: Any) -> NDArray[Any]:
+    """Read a part of a label image, which is no copy where it lies in memory; OSError if it cannot be read."""
+    try:
+        return np.asarray(labels[key])
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # whatever codecs, file systems and lazy arrays raise
+        raise OSError(
+            f"The labels could not be read ({brief(error)}): check what stores them, or open them again."
+        ) from error
 
 
 def _sources(lazy: Any) -> Iterator[Any]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DIVISOR = 32  # planes are padded to multiples of this, on which tiles, windows and regions begin and end
 LARGE = 1 << 22  # pixels: more than that is not cleared needlessly
-MARGIN = 2  # pixels beside a plane: wherever a line leaves it, one at least is among them
+MARGIN = 2  # pixels beyond a plane's edges that are kept of a line: at least one where it leaves the plane
 
 
 class Box(NamedTuple):
@@ -84,6 +84,11 @@ class Box(NamedTuple):
     def empty(self) -> bool:
         """Whether no pixel is covered."""
         return self.height <= 0 or self.width <= 0
+
+    @classmethod
+    def at(cls, rows: slice, columns: slice) -> Box:
+        """Return the box of two slices with a beginning and an end; `slices` is the reverse."""
+        return cls(columns.start, rows.start, columns.stop, rows.stop)
 
     @property
     def slices(self) -> tuple[slice, slice]:

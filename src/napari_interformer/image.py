@@ -46,15 +46,15 @@ _SAMPLED_PLANES = 16
 _SAMPLED_PIXELS = 4_000_000  # kept of all planes
 _READ_PIXELS = 16_000_000  # read of one plane; of larger ones, bands of rows
 _BANDS = 8
-# A chunk that is so many times as large as a box is read whole, and kept for the boxes that come next. Chunks of several
-# planes are kept up to so many bytes, for the next planes; of single planes a quarter of it will do.
+# A chunk that is at least so many times as large as the box asked for is read whole, and kept for the next boxes. Up to so
+# many bytes of chunks are kept if they span several planes, a quarter of that if not.
 _COARSE, _KEPT_BYTES = 4, 2**30
 _MANY = "PRHTZYX"  # what more than four axes are called that have no names
 _UNNAMED = "?QI"  # Q and I are tifffile's; a stack of those is a Z stack to everybody
 
 
 class _Chunks:
-    """Chunks that were read last, of two planes, or of the planes that share chunks with these, whichever threads ask.
+    """The chunks that were read last, of two planes (or of all planes that share chunks with these), for all threads.
 
     Of two, since a person may click on one plane while another is encoded.
     """
@@ -465,7 +465,7 @@ class Planes:
         )
         out = np.empty((box.height, box.width, len(self.channels)), self.dtype)
         for row, column in spans:
-            chunk = Box(column.start, row.start, column.stop, row.stop)
+            chunk = Box.at(row, column)
             this = chunk.height * chunk.width * bytes_of_pixel
             # At least one other: whoever needs two by turns would read both each time.
             room = max(most - this, this) if this <= most else 0

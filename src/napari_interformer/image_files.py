@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import threading
 import weakref
 from contextlib import contextmanager, suppress
 from dataclasses import KW_ONLY, dataclass
@@ -127,16 +128,20 @@ def is_halved(path: Path) -> bool:
     return len(head) == 26 and head[:4] == b"\x89PNG" and head[24] == 16 and head[25] != 0
 
 
+_alone = threading.Lock()  # Pillow's limit is one for all threads
+
+
 @contextmanager
 def _of_any_size() -> Iterator[None]:
     """Let Pillow open images of more than 179 megapixels, which it takes for attacks: a file that was named is wanted."""
     from PIL import Image
 
-    most, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = most
+    with _alone:
+        most, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = most
 
 
 def _read_tiff(path: Path) -> ImageFile:
@@ -374,8 +379,7 @@ def _read_zarr(path: Path) -> ImageFile:
             if group is None:
                 return ImageFile(node, axes_of(node))
             node, part = group, path.name
-        attributes: Any = dict(node.attrs)
-        about = attributes.get("ome", attributes)
+        about = ome_attributes(node)
         if "plate" in about:
             wells = about["plate"]["wells"]
             raise ValueError(f"it is a plate, whose first image is {wells[0]['path']}/0")
@@ -388,8 +392,7 @@ def _read_zarr(path: Path) -> ImageFile:
                     *(path.name, several, path.name + "/1"),
                 )
             node = zarr.open_group(path / "0", mode="r")
-            attributes = dict(node.attrs)
-            about = attributes.get("ome", attributes)
+            about = ome_attributes(node)
         if "multiscales" not in about:
             names = sorted(node.array_keys())
             raise ValueError(f"it is a group that holds {' and '.join(names) or 'no array'}")
@@ -423,13 +426,18 @@ def _group_of(path: Path) -> Any:
 
     with suppress(Exception):  # there is any folder above
         group = zarr.open_group(path.parent, mode="r")
-        attributes: Any = dict(group.attrs)
-        about = attributes.get("ome", attributes)
+        about = ome_attributes(group)
         image = about["multiscales"][0]
         data: Any = group[path.name]
         named = len(image.get("axes") or ()) in (0, data.ndim) and "plate" not in about
         return group if named and path.name in [one["path"] for one in image["datasets"]] else None
     return None
+
+
+def ome_attributes(group: Any) -> Any:
+    """Return what a group of OME-Zarr tells of itself, from version 0.5 on under a name of its own."""
+    attributes = dict(group.attrs)
+    return attributes.get("ome", attributes)
 
 
 def axes_of(array: Any) -> str | None:

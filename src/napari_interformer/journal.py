@@ -100,7 +100,7 @@ class Journal:
         try:
             if saved.finished or saved.current.prompts or saved.by_hand:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                locks.take(*_lock_of(self.path))  # until nobody shows these objects, or this process ends
+                locks.take(*_lock_of(self.path))  # until this process ends, or the window is gone
                 saved.write(self.path)
                 self._delete_superseded()
             else:
@@ -147,10 +147,11 @@ def offer(image: str, highest: int) -> Offer | None:
     for path in _newest_first():
         if not path.name.startswith(_start_of_name(image)) or _PART in path.name:
             continue
-        if _OWN[path]() if path in _OWN else locks.taken(*_lock_of(path)):
-            last = False
-            continue
         try:
+            shown = _OWN.get(path)  # asked once: the main thread may close it meanwhile
+            if locks.taken(*_lock_of(path)) if shown is None else shown():
+                last = False
+                continue
             saved = Saved.read(path)
             if saved.image == image:
                 found = found or _offered(path, saved, highest, last)

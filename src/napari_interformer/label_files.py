@@ -14,7 +14,8 @@ import numpy as np
 import tifffile
 
 from napari_interformer import NAME
-from napari_interformer.files import at_home, replacing, unwritable
+from napari_interformer.files import at_home, labels_at, replacing, unwritable
+from napari_interformer.image_files import ome_attributes
 from napari_interformer.units import LENGTHS, are_lengths, named
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def write_labels(
             "it out."
         )
     indices = list(np.ndindex(*shape[:-2]))
-    ends = [(int(plane.min()), int(plane.max())) for plane in (np.asarray(labels[i]) for i in indices)]
+    ends = [(int(plane.min()), int(plane.max())) for plane in (labels_at(labels, i) for i in indices)]
     least, most = min(low for low, _ in ends), max(high for _, high in ends)
     if told := beyond(least, most):
         raise ValueError(told)
@@ -176,7 +177,7 @@ class _Labels:
     timed: bool
 
     def plane(self, index: tuple[int, ...]) -> NDArray[Any]:
-        pixels = np.asarray(self.array[index])
+        pixels = labels_at(self.array, index)
         if pixels.min() < 0 or pixels.max() > np.iinfo(self.dtype).max:
             raise ValueError("The labels were changed while they were written: write them again.")
         return np.ascontiguousarray(pixels, self.dtype)
@@ -284,8 +285,7 @@ def _is_labels(path: Path) -> bool:
     import zarr
 
     try:
-        attributes: Any = dict(zarr.open_group(path, mode="r").attrs)
-        about = attributes.get("ome", attributes)
+        about = ome_attributes(zarr.open_group(path, mode="r"))
         levels = (level["path"] for image in about["multiscales"] for level in image["datasets"])
         own = {*(level.split("/")[0] for level in levels), *_OF_GROUPS}
         found = {name for name in os.listdir(path) if not name.startswith(_OF_SYSTEMS)}

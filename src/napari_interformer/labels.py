@@ -7,6 +7,7 @@ reads boxes and writes only what changed. The functions say which layers will do
 from __future__ import annotations
 
 import math
+from collections import deque
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -270,7 +271,7 @@ class LayerLabels:
                 self._put_past_napari(indices, values)
                 return
             # A stroke that is just being drawn must not take what is written here for its own.
-            drawing, layer._block_history = layer._block_history, False
+            drawing, layer._block_history = getattr(layer, "_block_history", False), False
             before = self._last_step
             try:
                 layer.data_setitem(indices, values, refresh=drawn)
@@ -287,8 +288,12 @@ class LayerLabels:
     @property
     def _last_step(self) -> Any:
         """What napari's own undo would take back now: a list of edits (see `Stroke`); None if there is nothing."""
-        history = self.layer._undo_history
-        return history[-1] if history else None
+        return self._history[-1] if self._history else None
+
+    @property
+    def _history(self) -> deque[Any]:
+        """What napari's own undo has, the newest last. There is no public way to it: empty should napari keep it elsewhere."""
+        return getattr(self.layer, "_undo_history", deque())
 
     def _put_whole(self, key: tuple[Any, ...], values: NDArray[Any], *, drawn: bool) -> None:
         """Write all of a box of the layer's data, of which napari's own undo knows nothing."""
@@ -329,7 +334,7 @@ class LayerLabels:
         `step` is what the stroke, or the writing before, is in napari's own undo; it counts as ours from now on. What is
         written becomes one step, since napari keeps a hundred and a stroke may have as many edits. Returns that step.
         """
-        known, history = len(self._written), self.layer._undo_history
+        known, history = len(self._written), self._history
         earlier = list(history)
         history.clear()  # or a hundred edits would push these out
         try:
@@ -338,17 +343,17 @@ class LayerLabels:
         finally:
             new, self._written = self._written[known:], self._written[:known]
             merged = self._merge(new)
-            if history is self.layer._undo_history:  # napari has forgotten nothing meanwhile
+            if history is self._history:  # napari has forgotten nothing meanwhile
                 latest = list(history)
                 history.clear()
                 history.extend([*earlier, *latest])
-        history = self.layer._undo_history
+        history = self._history
         self._written += [one for one in (step, merged) if any(one is known for known in history)]
         return merged
 
     def _merge(self, own: list[Any]) -> list[Any] | None:
         """Make one of those newest steps of napari's own undo that are our `own`; return it if there is one."""
-        history = self.layer._undo_history
+        history = self._history
         newest: list[Any] = []
         while history and any(history[-1] is step for step in own):
             newest.insert(0, history.pop())
@@ -384,7 +389,7 @@ class LayerLabels:
     def those_of(self, numbers: set[int]) -> set[int]:
         """Return which of these numbers any pixel has; all of the labels are read."""
         planes = np.ndindex(*self.shape[:-2]) if numbers else ()
-        return {int(n) for plane in planes for n in np.unique(self[plane or ...])} & numbers
+        return {int(n) for plane in planes for n in np.unique(self[plane])} & numbers
 
     def undo(self) -> Stroke:
         """Take back napari's last step; return what it had painted."""
@@ -559,7 +564,7 @@ class LayerLabels:
         """
         lowest = highest = 0
         for plane in np.ndindex(self._filled.shape) if planes is None else planes:
-            labels = self[plane or ...]
+            labels = self[plane]
             self._filled[plane] = np.count_nonzero(labels)
             lowest = min(lowest, int(labels.min(initial=0)))
             highest = max(highest, int(labels.max(initial=0)))
@@ -597,7 +602,7 @@ class Stroke:
         mask = np.ones(before.shape, bool) if mask is None else mask
         *leading, rows, columns = self._labels.without_channels(slices)
         mask = mask.reshape([part.stop - part.start for part in (*leading, rows, columns)])
-        box = Box(columns.start, rows.start, columns.stop, rows.stop)
+        box = Box.at(rows, columns)
         for index in np.ndindex(mask.shape[:-2]):
             if mask[index].any():
                 plane = tuple(part.start + i for part, i in zip(leading, index, strict=True))

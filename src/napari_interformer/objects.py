@@ -12,6 +12,7 @@ import numpy as np
 
 from napari_interformer.by_hand import ByHand
 from napari_interformer.current import Current
+from napari_interformer.files import labels_at
 from napari_interformer.geometry import Box
 from napari_interformer.painting import Backlog, highest_label
 
@@ -128,7 +129,7 @@ class Finished:
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         """Read a box."""
-        labels, current = np.array(self._objects.labels[key]), self._objects.current
+        labels, current = np.array(labels_at(self._objects.labels, key)), self._objects.current
         if current.steps:
             labels[labels == current.label] = 0
         return labels

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.ndimage import find_objects
 from scipy.ndimage import label as number_parts
 
-from napari_interformer.files import gone
+from napari_interformer.files import gone, labels_at
 from napari_interformer.geometry import Box, cut, line, paste
 from napari_interformer.prompts import Mark, Mask
 
@@ -335,7 +335,7 @@ class Painting:
         return patch
 
     def _read(self, plane: Plane, box: Box) -> NDArray[Any]:
-        pixels = np.array(self.labels[(*plane, *box.slices)])
+        pixels = np.array(labels_at(self.labels, (*plane, *box.slices)))
         check_there(self.labels)  # now: had they gone before, these are no labels
         return pixels
 
@@ -371,7 +371,7 @@ def empty_labels(shape: tuple[int, ...]) -> NDArray[np.int32]:
 def highest_label(labels: LabelImage) -> int:
     """Return the highest number in a label image, 0 if there is none; read plane by plane, as it may be larger than memory."""
     planes = np.ndindex(*labels.shape[:-2])
-    highest = max((int(np.asarray(labels[plane or ...]).max(initial=0)) for plane in planes), default=0)
+    highest = max((int(labels_at(labels, plane).max(initial=0)) for plane in planes), default=0)
     check_there(labels)
     return highest
 
@@ -391,7 +391,7 @@ def masks_of(labels: LabelImage, label: Any, planes: Iterable[Plane], asked: str
         number = 0
     possible, masks = number == label and number > 0, []
     for plane in planes if possible else ():
-        here = np.asarray(labels[plane or ...]) == number
+        here = labels_at(labels, plane) == number
         box = Box.around(here)
         if not box.empty:
             masks.append(Mask(plane, box, here[box.slices]))
@@ -411,5 +411,4 @@ def objects_on(labels: NDArray[Any]) -> Iterator[tuple[int, Box]]:
         labels = places.reshape(labels.shape) + 1
     for number, slices in zip(numbers, find_objects(labels), strict=True):
         if slices is not None and number > 0:
-            rows, columns = slices
-            yield int(number), Box(columns.start, rows.start, columns.stop, rows.stop)
+            yield int(number), Box.at(*slices)

@@ -11,7 +11,7 @@ from skimage.draw import disk
 from skimage.segmentation import find_boundaries
 
 from napari_interformer import NAME
-from napari_interformer.files import write_whole
+from napari_interformer.files import labels_at, write_whole
 from napari_interformer.geometry import Box, line
 from napari_interformer.prompts import BoxPrompt, Mark
 
@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 
 
 def write_picture(path: Path, planes: Planes, session: Session, plane: tuple[int, ...]) -> None:
-    """Write a PNG of one plane: the image, the labels in colour with their outlines, boxes and clicks in green and red."""
-    labels: NDArray[np.integer[Any]] = np.asarray(session.labels[plane])
+    """Write a PNG of one plane: the image, the labels in colour with their outlines, boxes and clicks in green and red.
+
+    OSError if it cannot be written.
+    """
+    labels: NDArray[np.integer[Any]] = labels_at(session.labels, plane)
     drawn = planes.read(plane)
     colours = np.array(
         [[230, 159, 0], [86, 180, 233], [240, 228, 66], [0, 114, 178], [213, 94, 0], [204, 121, 167]],

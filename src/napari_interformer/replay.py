@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from napari_interformer.files import labels_at
 from napari_interformer.geometry import Box
 from napari_interformer.image import plane_of
 from napari_interformer.painting import check_number
@@ -49,7 +50,7 @@ def replay(session: Session, path: Path) -> Replay:
     Warns
     -----
     UserWarning
-        If they were given on other features, to another model, or with or without the image, unlike here.
+        If they were given on other features or to another model, or only there or only here with the image at hand.
 
     Raises
     ------
@@ -123,7 +124,7 @@ def _check_free(labels: LabelArray, records: Sequence[Record]) -> None:
             new.add(record.label)
     for plane in np.ndindex(*labels.shape[:-2]):
         # As Python's numbers: NumPy makes unsigned and signed ones of 64 bits into rounded ones.
-        if there := new.intersection(np.unique(np.asarray(labels[plane or ...])).tolist()):
+        if there := new.intersection(np.unique(labels_at(labels, plane)).tolist()):
             raise ValueError(
                 f"Saved clicks need labels without their objects; object {min(there)} is there already: load them into new, "
                 "empty labels."

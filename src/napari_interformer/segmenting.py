@@ -19,6 +19,7 @@ import zarr
 
 from napari_interformer.encoding import encode_tiles, room_for
 from napari_interformer.features import Features
+from napari_interformer.files import labels_at
 from napari_interformer.gaps import where_it_ends
 from napari_interformer.geometry import Box
 from napari_interformer.options import BOX_MARK, typed
@@ -160,7 +161,7 @@ def pixels_of(session: Session) -> Counter[int]:
     """Count the pixels of each number in the labels, plane by plane: all at once would take several times their memory."""
     sizes: Counter[int] = Counter()
     for plane in np.ndindex(*session.labels.shape[:-2]):
-        numbers, counts = np.unique(np.asarray(session.labels[plane]), return_counts=True)
+        numbers, counts = np.unique(labels_at(session.labels, plane), return_counts=True)
         sizes.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
     return sizes
 
@@ -168,7 +169,7 @@ def pixels_of(session: Session) -> Counter[int]:
 def busiest(session: Session) -> tuple[int, ...]:
     """Return the plane with the most labelled pixels."""
     planes = np.ndindex(*session.labels.shape[:-2])
-    return max(planes, key=lambda plane: np.count_nonzero(np.asarray(session.labels[plane])))
+    return max(planes, key=lambda plane: np.count_nonzero(labels_at(session.labels, plane)))
 
 
 def open_features(

@@ -21,7 +21,7 @@ import numpy as np
 from napari_interformer.by_hand import paint_again
 from napari_interformer.current import Shown, nothing
 from napari_interformer.decoding import Decoding, image_of
-from napari_interformer.files import at_home
+from napari_interformer.files import at_home, labels_at
 from napari_interformer.gaps import gaps_of
 from napari_interformer.geometry import Box, empty_mask
 from napari_interformer.history import Deleted, Found, History, Painted, Said, Switched
@@ -226,13 +226,13 @@ class Session:
     def plane_mask(self, plane: Plane = ()) -> tuple[Box, BoolMask]:
         """Return the current object on one plane: a box, and a bool mask of that box's size.
 
-        The box is empty where the object has no prompt on the plane.
+        The box is empty where the object has no prompt on the plane. ValueError if there is no such plane.
         """
         step = self.latest(plane)
         return nothing() if step is None else (step.box, step.mask)
 
     def latest(self, plane: Plane = ()) -> Step | None:
-        """Return the current object's newest step on a plane, or None if it has no prompt there."""
+        """Return the current object's newest step on a plane, or None if it has none there; ValueError for a wrong plane."""
         wanted = plane_of(plane, self.features.leading)
         return next((step for step in reversed(self._current.steps) if step.prompt.plane == wanted), None)
 
@@ -247,8 +247,7 @@ class Session:
         check_number(self.labels, value)
         # Above the highest, nothing has to be read.
         if value <= self.highest and any(
-            (np.asarray(self.labels[plane or ...]) == value).any()
-            for plane in np.ndindex(*self.features.leading)
+            (labels_at(self.labels, plane) == value).any() for plane in np.ndindex(*self.features.leading)
         ):
             raise ValueError(
                 f"label takes a number that no object has; got {value}, which is taken: to continue that object, call "

@@ -41,8 +41,8 @@ RANGE = Allowed(
 def check_settings(config: Any, allowed: Mapping[str, Allowed]) -> None:
     """Refuse a configuration, a dataclass, at its first setting that is not what is allowed under its name.
 
-    A field that is declared as `int` takes whole numbers only, none that is declared as a number takes True or False, and one
-    that is declared as `str` takes text.
+    Fields declared as `int` take whole numbers only, those declared as `int` or `float` never True or False, and those declared
+    as `str` text.
 
     Raises
     ------

@@ -17,7 +17,8 @@ from skimage.feature import peak_local_max
 
 from napari_interformer.appearance import NEAR, Appearance, pixels_of, values_of
 from napari_interformer.cores import several
-from napari_interformer.geometry import Box
+from napari_interformer.files import labels_at
+from napari_interformer.geometry import Box, empty_mask
 from napari_interformer.painting import objects_on
 from napari_interformer.prompts import Click, Mask, NotEncodedError
 from napari_interformer.scales import shrunk
@@ -106,9 +107,9 @@ def search(
     deep = float(np.median([depth(one.mask)[1].max() for one in examples]))
     size = float(np.median([one.box.extent for one in examples]))
     coarse = max(1, int(deep / WORKED))
-    taken = np.zeros(session.features.size, bool)  # which takes memory only where it is touched
+    taken = empty_mask(session.features.size)
     room = box.grown(2 * round(size), 2 * round(size)).intersect(Box.of(taken.shape))
-    taken[room.slices] = np.asarray(session.labels[(*plane, *room.slices)]) != 0
+    taken[room.slices] = labels_at(session.labels, (*plane, *room.slices)) != 0
     for one in session.rejected:
         if one.plane == plane:
             taken[one.box.slices] |= one.mask
@@ -155,7 +156,7 @@ def finished(session: Session, plane: Plane, box: Box) -> list[Mask]:
     ValueError
         If there are none.
     """
-    labels = np.asarray(session.labels[(*plane, *box.slices)])
+    labels = labels_at(session.labels, (*plane, *box.slices))
     objects = [
         Mask(plane, where.shift(box.top, box.left), labels[where.slices] == number)
         for number, where in objects_on(labels)

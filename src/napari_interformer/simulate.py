@@ -38,7 +38,7 @@ def next_click(
     ignore : (Y, X) bool, optional
         Pixels on which no error counts.
     rng : numpy.random.Generator, optional
-        If given, a random pixel among the deep ones (training); otherwise the deepest (evaluation).
+        If given, a random pixel among the deep ones, as `batch_clicks` has it for training; otherwise the deepest (evaluation).
 
     Returns
     -------

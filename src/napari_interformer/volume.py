@@ -16,6 +16,7 @@ import numpy as np
 from scipy.ndimage import binary_opening, distance_transform_edt, label
 
 from napari_interformer.appearance import NEAR, Appearance, pixels_of, shown, values_of
+from napari_interformer.files import labels_at
 from napari_interformer.gaps import Carried, Ended, Gap, Reason
 from napari_interformer.geometry import Box, cut, line
 from napari_interformer.image import along, shifted
@@ -342,7 +343,7 @@ def neighbour(session: Session, front: _Front, other: _Front | None) -> Mask | R
     inside = cut(prior.mask, prior.box, room, False)
     free = np.ones(inside.shape, bool)
     if not session.overwrite:
-        there = np.asarray(session.labels[(*plane, *room.slices)])
+        there = labels_at(session.labels, (*plane, *room.slices))
         free = (there == 0) | (there == session.label)
         if 2 * np.count_nonzero(inside & free) < np.count_nonzero(inside):
             return Reason.OCCUPIED

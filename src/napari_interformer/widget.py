@@ -931,8 +931,7 @@ class Panel(QScrollArea):
             return ""
         name = self.form.shortened(self.clicks.source.image.name)
         if self._elsewhere:
-            waits = self.job is not None or self._lessons.job is not None
-            return f"Clicks go to {name}{'.' if waits else ' until you press Encode.'}"
+            return f"Clicks go to {name}{'.' if self._occupied else ' until you press Encode.'}"
         if self.job is not None:
             return ""
         return before_a_click(self.viewer, self.canvas, self.workspace, self.form.shortened)
