@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from itertools import groupby, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,10 +98,29 @@ def test_a_line_costs_the_same_wherever_it_ends():
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (1, 2000, 2100), (2, 20_000, 20_000)])
-def test_an_empty_mask_takes_no_more_than_what_is_set(shape):
+def test_an_empty_mask_is_empty(shape):
     mask = empty_mask(shape)
     assert mask.shape == shape and mask.dtype == bool
     mask[..., 1:3, 1:3] = True
     assert mask[..., :50, :50].sum() == 4 * (shape[0] if len(shape) == 3 else 1)
     assert pickle.loads(pickle.dumps(mask[..., :3, :3])).sum() == mask[..., :3, :3].sum()
     assert not empty_mask(shape)[..., :50, :50].any()
+    with pytest.raises(MemoryError):
+        empty_mask((2**20, 2**20, 2**20))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and Linux's counts")
+def test_a_large_mask_takes_memory_only_where_it_is_set_and_is_nobody_else_s():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = resident()
+    mask = empty_mask((10_000, 20_000))
+    mask[5, 7] = True
+    assert mask.any(axis=1).sum() == 1 and resident() - before < 20e6
+    child = os.fork()
+    if not child:
+        mask[6, 7] = True
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert not mask[6, 7]

@@ -2412,7 +2412,6 @@ class Damaged(np.ndarray):
         lambda s: s.edit(1),
         lambda s: s.delete(1),
         lambda s: s.find_similar(),
-        lambda s: setattr(s, "label", 7),
         lambda s: Session(FEATURES, MODEL, labels=s.labels),
     ],
 )

@@ -12,14 +12,16 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections import deque
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+    from concurrent.futures import Future
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,7 +34,8 @@ SLOWER, LATE, WAIT, LONGEST = 2.5, 0.03, 10.0, 300.0
 # Or if threads side by side have less than this share of a core: on two cores 0.96 where nothing else runs, 0.6 beside a
 # program that takes one of them.
 FREE = 0.8
-_POLL = 0.05  # seconds after which whoever waits is asked whether to stop
+# Seconds after which whoever waits is asked whether to stop, and after which is looked again for something to do.
+_POLL, _NAP = 0.05, 0.02
 _saying = threading.Lock()  # one after the other changes what holds for threads to come
 
 
@@ -128,39 +131,40 @@ class _Crowd:
 _crowd = _Crowd()
 
 
-def side_by_side(
+def as_done(
     work: Callable[[Item, Callable[[], None] | None], Result],
-    items: Sequence[Item],
+    items: Iterator[Item | None],
     pixels: int,
     ask: Callable[[], None] | None = None,
     most: int = sys.maxsize,
-) -> list[Result]:
-    """Do the same with each of some images, several at once, on as many threads as the calling thread has.
+) -> Generator[tuple[Item, Result], None, None]:
+    """Yield images, each with what becomes of it, as they are done: several at once, on as many threads as the caller has.
+
+    Whoever asks for no more ends those that are being done.
 
     Parameters
     ----------
     work : callable
         Called with an item and something to call now and then, whose exceptions end it early.
-    items : sequence
-        The images; what becomes of them is returned in their order.
+    items : iterator
+        The images; asked in the calling thread for the next one as soon as a thread is free. None says that there is none at
+        the moment.
     pixels : int
         Of each of them, at most.
     ask : callable, optional
-        Called now and then in the calling thread; what it raises ends all of them early.
+        Called now and then in the calling thread; what it raises ends all of them early, but what is done is yielded before.
     most : int
         So many at once.
     """
-    many = min(len(items), here(), most)
-    if len(items) == 1:
-        return [work(items[0], ask)]
-    count = _worth(max(1, here() // many), pixels)
+    threads = here()
+    lanes = max(1, min(threads, most))
+    count = _worth(max(1, threads // lanes), pixels)
     stopped = threading.Event()
+    shares: deque[float] = deque(maxlen=lanes)  # of a core, which each thread had
 
     def go_on() -> None:
         if stopped.is_set():
             raise _Stopped
-
-    shares: list[float] = []  # of a core, which each thread had
 
     def measured(item: Item) -> Result:
         began, busy = time.perf_counter(), time.thread_time()
@@ -168,22 +172,40 @@ def side_by_side(
         shares.append((time.thread_time() - busy) / max(time.perf_counter() - began, 1e-9))
         return result
 
-    with ThreadPoolExecutor(many, initializer=use, initargs=(count,)) as pool:
-        jobs = [pool.submit(measured, item) for item in items]
+    running: dict[Future[Result], Item] = {}
+    ended = False
+    with ThreadPoolExecutor(lanes, initializer=use, initargs=(count,)) as pool:
         try:
-            left = set(jobs)
-            while left:
-                done, left = wait(left, _POLL, FIRST_EXCEPTION)
-                for job in done:
-                    job.result()
+            while running or not ended:
+                fresh: list[Item] = []
+                while not ended and len(running) + len(fresh) < lanes:
+                    try:
+                        item = next(items)
+                    except StopIteration:
+                        ended = True
+                    else:
+                        if item is None:
+                            break
+                        fresh.append(item)
+                if len(fresh) == 1 and not running:  # all threads work at it
+                    yield fresh[0], work(fresh[0], ask)
+                    continue
+                for item in fresh:
+                    running[pool.submit(measured, item)] = item
+                if running:
+                    done, _ = wait(running, _POLL, FIRST_COMPLETED)
+                    for job in sorted(done, key=lambda job: job.exception() is not None):
+                        yield running.pop(job), job.result()
+                    if len(shares) == lanes:
+                        _crowd.share(min(shares))
+                elif not ended:
+                    time.sleep(_NAP)
                 if ask is not None:
                     ask()
         finally:
-            stopped.set()
-            for job in jobs:
+            for job in running:
                 job.cancel()
-    _crowd.share(min(shares))
-    return [job.result() for job in jobs]
+            stopped.set()
 
 
 def several(work: Callable[[Item], Result], items: Sequence[Item], pixels: int) -> Iterator[Result]:

@@ -11,15 +11,15 @@ import logging
 import math
 import operator
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
-from napari_interformer import cores
-from napari_interformer.cores import side_by_side
+from napari_interformer.cores import as_done
 from napari_interformer.features import Features, Origin, cut_maps, padded
 from napari_interformer.geometry import DIVISOR, Box
 from napari_interformer.image import Plane, Planes, plane_of
@@ -38,14 +38,12 @@ log = logging.getLogger(__name__)
 
 Part = Plane | tuple[Plane, Box | None]  # a plane, or a box of it
 Tile = int | Literal["whole"] | None
+Job = tuple[tuple[Plane, int], ...]  # tiles that are encoded together
 # A plane that is larger than a tile by no more than this is encoded as one: faster than tiles that overlap, and as good.
 ONE = 1.25
 # Tiles encoded at once, at most, and their pixels; halved where memory is short. On a processor a tile for each thread.
 GPU_BATCH, GPU_PIXELS, CPU_PIXELS = 8, 8 * 1024**2, 8 * 256**2
-# Where nobody waits for any of them, each thread makes so many before all threads meet.
-IN_A_ROW = 5
-# Seconds to wait for tiles of other processes, and until they are made here, too.
-_NAP, _PATIENCE = 0.02, 60.0
+_PATIENCE = 60.0  # seconds to wait for tiles of other processes, until they are made here, too
 # So many tiles are looked for at a time, whether another process made them: all of them, before each batch, take longer.
 _AT_A_LOOK = 64
 
@@ -242,12 +240,11 @@ def encode_tiles(
     left = _Left(planes, features, only)
     worker = _on(model, target) if left else model
     log.info("encoding %d of %d tiles on %s", len(left), left.total, target)
-    most, pixels = (cores.here(), CPU_PIXELS) if target.type == "cpu" else (GPU_BATCH, GPU_PIXELS)
-    at_once = batch = max(1, min(most, pixels // _pixels(features)))
-    if target.type == "cpu" and first is None and at_once > 1:
-        batch = at_once * IN_A_ROW
+    pixels = _pixels(features)
+    on_cpu = target.type == "cpu"
+    at_once = max(1, CPU_PIXELS // pixels) if on_cpu else 1
+    batch = 1 if on_cpu else max(1, min(GPU_BATCH, GPU_PIXELS // pixels))
     before, began = len(left), time.monotonic()
-    busy = began
 
     def stop() -> None:
         if cancelled is not None and cancelled():
@@ -256,30 +253,91 @@ def encode_tiles(
     with suppress(_Stopped):
         while left:
             stop()
-            mine: list[tuple[Plane, int]] = []
-            with ExitStack() as claims:
-                for plane, tiles in left.due(first() if first is not None else None):
-                    due = tiles if target.type == "cpu" else _alike(tiles, features, mine)
-                    taken = claims.enter_context(features.claim(plane, due, batch - len(mine)))
-                    if not (mine or taken) and time.monotonic() - busy > _PATIENCE:
-                        taken = due[:1]  # whoever has it hangs; that it may be made twice does no harm
-                    mine += [(plane, tile) for tile in taken]
-                    if len(mine) == batch:
-                        break
-                made = _make(planes, features, worker, mine, at_once, stop) if mine else []
-            if not mine:
-                time.sleep(_NAP)  # others work at all that is left
-                continue
-            busy = time.monotonic()
-            if not made:
-                batch = at_once = min(at_once, len(mine)) // 2 or 1
-                log.info("memory of %s is short: %d tiles at once from here", target, batch)
-            for plane, tile in made:
-                left.made(plane, tile)
-                yield Progress.after(time.monotonic() - began, left.total, before, len(left), plane)
-                stop()
+            with closing(_Jobs(left, features, first, batch)) as jobs:
+                work = partial(_maps, planes, features, worker, at_once)
+                made = as_done(work, jobs, pixels, stop, at_once)
+                with closing(made):
+                    for job, maps in made:
+                        if maps is None:
+                            at_once, batch = max(1, at_once // 2), max(1, batch // 2)
+                            log.info(
+                                "memory of %s is short: %d tiles at once from here", target, at_once * batch
+                            )
+                            break
+                        _write(features, job, maps)
+                        jobs.over(job)
+                        for plane, tile in job:
+                            left.made(plane, tile)
+                            yield Progress.after(
+                                time.monotonic() - began, left.total, before, len(left), plane
+                            )
+                            stop()
         if only is None:
             features.finish()
+
+
+class _Jobs:
+    """Tiles to encode next, a few at a time, which no other process gets until they are over; None while others have all."""
+
+    def __init__(
+        self, left: _Left, features: Features, first: Callable[[], Part | None] | None, batch: int
+    ) -> None:
+        self._left, self._features, self._first, self._batch = left, features, first, batch
+        self._claims: dict[Job, ExitStack] = {}
+        self._busy = time.monotonic()
+
+    def __iter__(self) -> _Jobs:
+        return self
+
+    def __next__(self) -> Job | None:
+        if not self._left.idle:
+            raise StopIteration
+        wanted = self._first() if self._first is not None else None
+        job: list[tuple[Plane, int]] = []
+        with ExitStack() as claims:
+            for plane, tiles in self._left.due(wanted):
+                taken: list[int] = []
+                for alike in self._alike(tiles, job):
+                    taken = claims.enter_context(self._features.claim(plane, alike, self._batch - len(job)))
+                    if taken:
+                        break
+                if not (job or taken) and time.monotonic() - self._busy > _PATIENCE:
+                    taken = tiles[:1]  # whoever has it hangs; that it may be made twice does no harm
+                job += [(plane, tile) for tile in taken]
+                # What somebody waits for does not wait for tiles of other planes.
+                if len(job) == self._batch or (job and plane == _part(wanted)[0]):
+                    break
+            if not job:
+                return None
+            self._busy = time.monotonic()
+            taken_now = tuple(job)
+            self._left.take(taken_now)
+            self._claims[taken_now] = claims.pop_all()
+            return taken_now
+
+    def _alike(self, tiles: list[int], job: Sequence[tuple[Plane, int]]) -> list[list[int]]:
+        """Return groups of tiles of one size, which make a batch; only those that go with a job, if it has any."""
+        if self._batch == 1:
+            return [tiles]
+        shapes: dict[tuple[int, int], list[int]] = {}
+        for tile in tiles:
+            shapes.setdefault(tile_box(self._features.tiles[tile], self._features).shape, []).append(tile)
+        if not job:
+            return list(shapes.values())
+        same = tile_box(self._features.tiles[job[0][1]], self._features).shape
+        return [shapes[same]] if same in shapes else []
+
+    def over(self, job: Job) -> None:
+        """Let others see to the tiles of a job."""
+        self._busy = time.monotonic()
+        self._claims.pop(job).close()
+
+    def close(self) -> None:
+        """Give back all that is not over."""
+        for job, claims in self._claims.items():
+            self._left.put_back(job)
+            claims.close()
+        self._claims.clear()
 
 
 class _Left:
@@ -303,12 +361,18 @@ class _Left:
             asked[:] = False
             asked[left] = True
         self._count = sum(int(np.count_nonzero(left)) for left in self._left.values())
+        self._taken = 0
         self._last: Plane | None = None
         self._looked_at: Part | None = None
         self._order: NDArray[np.int_] = np.arange(len(self._cores))
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def idle(self) -> int:
+        """How many nobody here works at."""
+        return self._count - self._taken
 
     def due(self, wanted: Part | None) -> Iterator[tuple[Plane, list[int]]]:
         """Yield tiles of a plane, some at a time: where somebody waits, where tiles were made last, then in order."""
@@ -327,9 +391,22 @@ class _Left:
             if not self._left[plane].any():
                 del self._left[plane]
 
+    def take(self, job: Job) -> None:
+        """Note that somebody works at tiles, which are not due then."""
+        for plane, tile in job:
+            self._left[plane][tile] = False
+        self._taken += len(job)
+
+    def put_back(self, job: Job) -> None:
+        """Make tiles due again that were taken."""
+        for plane, tile in job:
+            self._left.setdefault(plane, np.zeros(len(self._cores), bool))[tile] = True
+        self._taken -= len(job)
+
     def made(self, plane: Plane, tile: int) -> None:
-        """Take a tile off."""
-        self._take_off(plane, {tile})
+        """Count a tile that was taken as made."""
+        self._taken -= 1
+        self._count -= 1
 
     def _take_off(self, plane: Plane, tiles: set[int]) -> None:
         self._left[plane][list(tiles)] = False
@@ -371,70 +448,56 @@ def _pixels(features: Features) -> int:
     return int(math.prod(min(length, most) for length in features.padded))
 
 
-def _alike(tiles: Sequence[int], features: Features, taken: Sequence[tuple[Plane, int]]) -> list[int]:
-    """Return those tiles of which as many pixels are encoded as of those that are taken, or of the first."""
-    boxes = [tile_box(features.tiles[tile], features) for _, tile in taken[:1]]
-    boxes += [tile_box(features.tiles[tile], features) for tile in tiles]
-    return [
-        tile for tile, box in zip(tiles, boxes[-len(tiles) :], strict=True) if box.shape == boxes[0].shape
-    ]
-
-
-def _make(
+def _maps(
     planes: Planes,
     features: Features,
     model: InterFormer,
-    tiles: Sequence[tuple[Plane, int]],
     at_once: int,
-    before_layer: Callable[[], None],
-) -> list[tuple[Plane, int]]:
-    """Encode and write some tiles, on a GPU of one size; return which, none if memory was too short."""
-    boxes = {(plane, tile): tile_box(features.tiles[tile], features) for plane, tile in tiles}
-    size = max((box.shape for box in boxes.values()), key=math.prod)
+    job: Job,
+    before_layer: Callable[[], None] | None,
+) -> list[tuple[NDArray[Any], list[NDArray[np.float32]]]] | None:
+    """Return the pixels and the maps of a job's tiles, with their halos; None if memory is too short for so many at once."""
+    boxes = [(plane, tile_box(features.tiles[tile], features)) for plane, tile in job]
     try:
-        raw = [planes.raw(plane, box) for (plane, _), box in boxes.items()]
-        pixels = [planes.normalised(one, plane) for (plane, _), one in zip(boxes, raw, strict=True)]
-        if model.device.type == "cpu":
-            maps = side_by_side(
-                lambda one, ask: model.encode_pixels(one[None], ask),
-                pixels,
-                math.prod(size),
-                before_layer,
-                at_once,
-            )
-        else:
-            together = model.encode_pixels(np.stack(pixels), before_layer)
-            maps = [[level[i : i + 1] for level in together] for i in range(len(pixels))]
+        raw = [planes.raw(plane, box) for plane, box in boxes]
+        pixels = [planes.normalised(one, plane) for one, (plane, _) in zip(raw, boxes, strict=True)]
+        together = model.encode_pixels(np.stack(pixels), before_layer)
     except (MemoryError, RuntimeError) as error:
         if not _is_memory(error):
             raise
-        if len(tiles) > 1:
-            return []
+        if at_once * len(job) > 1:
+            return None
+        height, width = boxes[0][1].shape
         raise MemoryError(
-            f"A tile of {size[0]} x {size[1]} pixels is too large for the memory of {model.device}: encode with a smaller "
+            f"A tile of {height} x {width} pixels is too large for the memory of {model.device}: encode with a smaller "
             "tile or on another device."
         ) from error
-    for ((plane, tile), box), one, levels in zip(boxes.items(), raw, maps, strict=True):
+    return [(one, [level[i] for level in together]) for i, one in enumerate(raw)]
+
+
+def _write(
+    features: Features, job: Job, maps: Sequence[tuple[NDArray[Any], list[NDArray[np.float32]]]]
+) -> None:
+    for (plane, tile), (raw, levels) in zip(job, maps, strict=True):
         core = features.tiles[tile]
-        own = cut_maps([level[0] for level in levels], features.origin.strides, core, box)
+        box = tile_box(core, features)
         inside = core.intersect(Box.of(features.size)).shift(-box.top, -box.left).slices
-        missing = np.isnan(one[inside]).any(axis=2) if features.origin.floating else None
-        features.write(plane, tile, own, missing)
-    return list(boxes)
+        missing = np.isnan(raw[inside]).any(axis=2) if features.origin.floating else None
+        features.write(plane, tile, cut_maps(levels, features.origin.strides, core, box), missing)
 
 
 def tile_box(core: Box, features: Features) -> Box:
     """Return the pixels that are encoded for a core: with its halo, as far as there is an image.
 
-    The last ones of a row or column, which may be narrow, see at least half a tile, the smallest that the model was trained on.
+    Where that is less than half a tile, as at the end of a row or column, it begins earlier: the model was trained on no less.
     """
     if features.origin.core == 0:
         return Box.of(features.size)
     halo = features.origin.halo
-    least = (features.origin.core + 2 * halo) // 2 // DIVISOR * DIVISOR
-    right, bottom = min(core.right + halo, features.padded[1]), min(core.bottom + halo, features.padded[0])
-    left, top = max(0, min(core.left - halo, right - least)), max(0, min(core.top - halo, bottom - least))
-    return Box(left, top, right, bottom).intersect(Box.of(features.size))
+    half = (features.origin.core + 2 * halo) // 2
+    box = core.grown(halo, halo).intersect(Box.of(features.size))
+    left, top = ((end - half) // DIVISOR * DIVISOR for end in (box.right, box.bottom))
+    return Box(max(0, min(box.left, left)), max(0, min(box.top, top)), box.right, box.bottom)
 
 
 def _check_origin(planes: Planes, features: Features, model: InterFormer) -> None:

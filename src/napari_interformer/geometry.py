@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import mmap
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -206,4 +207,9 @@ def empty_mask(shape: Sequence[int]) -> BoolMask:
     many = math.prod(shape)
     if many < LARGE:
         return np.zeros(shape, bool)
-    return np.frombuffer(mmap.mmap(-1, many), bool).reshape(shape)
+    try:
+        # Shared memory, the default, would be taken when it is read as well.
+        options = {} if os.name == "nt" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
+        return np.frombuffer(mmap.mmap(-1, many, **options), bool).reshape(shape)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(f"A mask of {many / 1e9:.1f} GB is more than there is memory for.") from error
