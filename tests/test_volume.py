@@ -155,6 +155,31 @@ def test_an_edited_object_that_is_not_on_a_plane_stays_on_the_others():
     assert s.changes == before
 
 
+class Stroke:
+    """Pixels of a plane that somebody painted over."""
+
+    def __init__(self, labels, plane, box, number):
+        self._part = plane, box, np.ones(box.shape, bool)
+        labels[(*plane, *box.slices)] = number
+
+    def parts(self):
+        return [self._part]
+
+
+def test_what_was_painted_on_an_edited_object_s_planes_is_not_carried_over():
+    s = on_all_planes(labels=of_a_file())
+    s.painted(Stroke(s.labels, (5,), Box(20, 20, 30, 30), 0))
+    s.painted(Stroke(s.labels, (6,), Box(40, 40, 64, 64), 1))
+    s.painted(Stroke(s.labels, (7,), Box(100, 100, 110, 110), 9))  # another object, far from it
+    s.edit(1)
+    areas = [int((plane == 1).sum()) for plane in s.labels]
+    assert areas[5] == areas[0] - 100 and areas[6] > areas[0]
+    s.click((0, 32, 32))
+    s.propagate()
+    s.commit()
+    assert [int((plane == 1).sum()) for plane in s.labels] == areas
+
+
 @pytest.mark.parametrize("why", ["not encoded", "stopped"])
 def test_what_an_object_has_where_it_was_not_carried_to_stays(why):
     s = on_all_planes(labels=of_a_file(), encoded=[(z,) for z in range(5)] if why == "not encoded" else None)

@@ -342,6 +342,9 @@ def test_clicks_need_two_dimensions_and_go_on_after_a_look_in_three(window, plan
     window.key("M")
     window.click_and_wait((48, 80))
     assert len(window.points.data) == 0 and "Clicks need the 2-D view" in window.form.object.text()
+    window.key("2")  # napari's own, for adding points
+    window.click_and_wait((48, 80))
+    assert len(window.points.data) == 0 and window.points.mode == "pan_zoom"
     window.viewer.dims.ndisplay = 2
     window.viewer.reset_view()
     window.rest()

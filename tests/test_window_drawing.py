@@ -390,3 +390,35 @@ def test_boxes_go_on_with_new_clicks_layers_and_new_panels(waiting):
     assert [layer.name for layer in again.viewer.layers if "shapes" in layer.name] == [SHAPES]
     again.key_and_wait("C")
     assert not again.viewer.layers[SHAPES].data
+
+
+def test_a_box_that_is_drawn_while_the_slider_moves_is_none(window):
+    image, centres = squares()
+    window.open(np.stack([image] * 3))
+    window.viewer.dims.set_current_step(0, 0)
+    window.key("B")
+    (top, left), (bottom, right) = box_around(centres[0], 6)
+    window.hold((top, left))
+    for share, plane in ((4, 2), (8, 2)):
+        window.QTest.mouseMove(window.canvas, window.pixel((top + share, left + share)))
+        window.app.processEvents()
+        window.viewer.dims.set_current_step(0, plane)
+        window.rest()
+    window.let_go((bottom, right))
+    window.idle()
+    assert not window.panel.annotator.session.prompts and not window.labels.any()
+    assert window.viewer.layers.selection.active is window.points and window.points.mode == "add"
+    window.click_and_wait(centres[0])
+    assert area(window.labels) == 400 and not window.told
+
+
+def test_one_undo_too_many_leaves_all_to_be_made_again(field):
+    window, centres = field
+    for centre in centres[:2]:
+        window.click_and_wait(centre)
+    for _ in range(3):
+        window.key_and_wait("Ctrl+Z")
+    assert not window.labels.any() and "nothing to undo" in window.told.pop()
+    for _ in range(2):
+        window.key_and_wait("Ctrl+Shift+Z")
+    assert area(window.labels) == 800 and not window.told

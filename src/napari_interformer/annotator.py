@@ -248,10 +248,13 @@ class Annotator:
             self._seen = now
             self._next()
 
-    def undo(self, otherwise: Callable[[], Any] | None = None) -> None:
+    def undo(
+        self, otherwise: Callable[[], Any] | None = None, nothing: Callable[[], Any] | None = None
+    ) -> None:
         """Take back the last change: a click that still waits, or the session's last.
 
-        `otherwise` is called instead where there is nothing to undo or to redo, once it is known.
+        `otherwise` is called instead where there is nothing to undo or to redo, once it is known, and `nothing` where there is
+        nothing to undo.
         """
 
         def then(_: None) -> None:
@@ -269,6 +272,8 @@ class Annotator:
                 self.session.clear()
                 self._forget_undone()
                 otherwise()
+            elif nothing is not None:
+                nothing()
 
         self.act(then)
 

@@ -174,6 +174,11 @@ class Canvas:
         if self.clicks is not None:
             self.clicks.layer.mode = "add" if self.screen.flat else "pan_zoom"
 
+    def tool_chosen(self) -> None:
+        """Take no clicks in 3-D after all, whichever key was pressed."""
+        if self.clicks is not None and self.clicks.layer.mode == "add" and not self.screen.flat:
+            self._take_clicks()
+
     def dimensions_shown(self, _: Any = None) -> None:
         """Take no clicks in 3-D, where a point would lie on the slider's plane and not on what is seen; take them again in 2-D.
 

@@ -146,6 +146,12 @@ class ShapeLayer:
             self._writing = False
         self._show()
 
+    def plane_changed(self) -> None:
+        """Give up what is being drawn or moved: the rest of it would lie on another plane."""
+        if self.layer is not None and self._hand != "free":
+            self.stop()
+            self.drawn()
+
     def _let_go(self, layer: Shapes) -> None:
         self._hand, self._ends, self._over = "free", None, False
         # napari would go on with the drag when the button is pressed next; it offers no public way to end one.

@@ -331,7 +331,6 @@ class Form(QWidget):
         )
         hint = QLabel("Right click: negative\n3: select and drag · Del: remove · 2: add")
         hint.setToolTip("These are napari's own keys for a Points layer; the mask follows the points.")
-        hint.setEnabled(False)
         part.addLayout(_grid((self.sign, self.flip), (self.box, self.line)))
         part.addWidget(hint)
         return part

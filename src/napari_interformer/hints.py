@@ -40,6 +40,8 @@ def before_a_click(
     if annotator is None or clicks is None or labels is None:
         return ""
     name, layer = short(clicks.source.image.name), labels.layer
+    if not canvas.there:
+        return "The click layer was removed: press Encode to bring it back."
     if not canvas.screen.flat and not canvas.picking:
         return "Clicks need the 2-D view."
     if workspace.outdated:

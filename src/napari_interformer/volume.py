@@ -146,6 +146,15 @@ def carry(
     stacks = {prompt.plane[:axis] for prompt in kept}
     # An object that is being edited keeps what it has where somebody had clicked before, and in stacks without a click now.
     held = {plane for plane in session.clicked_before if plane[:axis] in stacks}
+    if session.edited:  # and what somebody painted or erased of it, where nobody may be looking
+        lies = {mask.plane: mask.box for mask in session.masks if mask.plane[:axis] in stacks}
+        held |= {
+            piece.plane
+            for piece in session.by_hand.read(session.labels)
+            if piece.plane in lies
+            and {0, session.label} & {*piece.numbers[::2]}
+            and not piece.box.intersect(lies[piece.plane]).empty
+        }
     planes = {*held, *(prompt.plane for prompt in kept)}
     # Where red clicks alone say where it is not, what else it has stays.
     followed = {plane[:axis] for plane in planes if _source(session, plane) is not None}

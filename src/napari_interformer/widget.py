@@ -590,6 +590,8 @@ class Panel(QScrollArea):
     # --------------------------------------------------------------------------------------- planes
 
     def _plane_shown(self, _: Any = None) -> None:
+        if self.clicks is not None:
+            self.clicks.shapes.plane_changed()
         self._wanted()
         self._show_planes()
 
@@ -660,7 +662,7 @@ class Panel(QScrollArea):
 
     def undo(self) -> None:
         """Take back the last change of the current object."""
-        self._ready().undo(partial(show_info, NOTHING_TO_UNDO))
+        self._ready().undo(nothing=partial(show_info, NOTHING_TO_UNDO))
 
     def redo(self) -> None:
         """Make the change again that was undone."""
@@ -723,7 +725,13 @@ class Panel(QScrollArea):
         assert self.labels is not None and self.clicks is not None
         source = self.clicks.source
         if plane is None or not self.screen.upright(source):
-            turned = "turn its layer back into them" if self.screen.flat else "switch to the 2-D view"
+            if plane is None and self.screen.upright(source):
+                raise ValueError(
+                    f"Find similar searches the plane on screen, which is none of {source.image.name}: move the slider to one."
+                )
+            turned = (
+                "roll its axes, or turn its layer, back" if self.screen.flat else "switch to the 2-D view"
+            )
             raise ValueError(
                 f"Find similar searches the part of a plane that is on screen; napari shows something across planes: {turned}."
             )

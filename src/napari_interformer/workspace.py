@@ -224,7 +224,11 @@ class Workspace:
 
     def _follow_clicks(self, clicks: ClickLayer) -> None:
         self._follow_place(clicks.layer, self._moved)
-        self._follow(clicks.layer.events.mode, lambda _: self._tell_changed())
+        self._follow(clicks.layer.events.mode, self._tool_chosen)
+
+    def _tool_chosen(self, _: Any) -> None:
+        self._canvas.tool_chosen()
+        self._tell_changed()
 
     def _bind(self, _: Any = None) -> None:
         """Bind the keys on our own layers; of what napari has bound there, only undo and redo are replaced."""
