@@ -277,7 +277,7 @@ def test_clicks_wait_for_their_plane_while_it_is_encoded_and_go_when_nothing_wil
     assert not desk.annotator.waiting and len(desk.paper.clicks) == 1
     desk.click(2, *centres[0])
     desk.worker.all()
-    desk.annotator.give_up()
+    desk.annotator.give_up(failed=False)
     assert "plane 2 is not encoded" in desk.told.pop() and len(desk.paper.clicks) == 1
     assert not desk.annotator.waiting
 
@@ -757,7 +757,7 @@ def test_after_giving_up_nothing_can_be_redone():
         desk.click(1, *centre)
         desk.worker.all()
     desk.annotator.undo()
-    desk.annotator.give_up()
+    desk.annotator.give_up(failed=False)
     desk.worker.all()
     assert not desk.annotator.can_redo
 

@@ -431,6 +431,8 @@ def test_encode_then_segment_from_the_store(cell, tmp_path: Path, capsys: pytest
     path, (y, x), _ = cell
     assert run("encode", path, "-o", tmp_path / "kept.zarr", "--tile", 256) == 0
     assert "encoded in" in capsys.readouterr().out
+    assert run("encode", path, "-o", tmp_path / "kept.zarr") == 0
+    assert "were encoded before: " in capsys.readouterr().out
     for store in ("kept.zarr", "new.zarr"):
         labels = tmp_path / f"{store}.tif"
         code = run("segment", path, "--click", f"{y},{x}", "--features", tmp_path / store, "-o", labels)

@@ -293,9 +293,7 @@ def test_images_without_labels_are_refused_and_named(tmp_path):
     for name in "abcdef":
         save(tmp_path / "images" / f"{name}.png", PICTURE)
     save(tmp_path / "labels" / "b.png", MASK)
-    with pytest.raises(
-        ValueError, match=r"1 of them with labels: a\.png, c\.png, d\.png and 2 more have none"
-    ):
+    with pytest.raises(ValueError, match=r"1 of 6 have one: a\.png, c\.png, d\.png and 2 more have none"):
         list(load("folder", tmp_path))
 
 

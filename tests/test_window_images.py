@@ -206,6 +206,20 @@ def test_an_image_that_got_another_shape_is_encoded_anew_with_labels_of_that_sha
     assert len(window.told) == 1
 
 
+def test_where_the_objects_of_a_movie_that_got_longer_stay_is_told(window):
+    image, centres = squares()
+    window.open(np.stack([image] * 2))
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    before = window.panel.labels.layer
+    window.viewer.layers[0].data = np.stack([image] * 3)
+    window.idle()
+    window.encode()
+    after = window.panel.labels.layer
+    assert after is not before and after.data.shape == (3, *image.shape) and area(before.data) == 400
+    assert any(f"what is in {before.name} stays there" in told for told in window.told)
+
+
 @pytest.fixture
 def while_preparing(monkeypatch):
     """Return a list of what the window's thread is to do once, after the model is loaded and before clicks can begin."""

@@ -1036,6 +1036,14 @@ def test_labels_are_not_saved_over_the_image(window, tmp_path, monkeypatch):
     window.idle()
     assert "is the image itself" in window.told[-1]
     np.testing.assert_array_equal(tifffile.imread(path), image)
+    other = tmp_path / "other.tif"
+    tifffile.imwrite(other, image)
+    window.viewer.open(str(other), plugin="napari")
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, **__: (str(other), ""))
+    window.form.save_labels.click()
+    window.idle()
+    assert "other.tif is the image of the layer other" in window.told[-1]
+    np.testing.assert_array_equal(tifffile.imread(other), image)
 
 
 def test_a_features_path_may_begin_at_home(window, monkeypatch, tmp_path):

@@ -380,17 +380,16 @@ class Annotator:
             self._line.append(AGAIN)
             self._next()
 
-    def give_up(self) -> None:
-        """Take back the clicks that wait, because nothing will be encoded for them."""
+    def give_up(self, *, failed: bool) -> None:
+        """Take back the clicks that wait, because nothing will be encoded for them: encoding has `failed`, or was stopped."""
 
         def then(_: None) -> None:
             if self.waiting:
                 count, kinds = len(self.waiting), {type(click) for click in self.waiting}
                 what = "click" if kinds == {Click} else "prompt"
-                self._tell(
-                    f"{count} {what}{'s were' if count > 1 else ' was'} taken back: {planes_are(self.waiting)} not encoded, "
-                    "and encoding was stopped; click there again to encode it."
-                )
+                why = "" if failed else ", and encoding was stopped; click there again to encode it"
+                were = "s were" if count > 1 else " was"
+                self._tell(f"{count} {what}{were} taken back: {planes_are(self.waiting)} not encoded{why}.")
                 self._wait_for(())
                 self._forget_undone()
 

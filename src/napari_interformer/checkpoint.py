@@ -325,9 +325,10 @@ def _read_reference(path: Path) -> Checkpoint:
             if unsafe
             else "is not a PyTorch checkpoint, or is damaged"
         )
-        raise ValueError(
-            f"{path.name} {reason}, so it was not loaded: ask for a file with weights only."
-        ) from None
+        remedy = (
+            "ask for a file with weights only" if unsafe else "give a .safetensors or .pth file of a model"
+        )
+        raise ValueError(f"{path.name} {reason}, so it was not loaded: {remedy}.") from None
     except Exception:  # whatever a parser meets in bytes that are something else
         raise ValueError(
             f"{path.name} is not a PyTorch checkpoint, or is cut short: copy or download it again."

@@ -167,13 +167,20 @@ def encode(
             planes = Planes.of(image, **reading)
             make = partial(ni.encode, planes, ni.load_model(model), store=output, device=device)
         line = stack.enter_context(bar("encoding", "tile"))
-        features = make(tile=tile, halo=halo, progress=lambda now: show(line, now.done, now.total))
+        made = 0  # tiles, of which each is told
+
+        def progress(now: Any) -> None:
+            nonlocal made
+            made += 1
+            show(line, now.done, now.total)
+
+        features = make(tile=tile, halo=halo, progress=progress)
     height, width = features.size
     megapixels = math.prod(features.shape) / 1e6
     seconds = time.monotonic() - began
     click.echo(
         f"{count(math.prod(features.leading), 'plane')} of {height} x {width} pixels, {megapixels:.1f} megapixels, "
-        f"encoded in {seconds:.1f} s: {output}"
+        + (f"encoded in {seconds:.1f} s: {output}" if made else f"were encoded before: {output}")
     )
 
 
@@ -356,8 +363,8 @@ def train(ctx: click.Context, /, folder: Path, output: Path, only_adapt: bool, *
     """Train a model from FOLDER of images and label images (TIFF or PNG, matched by name).
 
     FOLDER holds images/ and labels/ with the same file names; a label image has 0 for the background and a number for
-    each object. If it is killed or interrupted, the same command continues from the state that was saved last. An
-    existing model is not replaced.
+    each object. If it is killed or interrupted, the same command continues from the state that was saved last (with
+    --adapt it starts again). An existing model is not replaced.
 
     \b
     several GPUs: torchrun --nproc-per-node 4 -m napari_interformer.cli train FOLDER -o model.safetensors

@@ -119,8 +119,8 @@ def training_pictures(folder: str | Path, config: TrainConfig) -> tuple[list[Pic
     useful = [picture for picture in pictures if picture.largest >= LEAST_PIXELS]
     if not useful:
         raise ValueError(
-            f"train needs labelled images; none of the {len(pictures)} that are trained on has an object of "
-            f"{LEAST_PIXELS} pixels: check the labels, in which 0 is background and every other number an object."
+            f"train needs labelled images; none to train on ({len(pictures)}) has an object of {LEAST_PIXELS} "
+            "pixels: check the labels, in which 0 is background and every other number an object."
         )
     return useful, len(kept)
 

@@ -112,9 +112,8 @@ def folder(root: str | Path) -> Iterator[Sample]:
     images, labels = _by_name(root / "images"), _by_name(root / "labels")
     if missing := [path.name for name, path in images.items() if name not in labels]:
         raise ValueError(
-            f"A data set needs images/ and labels/ with a label image of the same name for each image; got {len(images)} "
-            f"images in {root}, {len(images) - len(missing)} of them with labels: {_some(missing)} "
-            f"{_have(missing)} none."
+            f"A data set needs images/ and labels/ with a label image of the same name for each image; in {root} "
+            f"{len(images) - len(missing)} of {len(images)} have one: {_some(missing)} {_have(missing)} none."
         )
     masks = []
     for name, path in images.items():

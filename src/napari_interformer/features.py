@@ -304,7 +304,7 @@ class Features:
             if out_of_reach := _out_of_reach(location, error):
                 raise out_of_reach from error
             raise ValueError(
-                f"The folder {name} is not a store of features: give one made by encode(store=...), or another name for a new "
+                f"{name} is not a store of features: give one made by encode(store=...), or another name for a new "
                 "one."
             ) from error
         if written > FORMAT:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.layers import Labels
+from napari.layers import Image, Labels
 
 from napari_interformer.files import same_file
 from napari_interformer.geometry import Box
@@ -25,7 +25,6 @@ from napari_interformer.painting import empty_labels
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from napari.layers import Image
     from numpy.typing import NDArray
 
     from napari_interformer.geometry import BoolMask
@@ -506,18 +505,21 @@ class LayerLabels:
         """Which axes are measured in a unit of time."""
         return [bool(own.is_compatible_with("second")) for own in self._units]
 
-    def writer(self, path: Path, source: Source) -> Callable[[], Path]:
+    def writer(self, path: Path, source: Source, layers: Iterable[Any] = ()) -> Callable[[], Path]:
         """Return what writes these labels to a file, with the pixel size of the layer, or of the image's file; for a worker.
 
         Raises
         ------
         FileExistsError
-            If that is the file of the image itself.
+            If that is the file of the image itself, or of another one among `layers`.
         """
-        for layer in source.layers:
+        for layer in {*source.layers, *(one for one in layers if isinstance(one, Image))}:
             if layer.source.path and path.exists() and same_file(path, Path(layer.source.path)):
+                which = (
+                    "the image itself" if layer in source.layers else f"the image of the layer {layer.name}"
+                )
                 raise FileExistsError(
-                    f"{path.name} is the image itself, which would be lost: give the labels another name."
+                    f"{path.name} is {which}, which would be lost: give the labels another name."
                 )
         (scale, unit), place = self.pixel_size, self.translation
         timed = self._timed

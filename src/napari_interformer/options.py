@@ -115,6 +115,10 @@ def contrast_of(text: str) -> Contrast:
         raise click.BadParameter(
             f"expected {', '.join(rules)} or two pixel values, LOW,HIGH; got {text!r}."
         ) from None
+    if not low < high:
+        raise click.BadParameter(
+            f"LOW is what is black, and must be below HIGH, what is white; got {text!r}."
+        )
     return low, high
 
 

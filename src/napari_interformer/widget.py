@@ -351,7 +351,7 @@ class Panel(QScrollArea):
             self.annotator.encoded()
         own = clicks is not None and clicks.source.image is job.source.image
         if self.annotator is not None and own and (error is not None or job.cancelled.is_set()):
-            self.annotator.give_up()
+            self.annotator.give_up(failed=error is not None)
         if error is not None:
             self._failed(error)
         self._refresh()
@@ -407,7 +407,12 @@ class Panel(QScrollArea):
             shape = source.whole(features.shape)
             if chosen is not None and belongs(chosen, source.image) and tuple(finest(chosen).shape) != shape:
                 # Made before the image got data of another shape, or other channels.
-                chosen = labels_of(source.image, self.viewer.layers, shape)
+                before, chosen = chosen, labels_of(source.image, self.viewer.layers, shape)
+                into = "new labels" if chosen is None else chosen.name
+                show_info(
+                    f"{source.image.name} has another shape now: what is in {before.name} stays there, and new objects go to "
+                    f"{into}."
+                )
             layer = new_labels(source, features.shape) if chosen is None else chosen
             self._annotate(source, model, features, layer)
             self.features = features
@@ -793,7 +798,7 @@ class Panel(QScrollArea):
         labels, source = self.labels, self.clicks.source
         path = labels_to_save(self, source.image)
         if path is not None:
-            write = labels.writer(path, source)
+            write = labels.writer(path, source, self.viewer.layers)
             annotator.make_sure(lambda saved: show_info(f"The labels were saved as {_where(saved)}."), write)
 
     def save_prompts(self) -> None:
