@@ -253,18 +253,18 @@ def encode_tiles(
     with suppress(_Stopped):
         while left:
             stop()
-            with closing(_Jobs(left, features, first, batch)) as jobs:
-                work = partial(_maps, planes, features, worker, at_once)
+            with closing(_Jobs(planes, left, features, first, batch)) as jobs:
+                work = partial(_maps, planes, worker, at_once)
                 made = as_done(work, jobs, pixels, stop, at_once)
                 with closing(made):
-                    for job, maps in made:
+                    for (job, raw), maps in made:
                         if maps is None:
                             at_once, batch = max(1, at_once // 2), max(1, batch // 2)
                             log.info(
                                 "memory of %s is short: %d tiles at once from here", target, at_once * batch
                             )
                             break
-                        _write(features, job, maps)
+                        _write(features, job, raw, maps)
                         jobs.over(job)
                         for plane, tile in job:
                             left.made(plane, tile)
@@ -277,11 +277,20 @@ def encode_tiles(
 
 
 class _Jobs:
-    """Tiles to encode next, a few at a time, which no other process gets until they are over; None while others have all."""
+    """Tiles to encode next, a few at a time, with their pixels and those of their halos; None while others have all.
+
+    No other process gets them until they are over. Whoever asks for them reads: not every image bears several threads.
+    """
 
     def __init__(
-        self, left: _Left, features: Features, first: Callable[[], Part | None] | None, batch: int
+        self,
+        planes: Planes,
+        left: _Left,
+        features: Features,
+        first: Callable[[], Part | None] | None,
+        batch: int,
     ) -> None:
+        self._planes = planes
         self._left, self._features, self._first, self._batch = left, features, first, batch
         self._claims: dict[Job, ExitStack] = {}
         self._busy = time.monotonic()
@@ -289,7 +298,7 @@ class _Jobs:
     def __iter__(self) -> _Jobs:
         return self
 
-    def __next__(self) -> Job | None:
+    def __next__(self) -> tuple[Job, list[NDArray[Any]]] | None:
         if not self._left.idle:
             raise StopIteration
         wanted = self._first() if self._first is not None else None
@@ -313,7 +322,8 @@ class _Jobs:
             taken_now = tuple(job)
             self._left.take(taken_now)
             self._claims[taken_now] = claims.pop_all()
-            return taken_now
+        boxes = ((plane, tile_box(self._features.tiles[tile], self._features)) for plane, tile in taken_now)
+        return taken_now, [self._planes.raw(plane, box) for plane, box in boxes]
 
     def _alike(self, tiles: list[int], job: Sequence[tuple[Plane, int]]) -> list[list[int]]:
         """Return groups of tiles of one size, which make a batch; only those that go with a job, if it has any."""
@@ -450,40 +460,38 @@ def _pixels(features: Features) -> int:
 
 def _maps(
     planes: Planes,
-    features: Features,
     model: InterFormer,
     at_once: int,
-    job: Job,
+    job: tuple[Job, list[NDArray[Any]]],
     before_layer: Callable[[], None] | None,
-) -> list[tuple[NDArray[Any], list[NDArray[np.float32]]]] | None:
-    """Return the pixels and the maps of a job's tiles, with their halos; None if memory is too short for so many at once."""
-    boxes = [(plane, tile_box(features.tiles[tile], features)) for plane, tile in job]
+) -> list[NDArray[np.float32]] | None:
+    """Return the maps of a job's tiles, (B, C_i, h / s_i, w / s_i), with their halos; None if memory is short for `at_once`."""
+    tiles, raw = job
     try:
-        raw = [planes.raw(plane, box) for plane, box in boxes]
-        pixels = [planes.normalised(one, plane) for one, (plane, _) in zip(raw, boxes, strict=True)]
-        together = model.encode_pixels(np.stack(pixels), before_layer)
+        pixels = [planes.normalised(one, plane) for (plane, _), one in zip(tiles, raw, strict=True)]
+        return model.encode_pixels(np.stack(pixels), before_layer)
     except (MemoryError, RuntimeError) as error:
         if not _is_memory(error):
             raise
-        if at_once * len(job) > 1:
+        if at_once * len(tiles) > 1:
             return None
-        height, width = boxes[0][1].shape
+        height, width = raw[0].shape[:2]
         raise MemoryError(
             f"A tile of {height} x {width} pixels is too large for the memory of {model.device}: encode with a smaller "
             "tile or on another device."
         ) from error
-    return [(one, [level[i] for level in together]) for i, one in enumerate(raw)]
 
 
 def _write(
-    features: Features, job: Job, maps: Sequence[tuple[NDArray[Any], list[NDArray[np.float32]]]]
+    features: Features, job: Job, raw: Sequence[NDArray[Any]], maps: Sequence[NDArray[np.float32]]
 ) -> None:
-    for (plane, tile), (raw, levels) in zip(job, maps, strict=True):
+    for i, (plane, tile) in enumerate(job):
         core = features.tiles[tile]
         box = tile_box(core, features)
+        own = cut_maps([level[i] for level in maps], features.origin.strides, core, box)
         inside = core.intersect(Box.of(features.size)).shift(-box.top, -box.left).slices
-        missing = np.isnan(raw[inside]).any(axis=2) if features.origin.floating else None
-        features.write(plane, tile, cut_maps(levels, features.origin.strides, core, box), missing)
+        missing = np.isnan(raw[i][inside]).any(axis=2) if features.origin.floating else None
+        features.write(plane, tile, own, missing)
 
 
 def tile_box(core: Box, features: Features) -> Box:
