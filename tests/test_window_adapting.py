@@ -272,8 +272,10 @@ def test_choosing_a_model_that_cannot_answer_here(school, tmp_path):
     school.choose("other")
     assert "press Encode" in window.told[-1] and window.form.model_name() == "other"
     assert school.session.model is old
+    assert "default answers clicks until you press Encode." in window.form.object.text()
     window.encode()
     assert school.session.model is not old and len(window.told) == 2
+    assert "until you press" not in window.form.object.text()
 
 
 def test_adapting_that_cannot_begin_says_so(school, monkeypatch):

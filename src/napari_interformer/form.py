@@ -22,6 +22,9 @@ from qtpy.QtWidgets import (
     QSizePolicy,
     QSpinBox,
     QStackedWidget,
+    QStyle,
+    QStyleOptionComboBox,
+    QStylePainter,
     QVBoxLayout,
     QWidget,
 )
@@ -35,7 +38,7 @@ from napari_interformer.strip import PlaneStrip
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qtpy.QtGui import QResizeEvent
+    from qtpy.QtGui import QPaintEvent, QResizeEvent
     from qtpy.QtWidgets import QLayout
 
     from napari_interformer.annotator import Annotator
@@ -61,7 +64,18 @@ class LayerChoice(QComboBox):
         super().__init__()
         self._nothing = nothing
         self._layers: list[Any] = []
+        self.view().setTextElideMode(Qt.TextElideMode.ElideMiddle)
         self.fill([])
+
+    def paintEvent(self, _: QPaintEvent) -> None:
+        """Leave out the middle of a name that is too long, as channels' names differ at their ends; Qt cuts the end off."""
+        painter, shown = QStylePainter(self), QStyleOptionComboBox()
+        self.initStyleOption(shown)
+        kind, part = QStyle.ComplexControl.CC_ComboBox, QStyle.SubControl.SC_ComboBoxEditField
+        room = self.style().subControlRect(kind, shown, part, self).width()
+        shown.currentText = _elided(self, shown.currentText, room)
+        painter.drawComplexControl(kind, shown)
+        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, shown)
 
     def fill(self, layers: Sequence[Any]) -> None:
         """Offer these layers."""

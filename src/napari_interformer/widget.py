@@ -947,6 +947,9 @@ class Panel(QScrollArea):
             return f"Clicks go to {name}{'.' if self._occupied else ' until you press Encode.'}"
         if self.job is not None:
             return ""
+        used = None if self._loaded is None or self.annotator.busy else Path(self._loaded.name).stem
+        if used not in (None, Path(self.form.model_name()).stem):
+            return f"{used} answers clicks until you press Encode."
         return before_a_click(self.viewer, self.canvas, self.workspace, self.form.shortened)
 
     def _refresh(self) -> None:
