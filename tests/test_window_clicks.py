@@ -332,6 +332,16 @@ def test_the_size_is_typed_over_the_words(window):
     assert size.value() == 35
 
 
+def test_clicks_on_several_planes_shown_as_one_are_told(window):
+    image, _ = squares()
+    window.open(np.stack([image] * 5))
+    window.viewer.layers[0].projection_mode = "max"
+    assert "shown as" not in window.form.object.text()
+    window.viewer.dims.thickness = (3, 1, 1)
+    window.click_and_wait((10, 10))
+    assert "is shown as the max of several planes" in window.form.object.text()
+
+
 @pytest.mark.parametrize("planes", [1, 3])
 def test_clicks_need_two_dimensions_and_go_on_after_a_look_in_three(window, planes):
     image, centres = squares()

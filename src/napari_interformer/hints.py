@@ -44,6 +44,9 @@ def before_a_click(
         return "The click layer was removed: press Encode to bring it back."
     if not canvas.screen.flat and not canvas.picking:
         return "Clicks need the 2-D view."
+    if _projected(viewer, clicks.source):
+        how = clicks.source.image.projection_mode
+        return f"{name} is shown as the {how} of several planes, and clicks count on one of them."
     if workspace.outdated:
         return f"The pixels changed since {name} was encoded: press Encode."
     if _several_units(viewer, clicks.source):
@@ -62,6 +65,13 @@ def before_a_click(
         count = session.features.leading[0]
         return f"{name} is taken as {count} planes; if they are channels, choose Channel axis 0 and encode again."
     return ""
+
+
+def _projected(viewer: napari.viewer.Viewer, source: Source) -> bool:
+    """Whether napari shows several planes as one."""
+    dims = viewer.dims
+    thick = (dims.thickness[axis] > dims.range[axis].step for axis in dims.not_displayed)
+    return str(source.image.projection_mode) != "none" and any(thick)
 
 
 def _several_units(viewer: napari.viewer.Viewer, source: Source) -> bool:
