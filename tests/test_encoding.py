@@ -708,3 +708,71 @@ def test_tiles_of_any_size_are_encoded_side_by_side_as_each_alone(small_model, r
         threads_are(threads)
         made.append(encode(image, small_model, tile=96, halo=32, device="cpu"))
     assert same(*made)
+
+
+class Single:
+    """An image of which no two threads may read at the same time, and whose memory may be short."""
+
+    shape, dtype, ndim = (12, 60, 70), np.dtype(np.uint8), 3
+
+    def __init__(self, pixels, short=()):
+        self.pixels, self.reads, self.short = pixels, 0, short
+        self.lock = threading.Lock()
+
+    def __getitem__(self, index):
+        assert self.lock.acquire(blocking=False), "read by two threads"
+        try:
+            self.reads += 1
+            if self.reads in self.short:
+                raise MemoryError("no room")
+            time.sleep(0.002)
+            return self.pixels[index]
+        finally:
+            self.lock.release()
+
+
+@pytest.mark.parametrize("contrast", ["plane", (0, 200)])
+def test_an_image_is_read_by_one_thread_at_a_time(rng, threads_are, contrast):
+    threads_are(4)
+    pixels = rng.integers(0, 200, (12, 60, 70), np.uint8)
+    features = encode(Single(pixels), FakeModel(), contrast=contrast, device="cpu")
+    for plane in range(12):
+        for ours, theirs in zip(
+            everything(features, (plane,)),
+            everything(encode(pixels, FakeModel(), contrast=contrast), (plane,)),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_memory_that_is_short_while_pixels_are_read_is_waited_for(rng, threads_are):
+    threads_are(4)
+    pixels = rng.integers(0, 200, (12, 60, 70), np.uint8)
+    planes = Planes.of(Single(pixels), contrast=(0, 200))
+    features, other, model = room_for(planes, FakeModel()), room_for(planes, FakeModel()), FakeModel()
+    planes.data.short = {planes.data.reads + 3, planes.data.reads + 6}
+    assert (
+        len(list(encode_tiles(planes, features, model, device="cpu"))) == 12 and features.ready_planes().all()
+    )
+    planes.data.short = range(9999)
+    with pytest.raises(MemoryError, match="A tile of the image is too large"):
+        list(encode_tiles(planes, other, model, device="cpu"))
+
+
+def test_what_is_done_when_a_plane_cannot_be_read_is_kept(rng, threads_are):
+    threads_are(4)
+
+    class Broken(Single):
+        damaged = False
+
+        def __getitem__(self, index):
+            if self.damaged and index[0] == 5:
+                raise OSError("damaged")
+            return super().__getitem__(index)
+
+    planes = Planes.of(Broken(rng.integers(0, 200, (12, 60, 70), np.uint8)), contrast=(0, 200))
+    features, model = room_for(planes, FakeModel()), Watched()
+    planes.data.damaged = True
+    with pytest.raises(OSError, match="damaged"):
+        list(encode_tiles(planes, features, model, device="cpu"))
+    assert features.ready_planes().tolist() == [True] * 5 + [False] * 7 and model.tiles == 5

@@ -180,6 +180,33 @@ def test_what_was_painted_on_an_edited_object_s_planes_is_not_carried_over():
     assert [int((plane == 1).sum()) for plane in s.labels] == areas
 
 
+def test_strokes_beside_an_edited_object_hold_nothing():
+    labels = of_a_file()
+    labels[5][16:40] = 0  # a plane of the file is not good
+    s = on_all_planes(labels=labels)
+    for y, x in ((2, 2), (100, 60)):
+        s.painted(Stroke(s.labels, (5,), Box(x, y, x + 2, y + 2), 0))
+    s.edit(1)
+    s.click((0, 32, 32))
+    s.propagate()
+    s.commit()
+    assert len({int((plane == 1).sum()) for plane in s.labels}) == 1
+
+
+def test_what_was_carried_before_is_carried_anew_where_somebody_painted():
+    labels = of_a_file()
+    labels[3:] = 0
+    s = on_all_planes(labels=labels)
+    s.painted(Stroke(s.labels, (5,), Box(40, 40, 44, 44), 0))
+    s.edit(1)
+    s.click((0, 32, 32))
+    s.propagate()
+    assert there(s.mask) == list(range(9))
+    s.click((3, 32, 32), positive=False)
+    s.propagate()
+    assert there(s.mask) == [0, 1, 2]
+
+
 @pytest.mark.parametrize("why", ["not encoded", "stopped"])
 def test_what_an_object_has_where_it_was_not_carried_to_stays(why):
     s = on_all_planes(labels=of_a_file(), encoded=[(z,) for z in range(5)] if why == "not encoded" else None)

@@ -173,7 +173,7 @@ def as_done(
         return result
 
     running: dict[Future[Result], Item] = {}
-    ended = False
+    ended, failed = False, None
     with ThreadPoolExecutor(lanes, initializer=use, initargs=(count,)) as pool:
         try:
             while running or not ended:
@@ -183,6 +183,8 @@ def as_done(
                         item = next(items)
                     except StopIteration:
                         ended = True
+                    except Exception as error:
+                        ended, failed = True, error  # told once what is being done is done
                     else:
                         if item is None:
                             break
@@ -202,6 +204,8 @@ def as_done(
                     time.sleep(_NAP)
                 if ask is not None:
                     ask()
+            if failed is not None:
+                raise failed
         finally:
             for job in running:
                 job.cancel()

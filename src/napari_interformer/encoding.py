@@ -14,14 +14,14 @@ import time
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 
-from napari_interformer.cores import as_done
+from napari_interformer.cores import as_done, here
 from napari_interformer.features import Features, Origin, cut_maps, padded
-from napari_interformer.geometry import DIVISOR, Box
+from napari_interformer.geometry import DIVISOR, Box, rounded_up
 from napari_interformer.image import Plane, Planes, plane_of
 from napari_interformer.model import resolve_device
 
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 Part = Plane | tuple[Plane, Box | None]  # a plane, or a box of it
 Tile = int | Literal["whole"] | None
-Job = tuple[tuple[Plane, int], ...]  # tiles that are encoded together
+Tiles = tuple[tuple[Plane, int], ...]
 # A plane that is larger than a tile by no more than this is encoded as one: faster than tiles that overlap, and as good.
 ONE = 1.25
 # Tiles encoded at once, at most, and their pixels; halved where memory is short. On a processor a tile for each thread.
@@ -203,6 +203,7 @@ def encode_tiles(
 ) -> Iterator[Progress]:
     """Encode what is not encoded yet, tile by tile, and yield after each; whoever iterates may stop at any time.
 
+    Meanwhile others are in the making, for which other processes wait a minute at most: close the generator to give them back.
     Several processes may encode into one store: each takes tiles that no other works at, and waits in the end for those
     of the others.
 
@@ -242,7 +243,7 @@ def encode_tiles(
     log.info("encoding %d of %d tiles on %s", len(left), left.total, target)
     pixels = _pixels(features)
     on_cpu = target.type == "cpu"
-    at_once = max(1, CPU_PIXELS // pixels) if on_cpu else 1
+    at_once = max(1, min(here(), CPU_PIXELS // pixels)) if on_cpu else 1
     batch = 1 if on_cpu else max(1, min(GPU_BATCH, GPU_PIXELS // pixels))
     before, began = len(left), time.monotonic()
 
@@ -254,19 +255,18 @@ def encode_tiles(
         while left:
             stop()
             with closing(_Jobs(planes, left, features, first, batch)) as jobs:
-                work = partial(_maps, planes, worker, at_once)
-                made = as_done(work, jobs, pixels, stop, at_once)
+                made = as_done(partial(_maps, worker, at_once), jobs, pixels, stop, at_once)
                 with closing(made):
-                    for (job, raw), maps in made:
+                    for job, maps in made:
                         if maps is None:
                             at_once, batch = max(1, at_once // 2), max(1, batch // 2)
                             log.info(
                                 "memory of %s is short: %d tiles at once from here", target, at_once * batch
                             )
                             break
-                        _write(features, job, raw, maps)
+                        _write(features, job, maps)
                         jobs.over(job)
-                        for plane, tile in job:
+                        for plane, tile in job.tiles:
                             left.made(plane, tile)
                             yield Progress.after(
                                 time.monotonic() - began, left.total, before, len(left), plane
@@ -276,8 +276,17 @@ def encode_tiles(
             features.finish()
 
 
+class _Job(NamedTuple):
+    """Tiles that are encoded together: (B,) of each, as read and as the model sees it, with halos; or why that was not read."""
+
+    tiles: Tiles
+    raw: list[NDArray[Any]]
+    pixels: list[NDArray[np.float32]]
+    short: MemoryError | None = None
+
+
 class _Jobs:
-    """Tiles to encode next, a few at a time, with their pixels and those of their halos; None while others have all.
+    """What to encode next, a few tiles at a time; None while others have all.
 
     No other process gets them until they are over. Whoever asks for them reads: not every image bears several threads.
     """
@@ -292,13 +301,13 @@ class _Jobs:
     ) -> None:
         self._planes = planes
         self._left, self._features, self._first, self._batch = left, features, first, batch
-        self._claims: dict[Job, ExitStack] = {}
+        self._claims: dict[Tiles, ExitStack] = {}
         self._busy = time.monotonic()
 
     def __iter__(self) -> _Jobs:
         return self
 
-    def __next__(self) -> tuple[Job, list[NDArray[Any]]] | None:
+    def __next__(self) -> _Job | None:
         if not self._left.idle:
             raise StopIteration
         wanted = self._first() if self._first is not None else None
@@ -319,11 +328,20 @@ class _Jobs:
             if not job:
                 return None
             self._busy = time.monotonic()
-            taken_now = tuple(job)
-            self._left.take(taken_now)
-            self._claims[taken_now] = claims.pop_all()
-        boxes = ((plane, tile_box(self._features.tiles[tile], self._features)) for plane, tile in taken_now)
-        return taken_now, [self._planes.raw(plane, box) for plane, box in boxes]
+            chosen = tuple(job)
+            self._left.take(chosen)
+            self._claims[chosen] = claims.pop_all()
+        return self._read(chosen)
+
+    def _read(self, tiles: Tiles) -> _Job:
+        planes, features = self._planes, self._features
+        boxes = [(plane, tile_box(features.tiles[tile], features)) for plane, tile in tiles]
+        try:
+            raw = [planes.raw(plane, box) for plane, box in boxes]
+            pixels = [planes.normalised(one, plane) for one, (plane, _) in zip(raw, boxes, strict=True)]
+        except MemoryError as error:
+            return _Job(tiles, [], [], error)
+        return _Job(tiles, raw, pixels)
 
     def _alike(self, tiles: list[int], job: Sequence[tuple[Plane, int]]) -> list[list[int]]:
         """Return groups of tiles of one size, which make a batch; only those that go with a job, if it has any."""
@@ -337,15 +355,15 @@ class _Jobs:
         same = tile_box(self._features.tiles[job[0][1]], self._features).shape
         return [shapes[same]] if same in shapes else []
 
-    def over(self, job: Job) -> None:
+    def over(self, job: _Job) -> None:
         """Let others see to the tiles of a job."""
         self._busy = time.monotonic()
-        self._claims.pop(job).close()
+        self._claims.pop(job.tiles).close()
 
     def close(self) -> None:
         """Give back all that is not over."""
-        for job, claims in self._claims.items():
-            self._left.put_back(job)
+        for tiles, claims in self._claims.items():
+            self._left.put_back(tiles)
             claims.close()
         self._claims.clear()
 
@@ -401,17 +419,17 @@ class _Left:
             if not self._left[plane].any():
                 del self._left[plane]
 
-    def take(self, job: Job) -> None:
+    def take(self, tiles: Tiles) -> None:
         """Note that somebody works at tiles, which are not due then."""
-        for plane, tile in job:
+        for plane, tile in tiles:
             self._left[plane][tile] = False
-        self._taken += len(job)
+        self._taken += len(tiles)
 
-    def put_back(self, job: Job) -> None:
+    def put_back(self, tiles: Tiles) -> None:
         """Make tiles due again that were taken."""
-        for plane, tile in job:
+        for plane, tile in tiles:
             self._left.setdefault(plane, np.zeros(len(self._cores), bool))[tile] = True
-        self._taken -= len(job)
+        self._taken -= len(tiles)
 
     def made(self, plane: Plane, tile: int) -> None:
         """Count a tile that was taken as made."""
@@ -459,38 +477,31 @@ def _pixels(features: Features) -> int:
 
 
 def _maps(
-    planes: Planes,
-    model: InterFormer,
-    at_once: int,
-    job: tuple[Job, list[NDArray[Any]]],
-    before_layer: Callable[[], None] | None,
+    model: InterFormer, at_once: int, job: _Job, before_layer: Callable[[], None] | None
 ) -> list[NDArray[np.float32]] | None:
     """Return the maps of a job's tiles, (B, C_i, h / s_i, w / s_i), with their halos; None if memory is short for `at_once`."""
-    tiles, raw = job
     try:
-        pixels = [planes.normalised(one, plane) for (plane, _), one in zip(tiles, raw, strict=True)]
-        return model.encode_pixels(np.stack(pixels), before_layer)
+        if job.short is not None:
+            raise job.short
+        return model.encode_pixels(np.stack(job.pixels), before_layer)
     except (MemoryError, RuntimeError) as error:
         if not _is_memory(error):
             raise
-        if at_once * len(tiles) > 1:
+        if at_once * len(job.tiles) > 1:
             return None
-        height, width = raw[0].shape[:2]
+        size = " x ".join(map(str, job.raw[0].shape[:2])) + " pixels" if job.raw else "the image"
         raise MemoryError(
-            f"A tile of {height} x {width} pixels is too large for the memory of {model.device}: encode with a smaller "
-            "tile or on another device."
+            f"A tile of {size} is too large for the memory of {model.device}: encode with a smaller tile or on another device."
         ) from error
 
 
-def _write(
-    features: Features, job: Job, raw: Sequence[NDArray[Any]], maps: Sequence[NDArray[np.float32]]
-) -> None:
-    for i, (plane, tile) in enumerate(job):
+def _write(features: Features, job: _Job, maps: Sequence[NDArray[np.float32]]) -> None:
+    for i, (plane, tile) in enumerate(job.tiles):
         core = features.tiles[tile]
         box = tile_box(core, features)
         own = cut_maps([level[i] for level in maps], features.origin.strides, core, box)
         inside = core.intersect(Box.of(features.size)).shift(-box.top, -box.left).slices
-        missing = np.isnan(raw[i][inside]).any(axis=2) if features.origin.floating else None
+        missing = np.isnan(job.raw[i][inside]).any(axis=2) if features.origin.floating else None
         features.write(plane, tile, own, missing)
 
 
@@ -502,9 +513,11 @@ def tile_box(core: Box, features: Features) -> Box:
     if features.origin.core == 0:
         return Box.of(features.size)
     halo = features.origin.halo
-    half = (features.origin.core + 2 * halo) // 2
+    side = features.origin.core + 2 * halo
     box = core.grown(halo, halo).intersect(Box.of(features.size))
-    left, top = ((end - half) // DIVISOR * DIVISOR for end in (box.right, box.bottom))
+    left, top = (
+        max((end - side // 2) // DIVISOR * DIVISOR, rounded_up(end - side)) for end in (box.right, box.bottom)
+    )
     return Box(max(0, min(box.left, left)), max(0, min(box.top, top)), box.right, box.bottom)
 
 

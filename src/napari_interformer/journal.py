@@ -124,7 +124,10 @@ class Journal:
         self._superseded.append(path)
 
     def close(self, shown: Callable[[], bool] | None = None) -> None:
-        """Write what waits, and no more; the objects are offered again once they are not `shown` any more, or at once."""
+        """Write what waits, and no more; the objects are offered again once they are not `shown` any more, or at once.
+
+        Other processes offer what was `shown` when this process has ended.
+        """
         if shown is None:
             _OWN.pop(self.path, None)
             with suppress(RuntimeError):  # Python is ending, and gives it back as well

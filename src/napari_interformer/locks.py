@@ -10,11 +10,13 @@ import importlib
 import os
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+_system: Any = importlib.import_module("msvcrt" if os.name == "nt" else "fcntl")
+_TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # what the system says of a byte that somebody has
 _guard = threading.Lock()
 _files: dict[Path, int] = {}
 _held: set[tuple[Path, int]] = set()  # within a process such locks are no obstacle
@@ -43,9 +45,9 @@ def take(file: Path, number: int) -> bool:
         try:
             if file not in _files:
                 _files[file] = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-            _lock(_files[file], number, take=True)
+            _lock(_files[file], number, "take")
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK) and file in _files:
+            if error.errno in _TAKEN and file in _files:
                 _close_if_idle(file)
                 return False
         _held.add((file, number))
@@ -57,18 +59,25 @@ def give_back(file: Path, number: int) -> None:
     with _guard:
         _held.discard((file, number))
         with suppress(OSError, KeyError):
-            _lock(_files[file], number, take=False)
+            _lock(_files[file], number, "give back")
         _close_if_idle(file)
 
 
 def taken(file: Path, number: int) -> bool:
     """Whether another process has a byte of a file; the file is not made."""
-    if (file, number) in _held or not file.exists():
-        return False
-    free = take(file, number)
-    if free:
-        give_back(file, number)
-    return not free
+    with _guard:
+        if (file, number) in _held or not file.exists():
+            return False
+        try:
+            if file not in _files:
+                _files[file] = os.open(file, os.O_RDWR)
+            _lock(_files[file], number, "look")  # as many as like may look at a time
+            _lock(_files[file], number, "give back")
+        except OSError as error:
+            return error.errno in _TAKEN and file in _files
+        finally:
+            _close_if_idle(file)
+    return False
 
 
 def _close_if_idle(file: Path) -> None:
@@ -77,11 +86,10 @@ def _close_if_idle(file: Path) -> None:
         os.close(_files.pop(file))
 
 
-def _lock(file: int, number: int, *, take: bool) -> None:
+def _lock(file: int, number: int, what: Literal["take", "look", "give back"]) -> None:
     if os.name == "nt":
-        windows: Any = importlib.import_module("msvcrt")
         os.lseek(file, number, os.SEEK_SET)
-        windows.locking(file, windows.LK_NBLCK if take else windows.LK_UNLCK, 1)
+        _system.locking(file, _system.LK_UNLCK if what == "give back" else _system.LK_NBLCK, 1)
     else:
-        posix: Any = importlib.import_module("fcntl")
-        posix.lockf(file, posix.LOCK_EX | posix.LOCK_NB if take else posix.LOCK_UN, 1, number)
+        how = {"take": _system.LOCK_EX, "look": _system.LOCK_SH, "give back": _system.LOCK_UN}[what]
+        _system.lockf(file, how | (0 if what == "give back" else _system.LOCK_NB), 1, number)

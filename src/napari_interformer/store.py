@@ -280,12 +280,13 @@ class Store:
             for tile in tiles:
                 if len(taken) == most:
                     break
-                if (
+                taken.append(tile)  # first, or an interrupt could leave it taken for good
+                if not (
                     self.read_only
                     or isinstance(self.location, str)
                     or locks.take(_claims(self.location), row * self.shape.tiles + tile)
                 ):
-                    taken.append(tile)
+                    taken.pop()
             yield taken
         finally:
             if isinstance(self.location, Path):

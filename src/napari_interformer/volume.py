@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.ndimage import binary_opening, distance_transform_edt, label
+from scipy.ndimage import binary_dilation, binary_opening, distance_transform_edt, label
 
 from napari_interformer.appearance import NEAR, Appearance, pixels_of, shown, values_of
 from napari_interformer.files import labels_at
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from napari_interformer.by_hand import Piece
     from napari_interformer.decoding import Step
     from napari_interformer.gaps import Gaps
     from napari_interformer.geometry import BoolMask
@@ -147,13 +148,16 @@ def carry(
     # An object that is being edited keeps what it has where somebody had clicked before, and in stacks without a click now.
     held = {plane for plane in session.clicked_before if plane[:axis] in stacks}
     if session.edited:  # and what somebody painted or erased of it, where nobody may be looking
-        lies = {mask.plane: mask.box for mask in session.masks if mask.plane[:axis] in stacks}
+        carried_before = [gap.masks for gap in session.gaps.values()]
+        begun = {
+            mask.plane: mask
+            for mask in session.masks
+            if mask.plane[:axis] in stacks and not any(mask in masks for masks in carried_before)
+        }
         held |= {
             piece.plane
             for piece in session.by_hand.read(session.labels)
-            if piece.plane in lies
-            and {0, session.label} & {*piece.numbers[::2]}
-            and not piece.box.intersect(lies[piece.plane]).empty
+            if piece.plane in begun and _touched(begun[piece.plane], piece, session.label)
         }
     planes = {*held, *(prompt.plane for prompt in kept)}
     # Where red clicks alone say where it is not, what else it has stays.
@@ -202,6 +206,14 @@ def carry(
                 if ended is not None:
                     ended(end)
     return Carried(session.compute((*carried, *given)), gaps)
+
+
+def _touched(mask: Mask, piece: Piece, label: int) -> bool:
+    """Whether somebody painted, or erased, pixels of an object's mask or beside it."""
+    painted, values = piece.mask, piece.values
+    painted[painted] = (values == 0) | (values == label)
+    near = binary_dilation(cut(mask.mask, mask.box, piece.box.grown(1, 1), False))[1:-1, 1:-1]
+    return bool((painted & near).any())
 
 
 def _not_reached(
