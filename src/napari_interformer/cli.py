@@ -90,7 +90,7 @@ def app(debug: bool) -> None:
     type=tile_of,
     metavar="N|whole",
     help='Side in pixels of the square tiles in which planes are encoded, or "whole" for whole planes.  '
-    "[default: as in training]",
+    "[default: as a store that exists has it, or else as in training; a plane that is hardly larger is one]",
 )
 @click.option("--halo", type=int, help="How far tiles overlap, in pixels.  [default: an eighth of a tile]")
 @click.option(

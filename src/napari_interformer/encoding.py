@@ -1,6 +1,6 @@
 """Planes to features: tiles, device, progress, cancel, resume.
 
-A plane larger than the model's window is encoded in tiles. Each tile is seen with a halo of its surroundings, of which
+A plane clearly larger than the model's window is encoded in tiles. Each tile is seen with a halo of its surroundings, of which
 the features are thrown away; only the core is kept, and the cores lie side by side.
 """
 
