@@ -277,7 +277,7 @@ def encode_tiles(
 
 
 class _Job(NamedTuple):
-    """Tiles that are encoded together: (B,) of each, as read and as the model sees it, with halos; or why that was not read."""
+    """Tiles that are encoded together, with their pixels and halos, as read and as the model sees them; or why not."""
 
     tiles: Tiles
     raw: list[NDArray[Any]]
