@@ -284,8 +284,8 @@ def test_nearest_tiles_come_first(left, top, width, height):
 
     left = encoding._Left(planes, features, None)
     left.take(tuple(((), tile) for tile in range(3)))
-    for tile in range(3):
-        left.made((), tile)
+    for _ in range(3):
+        left.made()
     due = [tile for _, tiles in left.due(((), box)) for tile in tiles]
     assert sorted(due) == list(range(3, len(features.tiles))) and len(left) == len(due)
     assert [far(tile) for tile in due] == sorted(map(far, due))
@@ -302,7 +302,7 @@ def test_tiles_that_others_made_are_not_due(rng, monkeypatch):
     assert next(left.due(None)) == ((1,), [4, 5])
     assert len(left) == left.total - many - 4 == many - 4
     left.take((((1,), 4),))
-    left.made((1,), 4)
+    left.made()
     assert next(left.due(None)) == ((1,), [5, 6, 7]) and len(left) == many - 5
 
 
@@ -611,17 +611,19 @@ def test_masks_show_no_seam(default_model):
 class Watched(FakeModel):
     """Tells how many tiles were encoded at the same time."""
 
-    def __init__(self) -> None:
+    def __init__(self, expected: int = 1) -> None:
         super().__init__()
         self.now = self.most = 0
-        self.lock = threading.Lock()
+        self.expected, self.changed = expected, threading.Condition()
 
     def encode_pixels(self, pixels, before_layer=None):
-        with self.lock:
+        with self.changed:
             self.now += 1
             self.most = max(self.most, self.now)
-        time.sleep(0.02)
-        with self.lock:
+            self.changed.notify_all()
+            self.changed.wait_for(lambda: self.most >= self.expected, 10)  # however slow the machine is
+        time.sleep(0.02)  # for one more, which there must not be
+        with self.changed:
             self.now -= 1
         return super().encode_pixels(pixels)
 
@@ -631,7 +633,7 @@ class Watched(FakeModel):
 )
 def test_planes_are_encoded_side_by_side_one_on_each_thread(rng, threads_are, size, threads, most):
     threads_are(threads)
-    model, told = Watched(), []
+    model, told = Watched(most), []
     image = rng.integers(0, 9, (9, *size))
     features = encode(image, model, tile="whole", progress=told.append, device="cpu")
     assert model.most == most and features.ready_planes().all()

@@ -174,7 +174,7 @@ class Canvas:
         if self.clicks is not None:
             self.clicks.layer.mode = "add" if self.screen.flat else "pan_zoom"
 
-    def tool_chosen(self) -> None:
+    def mode_chosen(self) -> None:
         """Take no clicks in 3-D after all, whichever key was pressed."""
         if self.clicks is not None and self.clicks.layer.mode == "add" and not self.screen.flat:
             self._take_clicks()

@@ -254,24 +254,22 @@ def encode_tiles(
     with suppress(_Stopped):
         while left:
             stop()
-            with closing(_Jobs(planes, left, features, first, batch)) as jobs:
-                made = as_done(partial(_maps, worker, at_once), jobs, pixels, stop, at_once)
-                with closing(made):
-                    for job, maps in made:
-                        if maps is None:
-                            at_once, batch = max(1, at_once // 2), max(1, batch // 2)
-                            log.info(
-                                "memory of %s is short: %d tiles at once from here", target, at_once * batch
-                            )
-                            break
-                        _write(features, job, maps)
-                        jobs.over(job)
-                        for plane, tile in job.tiles:
-                            left.made(plane, tile)
-                            yield Progress.after(
-                                time.monotonic() - began, left.total, before, len(left), plane
-                            )
-                            stop()
+            work = partial(_maps, worker, at_once)
+            with (
+                closing(_Jobs(planes, left, features, first, batch)) as jobs,
+                closing(as_done(work, jobs, pixels, stop, at_once)) as made,
+            ):
+                for job, maps in made:
+                    if maps is None:
+                        at_once, batch = max(1, at_once // 2), max(1, batch // 2)
+                        log.info("memory of %s is short: %d tiles at once from here", target, at_once * batch)
+                        break
+                    _write(features, job, maps)
+                    jobs.over(job)
+                    for plane, _ in job.tiles:
+                        left.made()
+                        yield Progress.after(time.monotonic() - began, left.total, before, len(left), plane)
+                        stop()
         if only is None:
             features.finish()
 
@@ -431,8 +429,8 @@ class _Left:
             self._left.setdefault(plane, np.zeros(len(self._cores), bool))[tile] = True
         self._taken -= len(tiles)
 
-    def made(self, plane: Plane, tile: int) -> None:
-        """Count a tile that was taken as made."""
+    def made(self) -> None:
+        """Count one of the tiles that were taken as made."""
         self._taken -= 1
         self._count -= 1
 
@@ -472,7 +470,7 @@ def _part(asked: Any) -> tuple[Any, Box | None]:
 
 def _pixels(features: Features) -> int:
     """Return how many pixels are encoded for a tile, at most."""
-    most = features.origin.core + 2 * features.origin.halo if features.origin.core else math.inf
+    most = features.origin.side or math.inf
     return int(math.prod(min(length, most) for length in features.padded))
 
 
@@ -513,7 +511,7 @@ def tile_box(core: Box, features: Features) -> Box:
     if features.origin.core == 0:
         return Box.of(features.size)
     halo = features.origin.halo
-    side = features.origin.core + 2 * halo
+    side = features.origin.side
     box = core.grown(halo, halo).intersect(Box.of(features.size))
     left, top = (
         max((end - side // 2) // DIVISOR * DIVISOR, rounded_up(end - side)) for end in (box.right, box.bottom)

@@ -112,6 +112,11 @@ class Origin:
             floating=planes.dtype.kind == "f",
         )
 
+    @property
+    def side(self) -> int:
+        """Side of a tile with its margin; 0 for the whole plane."""
+        return self.core + 2 * self.halo
+
     def differences(self, other: Origin) -> list[str]:
         """Name what differs, so that features of `other` cannot be used for these."""
         told = {
@@ -304,8 +309,7 @@ class Features:
             if out_of_reach := _out_of_reach(location, error):
                 raise out_of_reach from error
             raise ValueError(
-                f"{name} is not a store of features: give one made by encode(store=...), or another name for a new "
-                "one."
+                f"{name} is not a store of features: give one made by encode(store=...), or another name for a new one."
             ) from error
         if written > FORMAT:
             raise ValueError(f"{name} was written by a newer version of the package: update the package.")

@@ -42,14 +42,9 @@ def take(file: Path, number: int) -> bool:
     with _guard:
         if (file, number) in _held:
             return False
-        try:
-            if file not in _files:
-                _files[file] = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-            _lock(_files[file], number, "take")
-        except OSError as error:
-            if error.errno in _TAKEN and file in _files:
-                _close_if_idle(file)
-                return False
+        if not _free(file, number, "take"):
+            _close_if_idle(file)
+            return False
         _held.add((file, number))
         return True
 
@@ -58,9 +53,7 @@ def give_back(file: Path, number: int) -> None:
     """Give a byte back that was taken."""
     with _guard:
         _held.discard((file, number))
-        with suppress(OSError, KeyError):
-            _lock(_files[file], number, "give back")
-        _close_if_idle(file)
+        _release(file, number)
 
 
 def taken(file: Path, number: int) -> bool:
@@ -68,16 +61,26 @@ def taken(file: Path, number: int) -> bool:
     with _guard:
         if (file, number) in _held or not file.exists():
             return False
-        try:
-            if file not in _files:
-                _files[file] = os.open(file, os.O_RDWR)
-            _lock(_files[file], number, "look")  # as many as like may look at a time
-            _lock(_files[file], number, "give back")
-        except OSError as error:
-            return error.errno in _TAKEN and file in _files
-        finally:
-            _close_if_idle(file)
-    return False
+        free = _free(file, number, "look")  # as many as like may look at a time
+        _release(file, number)
+        return not free
+
+
+def _free(file: Path, number: int, what: Literal["take", "look"]) -> bool:
+    """Lock a byte, unless somebody has it."""
+    try:
+        if file not in _files:
+            _files[file] = os.open(file, os.O_RDWR | (os.O_CREAT if what == "take" else 0), 0o666)
+        _lock(_files[file], number, what)
+    except OSError as error:
+        return error.errno not in _TAKEN or file not in _files
+    return True
+
+
+def _release(file: Path, number: int) -> None:
+    with suppress(OSError, KeyError):
+        _lock(_files[file], number, "give back")
+    _close_if_idle(file)
 
 
 def _close_if_idle(file: Path) -> None:

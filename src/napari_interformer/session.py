@@ -579,6 +579,10 @@ class Session:
         carried = [masks for planes, masks in self._carried.items() if gone.intersection(planes)]
         return tuple(mask for mask in self.masks if not any(mask in masks for masks in carried))
 
+    def was_carried(self, mask: Mask) -> bool:
+        """Whether one of the object's masks was carried there (`propagate`), and is not what the object began with."""
+        return any(mask in masks for masks in self._carried.values())
+
     def set_prompts(self, prompts: Iterable[Prompt]) -> list[tuple[Plane, Box]]:
         """Make these the object's prompts; return what changed (see `adopt`). Errors as of `compute`."""
         if not isinstance(prompts, Iterable):

@@ -148,11 +148,10 @@ def carry(
     # An object that is being edited keeps what it has where somebody had clicked before, and in stacks without a click now.
     held = {plane for plane in session.clicked_before if plane[:axis] in stacks}
     if session.edited:  # and what somebody painted or erased of it, where nobody may be looking
-        carried_before = [gap.masks for gap in session.gaps.values()]
         begun = {
             mask.plane: mask
             for mask in session.masks
-            if mask.plane[:axis] in stacks and not any(mask in masks for masks in carried_before)
+            if mask.plane[:axis] in stacks and not session.was_carried(mask)
         }
         held |= {
             piece.plane

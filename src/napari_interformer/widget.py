@@ -729,16 +729,16 @@ class Panel(QScrollArea):
         annotator, plane = self._now(), self.workspace.plane
         assert self.labels is not None and self.clicks is not None
         source = self.clicks.source
-        if plane is None or not self.screen.upright(source):
-            if plane is None and self.screen.upright(source):
-                raise ValueError(
-                    f"Find similar searches the plane on screen, which is none of {source.image.name}: move the slider to one."
-                )
+        if not self.screen.upright(source):
             turned = (
                 "roll its axes, or turn its layer, back" if self.screen.flat else "switch to the 2-D view"
             )
             raise ValueError(
                 f"Find similar searches the part of a plane that is on screen; napari shows something across planes: {turned}."
+            )
+        if plane is None:
+            raise ValueError(
+                f"Find similar searches the plane on screen, which is none of {source.image.name}: move the slider to one."
             )
         box = self.screen.seen(source, self.labels.layer)
         progress, unwanted = self._begin_carrying("InterFormer finds", "Finding: {} of {} places")

@@ -224,10 +224,10 @@ class Workspace:
 
     def _follow_clicks(self, clicks: ClickLayer) -> None:
         self._follow_place(clicks.layer, self._moved)
-        self._follow(clicks.layer.events.mode, self._tool_chosen)
+        self._follow(clicks.layer.events.mode, self._mode_chosen)
 
-    def _tool_chosen(self, _: Any) -> None:
-        self._canvas.tool_chosen()
+    def _mode_chosen(self, _: Any) -> None:
+        self._canvas.mode_chosen()
         self._tell_changed()
 
     def _bind(self, _: Any = None) -> None:
