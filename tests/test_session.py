@@ -135,6 +135,21 @@ def test_a_box_counts_before_the_clicks_of_its_plane():
     assert len(one.boxes) == len(one.clicks) == 1
 
 
+def test_what_a_box_replaced_does_not_come_back_with_the_next_click():
+    model = BlobModel()
+    model.config = replace(model.config, diameters=(8.0, 60.0))
+    image = np.zeros((400, 400), np.uint8)
+    image[100:260, 20:180] = image[100:180, 280:360] = 200
+    labels = np.zeros(image.shape, np.int32)
+    labels[100:260, 20:180] = 1
+    s = Session(encode(image, model, contrast=(0, 255), device="cpu"), model, labels)
+    s.edit(1)
+    s.box((100, 280), (179, 359))
+    assert s.mask.any() and not s.mask[:, :200].any()
+    s.click((140, 320))
+    assert s.level == -1 and s.mask.any() and not s.mask[:, :200].any()
+
+
 def test_a_box_on_the_edge_of_the_image_is_what_is_inside_of_it():
     s = session()
     s.box((-20, -30), (40, 40))
@@ -527,6 +542,28 @@ def test_a_new_stroke_takes_the_place_of_what_was_undone():
     assert not s.can_redo
     s.clear()  # of strokes alone there is no object
     assert s.label == 1 and (s.labels == 9).sum() == 24**2 and s.undo() and not s.labels.any()
+
+
+def test_what_is_deleted_is_no_object_even_where_it_has_no_pixels_left():
+    image = np.stack([IMAGE] * 3)
+    s = Session(encode(image, MODEL, contrast=(0, 255), device="cpu"), MODEL)
+    s.click((0, *CENTRES[0]))
+    s.click((2, *CENTRES[0]))
+    s.commit()
+    s.labels[2] = 0  # somebody erased it there
+    s.delete(1)
+    assert s.objects == {}
+    s.undo()
+    assert len(s.objects[1]) == 2
+
+
+def test_redo_gives_a_deleted_objects_number_to_the_same_object_again():
+    s = session(labels=np.where(LABELS == 1, 1, 0))
+    s.delete(1)
+    s.label = 1
+    s.click(CENTRES[3])
+    assert s.undo() and s.undo() and s.redo() and s.redo()
+    assert s.commit() == 1
 
 
 def test_editing_goes_on_from_the_mask_under_the_same_label():

@@ -269,6 +269,16 @@ def test_another_image_that_is_removed_does_not_stop_an_encode(field, while_prep
     assert area(window.viewer.layers["InterFormer labels [1]"].data) == 400
 
 
+def test_new_pixels_of_another_image_do_not_stop_an_encode(field, while_preparing):
+    window, _ = field
+    image, _ = squares((64, 200))
+    first, layer = window.viewer.layers[0], window.viewer.add_image(image, name="next")
+    window.form.image.choose(layer)
+    window.form.image.activated.emit(window.form.image.currentIndex())
+    while_preparing(window, lambda: setattr(first, "data", np.roll(first.data, 5)))
+    assert window.form.bar.text() == "encoded" and window.panel.clicks.source.image is layer
+
+
 def test_pixels_replaced_while_an_encode_is_prepared_are_told(window, while_preparing):
     image, _ = squares()
     layer = window.viewer.add_image(image)

@@ -123,6 +123,22 @@ def test_a_panel_that_is_opened_again_goes_on_with_the_labels(field):
     assert window.panel.annotator.session.objects.keys() == {1, 2}, "what was clicked before is saved, too"
 
 
+def test_a_number_that_was_undone_while_the_panel_was_closed_is_not_given_again(field):
+    window, centres = field
+    for centre in centres[:2]:
+        window.click_and_wait(centre)
+        window.key_and_wait("C")
+    labels = window.viewer.layers[LABELS]
+    window.viewer.window.remove_dock_widget(window.panel)
+    labels.data[labels.data == 2] = 0
+    window.open_panel()
+    window.encode()
+    window.click_and_wait(centres[2])
+    window.key_and_wait("C")
+    numbers = [record.label for record in window.panel.annotator.session.records]
+    assert sorted(set(numbers)) == sorted(numbers) and not (labels.data == 2).any()
+
+
 def test_labels_that_somebody_placed_are_gone_on_with_when_their_image_is(window):
     image, centres = squares()
     first = window.viewer.add_image(image, name="first", scale=(0.5, 0.5))
@@ -590,6 +606,39 @@ def test_an_offer_ends_with_the_first_object_that_takes_a_number(field, monkeypa
     window.key_and_wait("C")
     window.panel.notes.timer.timeout.emit()
     assert not window.form.restore.isVisible()
+
+
+def test_an_offer_stays_while_what_was_there_before_is_corrected_or_deleted(field, monkeypatch):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    saved = window.viewer.layers[LABELS].data.copy()
+    window.click_and_wait(centres[1])
+    window.key_and_wait("C")
+    after_a_crash(window, monkeypatch, labels=saved)
+    window.wait(window.form.restore.isVisible)
+    window.key("X")
+    window.click_and_wait(centres[0])
+    window.panel.notes.timer.timeout.emit()
+    assert window.form.restore.isVisible() and not area(window.panel.labels.layer.data, 1)
+    window.form.restore.click()
+    window.idle()
+    assert area(window.panel.labels.layer.data, 2) == 400
+
+
+def test_a_new_layer_that_finds_no_memory_leaves_the_choice(field, monkeypatch):
+    from napari_interformer import widget
+
+    def no_room(*_):
+        raise MemoryError("no room")
+
+    window, _ = field
+    before = window.panel.labels.layer
+    monkeypatch.setattr(widget, "new_labels", no_room)
+    window.form.labels.choose(None)
+    window.form.labels.activated.emit(window.form.labels.currentIndex())
+    window.idle()
+    assert "No room" in window.told[-1] and window.form.labels.layer() is before
 
 
 def test_a_copy_of_the_labels_is_a_backup_and_not_gone_on_with(field):

@@ -347,7 +347,7 @@ def _lessons(
         plane, label, box, level, _ = found[number]
         mask = labels_at(labels, (*plane, *box.slices)) == label
         mask &= ~_valueless(features, image, plane, box)
-        if level > 0 and rng.random() < UNMAGNIFIED:
+        if level > 0 and np.count_nonzero(mask) >= LEAST_PIXELS and rng.random() < UNMAGNIFIED:
             level = 0
         seen, target = to_working(mask, box, level)
         if target.sum() < LEAST_PIXELS:

@@ -37,7 +37,7 @@ from napari_interformer.reference import (
 from napari_interformer.scales import FINEST, level_for, maps_at, size_at, to_image, to_working, working
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -220,9 +220,10 @@ class Decoding:
         steps: list[Step] = []
         latest: dict[Plane, Step] = {}
         with few(self.model.config.window**2):
-            for prompt in in_order(one if one in asked else self._checked(one) for one in prompts):
-                previous = latest.get(prompt.plane)
-                so_far = _so_far(None if isinstance(prompt, Mask) else previous, prompt)
+            for prompt in in_order(one if _known(one, asked) else self._checked(one) for one in prompts):
+                # A mask or a box begins its plane anew.
+                previous = latest.get(prompt.plane) if isinstance(prompt, Mark) else None
+                so_far = _so_far(previous, prompt)
                 step = known.get(so_far) or self._inside(self._answer(previous, prompt, size))
                 latest[prompt.plane] = step
                 steps.append(step)
@@ -409,7 +410,7 @@ class Decoding:
                 return None
             window = window.union(box).snapped.intersect(Box.of(self._padded(level)))
             if isinstance(prompt, BoxPrompt):
-                return self._fill(previous, prompt, box, window, level)
+                return self._fill(prompt, box, window, level)
             mask = cut(mask, box, window, False)
             view = View(level, window, fold(blank(mask.shape), mask), mask)
             shown = (window, mask) if level == 0 else (prompt.box, prompt.mask)
@@ -437,7 +438,7 @@ class Decoding:
                 return step
             window = wider
 
-    def _fill(self, previous: Step | None, prompt: BoxPrompt, box: Box, window: Box, level: int) -> Step:
+    def _fill(self, prompt: BoxPrompt, box: Box, window: Box, level: int) -> Step:
         """Return the step of a box, `box` in working pixels: what a click in its middle says, as far out as fills it.
 
         What follows starts from that mask as from any other: the middle is no more certain than the rest.
@@ -453,14 +454,13 @@ class Decoding:
             logits, lowest = obey(logits, [(y, x, True)]), 0.0
         mask = _largest_part(within(logits, inside, lowest))
         view = View(level, window, fold(blank(window.shape), mask), mask)
-        prompts = _so_far(previous, prompt)
         if level == 0:
-            return Step(prompts, window, mask, view)
+            return Step((prompt,), window, mask, view)
         cut_at = np.float32(lowest)
         # Where it is positive: all that counts is there.
         around, fine = to_image(logits - cut_at, window, level)
         shifted = prompt.box.shift(-around.top, -around.left)
-        return Step(prompts, around, _largest_part(within(fine + cut_at, shifted, lowest)), view)
+        return Step((prompt,), around, _largest_part(within(fine + cut_at, shifted, lowest)), view)
 
     def _decode(self, previous: Step | None, mark: Mark, window: Box, level: int) -> Step:
         config = self.model.config
@@ -582,6 +582,11 @@ class Decoding:
         box = step.box.intersect(Box.of(self.features.size))
         box = Box(0, 0, 0, 0) if box.empty else box  # all of it in the padding
         return step if box == step.box else replace(step, box=box, mask=step.mask[: box.height, : box.width])
+
+
+def _known(one: object, asked: Container[object]) -> bool:
+    """Whether something is a prompt that was answered before; what is none may not be hashable."""
+    return isinstance(one, Mark | BoxPrompt | Mask) and one in asked
 
 
 def _so_far(previous: Step | None, prompt: Prompt) -> tuple[Prompt, ...]:

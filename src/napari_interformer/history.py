@@ -136,12 +136,16 @@ class Found:
             objects.backlog.add(partial(painting.put_back, step.prompt.plane, record.label, step.prompts))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Deleted:
-    """An object was removed from the labels: the record of that, and what it covered."""
+    """An object was removed from the labels: the record of that, and what it covered.
+
+    `instead` is the number that the next object got when this was taken back and it had had the one that was free.
+    """
 
     record: Record
     painting: Painting
+    instead: int = 0
 
     def make(self, objects: Objects) -> None:
         """See `Change`."""
@@ -152,13 +156,16 @@ class Deleted:
                 )
                 objects.backlog.add(remove)
         objects.records = [*objects.records, self.record]
+        if objects.current.label == self.instead:
+            objects.current.label = self.record.label
 
     def take_back(self, objects: Objects) -> None:
         """See `Change`."""
         self._put_back(objects)
         objects.drop([self.record])
+        self.instead = 0
         if objects.current.label == self.record.label:  # which was free for a while
-            objects.current.label = objects.highest + 1
+            self.instead = objects.current.label = objects.highest + 1
 
     def _put_back(self, objects: Objects) -> None:
         for mask in self.record.begun:

@@ -104,7 +104,9 @@ class Notes:
 
     def _write(self) -> None:
         self.flush()
-        if self._annotator is not None and self._annotator.session.records and self.offer is not None:
+        records = () if self._annotator is None else self._annotator.session.records
+        # Whoever corrects or deletes what was there before takes no number.
+        if self.offer is not None and any(not record.edited for record in records):
             show_info(
                 f"You began new objects here, so {self.offer} can only be restored into a layer of their own: choose new layer "
                 "under Labels and press Encode."

@@ -103,7 +103,8 @@ class Objects:
         found: dict[int, tuple[Prompt, ...]] = {}
         for record in self.records:
             again = {prompt.plane for prompt in (*record.prompts, *record.begun)}
-            before = found.get(record.label, ()) if record.edited else ()
+            # One without prompts is a deletion, of all of it.
+            before = found.get(record.label, ()) if record.edited and record.prompts else ()
             found[record.label] = (
                 *(prompt for prompt in before if prompt.plane not in again),
                 *record.prompts,

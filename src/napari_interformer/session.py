@@ -1054,6 +1054,8 @@ class Session:
     def go_on_from(self, saved: Saved) -> None:
         """Know of the objects that another session finished in the same labels, and of what was painted there."""
         self.records.extend(saved.finished)
+        # Those that are no longer in the labels come back from saved clicks under their numbers.
+        self._objects.know(max((record.label for record in saved.finished), default=0))
         self.by_hand.include(saved.by_hand)
 
     def _begin(self, record: Record, steps: Steps, seen: Mapping[Plane, Box]) -> None:

@@ -136,7 +136,7 @@ def search(
         if cancelled is not None and cancelled():
             break
         if progress is not None:
-            progress(count, len(places))
+            progress(count + 1, len(places))
         if step is None:
             continue
         steady = step.view.steadiness

@@ -451,7 +451,9 @@ class Panel(QScrollArea):
 
     def _outdated(self) -> None:
         """Stop encoding pixels that the image no longer has."""
-        self.cancel()
+        job, clicks = self.job, self.clicks
+        if job is not None and clicks is not None and set(job.source.layers) & set(clicks.source.layers):
+            self.cancel()
         self._image_shown()
 
     def _labels_chosen(self) -> None:
@@ -479,7 +481,7 @@ class Panel(QScrollArea):
             layer = new_labels(clicks.source, features.shape) if layer is None else layer
             self._annotate(clicks.source, self._model(), features, layer)
             self.activate()
-        except ValueError:
+        except Exception:
             self.form.labels.choose(labels.layer)
             raise
 
@@ -528,6 +530,7 @@ class Panel(QScrollArea):
         def failed(error: Exception) -> None:
             if self.form.model_name() == name:
                 self.form.add_model(before.name)
+                self.form.device.setCurrentText(before.device)
                 raise error
 
         annotator.act(then, work, failed)
@@ -702,7 +705,9 @@ class Panel(QScrollArea):
 
     def _size(self, pixels: int) -> None:
         if self.annotator is not None:
-            self.annotator.session.object_size = pixels or None
+            session = self.annotator.session
+            # After the clicks that are being answered with the size of before.
+            self.annotator.act(lambda _: setattr(session, "object_size", pixels or None))
 
     def _focus(self) -> None:
         """Let keys be the canvas's again, once somebody has typed a number."""
