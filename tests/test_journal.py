@@ -253,6 +253,18 @@ def test_files_go_when_they_are_old_or_superseded(folder):
     assert list(folder.glob("*.json")) == [one.path]
 
 
+def test_an_old_file_of_a_session_that_is_open_stays(folder):
+    one = Journal(IMAGE, [].append)
+    one.write(saved(record(1)))
+    one._thread.submit(lambda: None).result()  # once it is written
+    os.utime(one.path, (time.time() - 31 * 86400,) * 2)
+    assert offer("another image", 0) is None and one.path.exists()
+    one.close(lambda: False)
+    one._thread.shutdown(wait=True)
+    os.utime(one.path, (time.time() - 31 * 86400,) * 2)
+    assert offer("another image", 0) is None and not one.path.exists()
+
+
 def test_an_old_file_that_cannot_be_deleted_yet_ends_nothing(folder, monkeypatch):
     taken, told = note(saved(record(1))), []
     unlink = Path.unlink

@@ -114,7 +114,9 @@ def replacing(path: Path, name: str | None = None) -> Iterator[Path]:
     before = path.with_name(_waiting_name(path.name))
     if before.exists() and not path.exists():  # the last one was killed meanwhile
         os.rename(before, path)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
+    with tempfile.TemporaryDirectory(
+        dir=path.parent, prefix=".saving-", ignore_cleanup_errors=True
+    ) as folder:
         whole = Path(folder) / (name or path.name)
         yield whole
         if path.is_file() and whole.is_file():

@@ -151,8 +151,7 @@ def offer(image: str, highest: int) -> Offer | None:
         if not path.name.startswith(_start_of_name(image)) or _PART in path.name:
             continue
         try:
-            shown = _OWN.get(path)  # asked once: the main thread may close it meanwhile
-            if locks.taken(*_lock_of(path)) if shown is None else shown():
+            if _in_use(path):
                 last = False
                 continue
             saved = Saved.read(path)
@@ -170,13 +169,26 @@ def _newest_first() -> list[Path]:
     for path in folder().glob("*.json"):
         try:
             changed = path.stat().st_mtime
-            if changed < time.time() - DAYS * 86400:
+            if changed < time.time() - DAYS * 86400 and _is_left(path):
                 path.unlink()
             else:
                 found.append((changed, path))
         except OSError as error:
             log.info("journal %s is passed over: %s", path.name, error)
     return [path for _, path in sorted(found, reverse=True)]
+
+
+def _is_left(path: Path) -> bool:
+    """Whether nobody has a file in use any more."""
+    with suppress(ValueError):  # a part of one, or somebody's copy: their names end otherwise
+        return not _in_use(path)
+    return True
+
+
+def _in_use(path: Path) -> bool:
+    """Whether a session that is open, here or in another process, has what a file is about."""
+    shown = _OWN.get(path)  # asked once: the main thread may close it meanwhile
+    return locks.taken(*_lock_of(path)) if shown is None else shown()
 
 
 def _offered(path: Path, saved: Saved, highest: int, last: bool) -> Offer | None:
