@@ -331,11 +331,8 @@ class Decoding:
         return prompt
 
     def _answer(self, previous: Step | None, prompt: Prompt, size: float | None) -> Step:
-        """Return the step after `previous` (None at the start of a plane), at the magnification that suits the object."""
-        if previous is not None and isinstance(prompt, Mark):
-            level = previous.view.level
-        else:
-            level = self._first_level(prompt, size)
+        """Return the step after `previous` (None where the prompt begins its plane), at the level that suits the object."""
+        level = self._first_level(prompt, size) if previous is None else previous.view.level
         step = self._answer_at(level, previous, prompt)
         if previous is None and step is not None and self._size_is_open(prompt, size):
             step = self._steadier(step) if step.view.steadiness < DOUBTFUL else step

@@ -114,6 +114,7 @@ def replacing(path: Path, name: str | None = None) -> Iterator[Path]:
     before = path.with_name(_waiting_name(path.name))
     if before.exists() and not path.exists():  # the last one was killed meanwhile
         os.rename(before, path)
+    # What is left in it once `path` is replaced is not to be saved: some systems do not delete what somebody reads.
     with tempfile.TemporaryDirectory(
         dir=path.parent, prefix=".saving-", ignore_cleanup_errors=True
     ) as folder:

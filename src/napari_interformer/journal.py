@@ -194,7 +194,7 @@ def _in_use(path: Path) -> bool:
 def _offered(path: Path, saved: Saved, highest: int, last: bool) -> Offer | None:
     missing = _missing(saved, highest)
     newest = {record.label: record for record in missing.finished}
-    deleted = {number for number, record in newest.items() if record.edited and not record.prompts}
+    deleted = {number for number, record in newest.items() if record.is_deletion}
     # The current one may have the number of one that was deleted.
     told = (*(record for record in missing.finished if record.label not in deleted), missing.current)
     records = [record for record in told if any(map(_finds, record.prompts))]

@@ -103,8 +103,7 @@ class Objects:
         found: dict[int, tuple[Prompt, ...]] = {}
         for record in self.records:
             again = {prompt.plane for prompt in (*record.prompts, *record.begun)}
-            # One without prompts is a deletion, of all of it.
-            before = found.get(record.label, ()) if record.edited and record.prompts else ()
+            before = found.get(record.label, ()) if record.edited and not record.is_deletion else ()
             found[record.label] = (
                 *(prompt for prompt in before if prompt.plane not in again),
                 *record.prompts,
@@ -114,7 +113,7 @@ class Objects:
     @property
     def rejected(self) -> tuple[Mask, ...]:
         """What was deleted so far."""
-        return tuple(mask for record in self.records if not record.prompts for mask in record.begun)
+        return tuple(mask for record in self.records if record.is_deletion for mask in record.begun)
 
     def usual_extent(self, least: float) -> float | None:
         """Return how large the newest finished ones are across, and, if they are few, rather at least so many pixels."""

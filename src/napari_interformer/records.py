@@ -59,6 +59,11 @@ class Record:
     begun: tuple[Mask, ...] = ()
     decoder: str = ""
 
+    @property
+    def is_deletion(self) -> bool:
+        """Whether it says that all of an object was removed: an edit that leaves nothing cannot be finished."""
+        return self.edited and not self.prompts
+
     @functools.cached_property
     def json(self) -> str:
         """The same as JSON; kept, since a file of many objects is written anew after each."""

@@ -118,7 +118,7 @@ def _check_free(labels: LabelArray, records: Sequence[Record]) -> None:
     deleted: set[int] = set()
     new: set[int] = set()
     for record in records:
-        if record.edited and not record.prompts:
+        if record.is_deletion:
             deleted.add(record.label)
         elif record.prompts and not record.edited and record.label not in deleted:
             new.add(record.label)

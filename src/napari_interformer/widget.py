@@ -699,15 +699,16 @@ class Panel(QScrollArea):
         self._ready().clear()
 
     def _overwrite(self, on: bool) -> None:
-        if self.annotator is not None:
-            session = self.annotator.session
-            self.annotator.act(lambda _: setattr(session, "overwrite", on))  # it may paint
+        self._set("overwrite", on)
 
     def _size(self, pixels: int) -> None:
+        self._set("object_size", pixels or None)
+
+    def _set(self, name: str, value: Any) -> None:
+        """Set something of the session, which may paint, after the clicks that are being answered as it was before."""
         if self.annotator is not None:
             session = self.annotator.session
-            # After the clicks that are being answered with the size of before.
-            self.annotator.act(lambda _: setattr(session, "object_size", pixels or None))
+            self.annotator.act(lambda _: setattr(session, name, value))
 
     def _focus(self) -> None:
         """Let keys be the canvas's again, once somebody has typed a number."""
