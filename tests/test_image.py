@@ -635,6 +635,19 @@ def test_seconds_do_not_become_lengths_when_somebody_renames_an_axis(axes, given
     assert planes.scale == (known if given in (None, axes) else None, 0.25, 0.25)
 
 
+def test_seconds_do_not_become_lengths_beside_an_axis_of_an_unknown_kind(tmp_path):
+    group = zarr.open_group(tmp_path / "a.ome.zarr", mode="w", zarr_format=2)
+    group.create_array("0", shape=(2, 3, 8, 9), dtype=np.uint8)
+    length = {"type": "space", "unit": "micrometer"}
+    axes = [{"name": "angle"}, {"name": "t", "type": "time", "unit": "second"}]
+    axes += [{"name": "y", **length}, {"name": "x", **length}]
+    transform = {"type": "scale", "scale": [1, 30, 0.2, 0.2]}
+    dataset = {"path": "0", "coordinateTransformations": [transform]}
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": [dataset]}]
+    planes = Planes.of(tmp_path / "a.ome.zarr")
+    assert (planes.axes, planes.scale) == ("TZYX", (None, None, 0.2, 0.2))
+
+
 def test_a_tensor_with_a_gradient_is_refused_with_what_helps():
     torch = pytest.importorskip("torch")
     with pytest.raises(TypeError, match=r"got Tensor: convert it with \.detach\(\)\.cpu\(\)\.numpy\(\)"):

@@ -225,6 +225,20 @@ def test_each_file_of_an_ome_tiff_in_several_opens_all_of_it_and_is_refused_wher
         path.write_bytes(whole)
 
 
+def test_planes_that_imagej_wrote_after_a_single_page_are_a_stack_and_refused_where_it_is_cut(
+    tmp_path, stack
+):
+    path = tmp_path / "a.tif"
+    told = f"ImageJ=1.54f\nimages={len(stack)}\nslices={len(stack)}\n"
+    tifffile.imwrite(path, stack[0], description=told, metadata=None, photometric="minisblack")
+    whole = path.read_bytes() + stack[1:].tobytes()
+    path.write_bytes(whole)
+    np.testing.assert_array_equal(read_image(path).data[...], stack)
+    path.write_bytes(whole[: -stack[0].nbytes])
+    with pytest.raises(OSError, match="is cut short"):
+        read_image(path)
+
+
 @pytest.mark.parametrize("there", [None, b""])
 def test_an_ome_tiff_of_which_a_file_is_missing_is_refused_not_made_black(tmp_path, stack, there):
     first, second = _write_set(tmp_path, stack, {})

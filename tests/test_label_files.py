@@ -61,13 +61,26 @@ def test_pixel_sizes_beyond_what_tiff_can_say_are_kept_in_ome(tmp_path, length):
 
 
 @pytest.mark.parametrize(
-    "unit", ["micrometer", "um", "nanometer", "angstrom", "\N{ANGSTROM SIGN}", "pm", "furlong", None]
+    "unit",
+    [
+        "micrometer",
+        "um",
+        "nanometer",
+        "angstrom",
+        "\N{ANGSTROM SIGN}",
+        "pm",
+        "inch",
+        "kilometer",
+        "furlong",
+        None,
+    ],
 )
 def test_labels_name_units_as_ome_does(tmp_path, unit):
     path = write_labels(tmp_path / "a.tif", np.ones((4, 30, 40), int), axes="ZYX", scale=(2, 1, 1), unit=unit)
     with tifffile.TiffFile(path) as tiff:
         pixels = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]["Pixels"]
-    known = {"micrometer": "µm", "um": "µm", "nanometer": "nm", "pm": "pm"}.get(unit, "pixel")
+    known = {"micrometer": "µm", "um": "µm", "nanometer": "nm", "pm": "pm", "inch": "in"}.get(unit, "pixel")
+    known = "km" if unit == "kilometer" else known
     known = "Å" if unit in ("angstrom", "\N{ANGSTROM SIGN}") else known
     assert [pixels[f"PhysicalSize{axis}Unit"] for axis in "XYZ"] == [known] * 3
     assert pixels["DimensionOrder"].startswith("XY") and (pixels["SizeZ"], pixels["Type"]) == (4, "uint8")

@@ -22,7 +22,7 @@ from napari_interformer.encoding import encode, encode_tiles, room_for
 from napari_interformer.features import Features
 from napari_interformer.geometry import Box
 from napari_interformer.image import Planes
-from napari_interformer.prompts import BoxPrompt, Click, NotEncodedError
+from napari_interformer.prompts import BoxPrompt, Click, Mask, NotEncodedError
 from napari_interformer.session import Session
 
 IMAGE, LABELS = blobs()
@@ -985,6 +985,12 @@ def test_the_overwriting_of_a_saved_object_that_is_undone_is_none_of_the_next_on
     again.undo()
     again.commit()
     assert not again.overwrite
+    again = session(live=True, overwrite=True)
+    again.load_prompts(tmp_path / "c.json")
+    again.overwrite = False
+    again.undo()
+    again.commit()
+    assert again.overwrite, "as was said when the session began"
 
 
 def test_pixels_below_0_are_not_loaded_into_labels_that_cannot_hold_them(tmp_path):
@@ -1361,6 +1367,49 @@ def test_what_was_deleted_can_be_brought_back_after_an_object_that_came_to_nothi
     s.click(CENTRES[1])
     s.clear()
     assert s.undo() and (s.labels[LABELS == 1] == label).all() and not s.can_undo
+
+
+@pytest.mark.parametrize("do", ["delete", "find_similar"])
+def test_what_was_done_while_an_object_had_lost_its_clicks_can_be_taken_back_after_it(do):
+    s = session(live=True)
+    s.click(CENTRES[0])
+    s.commit()
+    before = s.labels.copy()
+    s.click(CENTRES[1])
+    s.remove(0)
+    s.delete(1) if do == "delete" else s.find_similar()
+    s.clear()
+    assert s.undo() and not s.can_undo
+    np.testing.assert_array_equal(s.labels, before)
+
+
+def test_an_open_object_of_masks_alone_is_undone_after_loading(tmp_path):
+    s = session()
+    s.set_prompts([Mask((), Box(0, 0, 4, 4), np.ones((4, 4), bool))])
+    again = replayed(s, tmp_path / "c.json")
+    assert again.mask.sum() == 16 and again.undo() and not again.prompts
+
+
+def test_an_answer_is_of_one_model_though_it_is_changed_meanwhile():
+    answered = []
+
+    class Named(BlobModel):
+        def __init__(self, name, meanwhile=lambda: None):
+            super().__init__()
+            self.name, self.meanwhile = name, meanwhile
+
+        def prepare_maps(self, maps):
+            self.meanwhile()
+            return self.name, super().prepare_maps(maps)
+
+        def decode_logits(self, maps, reference, roi=None):
+            answered.append((self.name, maps[0]))
+            return super().decode_logits(maps[1], reference, roi)
+
+    s = Session(FEATURES, Named("old", lambda: s.change_model(Named("new"))))
+    s.click(CENTRES[0])
+    s.click(CENTRES[1])
+    assert answered == [("old", "old"), ("new", "new")]
 
 
 def test_what_was_carried_goes_with_its_click_after_another_model_and_another_day(tmp_path):

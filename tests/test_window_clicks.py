@@ -301,6 +301,41 @@ def test_the_brush_paints_the_object_at_hand_and_what_somebody_chooses(field):
     window.wait(lambda: layer.selected_label == 3)
 
 
+def test_the_brush_leaves_an_object_that_is_as_it_was_before(field):
+    window, centres = field
+    for centre in centres[:2]:
+        window.click_and_wait(centre)
+        window.key_and_wait("C")
+    layer = window.viewer.layers[LABELS]
+    window.key("E")
+    window.click_and_wait(centres[0])
+    window.wait(lambda: layer.selected_label == 1)
+    window.key_and_wait("Shift+C")
+    window.wait(lambda: layer.selected_label == 3)
+
+
+@pytest.mark.parametrize("key", ["M", "E", "X", "G"])
+def test_an_object_that_lost_its_click_and_was_painted_is_left_like_any_other(field, key):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    window.click_and_wait(centres[1])
+    window.points.selected_data = {0}
+    window.points.remove_selected()
+    window.idle()
+    layer = window.viewer.layers[LABELS]
+    layer.brush_size = 8
+    layer.paint(centres[2], 2)
+    window.idle()
+    window.key_and_wait(key)
+    if key in "EX":
+        window.click_and_wait(centres[0])
+    if key == "E":
+        window.key_and_wait("C")
+    window.click_and_wait(centres[3])
+    assert area(window.labels, 2) < 100 and window.panel.annotator.session.label > 2
+
+
 def test_the_wheel_changes_nothing_that_it_passes(field):
     from qtpy.QtCore import QPointF
     from qtpy.QtGui import QWheelEvent

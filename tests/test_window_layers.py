@@ -608,6 +608,18 @@ def test_an_offer_ends_with_the_first_object_that_takes_a_number(field, monkeypa
     assert not window.form.restore.isVisible()
 
 
+def test_what_is_being_restored_is_not_asked_for_twice(field, monkeypatch):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    after_a_crash(window, monkeypatch)
+    window.wait(window.form.restore.isVisible)
+    window.panel.notes.restore()
+    assert not window.form.restore.isVisible()
+    window.panel.notes.restore()  # as from a script, or by a click that was on its way
+    window.idle()
+    assert area(window.labels, 1) == 400 and not any("clear it first" in told for told in window.told)
+
+
 def test_an_offer_stays_while_what_was_there_before_is_corrected_or_deleted(field, monkeypatch):
     window, centres = field
     window.click_and_wait(centres[0])

@@ -603,7 +603,9 @@ class Annotator:
             self.session.clear()
         elif not self.session.empty:
             self.session.commit()
-        elif self.session.prompts:
+        elif (
+            self.session.prompts or self.session.can_undo
+        ):  # its clicks may be gone, and somebody have painted it
             self.session.clear()
 
     def _none_waits(self, name: str) -> None:

@@ -13,6 +13,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import uuid
 from contextlib import contextmanager
@@ -367,9 +368,13 @@ def _absolute(model: str | Path) -> str:
 
 def _encode_plane(job: Job, plane: tuple[int, ...]) -> None:
     """Encode what is left of a plane."""
-    planes, features, model = _opened(job)
+    with _OPENING:  # a worker of Dask may have several threads
+        planes, features, model = _opened(job)
     for _ in encode_tiles(planes, features, model, device=model.device, only=[plane]):
         pass
+
+
+_OPENING = threading.Lock()
 
 
 @functools.lru_cache(maxsize=1)

@@ -185,12 +185,6 @@ class Decoding:
         self._prepared: OrderedDict[tuple[Plane, int, Box], Any] = OrderedDict()
         self._lock = threading.Lock()
 
-    def change_model(self, model: Decoder) -> None:
-        """Let another model, for the same features, answer from now on."""
-        with self._lock:
-            self.model = _in_use(model)
-            self._prepared.clear()
-
     def steps(self, prompts: Iterable[Prompt], size: float | None = None, before: Steps = ()) -> Steps:
         """Answer an object's prompts; safe to call from several threads.
 
@@ -557,7 +551,7 @@ class Decoding:
             return self.model.decode_logits(prepared, reference, roi)
 
     def _prepare(self, plane: Plane, level: int, window: Box) -> Any:
-        key, model = (plane, level, window), self.model
+        key = plane, level, window
         with self._lock:
             if key in self._prepared:
                 self._prepared.move_to_end(key)
@@ -565,11 +559,10 @@ class Decoding:
         if level == 0 or self.image is None:
             maps = self.features.window(plane, window)
         else:
-            maps = maps_at(self.image, model, plane, level, window)
-        prepared = model.prepare_maps(maps)
+            maps = maps_at(self.image, self.model, plane, level, window)
+        prepared = self.model.prepare_maps(maps)
         with self._lock:
-            if model is self.model:  # it may have been changed meanwhile
-                self._prepared[key] = prepared
+            self._prepared[key] = prepared
             while len(self._prepared) > 4:
                 self._prepared.popitem(last=False)
         return prepared

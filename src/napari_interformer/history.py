@@ -206,19 +206,18 @@ class History:
         return any(isinstance(change, Painted) for change in self._past)
 
     @property
-    def before_the_object(self) -> list[Change]:
-        """What was found, deleted or painted before the current object began.
+    def without_the_object(self) -> list[Change]:
+        """What was found or deleted while there was no object, and painted before the current one began.
 
         Without the strokes, if a later one may lie over them, or over an object that is put back as it was when it was edited.
         """
         earlier = list(
             itertools.takewhile(lambda change: not isinstance(change, Said | Switched), self._past)
         )
-        if self._objects.current.edited or any(
-            isinstance(late, Painted) for late in self._past[len(earlier) :]
-        ):
-            return [change for change in earlier if not isinstance(change, Painted)]
-        return earlier
+        later = self._past[len(earlier) :]
+        if self._objects.current.edited or any(isinstance(late, Painted) for late in later):
+            earlier = [change for change in earlier if not isinstance(change, Painted)]
+        return [*earlier, *(change for change in later if isinstance(change, Found | Deleted))]
 
     def make(self, change: Change) -> None:
         """Make a change that is not made yet."""

@@ -264,12 +264,12 @@ class Planes:
         kept = [i for i in range(len(shape)) if i != axis]
         scale, translation = found.scale, found.translation
         # What a file has for seconds are no lengths, and the other way round.
-        if scale is not None and axes is not None:
-            told = found.axes or "?" * len(shape)
-            same = [(now == "T") == (then == "T") for now, then in zip(letters, told, strict=True)]
-            scale = tuple(n if known else None for n, known in zip(scale, same, strict=True))
-            if translation is not None:
-                translation = tuple(n if known else 0.0 for n, known in zip(translation, same, strict=True))
+        told = _letters(None, found.axes, shape)
+        same = {i for i, letter in zip(kept, names, strict=True) if (letter == "T") == (told[i] == "T")}
+        if scale is not None:
+            scale = tuple(scale[i] if i in same else None for i in kept)
+        if translation is not None:
+            translation = tuple(translation[i] if i in same else 0.0 for i in kept)
         planes = cls(
             data=found.data,
             leading=spatial[:-2],
@@ -278,9 +278,9 @@ class Planes:
             channels=chosen,
             contrast="plane",
             axes=names,
-            scale=None if scale is None else tuple(scale[i] for i in kept),
+            scale=scale,
             unit=found.unit,
-            translation=None if translation is None else tuple(translation[i] for i in kept),
+            translation=translation,
             colour=colour,
             path=at_home(image) if isinstance(image, str | os.PathLike) else None,
         )

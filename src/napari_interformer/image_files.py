@@ -255,6 +255,9 @@ def _is_cut(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, size: int)
 
     tifffile alone opens what is left of such a file as a shorter stack.
     """
+    about = tiff.imagej_metadata or {}
+    if series.kind != "imagej" and about.get("images", 1) > len(tiff.pages):
+        return True  # ImageJ may write all planes after a single page
     if series.dataoffset is not None:
         end = series.dataoffset + series.nbytes
     else:

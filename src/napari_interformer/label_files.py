@@ -16,7 +16,7 @@ import tifffile
 from napari_interformer import NAME
 from napari_interformer.files import at_home, labels_at, replacing, unwritable
 from napari_interformer.image_files import ome_attributes
-from napari_interformer.units import LENGTHS, are_lengths, named
+from napari_interformer.units import LENGTHS, is_length, named
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,7 +91,7 @@ def write_labels(
     if lengths is not None and lengths.dtype == object:
         lengths = np.asarray([1 if length is None else length for length in lengths])
     if lengths is not None and not (
-        lengths.shape == (len(shape),) and lengths.dtype.kind in "iuf" and are_lengths(lengths)
+        lengths.shape == (len(shape),) and lengths.dtype.kind in "iuf" and all(map(is_length, lengths))
     ):
         raise ValueError(
             f"scale takes one length above 0 per axis of labels of shape {shape}; got {scale!r}: correct it, or leave it out."

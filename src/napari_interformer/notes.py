@@ -77,8 +77,7 @@ class Notes:
 
         def found(offer: Offer | None) -> None:
             if offer is not None and not session.records:
-                self.offer = offer
-                self._offered(offer)
+                self._offer(offer)
                 them = "it" if offer.objects == 1 else "them"
                 show_info(f"Not in these labels: {offer}. Press Restore in the panel to bring {them} back.")
 
@@ -111,11 +110,11 @@ class Notes:
                 f"You began new objects here, so {self.offer} can only be restored into a layer of their own: choose new layer "
                 "under Labels and press Encode."
             )
-            self._withdraw()
+            self._offer(None)
 
-    def _withdraw(self) -> None:
-        self.offer = None
-        self._offered(None)
+    def _offer(self, offer: Offer | None) -> None:
+        self.offer = offer
+        self._offered(offer)
 
     def restore(self) -> None:
         """Replay what another session recorded of this image."""
@@ -125,11 +124,19 @@ class Notes:
         session = annotator.session
 
         def then(replay: Replay) -> None:
-            session.adopt_saved(replay)
+            try:
+                session.adopt_saved(replay)
+            except Exception:
+                self._offer(offer)
+                raise
             journal.supersede(offer.path)
-            self._withdraw()
 
-        annotator.act(then, lambda: session.compute_saved(offer.path))
+        def failed(error: Exception) -> None:
+            self._offer(offer)
+            raise error
+
+        self._offer(None)  # or it could be asked for again meanwhile
+        annotator.act(then, lambda: session.compute_saved(offer.path), failed)
 
     def close(self, shown: Callable[[], bool] | None = None) -> None:
         """Write what is not written yet, and record no more of this session; for `shown`, see `Journal.close`."""
@@ -138,4 +145,4 @@ class Notes:
         if self.journal is not None:
             self.journal.close(shown)
         self.journal = self._annotator = None
-        self._withdraw()
+        self._offer(None)

@@ -147,8 +147,8 @@ class Session:
         self._history = History(self._objects)
         # What `volume.carry` found between two planes with clicks, or beyond the outermost.
         self.gaps: Gaps = {}
-        # Once an object with a setting of its own, from a file, is finished.
-        self._overwrite_after: bool | None = None
+        # Of an object from a file: whether it may overwrite others, and whether those after it may.
+        self._from_file: tuple[bool, bool] | None = None
         # All masks that were carried there so far: undo may bring back earlier ones.
         self._carried: dict[tuple[Plane | None, Plane | None], set[Mask]] = {}
 
@@ -271,9 +271,9 @@ class Session:
 
     @overwrite.setter
     def overwrite(self, value: bool) -> None:
-        if self._overwrite_after is not None:
-            self._overwrite_after = bool(value)
         if bool(value) == self.overwrite:
+            if self._from_file is not None:
+                self._from_file = self.overwrite, self.overwrite  # said again, it holds
             return
         # A step of its own, or what was painted since could not be told from what the object took.
         if self.live and self._current.steps:
@@ -844,9 +844,10 @@ class Session:
 
     def _settle(self) -> None:
         """Let the next object overwrite others, or not, as was said of this session and not of an object from a file."""
-        if self._overwrite_after is not None and not self.unfinished:
-            self.overwrite = self._overwrite_after
-            self._overwrite_after = None
+        if self._from_file is not None and not self.unfinished:
+            (its, later), self._from_file = self._from_file, None
+            if self.overwrite == its:  # or somebody changed it, and did not take that back
+                self.overwrite = later
 
     def clear(self) -> list[tuple[Plane, Box]]:
         """Drop the current object's prompts and start again; an object that was being edited is put back as it was.
@@ -860,8 +861,8 @@ class Session:
             self.backlog.work_off()
             self._history.forget_undone()
             return []  # nothing has this number yet: the next object gets it
-        # What was found or deleted before the object began can still be taken back.
-        earlier = self._history.before_the_object
+        # What is none of the object's can still be taken back.
+        earlier = self._history.without_the_object
         changed = self._current.put_back()
         for plane, step in self._current.newest.items():
             changed[plane] = changed.get(plane, Box(0, 0, 0, 0)).union(step.box)
@@ -954,7 +955,8 @@ class Session:
             )
         if self._current.steps or self.can_undo:
             self._current.decoders.add(self.model.decoder_fingerprint)
-        self.decoding.change_model(model)
+        # What another thread computes now is answered by the old one to its end.
+        self.decoding = Decoding(self.features, model, self.image)
         # What was carried goes on with its clicks, but the other model carries anew.
         self.gaps = {planes: replace(gap, settled=False) for planes, gap in self.gaps.items()}
 
@@ -1024,7 +1026,7 @@ class Session:
         """Take over what `compute_saved` returned; errors as for `load_prompts`."""
         self._check_no_current("load_prompts")
         self._settle()
-        size, overwrite, after = self._object_size, self.overwrite, None
+        size, overwrite, from_file = self._object_size, self.overwrite, None
         current, latest = replay.current
         seen: dict[int, dict[Plane, Box]] = {}  # where earlier answers of each object lie
         try:
@@ -1036,17 +1038,19 @@ class Session:
                 self._finish()  # even if others have all of its pixels, as they had then
             if latest or current.edited:
                 self._begin(current, latest, seen.get(current.label, {}))
-                after, overwrite = overwrite, self.overwrite  # which holds for this object
+                from_file = self.overwrite, overwrite
+                overwrite = self.overwrite  # which holds for this object
                 # What was carried came after the first click, and goes with it.
                 start = len(self.masks) if current.edited else 0
-                counts = start, *range(len(self.masks) + 1, len(latest) + 1)
+                answered = range(len(self.masks) + 1, len(latest) + 1)
+                counts = (start, *answered) if self.given else sorted({start, len(latest)})
                 parts = [Shown(latest[:count], current.size) for count in counts]
                 self._history.begin_with(Said(*two) for two in itertools.pairwise(parts))
                 if not current.edited:
                     self._fill(gaps_of(self.masks, self.given, self.overwrite, along(self.features.leading)))
         finally:
             self._object_size, self.overwrite = size, overwrite
-        self._overwrite_after = after
+        self._from_file = from_file
         self.by_hand.include(replay.by_hand)
         self.backlog.add(partial(paint_again, self.labels, replay.by_hand, replay.numbers))
         self._objects.know(max(replay.numbers - {self.label if self.unfinished else 0}, default=0))

@@ -379,7 +379,10 @@ def make_store(location: Path | str, shape: Shape, attributes: dict[str, Any]) -
             f"A store needs a folder of its own; got the one you are in, {location.name}: give the name of a new folder in it, "
             "such as features.zarr."
         )
-    with tempfile.TemporaryDirectory(dir=location.parent, prefix=".making-") as folder:
+    # What is left in it once the store is there is nobody's: some systems do not delete what somebody reads.
+    with tempfile.TemporaryDirectory(
+        dir=location.parent, prefix=".making-", ignore_cleanup_errors=True
+    ) as folder:
         made = Path(folder) / "store"
         group = zarr.open_group(made, mode="w", zarr_format=3)
         _make_arrays(group, shape)

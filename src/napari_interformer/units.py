@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from typing import NamedTuple
 
 
 class Length(NamedTuple):
@@ -27,7 +24,11 @@ LENGTHS = {
         Length("micrometer", "µm", 1.0, ("um", "micron", "microns", "\\u00B5m", "μm")),
         Length("millimeter", "mm", 1e3),
         Length("centimeter", "cm", 1e4),
+        Length("decimeter", "dm", 1e5),
         Length("meter", "m", 1e6),
+        Length("kilometer", "km", 1e9),
+        Length("inch", "in", 2.54e4, ("inches",)),
+        Length("foot", "ft", 3.048e5, ("feet",)),
     )
     for name in (unit.name, unit.mark, *unit.aliases)
 }
@@ -56,11 +57,6 @@ def ratio(unit: str | None, other: str | None) -> float | None:
     return 1.0 if unit == other else None
 
 
-def are_lengths(numbers: Iterable[float]) -> bool:
-    """Whether all of these can be sizes of pixels: above 0, and finite."""
-    return all(map(is_length, numbers))
-
-
 def is_length(number: float) -> bool:
-    """Whether this can be the size of a pixel."""
+    """Whether this can be the size of a pixel: above 0, and finite."""
     return 0 < number < math.inf

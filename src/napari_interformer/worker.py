@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from napari.utils import progress
@@ -151,15 +152,11 @@ def _work(worker: WorkerThread, jobs: queue.SimpleQueue[Any], patient: bool) -> 
         try:
             result = work()
         except Exception as error:
-            worker.tell(_bound(failed, error))
+            worker.tell(partial(failed, error))
         else:
-            worker.tell(_bound(done, result))
+            worker.tell(partial(done, result))
             del result
         del job, work, done, failed  # or the window would live on in them until the next job
-
-
-def _bound(call: Callable[[Any], None], value: Any) -> Callable[[], None]:
-    return lambda: call(value)
 
 
 class Job:

@@ -114,7 +114,8 @@ class Workspace:
         self._tell_begun, self._tell_changed, self._tell_outdated = begun, changed, outdated
         self._model: InterFormer | None = None
         self._followed: list[tuple[Any, Callable[[Any], None]]] = []
-        self._brush = 0  # the object that napari's brush was given last
+        # The object that napari's brush was given last, and whether that was there before.
+        self._brush, self._brush_edits = 0, False
         self._meanwhile: list[Stroke] | None = None  # made while labels are looked through
         self._plane: tuple[int, ...] | None = None  # on screen when the Labels layer was drawn last
         self._rest = QTimer(parent)
@@ -202,7 +203,7 @@ class Workspace:
             self._follow(one.events.data, self.pixels_replaced)
         self._place()
         annotator = Annotator(session, clicks, self._worker, tell=show_warning, changed=self._changed)
-        self.annotator, self._model, self._brush = annotator, model, 0
+        self.annotator, self._model, self._brush, self._brush_edits = annotator, model, 0, False
         self._notes.open(annotator)
         self._bind()
         self._plane = self.plane
@@ -252,11 +253,14 @@ class Workspace:
         if annotator is None or labels is None:
             return
         session, layer = annotator.session, labels.layer
-        # From the object that was just finished it goes on to the next one, or it would paint that over others.
-        finished = bool(session.records) and self._brush == layer.selected_label == session.records[-1].label
+        # From an object that was just finished, or is as it was before, it goes on to the next one, or it would paint that
+        # over others.
+        finished = bool(session.records) and self._brush == session.records[-1].label
+        left = self._brush == layer.selected_label and (finished or self._brush_edits)
         there_is_room = session.label <= np.iinfo(labels.dtype).max
-        if (session.prompts or finished) and session.label != self._brush and there_is_room:
+        if (session.prompts or left) and session.label != self._brush and there_is_room:
             self._brush = layer.selected_label = session.label
+            self._brush_edits = session.edited
 
     def _look_through(
         self, annotator: Annotator, labels: LayerLabels, chosen: Labels, finished: tuple[Record, ...]
