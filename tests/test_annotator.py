@@ -643,7 +643,7 @@ def test_a_click_on_another_object_is_not_committed_and_dropped_with_the_next():
     desk.click(*desk.centres[0])
     desk.annotator.commit()
     desk.worker.all()
-    assert desk.told.pop().startswith("Not committed: object 1 is already there. Press E")
+    assert desk.told.pop().startswith("Not committed: object 1 is already there. Press Edit object")
     assert len(desk.session.records) == 1 and desk.session.clicks
     desk.annotator.new()
     desk.worker.all()

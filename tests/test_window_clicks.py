@@ -160,7 +160,7 @@ def test_commit_starts_the_next_object_and_protects_the_last(field):
     window.key_and_wait("C")
     assert len(window.points.data) == 0
     window.click_and_wait((y, x))  # the same square again: it is taken
-    assert "object 1 is already here: press E" in window.form.object.text()
+    assert "object 1 is already here: press Edit object" in window.form.object.text()
     window.click_and_wait(centres[1])
     assert "other objects" not in window.form.object.text()
     assert (area(window.labels, 1), area(window.labels, 2)) == (400, 400)
@@ -702,7 +702,7 @@ def test_a_click_on_an_object_that_is_there_says_so_and_makes_no_splinter(window
     window.encode()
     window.idle()
     window.click_and_wait(centres[0])
-    assert "object 7 is already here: press E and click on it" in window.form.object.text()
+    assert "object 7 is already here: press Edit object and click on it" in window.form.object.text()
     window.key_and_wait("C")
     assert window.told[-1].startswith("Not committed: object 7 is already there.")
     assert window.panel.annotator.session.unfinished
@@ -782,7 +782,7 @@ def test_undo_with_nothing_to_undo_says_how_to_go_on(field):
     window.click_and_wait(centres[0])
     window.key_and_wait("C")
     window.key_and_wait("Ctrl+Z")
-    assert "press E and click on it" in window.told[-1] and area(window.labels) == 400
+    assert "press Edit object and click on it" in window.told[-1] and area(window.labels) == 400
 
 
 def test_the_keys_are_the_canvas_again_once_a_size_was_typed(field):

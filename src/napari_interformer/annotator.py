@@ -302,8 +302,8 @@ class Annotator:
             self._none_waits("commit")
             if rival := self.session.rival:
                 raise ValueError(
-                    f"Not committed: object {rival} is already there. Press E and click on it to correct it, check Overwrite "
-                    "other objects to take its pixels, or clear the clicks [Shift+C]."
+                    f"Not committed: object {rival} is already there. Press Edit object and click on it to correct it, "
+                    "check Overwrite other objects to take its pixels, or clear the clicks [Shift+C]."
                 )
             self.session.commit()
             self._wait_for(())

@@ -31,6 +31,7 @@ from qtpy.QtWidgets import (
 
 from napari_interformer import DEFAULT_MODEL
 from napari_interformer.image import HIGH, LOW
+from napari_interformer.keys import COMMAND
 from napari_interformer.layers import GREEN, RED, Source, finest
 from napari_interformer.prompts import planes_are
 from napari_interformer.strip import PlaneStrip
@@ -297,8 +298,8 @@ class Form(QWidget):
     def _store(self, rows: QFormLayout) -> None:
         self.store = _hint(
             QLineEdit(),
-            "Leave empty to keep features in memory. A folder keeps them on disk; if it holds those of this image already, "
-            "from here or from a cluster, they are used at once.",
+            "Leave empty to keep features in memory or, from a gigabyte on, in a temporary folder. A folder keeps them "
+            "on disk; if it holds those of this image already, from here or from a cluster, they are used at once.",
         )
         self.store.setPlaceholderText("keep features in memory")
         self.browse = _button("…", "Choose a folder for the features.")
@@ -359,8 +360,10 @@ class Form(QWidget):
             LayerChoice("new layer"),
             "The Labels layer that objects are written to. You can continue an existing one: nothing in it is erased.",
         )
-        self.undo = _button("Undo [Ctrl+Z]", "Take back the last click or brush stroke; any number of times.")
-        self.redo = _button("Redo [Ctrl+Shift+Z]", "Make a change again that was undone.")
+        self.undo = _button(
+            f"Undo [{COMMAND}+Z]", "Take back the last click or brush stroke; any number of times."
+        )
+        self.redo = _button(f"Redo [{COMMAND}+Shift+Z]", "Make a change again that was undone.")
         self.new = _button(
             "New object [M]", "Keep this object, if its mask has any pixels, and start the next one."
         )
@@ -666,7 +669,7 @@ def _told(annotator: Annotator | None, picking: str, adapting: bool, image: bool
     if len(session.planes) > 1:
         text += f", {len(session.planes)} planes"
     if rival := session.rival:
-        text += f"; object {rival} is already here: press E and click on it to correct it"
+        text += f"; object {rival} is already here: press Edit object and click on it to correct it"
     if annotator.waiting:
         more = len(annotator.waiting)
         text += f"; {more} more wait{'s' * (more == 1)} until {planes_are(annotator.waiting)} encoded"

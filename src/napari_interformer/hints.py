@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 FEW = 4  # planes that may be channels
 
-NOTHING_TO_UNDO = (
-    "There is nothing to undo. To continue a finished object, press E and click on it; to remove it, press X."
-)
+NOTHING_TO_UNDO = "There is nothing to undo. To continue a finished object, press Edit object and click on it; to remove it, press Delete."
 
 
 def before_a_click(

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-CTRL = "Meta" if sys.platform == "darwin" else "Control"  # napari calls the command key so
+# As napari calls the command key, and as people do.
+CTRL, COMMAND = ("Meta", "Cmd") if sys.platform == "darwin" else ("Control", "Ctrl")
 
 
 class Keys:

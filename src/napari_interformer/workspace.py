@@ -509,7 +509,7 @@ class Workspace:
             if before.label <= annotator.highest:
                 show_warning(
                     f"The data of {labels.layer.name} changed and may already hold object {before.label}: it is left as it is "
-                    "there, and its clicks are gone; to continue it, press E and click on it."
+                    "there, and its clicks are gone; to continue it, press Edit object and click on it."
                 )
                 return
             session.number_from(before.label)  # there is nothing of it: it is painted again
@@ -577,7 +577,7 @@ class Workspace:
             if annotator and labels and annotator.session.prompts and labels.layer in layers:
                 show_info(
                     f"{gone[0].name} was removed; object {annotator.session.label} stays as it is in {labels.layer.name}: to "
-                    "continue it, encode again, press E and click on it."
+                    "continue it, encode again, press Edit object and click on it."
                 )
             self.end(lost=True)
             self._canvas.put_clicks_away()
