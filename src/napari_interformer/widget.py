@@ -1,4 +1,4 @@
-"""The panel in napari's menu *Plugins*: what its buttons do, and what it shows. Decisions are made in `annotator` and `session`.
+"""The panel: what its buttons do, and what it shows. Decisions are made in `annotator` and `session`.
 
 Two threads work for it: one encodes, one decodes clicks. Both report to the main thread, which alone touches layers. What
 happens to layers is `workspace`'s.
