@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -987,6 +988,30 @@ def test_features_too_large_for_memory_go_to_a_folder_that_goes_with_them(monkey
     del features, one
     gc.collect()
     assert not folder.exists()
+
+
+def test_a_temporary_folder_goes_though_its_process_was_killed_or_it_was_not_filled(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(room, "_MEMORY_BYTES", 1)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(room, "make_store", full)
+        with pytest.raises(OSError, match="No space"):
+            made()
+    assert not list(tmp_path.iterdir())
+    for name, days in (("interformer-old", 2), ("interformer-new", 0), ("others-old", 2)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "in use").touch()
+        os.utime(tmp_path / name / "in use", 2 * (time.time() - days * 86400,))
+    mine = made()
+    (own,) = [one for one in tmp_path.iterdir() if one.name not in ("interformer-new", "others-old")]
+    os.utime(own / "in use", 2 * (time.time() - 2 * 86400,))
+    other = made()  # this process has the first one still
+    assert own.exists() and len(list(tmp_path.iterdir())) == 4
+    del mine, other
 
 
 def test_of_several_features_those_used_last_stay_as_far_as_they_fit_in_memory(tmp_path, monkeypatch):

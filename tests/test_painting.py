@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import zarr
 
+from napari_interformer import files
+from napari_interformer.files import planes_of
 from napari_interformer.geometry import Box
 from napari_interformer.painting import Backlog, Painting, highest_label, objects_on
 from napari_interformer.prompts import Click, Mask
@@ -100,6 +102,24 @@ def test_a_copy_knows_what_was_known_then():
     painting.restore(then)
     painting.put_back((), 1, ())
     assert not labels.any()
+
+
+def test_chunks_that_reach_through_several_planes_are_read_once(tmp_path, monkeypatch):
+    labels = zarr.create_array(tmp_path / "a.zarr", shape=(2, 7, 8, 9), chunks=(1, 3, 8, 5), dtype="uint8")
+    labels[:] = np.arange(labels.size).reshape(labels.shape) % 251
+    read = []
+    plain = zarr.Array.__getitem__
+    monkeypatch.setattr(zarr.Array, "__getitem__", lambda array, key: read.append(key) or plain(array, key))
+    planes = list(planes_of(labels))
+    assert len(read) == 6 and [plane for plane, _ in planes] == list(np.ndindex(2, 7))
+    for plane, pixels in planes:
+        np.testing.assert_array_equal(pixels, plain(labels, plane))
+    monkeypatch.setattr(files, "_SLAB", 2 * 8 * 9)
+    del read[:]
+    np.testing.assert_array_equal(
+        [pixels for _, pixels in planes_of(labels)], [pixels for _, pixels in planes]
+    )
+    assert len(read) == 8
 
 
 def test_the_highest_label_is_found_plane_by_plane():

@@ -742,6 +742,31 @@ def test_what_is_interrupted_midway_is_as_it_was(on_a_filling_disk, monkeypatch,
     np.testing.assert_array_equal(s.labels, before)
 
 
+@pytest.mark.parametrize("what", ["clear", "undo delete", "undo find_similar"])
+def test_what_cannot_be_taken_back_as_a_whole_is_there_as_before(on_a_filling_disk, what):
+    s, room = on_a_filling_disk
+    if what == "undo delete":
+        s.delete(5)
+    elif what == "undo find_similar":
+        s.click((3, *CENTRES[0]))
+        s.commit()
+        s.find_similar((3,))
+    else:
+        s.live = True
+        for plane in range(3):
+            s.click((plane, *CENTRES[0]))
+    before, objects, changes = np.array(s.labels), s.objects, s.changes
+    room(1)
+    with pytest.raises(OSError, match="No space"):
+        s.clear() if what == "clear" else s.undo()
+    room(99)
+    s.backlog.work_off()
+    np.testing.assert_array_equal(s.labels, before)
+    assert s.objects == objects and s.changes == changes
+    s.clear() if what == "clear" else s.undo()
+    assert not np.array_equal(s.labels, before)
+
+
 def test_a_second_failure_does_not_lose_what_is_to_be_put_back(on_a_filling_disk):
     s, room = on_a_filling_disk
     for plane in range(2):
@@ -1494,6 +1519,23 @@ def test_an_open_object_that_may_overwrite_is_gone_on_with_as_such(live, tmp_pat
         one.commit()
     np.testing.assert_array_equal(again.labels, s.labels)
     np.testing.assert_array_equal(replayed(again, tmp_path / "d.json").labels, s.labels)
+
+
+def test_clearing_a_loaded_edit_brings_back_what_was_painted_and_erased_before_it(tmp_path):
+    s = session(live=True)
+    s.click(CENTRES[0])
+    label = s.commit()
+    s.painted(Stroke(s.labels, 16, 50, label, (32, 10)))
+    s.painted(Stroke(s.labels, 16, 16, 0, (8, 8)))
+    finished = s.labels.copy()
+    s.edit(label)
+    s.click((20, 55), positive=False)
+    again = replayed(s, tmp_path / "c.json", live=True)
+    np.testing.assert_array_equal(again.labels, s.labels)
+    assert not np.array_equal(s.labels, finished)
+    for one in (s, again):
+        one.clear()
+        np.testing.assert_array_equal(one.labels, finished)
 
 
 def test_numbers_of_numpy_are_saved_as_any_others(tmp_path):
@@ -2373,6 +2415,21 @@ def test_found_objects_get_no_number_that_was_painted():
     s = session(labels=np.where(LABELS == 1, 1, 0))
     s.number_from(10)
     assert s.find_similar() == [10, 11, 12, 13, 14]
+
+
+def test_of_found_objects_those_stay_for_which_there_are_numbers():
+    s = session(labels=np.zeros(IMAGE.shape, np.uint8))
+    s.label = 252
+    s.click(CENTRES[0])
+    s.commit()
+    with pytest.warns(
+        UserWarning, match="5 objects were found, but labels of dtype uint8 have room for 3 more"
+    ):
+        assert s.find_similar() == [253, 254, 255]
+    tried = []
+    with pytest.raises(ValueError, match="cannot hold label 256"):
+        s.find_similar(progress=lambda *_: tried.append(1))
+    assert not tried
 
 
 def test_found_objects_may_have_the_last_number_there_is():

@@ -250,15 +250,6 @@ def test_an_error_of_ours_is_none_of_a_place_that_is_not_encoded(monkeypatch):
         session.find_similar()
 
 
-def test_labels_too_narrow_for_what_is_found_are_left_as_they_are():
-    labels = np.zeros(LABELS.shape, np.uint8)
-    labels[LABELS == 1] = 253
-    session = Session(FEATURES, MODEL, labels)
-    with pytest.raises(ValueError, match="wider dtype"):
-        session.find_similar()
-    assert set(np.unique(labels)) == {0, 253} and not session.can_undo
-
-
 def test_a_box_that_is_too_large_says_how_large_it_may_be():
     side = int(MOST_PIXELS**0.5) + 33
     features = room_for(Planes.of(np.broadcast_to(np.uint8(0), (side, side)), contrast=(0, 255)), MODEL)

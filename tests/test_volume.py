@@ -457,6 +457,22 @@ def test_a_red_click_at_its_heart_says_that_the_object_is_not_there():
     assert s.model.decoded == decoded
 
 
+def test_what_another_object_had_of_it_is_looked_at_again_once_that_is_gone():
+    block = np.zeros((3, 96, 128), np.uint8)
+    block[:, 16:48, 16:48] = 200
+    s = Session(encode(block, MODEL, contrast=(0, 255), device="cpu"), MODEL, live=True)
+    s.labels[1, 16:28, 16:48] = 9
+    s.click((0, 40, 32))
+    s.propagate()
+    assert s.mask[1].sum() == 20 * 32
+    before = s.changes
+    s.propagate()
+    assert s.changes == before, "nothing has changed"
+    s.labels[s.labels == 9] = 0
+    s.propagate()
+    np.testing.assert_array_equal(s.mask, block > 0)
+
+
 def test_what_ended_it_for_a_while_is_looked_at_again(stack):
     features = encode(
         np.where(stack[1] == 1, 200, 0).astype(np.uint8)[None].repeat(5, 0), MODEL, planes=[(2,)]

@@ -16,14 +16,14 @@ import time
 import uuid
 import weakref
 from collections import OrderedDict
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from napari_interformer import __version__
+from napari_interformer import __version__, locks
 from napari_interformer.files import ELSEWHERE, brief, unwritable
 from napari_interformer.geometry import DIVISOR, Box, rounded_up
 from napari_interformer.image import Planes, plane_at, plane_of
@@ -43,6 +43,7 @@ FORMAT = 2
 _CACHE_BYTES = 256 * 2**20  # tiles of stored features that are kept decompressed
 _LOOK = 1.0  # seconds for which a store that was seen is taken to be there
 _MEMORY_BYTES = 10**9  # larger features without a store go to a temporary one
+_TEMPORARY, _IN_USE, _DAY = "interformer-", "in use", 86400  # its folder, the lock in it, and seconds
 
 
 class MapMaker(Protocol):
@@ -232,10 +233,14 @@ class Features:
         if store is None:
             made = cls(origin)
             if made.nbytes > _MEMORY_BYTES:
-                folder = tempfile.mkdtemp(prefix="interformer-")
-                made = cls.create(planes, model, core=core, halo=halo, store=Path(folder) / "features.zarr")
+                folder = _temporary_folder()
+                try:
+                    made = cls.create(planes, model, core=core, halo=halo, store=folder / "features.zarr")
+                except BaseException:
+                    _remove(folder)
+                    raise
                 made.path = None
-                weakref.finalize(made, shutil.rmtree, folder, ignore_errors=True)
+                weakref.finalize(made, _remove, folder)
             made.source = planes
             return made
         location = located(store)
@@ -700,6 +705,23 @@ def _out_of_reach(location: Path | str, error: Exception) -> OSError | None:
     return OSError(
         f"{name_of(location)} could not be reached ({brief(error)}): check the address and the network."
     )
+
+
+def _temporary_folder() -> Path:
+    """Make a folder for features that nobody keeps; those that killed processes have left are removed after a day."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*"):
+        with suppress(OSError):
+            if (left / _IN_USE).stat().st_mtime < time.time() - _DAY and locks.take(left / _IN_USE, 0):
+                _remove(left)
+    folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
+    locks.take(folder / _IN_USE, 0)
+    return folder
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder that `_temporary_folder` made."""
+    locks.give_back(folder / _IN_USE, 0)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

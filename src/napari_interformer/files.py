@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import itertools
+import math
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ZARR_MARKS = {2: ".zarray", 3: "zarr.json"}  # what a folder with an array holds, by Zarr's versions
+_SLAB = 2**28  # bytes of a label image that are read together, at most
 _LOOKED_AT = 4  # arrays of Zarr behind one of Dask, at each reading
 
 
@@ -58,6 +60,33 @@ def labels_at(labels: Any, key: Any) -> NDArray[Any]:
         raise OSError(
             f"The labels could not be read ({brief(error)}): check what stores them, or open them again."
         ) from error
+
+
+def planes_of(labels: Any) -> Iterator[tuple[tuple[int, ...], NDArray[Any]]]:
+    """Go through a label image (..., Y, X) plane by plane; of chunks that reach through several, each is read once."""
+    *leading, last = labels.shape[:-2] or (None,)
+    if last is None:
+        yield (), labels_at(labels, ())
+        return
+    together = _together(labels)
+    for outer in np.ndindex(*leading):
+        for start in range(0, last, together):
+            slab = labels_at(labels, (*outer, slice(start, start + together)))
+            for number, plane in enumerate(slab, start):
+                yield (*outer, number), plane
+
+
+def _together(labels: Any) -> int:
+    """Return how many planes lie in one chunk, as far as these fit into memory."""
+    array = getattr(labels, "array", labels)  # of a layer, it is what lies behind
+    chunks = getattr(array, "chunks", None)
+    if not chunks or len(array.shape) != len(labels.shape):
+        return 1
+    length: int = (
+        chunks[-3] if isinstance(chunks[-3], int) else max(chunks[-3])
+    )  # Dask has one for each chunk
+    room: int = _SLAB // (math.prod(labels.shape[-2:]) * labels.dtype.itemsize)
+    return max(1, min(length, room))
 
 
 def _sources(lazy: Any) -> Iterator[Any]:

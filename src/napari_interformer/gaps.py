@@ -61,8 +61,8 @@ def where_it_ends(ends: Sequence[Ended]) -> str:
 class Gap:
     """What was carried between two clicked planes, or beyond the outermost, and the steps that it follows from.
 
-    It need not be carried again if it is `settled` (not stopped early, nor at something that may change) and `overwrite` is
-    still the same.
+    It need not be carried again if it is `settled` (not stopped early, nor at something that may change), `overwrite` is still
+    the same, and other objects still have what they kept it from (`withheld`).
     """
 
     sources: tuple[Step | None, Step | None]
@@ -70,6 +70,7 @@ class Gap:
     ends: tuple[Ended, ...]
     settled: bool
     overwrite: bool
+    withheld: tuple[Mask, ...] = ()
 
 
 # By the clicked planes around them; None stands for the ends of the stack.

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 FEW = 4  # planes that may be channels
 
-NOTHING_TO_UNDO = "There is nothing to undo. To continue a finished object, press Edit object and click on it; to remove it, press Delete."
+NOTHING_TO_UNDO = (
+    "There is nothing to undo. To continue or remove an object, press Edit object or Delete, and click on it."
+)
 
 
 def before_a_click(

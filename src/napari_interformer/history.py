@@ -104,7 +104,25 @@ class Found:
 
     def make(self, objects: Objects) -> None:
         """See `Change`."""
-        for number, (record, step, painting) in enumerate(self.objects, 1):
+        with objects.backlog.whole(partial(self._put_back, objects)):
+            self._paint(objects)
+        objects.records = [*objects.records, *(record for record, _, _ in self.objects)]
+        objects.extents += [extent([step]) for _, step, _ in self.objects]
+        last = self.objects[-1][0].label
+        objects.highest, objects.current.label = self.after or (last, last + 1)
+
+    def take_back(self, objects: Objects) -> None:
+        """See `Change`."""
+        with objects.backlog.whole(partial(self._paint, objects)):
+            self._put_back(objects)
+        objects.drop(record for record, _, _ in self.objects)
+        del objects.extents[-len(self.objects) :]
+        # A number that was cleared since is not given again.
+        self.after = objects.highest, objects.current.label
+        objects.highest, objects.current.label = self.before
+
+    def _paint(self, objects: Objects) -> None:
+        for record, step, painting in self.objects:
             paint = partial(
                 painting.paint,
                 step.prompt.plane,
@@ -114,25 +132,11 @@ class Found:
                 overwrite=False,
                 prompts=step.prompts,
             )
-            with objects.backlog.whole(partial(self._put_back, objects, number)):
-                objects.backlog.add(paint)
-        objects.records = [*objects.records, *(record for record, _, _ in self.objects)]
-        objects.extents += [extent([step]) for _, step, _ in self.objects]
-        last = self.objects[-1][0].label
-        objects.highest, objects.current.label = self.after or (last, last + 1)
+            objects.backlog.add(paint)
 
-    def take_back(self, objects: Objects) -> None:
-        """See `Change`."""
-        self._put_back(objects, len(self.objects))
-        objects.drop(record for record, _, _ in self.objects)
-        del objects.extents[-len(self.objects) :]
-        # A number that was cleared since is not given again.
-        self.after = objects.highest, objects.current.label
-        objects.highest, objects.current.label = self.before
-
-    def _put_back(self, objects: Objects, count: int) -> None:
-        """Give the labels what they had without the first so many."""
-        for record, step, painting in reversed(self.objects[:count]):
+    def _put_back(self, objects: Objects) -> None:
+        """Give the labels what they had without them."""
+        for record, step, painting in reversed(self.objects):
             objects.backlog.add(partial(painting.put_back, step.prompt.plane, record.label, step.prompts))
 
 
@@ -150,22 +154,26 @@ class Deleted:
     def make(self, objects: Objects) -> None:
         """See `Change`."""
         with objects.backlog.whole(partial(self._put_back, objects)):
-            for mask in self.record.begun:
-                remove = partial(
-                    self.painting.paint, mask.plane, *nothing(), label=self.record.label, overwrite=False
-                )
-                objects.backlog.add(remove)
+            self._remove(objects)
         objects.records = [*objects.records, self.record]
         if objects.current.label == self.instead:
             objects.current.label = self.record.label
 
     def take_back(self, objects: Objects) -> None:
         """See `Change`."""
-        self._put_back(objects)
+        with objects.backlog.whole(partial(self._remove, objects)):
+            self._put_back(objects)
         objects.drop([self.record])
         self.instead = 0
         if objects.current.label == self.record.label:  # which was free for a while
             self.instead = objects.current.label = objects.highest + 1
+
+    def _remove(self, objects: Objects) -> None:
+        for mask in self.record.begun:
+            remove = partial(
+                self.painting.paint, mask.plane, *nothing(), label=self.record.label, overwrite=False
+            )
+            objects.backlog.add(remove)
 
     def _put_back(self, objects: Objects) -> None:
         for mask in self.record.begun:

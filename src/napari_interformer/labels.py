@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Image, Labels
 
-from napari_interformer.files import same_file
+from napari_interformer.files import planes_of, same_file
 from napari_interformer.geometry import Box
 from napari_interformer.image import plane_at, read_only
 from napari_interformer.label_files import write_labels
@@ -387,8 +387,8 @@ class LayerLabels:
 
     def those_of(self, numbers: set[int]) -> set[int]:
         """Return which of these numbers any pixel has; all of the labels are read."""
-        planes = np.ndindex(*self.shape[:-2]) if numbers else ()
-        return {int(n) for plane in planes for n in np.unique(self[plane])} & numbers
+        planes = planes_of(self) if numbers else ()
+        return {int(n) for _, plane in planes for n in np.unique(plane)} & numbers
 
     def undo(self) -> Stroke:
         """Take back napari's last step; return what it had painted."""
@@ -565,8 +565,8 @@ class LayerLabels:
         It reads all of them, so let a worker thread do it.
         """
         lowest = highest = 0
-        for plane in np.ndindex(self._filled.shape) if planes is None else planes:
-            labels = self[plane]
+        parts = planes_of(self) if planes is None else ((plane, self[plane]) for plane in planes)
+        for plane, labels in parts:
             self._filled[plane] = np.count_nonzero(labels)
             lowest = min(lowest, int(labels.min(initial=0)))
             highest = max(highest, int(labels.max(initial=0)))

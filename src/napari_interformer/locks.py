@@ -39,6 +39,7 @@ def take(file: Path, number: int) -> bool:
 
     Where the file system has no locks, everybody gets it.
     """
+    file = _named(file)
     with _guard:
         if (file, number) in _held:
             return False
@@ -51,6 +52,7 @@ def take(file: Path, number: int) -> bool:
 
 def give_back(file: Path, number: int) -> None:
     """Give a byte back that was taken."""
+    file = _named(file)
     with _guard:
         _held.discard((file, number))
         _release(file, number)
@@ -58,12 +60,18 @@ def give_back(file: Path, number: int) -> None:
 
 def taken(file: Path, number: int) -> bool:
     """Whether another process has a byte of a file; the file is not made."""
+    file = _named(file)
     with _guard:
         if (file, number) in _held or not file.exists():
             return False
         free = _free(file, number, "look")  # as many as like may look at a time
         _release(file, number)
         return not free
+
+
+def _named(file: Path) -> Path:
+    """Return one name for a file that goes by several: closed under one, the system would give back what another holds."""
+    return file.parent.resolve() / file.name
 
 
 def _free(file: Path, number: int, what: Literal["take", "look"]) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.ndimage import find_objects
 from scipy.ndimage import label as number_parts
 
-from napari_interformer.files import gone, labels_at
+from napari_interformer.files import gone, labels_at, planes_of
 from napari_interformer.geometry import Box, cut, line, paste
 from napari_interformer.prompts import Mark, Mask
 
@@ -257,9 +257,12 @@ class Painting:
     def begin_with(self, mask: Mask, label: int, box: Box, *, new: bool = False) -> None:
         """Begin with what the label has in a box on the plane of a mask: whatever comes of the object replaces that.
 
-        If it is `new`, nothing of it was there at the start.
+        At the start, it was the mask, which labels may not be yet that are loaded; if it is `new`, nothing of it was there.
         """
         patch = self._patch(mask.plane, box, label, None)
+        was = cut(mask.mask, mask.box, patch.box, False)
+        own = (patch.start == label) | ((patch.start == 0) & was)
+        patch.start = np.where(own, np.where(was, label, 0), patch.start).astype(patch.start.dtype)
         patch.under = np.where(patch.under == label, 0, patch.under).astype(patch.under.dtype)
         if new:
             patch.start = patch.under
@@ -370,19 +373,18 @@ def empty_labels(shape: tuple[int, ...]) -> NDArray[np.int32]:
 
 def highest_label(labels: LabelImage) -> int:
     """Return the highest number in a label image, 0 if there is none; read plane by plane, as it may be larger than memory."""
-    planes = np.ndindex(*labels.shape[:-2])
-    highest = max((int(labels_at(labels, plane).max(initial=0)) for plane in planes), default=0)
+    highest = max((int(plane.max(initial=0)) for _, plane in planes_of(labels)), default=0)
     check_there(labels)
     return highest
 
 
-def masks_of(labels: LabelImage, label: Any, planes: Iterable[Plane], asked: str) -> tuple[Mask, ...]:
-    """Return what an object has on those of these planes where it has anything.
+def masks_of(labels: LabelImage, label: Any, plane: Plane | None, asked: str) -> tuple[Mask, ...]:
+    """Return what an object has on a plane, or, if that is None, on all planes where it has anything.
 
     Raises
     ------
     ValueError
-        If it has nothing on any of them; the sentence begins with what was `asked`.
+        If it has nothing there; the sentence begins with what was `asked`.
     """
     try:
         # A number read from a narrow label image would overflow when the next one is counted.
@@ -390,11 +392,12 @@ def masks_of(labels: LabelImage, label: Any, planes: Iterable[Plane], asked: str
     except (TypeError, ValueError, OverflowError):
         number = 0
     possible, masks = number == label and number > 0, []
-    for plane in planes if possible else ():
-        here = labels_at(labels, plane) == number
+    planes = planes_of(labels) if plane is None else [(plane, labels_at(labels, plane))]
+    for index, pixels in planes if possible else ():
+        here = pixels == number
         box = Box.around(here)
         if not box.empty:
-            masks.append(Mask(plane, box, here[box.slices]))
+            masks.append(Mask(index, box, here[box.slices]))
     check_there(labels)
     if not masks:
         why = "which has no pixel there" if possible else "and objects have numbers above 0"

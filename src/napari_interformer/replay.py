@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from napari_interformer.files import labels_at
+from napari_interformer.files import planes_of
 from napari_interformer.geometry import Box
 from napari_interformer.image import plane_of
 from napari_interformer.painting import check_number
@@ -122,9 +122,9 @@ def _check_free(labels: LabelArray, records: Sequence[Record]) -> None:
             deleted.add(record.label)
         elif record.prompts and not record.edited and record.label not in deleted:
             new.add(record.label)
-    for plane in np.ndindex(*labels.shape[:-2]):
+    for _, plane in planes_of(labels):
         # As Python's numbers: NumPy makes unsigned and signed ones of 64 bits into rounded ones.
-        if there := new.intersection(np.unique(labels_at(labels, plane)).tolist()):
+        if there := new.intersection(np.unique(plane).tolist()):
             raise ValueError(
                 f"Saved clicks need labels without their objects; object {min(there)} is there already: load them into new, "
                 "empty labels."

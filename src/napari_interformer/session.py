@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
+import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
@@ -21,7 +22,7 @@ import numpy as np
 from napari_interformer.by_hand import paint_again
 from napari_interformer.current import Shown, nothing
 from napari_interformer.decoding import Decoding, image_of
-from napari_interformer.files import at_home, labels_at
+from napari_interformer.files import at_home, planes_of
 from napari_interformer.gaps import gaps_of
 from napari_interformer.geometry import Box, empty_mask
 from napari_interformer.history import Deleted, Found, History, Painted, Said, Switched
@@ -246,9 +247,7 @@ class Session:
         self._check_no_current("label")
         check_number(self.labels, value)
         # Above the highest, nothing has to be read.
-        if value <= self.highest and any(
-            (labels_at(self.labels, plane) == value).any() for plane in np.ndindex(*self.features.leading)
-        ):
+        if value <= self.highest and any((plane == value).any() for _, plane in planes_of(self.labels)):
             raise ValueError(
                 f"label takes a number that no object has; got {value}, which is taken: to continue that object, call "
                 f"session.edit({value})."
@@ -763,6 +762,7 @@ class Session:
         from napari_interformer.similar import search  # loads scikit-image
 
         self._check_no_current("find_similar")
+        check_number(self.labels, self._first_free)  # or all of it would be in vain
         whole = Box.of(self.features.size)
         try:
             box = whole if box is None else Box(*map(operator.index, box)).intersect(whole)
@@ -774,15 +774,26 @@ class Session:
             self, plane_of(plane, self.features.leading), box, progress=progress, cancelled=cancelled
         )
 
+    @property
+    def _first_free(self) -> int:
+        """The first of many numbers: what follows one that somebody chose may not be free."""
+        return max(self.label, self.highest + 1)
+
     def adopt_similar(self, similar: Similar) -> list[int]:
         """Finish what `compute_similar` returned; errors as for `find_similar`."""
         self._check_no_current("find_similar")
         self._settle()
         if not similar.steps:
             return []
-        # What follows a number that somebody chose may not be free.
-        first = max(self.label, self.highest + 1)
-        check_number(self.labels, first + len(similar.steps) - 1)
+        first = self._first_free
+        check_number(self.labels, first)
+        room = int(np.iinfo(self.labels.dtype).max) - first + 1  # the best come first
+        if room < len(similar.steps):
+            warnings.warn(
+                f"{len(similar.steps)} objects were found, but labels of dtype {self.labels.dtype} have room for {room} "
+                "more: the others were left out.",
+                stacklevel=2,
+            )
         decoder = self.model.decoder_fingerprint
         objects = tuple(
             (
@@ -792,7 +803,7 @@ class Session:
                 step,
                 Painting(self.labels),
             )
-            for label, step in enumerate(similar.steps, first)
+            for label, step in enumerate(similar.steps[:room], first)
         )
         self._history.make(Found(objects, (self.highest, self.label)))
         return [record.label for record, _, _ in objects]
@@ -863,7 +874,8 @@ class Session:
             return []  # nothing has this number yet: the next object gets it
         # What is none of the object's can still be taken back.
         earlier = self._history.without_the_object
-        changed = self._current.put_back()
+        with self.backlog.whole(self._current.repaint if self.live else nothing):
+            changed = self._current.put_back()
         for plane, step in self._current.newest.items():
             changed[plane] = changed.get(plane, Box(0, 0, 0, 0)).union(step.box)
         self._objects.begin()
@@ -894,9 +906,8 @@ class Session:
         It reads all of them, or one plane.
         """
         self._check_no_current("edit")
-        leading = self.features.leading
-        planes = np.ndindex(*leading) if plane is None else [plane_of(plane, leading)]
-        masks = masks_of(self.labels, label, planes, "edit")
+        wanted = None if plane is None else plane_of(plane, self.features.leading)
+        masks = masks_of(self.labels, label, wanted, "edit")
         return Taken(int(label), self.compute(masks))
 
     def adopt_edit(self, taken: Taken, *, new: bool = False) -> None:
@@ -923,7 +934,7 @@ class Session:
     def compute_delete(self, label: int) -> Record:
         """Look for an object in all of `labels` without changing anything; for `adopt_delete`."""
         self._check_no_current("delete")
-        masks = masks_of(self.labels, label, np.ndindex(*self.features.leading), "delete")
+        masks = masks_of(self.labels, label, None, "delete")
         # Its record goes on: where it lay, others found no room.
         return Record(int(label), (), size=None, overwrite=False, edited=True, begun=masks)
 

@@ -76,6 +76,7 @@ class _Front:
     sense: NDArray[np.float32] | None
     trail: list[Mask] = field(default_factory=list)
     areas: list[int] = field(default_factory=list)
+    withheld: list[Mask] = field(default_factory=list)  # what other objects have of what it would cover
     ended: Ended | None = None
 
     @property
@@ -182,7 +183,7 @@ def carry(
         for before, after in zip([None, *own], [*own, None], strict=True):
             steps = _source(session, before), _source(session, after)
             gap = session.gaps.get((before, after))
-            if gap is None or gap.sources != steps or not gap.settled or gap.overwrite != session.overwrite:
+            if gap is None or gap.sources != steps or not _still(session, gap):
                 fronts = _fill(session, before, after, told, cancelled)
                 masks = tuple(mask for front in fronts for mask in front.trail)
                 if gap is not None and len(masks) == len(gap.masks) and all(map(_same, masks, gap.masks)):
@@ -190,7 +191,8 @@ def carry(
                 ends = tuple(front.ended for front in fronts if front.ended is not None)
                 settled = not any(end.reason in (Reason.NOT_ENCODED, Reason.OCCUPIED) for end in ends)
                 settled = settled and not (cancelled is not None and cancelled())
-                gap = Gap(steps, masks, ends, settled, session.overwrite)
+                withheld = tuple(mask for front in fronts for mask in front.withheld)
+                gap = Gap(steps, masks, ends, settled, session.overwrite, withheld)
             else:
                 told(len(gap.masks))
             gaps[before, after] = gap
@@ -205,6 +207,21 @@ def carry(
                 if ended is not None:
                     ended(end)
     return Carried(session.compute((*carried, *given)), gaps)
+
+
+def _still(session: Session, gap: Gap) -> bool:
+    """Whether a gap would be filled in the same way again, as far as its clicks are the same."""
+    if not gap.settled or gap.overwrite != session.overwrite:
+        return False
+    return not any((_free(session, one.plane, one.box) & one.mask).any() for one in gap.withheld)
+
+
+def _free(session: Session, plane: Plane, box: Box) -> BoolMask:
+    """Return which pixels the object may cover."""
+    if session.overwrite:
+        return np.ones(box.shape, bool)
+    there = labels_at(session.labels, (*plane, *box.slices))
+    return np.asarray((there == 0) | (there == session.label))
 
 
 def _touched(mask: Mask, piece: Piece, label: int) -> bool:
@@ -361,12 +378,9 @@ def neighbour(session: Session, front: _Front, other: _Front | None) -> Mask | R
     room = known.grown(grown, grown)
     room = room.intersect(size)
     inside = cut(prior.mask, prior.box, room, False)
-    free = np.ones(inside.shape, bool)
-    if not session.overwrite:
-        there = labels_at(session.labels, (*plane, *room.slices))
-        free = (there == 0) | (there == session.label)
-        if 2 * np.count_nonzero(inside & free) < np.count_nonzero(inside):
-            return Reason.OCCUPIED
+    free = _free(session, plane, room)
+    if 2 * np.count_nonzero(inside & free) < np.count_nonzero(inside):
+        return Reason.OCCUPIED
     likeness = contrast = None
     if front.appearance is not None:
         values, core = values_of(session, plane, room), cut(_core(prior.mask), prior.box, room, False)
@@ -382,7 +396,10 @@ def neighbour(session: Session, front: _Front, other: _Front | None) -> Mask | R
     if contrast is not None:
         score = score - np.where(core, 0, COST * (contrast.max(axis=0) - BRIGHTER).clip(0, MOST))
     near = distance_transform_edt(~inside) <= reach
-    mask = (score > 0) & near & free
+    wanted = (score > 0) & near
+    mask = wanted & free
+    if (wanted & ~free).any():
+        front.withheld.append(_tight(plane, room, wanted & ~free))
     if contrast is not None:
         faint = mask & (contrast.min(axis=0) < -FAINTER)
         mask &= ~binary_opening(faint, np.ones((EDGE, EDGE)))
