@@ -287,6 +287,12 @@ def test_as_many_labels_as_images(cells, encoded, small_model):
         ni.adapt(small_model, [encoded, encoded], [cells[1]], config=QUICK)
 
 
+def test_a_list_of_features_needs_lists(cells, encoded, small_model, tmp_path):
+    for labels, images in ((None, None), ([cells[1]], tmp_path)):
+        with pytest.raises(TypeError, match="adapt takes lists of label images and of images"):
+            ni.adapt(small_model, [encoded], labels, images=images, config=QUICK)
+
+
 def test_a_configuration_of_another_kind_is_refused(cells, encoded, small_model):
     for other, told in (
         ({"steps": 2}, "{'steps': 2}"),

@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -1130,12 +1132,43 @@ def test_training_that_is_interrupted_keeps_its_state_and_says_so(
     assert signal.getsignal(number) is before
 
 
-def test_asking_twice_ends_work_at_once() -> None:
+def test_asking_twice_ends_work_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt), terminal.between_steps() as asked:
         assert not asked()
-        signal.raise_signal(signal.SIGTERM)
-        assert asked()
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):  # at one go: they mean the same
+            signal.raise_signal(number)
+        assert asked() == signal.SIGTERM
+        monkeypatch.setattr(terminal, "ONE_WISH", 0)
+        signal.raise_signal(signal.SIGTERM)  # as torchrun, which passes it on
         signal.raise_signal(signal.SIGINT)
+
+
+def test_a_model_that_was_finished_when_somebody_asked_to_stop_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_interformer import train as training
+
+    def late(_: Any, output: Path, *__: Any, **___: Any) -> Path:
+        signal.raise_signal(signal.SIGINT)
+        output.write_bytes(b"")
+        return output
+
+    monkeypatch.setattr(training, "train", late)
+    monkeypatch.setattr(
+        "napari_interformer.checkpoint.read_checkpoint", lambda _: SimpleNamespace(notes={"kept": "0"})
+    )
+    assert run("train", tmp_path, "-o", tmp_path / "m.safetensors") == 0
+    assert "model: " in capsys.readouterr().out
+
+
+def test_a_device_that_there_is_not_leaves_no_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, store = tmp_path / "a.tif", tmp_path / "a.zarr"
+    tifffile.imwrite(image, np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
+    given = ("--click", "3,3", "--features", store, "-o", tmp_path / "l.tif", "--device", "abacus")
+    assert run("segment", image, *given) == 1
+    assert "device takes" in capsys.readouterr().err and not store.exists()
 
 
 def test_train_adapts_the_model_in_the_package(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -232,15 +232,24 @@ train({str(folder)!r}, {str(model)!r}, {endless!r})
     assert told[0].step == (reached // 20 + 1) * 20
 
 
+def test_a_model_in_the_home_folder_is_not_replaced(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "m.safetensors").write_bytes(b"ten hours of work")
+    with pytest.raises(FileExistsError):
+        train(folder, "~/m.safetensors", QUICK)
+    assert (tmp_path / "m.safetensors").read_bytes() == b"ten hours of work"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_processes_that_make_crops_leave_signals_to_the_main_one(folder, tmp_path):
-    """Ctrl+C and torchrun's SIGTERM reach all processes of a group; a lost worker would end the run before it is saved."""
+    """They reach all processes of a group; a lost worker would end the run before it is saved."""
     steps = iter(range(10))
 
     def cancelled():
         for child in multiprocessing.active_children():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 os.kill(child.pid, number)
         return next(steps) == 3
 

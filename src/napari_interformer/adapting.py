@@ -281,6 +281,11 @@ def _pairs(
             "them with encode."
         )
     images = [None] * len(features) if images is None else images
+    if not hasattr(labels, "__len__") or not hasattr(images, "__len__"):
+        raise TypeError(
+            "adapt takes lists of label images and of images together with a list of features; got "
+            f"{type(labels).__name__} and {type(images).__name__}: put them into lists."
+        )
     if not len(features) == len(labels) == len(images) or not features:
         raise ValueError(
             f"adapt takes one label image for the features of each image; got {len(labels)} for {len(features)}, and "

@@ -24,6 +24,7 @@ from skimage.segmentation import find_boundaries, random_walker, watershed
 
 from napari_interformer.datasets import VALIDATION, load, split, with_values
 from napari_interformer.encoding import encode
+from napari_interformer.files import write_whole
 from napari_interformer.geometry import Box
 from napari_interformer.image import Planes
 from napari_interformer.prompts import BoxPrompt
@@ -527,8 +528,8 @@ class Report:
             ],
         }
         figures, table, plot, sheet = (folder / name for name in REPORT)
-        figures.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        table.write_text(self.table() + "\n", encoding="utf-8")
+        write_whole(figures, json.dumps(content, indent=1).encode())
+        write_whole(table, f"{self.table()}\n".encode())
         self.plot(plot)
         if annotate is None:
             return [figures, table, plot]

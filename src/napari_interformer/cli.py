@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 import shlex
 import signal
+import subprocess
 import sys
 import traceback
 from contextlib import ExitStack, contextmanager, suppress
@@ -279,6 +281,7 @@ def segment(
     from napari_interformer import segmenting as steps
     from napari_interformer.image import Planes
     from napari_interformer.label_files import LABEL_FILES, check_labels_file, write_labels
+    from napari_interformer.model import resolve_device
     from napari_interformer.store import located
     from napari_interformer.volume import check_axes
 
@@ -304,6 +307,7 @@ def segment(
     if similar:
         steps.check_searchable(image, planes)
     network = ni.load_model(model)
+    resolve_device(device)  # or a store would be made before it is refused
     planes, encoded = steps.open_features(features, planes, network, contrast)
     labels = click.get_current_context().with_resource(steps.labels_for(planes.shape, output))
     session = ni.Session(encoded, network, labels, object_size=object_size, highest=0)
@@ -392,7 +396,7 @@ def train(ctx: click.Context, /, folder: Path, output: Path, only_adapt: bool, *
         saved = run(
             folder, output, TrainConfig(**settings), progress=told, cancelled=lambda: bool(interrupted())
         )
-    if asked := interrupted():
+    if (asked := interrupted()) and not saved.exists():
         signal.raise_signal(asked)  # now it ends as any command does
         raise KeyboardInterrupt  # in the background, where a shell has Ctrl+C ignored
     if first_process():
@@ -475,9 +479,8 @@ def tell_model(folder: Path, model: Path, kept: int, settings: dict[str, Any]) -
     for name in ("dataset", "validation"):
         if settings[name] != getattr(usual, name):
             words += [flag_of(name), settings[name]]
-    click.echo(
-        f"kept for validation: {count(kept, 'image')}; to measure the model there: {shlex.join(map(str, words))}"
-    )
+    line = (subprocess.list2cmdline if os.name == "nt" else shlex.join)(list(map(str, words)))
+    click.echo(f"kept for validation: {count(kept, 'image')}; to measure the model there: {line}")
 
 
 @app.command(cls=ConfigCommand, config="napari_interformer.benchmark:BenchmarkConfig")
@@ -518,8 +521,10 @@ def benchmark(folder: Path, output: Path, model: str | None, device: str, **sett
         told = run(
             folder, network, config, device=device, progress=lambda done, total: show(line, done, total)
         )
-    written = told.save(output, methods(config, network, device)["InterFormer"])
-    click.echo(told.table())
+    try:
+        written = told.save(output, methods(config, network, device)["InterFormer"])
+    finally:  # what was measured, perhaps for hours, is shown at least
+        click.echo(told.table())
     for path in written:
         click.echo(f"written: {path}")
 
@@ -670,7 +675,9 @@ def what_is_kept(arguments: Sequence[str]) -> str:
     """Say what an interrupted command leaves behind."""
     command = next((word for word in arguments if not word.startswith("-")), "")
     stores = command == "segment" and any(re.match("--features(=|$)", word) for word in arguments)
-    if command == "encode" or stores or (command == "train" and "--adapt" not in arguments):
+    if command == "train" and "--adapt" not in arguments:
+        return "what was finished is kept as far as it was saved, and the same command continues from there"
+    if command == "encode" or stores:
         return "what was finished is kept, and the same command continues from there"
     return "nothing was kept, so the same command starts again from the beginning"
 

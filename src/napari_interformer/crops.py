@@ -314,14 +314,16 @@ def loader(batches: Batches, first: int) -> DataLoader[Batch]:
 
 
 def _deaf(*_: int) -> None:
-    """Leave Ctrl+C and SIGTERM, which reach all processes of a group, to the main one: it has a state to save."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    """Leave what ends all processes of a group to the main one: it has a state to save."""
+    _until_told()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _until_told() -> None:
-    """Leave Ctrl+C to the main process, and end when it sends SIGTERM."""
+    """Leave Ctrl+C, and that the terminal is closed, to the main process, and end when it sends SIGTERM."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):  # Windows has none
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 

@@ -120,20 +120,19 @@ def similar_ones(
         return [], ValueError(
             "--similar needs an object that was clicked on as an example; there is none: give clicks for one."
         )
-    told, wrong = [], None
+    told, wrong = [], []
     for plane in clicked:
         encode_part([(plane, Box.of(session.features.size))])
+        where = f"plane {', '.join(map(str, plane))}" if plane else ""
         try:
             with bar("finding", "place") as line:
                 found = session.find_similar(plane, progress=lambda done, total: show(line, done, total))
+            told.append(f"{count(len(found), 'similar object')} found{where and f' on {where}'}")
             if propagate:
                 carry(session, found, plane)
         except ValueError as error:
-            wrong = error
-        else:
-            where = f" on plane {', '.join(map(str, plane))}" if plane else ""
-            told.append(f"{count(len(found), 'similar object')} found{where}")
-    return told, wrong
+            wrong.append(f"{where.capitalize()}: {error}" if where else str(error))
+    return told, ValueError(" ".join(wrong)) if wrong else None
 
 
 def carry(session: Session, labels: Sequence[int], plane: Plane | None = None) -> None:

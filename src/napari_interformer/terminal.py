@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from napari_interformer.settings import of_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+ONE_WISH = 1.0  # seconds in which several signals mean one
 
 
 def count(number: int, noun: str) -> str:
@@ -63,16 +66,21 @@ def show(line: Any, done: int, total: int) -> None:
 
 @contextmanager
 def between_steps() -> Iterator[Callable[[], int]]:
-    """Let Ctrl+C, or what else ends a command, stop work between two steps, where its state can be saved; a second one at once.
+    """Let Ctrl+C, or what else ends a command, stop work between two steps, where its state can be saved.
 
-    Yields a function that returns the signal that came, or 0.
+    Yields a function that returns the signal that came, or 0. Another Ctrl+C stops it at once, but not what comes with the
+    first one: torchrun passes on what reached all processes, and a shell what its terminal had sent already.
     """
     asked: list[int] = []
+    since = 0.0
 
     def ask(number: int, _: Any) -> None:
-        if asked:
+        nonlocal since
+        if not asked:
+            since = time.monotonic()
+            asked.append(number)
+        elif number == signal.SIGINT and time.monotonic() > since + ONE_WISH:
             raise KeyboardInterrupt
-        asked.append(number)
 
     with handled(ask, signal.SIGINT, *_endings()):
         yield lambda: asked[0] if asked else 0

@@ -38,7 +38,7 @@ from torch import nn
 from napari_interformer.checkpoint import check_name, load_model, save_model
 from napari_interformer.crops import Batches, loader, synthetic_pictures, training_pictures, windows
 from napari_interformer.datasets import VALIDATION
-from napari_interformer.files import brief, unwritable
+from napari_interformer.files import at_home, brief, unwritable
 from napari_interformer.geometry import DIVISOR
 from napari_interformer.loss import ClickConfig, click_loss
 from napari_interformer.model import (
@@ -322,7 +322,7 @@ def train(
         raise ValueError(
             "kept needs a network with as many layers as initial; got layers, too: leave one of them out."
         )
-    output = Path(output)
+    folder, output = at_home(folder), at_home(output)
     check_name(output)
     state_path = output.with_name(f"{output.name.removesuffix('.safetensors')}.state.pt")
     # Of one name, so that a kill leaves one at most.
