@@ -603,10 +603,8 @@ class Annotator:
             self.session.clear()
         elif not self.session.empty:
             self.session.commit()
-        elif (
-            self.session.prompts or self.session.can_undo
-        ):  # its clicks may be gone, and somebody have painted it
-            self.session.clear()
+        elif self.session.prompts or self.session.can_undo:
+            self.session.clear()  # though its clicks may be gone: somebody may have painted it, and its number is taken
 
     def _none_waits(self, name: str) -> None:
         if self.waiting:

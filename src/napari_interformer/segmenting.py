@@ -19,7 +19,7 @@ import zarr
 
 from napari_interformer.encoding import encode_tiles, room_for
 from napari_interformer.features import Features
-from napari_interformer.files import labels_at
+from napari_interformer.files import planes_of
 from napari_interformer.gaps import where_it_ends
 from napari_interformer.geometry import Box
 from napari_interformer.options import BOX_MARK, typed
@@ -159,16 +159,15 @@ def report(session: Session, without: dict[int, str]) -> None:
 def pixels_of(session: Session) -> Counter[int]:
     """Count the pixels of each number in the labels, plane by plane: all at once would take several times their memory."""
     sizes: Counter[int] = Counter()
-    for plane in np.ndindex(*session.labels.shape[:-2]):
-        numbers, counts = np.unique(labels_at(session.labels, plane), return_counts=True)
+    for _, plane in planes_of(session.labels):
+        numbers, counts = np.unique(plane, return_counts=True)
         sizes.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
     return sizes
 
 
 def busiest(session: Session) -> tuple[int, ...]:
     """Return the plane with the most labelled pixels."""
-    planes = np.ndindex(*session.labels.shape[:-2])
-    return max(planes, key=lambda plane: np.count_nonzero(labels_at(session.labels, plane)))
+    return max(planes_of(session.labels), key=lambda plane: np.count_nonzero(plane[1]))[0]
 
 
 def open_features(
