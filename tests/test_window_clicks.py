@@ -782,7 +782,7 @@ def test_undo_with_nothing_to_undo_says_how_to_go_on(field):
     window.click_and_wait(centres[0])
     window.key_and_wait("C")
     window.key_and_wait("Ctrl+Z")
-    assert "press Edit object and click on it" in window.told[-1] and area(window.labels) == 400
+    assert "press Edit object or Delete, and click on it" in window.told[-1] and area(window.labels) == 400
 
 
 def test_the_keys_are_the_canvas_again_once_a_size_was_typed(field):

@@ -311,9 +311,9 @@ def segment(
     planes, encoded = steps.open_features(features, planes, network, contrast)
     labels = click.get_current_context().with_resource(steps.labels_for(planes.shape, output))
     session = ni.Session(encoded, network, labels, object_size=object_size, highest=0)
-    if propagate or prompts:
-        steps.encode_shown(planes, encoded, network, device)
     encode_part = partial(steps.encode_shown, planes, encoded, network, device)
+    if propagate or prompts:
+        encode_part()
     without: dict[int, str] = {}  # objects that got no pixel, and why
     if prompts is not None:
         steps.replay(session, prompts, propagate, without)
