@@ -17,7 +17,7 @@ from napari.layers.base import ActionType
 
 from napari_interformer.annotator import merge
 from napari_interformer.drawings import ShapeLayer, red
-from napari_interformer.layers import GREEN, RED
+from napari_interformer.layers import GREEN, RED, lengths
 from napari_interformer.prompts import BoxPrompt, Click, Mark, Scribble, in_order
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class ClickLayer:
         napari takes hold of a point anywhere within its size, however small it is drawn.
         """
         layer = self.layer
-        size = sum(_ON_SCREEN) / 2 * pixel / float(np.abs(layer.scale[list(self.source.upright)]).min())
+        size = sum(_ON_SCREEN) / 2 * pixel / float(lengths(layer)[list(self.source.upright)].min())
         if not size / _ABOUT < layer.current_size < size * _ABOUT:
             layer.current_size = size
             if len(layer.data):

@@ -15,7 +15,7 @@ from napari.layers import Shapes
 from napari.utils.colormaps.standardize_color import transform_color
 
 from napari_interformer.geometry import Box
-from napari_interformer.layers import GREEN, RED
+from napari_interformer.layers import GREEN, RED, lengths
 from napari_interformer.prompts import BoxPrompt, Click, Scribble
 
 if TYPE_CHECKING:
@@ -312,7 +312,7 @@ class ShapeLayer:
 
     def _thickness(self, layer: Shapes) -> float:
         """Return how wide edges are, in pixels of the layer, so that they are seen but hide nothing at this zoom."""
-        return _EDGE * self.pixel() / abs(float(layer.scale[self.source.upright[-1]]))
+        return _EDGE * self.pixel() / float(lengths(layer)[self.source.upright[-1]])
 
     def _shape(self, layer: Shapes, prompt: Drawn) -> tuple[NDArray[np.float64], str]:
         """Return the rectangle around a box's pixels, or a scribble's path: its vertices (N, axes), and which it is."""

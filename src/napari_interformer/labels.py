@@ -19,7 +19,7 @@ from napari_interformer.files import planes_of, same_file
 from napari_interformer.geometry import Box
 from napari_interformer.image import plane_at, read_only
 from napari_interformer.label_files import write_labels
-from napari_interformer.layers import PLACE, corners, finest, is_unplaced, place
+from napari_interformer.layers import PLACE, corners, finest, is_unplaced, lengths, place, steps
 from napari_interformer.painting import empty_labels
 
 if TYPE_CHECKING:
@@ -473,23 +473,18 @@ class LayerLabels:
         """
         unit = self.layer.units[-1]
         scale: list[float | None] = []
-        kept = zip(
-            self.without_channels(self.layer.scale), self._units, self._timed, self.axis_labels, strict=True
-        )
-        for size, own, timed, name in kept:
-            length = abs(float(size)) * _factor(own, "second" if timed else unit)  # no smaller if mirrored
+        sizes = self.without_channels(lengths(self.layer).tolist())
+        for size, own, timed, name in zip(sizes, self._units, self._timed, self.axis_labels, strict=True):
+            length = size * _factor(own, "second" if timed else unit)
             scale.append(None if name.lower() == "t" and not timed else length)
         return scale, None if str(unit) == "pixel" else str(unit)
 
     @property
     def translation(self) -> list[float] | None:
         """Where the first pixel lies per axis, in the units of `pixel_size`; None at the origin, or for a turned layer."""
-        count, unit = self.layer.ndim, self.layer.units[-1]
-        first, *beside = (
-            np.array(self.layer.data_to_world(pixel)) for pixel in (np.zeros(count), *np.eye(count))
-        )
-        steps = np.array(beside) - first
-        if not first.any() or (np.diag(steps) <= 0).any() or not np.allclose(steps, np.diag(np.diag(steps))):
+        unit, (first, beside) = self.layer.units[-1], steps(self.layer)
+        own = np.diag(beside)
+        if not first.any() or (own <= 0).any() or not np.allclose(beside, np.diag(own)):
             return None
         others = ["second" if timed else unit for timed in self._timed]
         kept = zip(self.without_channels(first.tolist()), self._units, others, strict=True)

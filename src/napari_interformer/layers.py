@@ -223,6 +223,18 @@ def place(layer: Labels | Points | Shapes, source: Source) -> None:
             setattr(layer, name, value)
 
 
+def steps(layer: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return where a layer's first pixel lies in the world, and for each axis how far away, and where, the next one does."""
+    count = layer.ndim
+    first, *beside = (np.array(layer.data_to_world(pixel)) for pixel in (np.zeros(count), *np.eye(count)))
+    return first, np.array(beside) - first
+
+
+def lengths(layer: Any) -> NDArray[np.float64]:
+    """Return how long a pixel of a layer is in the world along each of its axes; its `scale` says nothing of its `affine`."""
+    return np.asarray(np.linalg.norm(steps(layer)[1], axis=1))
+
+
 def is_unplaced(layer: Any) -> bool:
     """Whether nobody has given a layer a place of its own: its pixels are its places in the world."""
     return all(np.allclose(layer.data_to_world(corner), corner) for corner in corners(layer))

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     import napari.viewer
-    from napari.layers import Labels
+    from napari.layers import Image, Labels
     from numpy.typing import NDArray
     from qtpy.QtCore import QObject
 
@@ -51,9 +51,9 @@ if TYPE_CHECKING:
     from napari_interformer.worker import WorkerThread
 
 AT_ONCE = 0.05  # seconds for which the window may wait for an answer
-# What a session knew of the objects in a Labels layer, for the next one there, of another panel too: the array, and what it
-# would have saved.
-_KNOWN: WeakKeyDictionary[Labels, tuple[Any, Saved | None]] = WeakKeyDictionary()
+# What sessions knew of the objects in a Labels layer, for the next ones there, of other panels too: the array, and what they
+# would have saved, by the image.
+_KNOWN: WeakKeyDictionary[Labels, tuple[Any, dict[str, Saved]]] = WeakKeyDictionary()
 # Pixels of an image of one plane, at most, whose labels are looked through whenever a script may have written some.
 SURVEYED = 2**25
 RESTING = 60  # milliseconds without a move after which the mouse may be about to be pressed
@@ -117,6 +117,8 @@ class Workspace:
         # The object that napari's brush was given last, and whether that was there before.
         self._brush, self._brush_edits = 0, False
         self._meanwhile: list[Stroke] | None = None  # made while labels are looked through
+        # Labels that cannot be written to, their copy as long as that is in the making, and the image.
+        self._copying: tuple[Labels, Labels, Image] | None = None
         self._plane: tuple[int, ...] | None = None  # on screen when the Labels layer was drawn last
         self._rest = QTimer(parent)
         self._rest.setSingleShot(True)
@@ -179,9 +181,7 @@ class Workspace:
             layer.visible = True  # napari cannot write to a layer that it has never drawn
             show_info(f"{layer.name} was hidden; it is shown now, because objects are written to it.")
         self.end()
-        array, known = _KNOWN.pop(layer, (None, None))
-        same = array is not None and array() is labels.array
-        if known is not None and same and known.image == features.image_fingerprint:
+        if known := _known(labels).get(features.image_fingerprint):
             session.go_on_from(known)
         clicks, layers = self.clicks, self._viewer.layers
         if clicks is not None and (not clicks.fits(source) or clicks.layer not in layers):
@@ -272,6 +272,8 @@ class Workspace:
         """
         layer = labels.layer
         meanwhile = self._meanwhile = []
+        if layer is not chosen and self.clicks is not None:
+            self._copying = chosen, layer, self.clicks.source.image
 
         def work() -> tuple[tuple[int, int], NDArray[Any] | None, set[int]]:
             if layer is not chosen:
@@ -281,8 +283,6 @@ class Workspace:
 
         def failed(error: Exception) -> None:
             self.end()  # or an object could get the number of another
-            if layer is not chosen:
-                self._viewer.layers.remove(layer)
             raise error
 
         def then(found: tuple[tuple[int, int], NDArray[Any] | None, set[int]]) -> None:
@@ -292,7 +292,7 @@ class Workspace:
                 labels.take(wider)
                 for stroke in meanwhile:
                     stroke.make()
-            self._meanwhile = None
+            self._meanwhile = self._copying = None
             annotator.found(highest)
             if wider is None and (room := labels.room(highest)) is not None:
                 show_warning(
@@ -387,12 +387,18 @@ class Workspace:
             )
         if self.annotator is not None and self.labels is not None:
             self.annotator.close()
-            session = self.annotator.session
-            _KNOWN[self.labels.layer] = weakref.ref(self.labels.array), session.saved
+            saved = self.annotator.session.saved
+            known = {**_known(self.labels), saved.image: saved}
+            _KNOWN[self.labels.layer] = weakref.ref(self.labels.array), known
         for emitter, told in self._followed:
             emitter.disconnect(told)
         self._followed.clear()
         self.labels = self.annotator = self._meanwhile = None
+        if self._copying is not None:  # an empty copy would be taken for the labels
+            (chosen, copy, image), self._copying = self._copying, None
+            if copy in self._viewer.layers:
+                self._viewer.layers.remove(copy)
+            use_for(chosen, image)
 
     # ----------------------------------------------------------------------------------------- clicks
 
@@ -591,6 +597,12 @@ class Workspace:
             self._tell_changed()
             show_info("The click layer was removed; Encode brings it back.")
         return False
+
+
+def _known(labels: LayerLabels) -> dict[str, Saved]:
+    """Return what earlier sessions knew of the objects in these labels, by the image."""
+    array, known = _KNOWN.get(labels.layer, (None, {}))
+    return known if array is not None and array() is labels.array else {}
 
 
 def _is_in(layers: weakref.ref[Any], layer: weakref.ref[Any]) -> bool:
