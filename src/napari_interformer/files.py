@@ -82,9 +82,8 @@ def _together(labels: Any) -> int:
     chunks = getattr(array, "chunks", None)
     if not chunks or len(array.shape) != len(labels.shape):
         return 1
-    length: int = (
-        chunks[-3] if isinstance(chunks[-3], int) else max(chunks[-3])
-    )  # Dask has one for each chunk
+    depth: Any = chunks[-3]
+    length: int = depth if isinstance(depth, int) else max(depth)  # Dask has one for each chunk
     room: int = _SLAB // (math.prod(labels.shape[-2:]) * labels.dtype.itemsize)
     return max(1, min(length, room))
 
