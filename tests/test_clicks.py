@@ -70,7 +70,9 @@ def test_points_are_taken_hold_of_where_they_are_drawn():
     channels_last = Image(np.zeros((2, 30, 40, 3), np.uint8), scale=(1, 10, 10, 1))
     stack = ClickLayer(Source((channels_last,), 3, (0,)))
     stack.show_at(10)  # one pixel of the image
-    assert 9 <= stack.layer.current_size <= 14
+    placed = ClickLayer(Source((Image(np.zeros((30, 40), np.uint8), affine=np.diag([10, 10, 1])),)))
+    placed.show_at(10)
+    assert 9 <= stack.layer.current_size <= 14 and 9 <= placed.layer.current_size <= 14
     clicks.show_at(0.11)  # about the same: nothing is drawn anew
     assert clicks.layer.current_size == clicks.layer.size[-1]
 

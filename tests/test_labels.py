@@ -164,6 +164,14 @@ def test_pixel_sizes_have_the_unit_of_x(units, scale, unit):
     assert sizes == [pytest.approx(scale[0]) if units else None, *map(pytest.approx, scale[1:])]
 
 
+def test_an_affine_counts_for_the_pixel_size():
+    placed = {"affine": np.diag([1, 2, 2, 1]), "scale": (2, 0.3, 0.3), "units": ("um",) * 3}
+    labels = LayerLabels(Labels(np.zeros((3, 4, 5), int), translate=(0, 5, 5), **placed))
+    sizes, unit = labels.pixel_size
+    assert sizes == pytest.approx([2, 0.6, 0.6]) and unit == "micrometer"
+    assert labels.translation == pytest.approx([0, 10, 10])
+
+
 @pytest.mark.parametrize(
     ("placed", "scale", "unit"),
     [

@@ -24,7 +24,7 @@ from napari_interformer.labels import LABELS, LayerLabels
 from napari_interformer.records import Saved
 from napari_interformer.samples import cells_sample, nuclei_sample
 from napari_interformer.session import Session
-from panel import THEIRS, after_a_crash, area, box_around, finish_and_hold
+from panel import THEIRS, after_a_crash, area, finish_and_hold
 from window import PATIENCE, PLENTY, squares
 
 pytest_plugins = ("panel",)
@@ -1053,38 +1053,17 @@ def test_labels_that_were_not_copied_yet_when_the_panel_was_closed_are_copied_by
     assert area(window.panel.labels[...], 5) == 16 and window.panel.annotator.session.label == 6
 
 
-def test_labels_of_two_images_know_the_objects_of_both(window):
+def test_labels_know_the_objects_of_each_image_that_they_were_used_for(window):
     image, centres = squares()
-    first = window.open(image)
+    shown = window.open(image)
     window.click_and_wait(centres[0])
     window.key_and_wait("C")
     layer = window.viewer.layers[LABELS]
-    second = window.viewer.add_image(image[::-1] // 2 + 30)
-    for other in (second, first):
-        window.choose(other)
-        window.form.labels.choose(layer)
-        window.form.labels.activated.emit(window.form.labels.currentIndex())
+    for pixels in (image[::-1] // 2 + 30, image):
+        shown.data = pixels
         window.encode()
         window.idle()
     assert window.panel.labels.layer is layer and [*window.panel.annotator.session.objects] == [1]
-
-
-def test_an_affine_counts_where_pixels_are_measured(window, tmp_path, monkeypatch):
-    image, centres = squares()
-    window.open(image, affine=np.diag([10.0, 10.0, 1.0]), units=("um", "um"))
-    window.click_and_wait(tuple(10 * n for n in centres[0]))
-    clicks = window.panel.clicks
-    assert 9 <= clicks.layer.current_size * 10 / window.panel.screen.pixel <= 14
-    window.key("B")
-    window.drag(*(tuple(10 * n for n in corner) for corner in box_around(centres[2])))
-    window.idle()
-    assert clicks.shapes.layer.edge_width[0] * 10 / window.panel.screen.pixel < 5
-    window.key_and_wait("C")
-    path = tmp_path / "labels.ome.tif"
-    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(path), ""))
-    window.form.save_labels.click()
-    window.idle()
-    assert (read_image(path).scale, read_image(path).unit) == ((10.0, 10.0), "micrometer")
 
 
 def test_labels_that_were_added_hidden_are_shown_and_written_to(window):
