@@ -313,17 +313,20 @@ def loader(batches: Batches, first: int) -> DataLoader[Batch]:
     )
 
 
+# Ctrl+C, and that the terminal is closed, of which Windows tells nothing.
+_OF_TERMINALS = [getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]
+
+
 def _deaf(*_: int) -> None:
     """Leave what ends all processes of a group to the main one: it has a state to save."""
-    _until_told()
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (*_OF_TERMINALS, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _until_told() -> None:
     """Leave Ctrl+C, and that the terminal is closed, to the main process, and end when it sends SIGTERM."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "SIGHUP"):  # Windows has none
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in _OF_TERMINALS:
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 

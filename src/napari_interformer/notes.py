@@ -7,7 +7,7 @@ objects, and these objects, restored. Knows of no layer.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from napari.utils.notifications import show_info, show_warning
 from qtpy.QtCore import QTimer
@@ -123,17 +123,16 @@ class Notes:
             return
         session = annotator.session
 
+        def failed(error: Exception) -> NoReturn:
+            self._offer(offer)
+            raise error
+
         def then(replay: Replay) -> None:
             try:
                 session.adopt_saved(replay)
-            except Exception:
-                self._offer(offer)
-                raise
+            except Exception as error:
+                failed(error)
             journal.supersede(offer.path)
-
-        def failed(error: Exception) -> None:
-            self._offer(offer)
-            raise error
 
         self._offer(None)  # or it could be asked for again meanwhile
         annotator.act(then, lambda: session.compute_saved(offer.path), failed)

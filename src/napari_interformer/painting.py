@@ -392,8 +392,10 @@ def masks_of(labels: LabelImage, label: Any, plane: Plane | None, asked: str) ->
     except (TypeError, ValueError, OverflowError):
         number = 0
     possible, masks = number == label and number > 0, []
-    planes = planes_of(labels) if plane is None else [(plane, labels_at(labels, plane))]
-    for index, pixels in planes if possible else ():
+    planes: Iterable[tuple[Plane, NDArray[Any]]] = ()
+    if possible:
+        planes = planes_of(labels) if plane is None else [(plane, labels_at(labels, plane))]
+    for index, pixels in planes:
         here = pixels == number
         box = Box.around(here)
         if not box.empty:

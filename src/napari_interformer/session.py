@@ -874,7 +874,12 @@ class Session:
             return []  # nothing has this number yet: the next object gets it
         # What is none of the object's can still be taken back.
         earlier = self._history.without_the_object
-        with self.backlog.whole(self._current.repaint if self.live else nothing):
+
+        def again() -> None:
+            if self.live:
+                self._current.repaint()
+
+        with self.backlog.whole(again):
             changed = self._current.put_back()
         for plane, step in self._current.newest.items():
             changed[plane] = changed.get(plane, Box(0, 0, 0, 0)).union(step.box)

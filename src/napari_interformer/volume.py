@@ -397,9 +397,9 @@ def neighbour(session: Session, front: _Front, other: _Front | None) -> Mask | R
         score = score - np.where(core, 0, COST * (contrast.max(axis=0) - BRIGHTER).clip(0, MOST))
     near = distance_transform_edt(~inside) <= reach
     wanted = (score > 0) & near
-    mask = wanted & free
-    if (wanted & ~free).any():
-        front.withheld.append(_tight(plane, room, wanted & ~free))
+    mask, held = wanted & free, wanted & ~free
+    if held.any():
+        front.withheld.append(_tight(plane, room, held))
     if contrast is not None:
         faint = mask & (contrast.min(axis=0) < -FAINTER)
         mask &= ~binary_opening(faint, np.ones((EDGE, EDGE)))
