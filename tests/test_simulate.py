@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from hypothesis import given
-from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import distance_transform_edt
 
@@ -37,16 +36,6 @@ def test_the_click_is_the_deepest_point_of_the_deeper_error(mask, target):
     assert positive == (missed.max() > wrong.max()), (
         "of errors that are equally deep, the one outside of the object"
     )
-
-
-@given(masks, masks, st.integers(0, 3))
-def test_in_training_the_click_is_somewhere_deep(mask, target, seed):
-    click = next_click(mask, target, rng=np.random.default_rng(seed))
-    if click is not None:
-        y, x, positive = click
-        errors = target & ~mask if positive else mask & ~target
-        depths = distance_transform_edt(np.pad(errors, 1))[1:-1, 1:-1]
-        assert depths[y, x] > depths.max() / 1.7
 
 
 @given(masks, masks, masks)

@@ -16,16 +16,12 @@ from napari_interformer.geometry import Box
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# While training, a click falls anywhere deeper than the deepest point's depth over this.
-DEPTH_RATIO = 1.7
-
 
 def next_click(
     mask: NDArray[np.bool_],
     target: NDArray[np.bool_],
     *,
     ignore: NDArray[np.bool_] | None = None,
-    rng: np.random.Generator | None = None,
 ) -> tuple[int, int, bool] | None:
     """Click into the deeper of the two error regions; where they are equally deep, outside of the object.
 
@@ -37,8 +33,6 @@ def next_click(
         What was predicted and what is true.
     ignore : (Y, X) bool, optional
         Pixels on which no error counts.
-    rng : numpy.random.Generator, optional
-        If given, a random pixel among the deep ones, as `batch_clicks` has it for training; otherwise the deepest (evaluation).
 
     Returns
     -------
@@ -50,16 +44,11 @@ def next_click(
         missed, wrong = missed & ~ignore, wrong & ~ignore
     missed_box, missed_depth = depth(missed)
     wrong_box, wrong_depth = depth(wrong)
-    deepest = max(missed_depth.max(initial=0), wrong_depth.max(initial=0))
-    if deepest == 0:
-        return None
     positive = bool(missed_depth.max(initial=0) > wrong_depth.max(initial=0))
     box, depths = (missed_box, missed_depth) if positive else (wrong_box, wrong_depth)
-    if rng is None:
-        chosen = int(np.argmax(depths))
-    else:
-        chosen = int(rng.choice(np.flatnonzero(depths > deepest / DEPTH_RATIO)))
-    y, x = divmod(chosen, depths.shape[1])
+    if box.empty:
+        return None
+    y, x = divmod(int(np.argmax(depths)), depths.shape[1])
     return box.top + y, box.left + x, positive
 
 
