@@ -640,8 +640,8 @@ def test_in_stacks_over_time_each_time_has_its_own_clicks():
 
 def test_an_object_is_told_from_its_surroundings_with_and_without_the_image(default_model, tmp_path):
     from napari_interformer.features import Features
+    from napari_interformer.geometry import iou
     from napari_interformer.samples import nuclei_stack
-    from napari_interformer.simulate import iou
 
     image, truth = nuclei_stack((12, 96, 96))
     target = truth == 4  # on planes 5 to 10

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from napari_interformer.geometry import depth
 from napari_interformer.reference import CERTAIN, FOLDED, NARROWEST, REACH, ROUNDS, State
-from napari_interformer.simulate import depth
 
 if TYPE_CHECKING:
     from torch import Tensor

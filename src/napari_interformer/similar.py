@@ -18,11 +18,10 @@ from skimage.feature import peak_local_max
 from napari_interformer.appearance import NEAR, Appearance, pixels_of, values_of
 from napari_interformer.cores import several
 from napari_interformer.files import labels_at
-from napari_interformer.geometry import Box, empty_mask
+from napari_interformer.geometry import Box, depth, empty_mask
 from napari_interformer.painting import objects_on
 from napari_interformer.prompts import Click, Mask, NotEncodedError
 from napari_interformer.scales import shrunk
-from napari_interformer.simulate import depth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

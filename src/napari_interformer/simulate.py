@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
 
-from napari_interformer.geometry import Box
+from napari_interformer.geometry import depth
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,23 +49,3 @@ def next_click(
         return None
     y, x = divmod(int(np.argmax(depths)), depths.shape[1])
     return box.top + y, box.left + x, positive
-
-
-def depth(region: NDArray[np.bool_]) -> tuple[Box, NDArray[np.float64]]:
-    """Return each pixel's distance to the nearest one outside `region`; borders count as outside.
-
-    Only the region's own box is transformed, which is what makes this cheap; it is returned with the depths.
-    """
-    box = Box.around(region)
-    if box.empty:
-        return box, np.zeros((0, 0))
-    padded = np.pad(region[box.slices], 1)
-    return box, distance_transform_edt(padded)[1:-1, 1:-1]
-
-
-def iou(mask: NDArray[np.bool_], target: NDArray[np.bool_], ignore: NDArray[np.bool_] | None = None) -> float:
-    """Return intersection over union of two (Y, X) masks, 1 where both are empty."""
-    if ignore is not None:
-        mask, target = mask & ~ignore, target & ~ignore
-    union = int(np.count_nonzero(mask | target))
-    return int(np.count_nonzero(mask & target)) / union if union else 1.0

@@ -18,10 +18,9 @@ from scipy.ndimage import binary_dilation, binary_opening, distance_transform_ed
 from napari_interformer.appearance import NEAR, Appearance, pixels_of, shown, values_of
 from napari_interformer.files import labels_at
 from napari_interformer.gaps import Carried, Ended, Gap, Reason
-from napari_interformer.geometry import Box, cut, line
+from napari_interformer.geometry import Box, cut, depth, iou, line
 from napari_interformer.image import along, shifted
 from napari_interformer.prompts import BoxPrompt, Click, Mark, Mask
-from napari_interformer.simulate import depth, iou
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
