@@ -346,6 +346,10 @@ class Session:
         """Whether all pixels of the current object belong to others that are protected."""
         return self._current.covered
 
+    def free(self, plane: Plane, box: Box) -> BoolMask:
+        """Return which pixels (h, w) of a box the current object may cover."""
+        return self._current.free(plane, box)
+
     @property
     def rival(self) -> int | None:
         """The protected object that was meant, it seems: all positive prompts and nearly all of the current mask lie on it.

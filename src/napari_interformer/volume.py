@@ -16,7 +16,6 @@ import numpy as np
 from scipy.ndimage import binary_dilation, binary_opening, distance_transform_edt, label
 
 from napari_interformer.appearance import NEAR, Appearance, pixels_of, shown, values_of
-from napari_interformer.files import labels_at
 from napari_interformer.gaps import Carried, Ended, Gap, Reason
 from napari_interformer.geometry import Box, cut, depth, iou, line
 from napari_interformer.image import along, shifted
@@ -212,15 +211,7 @@ def _still(session: Session, gap: Gap) -> bool:
     """Whether a gap would be filled in the same way again, as far as its clicks are the same."""
     if not gap.settled or gap.overwrite != session.overwrite:
         return False
-    return not any((_free(session, one.plane, one.box) & one.mask).any() for one in gap.withheld)
-
-
-def _free(session: Session, plane: Plane, box: Box) -> BoolMask:
-    """Return which pixels the object may cover."""
-    if session.overwrite:
-        return np.ones(box.shape, bool)
-    there = labels_at(session.labels, (*plane, *box.slices))
-    return np.asarray((there == 0) | (there == session.label))
+    return not any((session.free(one.plane, one.box) & one.mask).any() for one in gap.withheld)
 
 
 def _touched(mask: Mask, piece: Piece, label: int) -> bool:
@@ -377,7 +368,7 @@ def neighbour(session: Session, front: _Front, other: _Front | None) -> Mask | R
     room = known.grown(grown, grown)
     room = room.intersect(size)
     inside = cut(prior.mask, prior.box, room, False)
-    free = _free(session, plane, room)
+    free = session.free(plane, room)
     if 2 * np.count_nonzero(inside & free) < np.count_nonzero(inside):
         return Reason.OCCUPIED
     likeness = contrast = None
