@@ -150,8 +150,8 @@ class Session:
         self.gaps: Gaps = {}
         # Of an object from a file: whether it may overwrite others, and whether those after it may.
         self._from_file: tuple[bool, bool] | None = None
-        # All masks that were carried there so far: undo may bring back earlier ones.
-        self._carried: dict[tuple[Plane | None, Plane | None], set[Mask]] = {}
+        # Between which planes each mask was carried, also those before: undo may bring them back.
+        self._carried: dict[Mask, tuple[Plane | None, Plane | None]] = {}
 
     # ------------------------------------------------------------------------------------ reading
 
@@ -579,12 +579,11 @@ class Session:
         """
         kept = {prompt.plane for prompt in {*given} & {*self.given}}
         gone = {prompt.plane for prompt in self.given} - kept
-        carried = [masks for planes, masks in self._carried.items() if gone.intersection(planes)]
-        return tuple(mask for mask in self.masks if not any(mask in masks for masks in carried))
+        return tuple(mask for mask in self.masks if not gone.intersection(self._carried.get(mask, ())))
 
     def was_carried(self, mask: Mask) -> bool:
         """Whether one of the object's masks was carried there (`propagate`), and is not what the object began with."""
-        return any(mask in masks for masks in self._carried.values())
+        return mask in self._carried
 
     def set_prompts(self, prompts: Iterable[Prompt]) -> list[tuple[Plane, Box]]:
         """Make these the object's prompts; return what changed (see `adopt`). Errors as of `compute`."""
@@ -702,17 +701,17 @@ class Session:
         before = {mask.plane: mask for mask in self.masks}
         changed = self.adopt(carried.steps)
         clicked = {prompt.plane for prompt in self.given}
-        for masks in self._carried.values():
-            # What a clicked plane starts from may be another one now; it goes with the same clicks.
-            masks |= {one for one in self.masks if one.plane in clicked and before.get(one.plane) in masks}
+        for mask in self.masks:
+            start = before.get(mask.plane)
+            if start in self._carried and mask.plane in clicked:
+                self._carried[mask] = self._carried[start]  # perhaps another mask now, but of the same clicks
         self._fill(carried.gaps)
         return changed
 
     def _fill(self, gaps: Gaps) -> None:
         """Note what was carried where."""
         self.gaps.update(gaps)
-        for planes, gap in gaps.items():
-            self._carried.setdefault(planes, set()).update(gap.masks)
+        self._carried |= {mask: planes for planes, gap in gaps.items() for mask in gap.masks}
 
     # ------------------------------------------------------------------------------------ objects
 
