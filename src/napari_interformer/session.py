@@ -148,8 +148,6 @@ class Session:
         self._history = History(self._objects)
         # What `volume.carry` found between two planes with clicks, or beyond the outermost.
         self.gaps: Gaps = {}
-        # Of an object from a file: whether it may overwrite others, and whether those after it may.
-        self._from_file: tuple[bool, bool] | None = None
         # Between which planes each mask was carried, also those before: undo may bring them back.
         self._carried: dict[Mask, tuple[Plane | None, Plane | None]] = {}
 
@@ -270,15 +268,12 @@ class Session:
 
     @overwrite.setter
     def overwrite(self, value: bool) -> None:
-        if bool(value) == self.overwrite:
-            if self._from_file is not None:
-                self._from_file = self.overwrite, self.overwrite  # said again, it holds
-            return
+        value = bool(value)
         # A step of its own, or what was painted since could not be told from what the object took.
-        if self.live and self._current.steps:
-            self._history.make(Switched(bool(value)))
+        if value != self.overwrite and self.live and self._current.steps:
+            self._history.make(Switched(value, self._objects.overwrite))
         else:
-            self._current.switch(bool(value))
+            self._objects.switch(value)
 
     @property
     def live(self) -> bool:
@@ -852,16 +847,13 @@ class Session:
     def _begun_anew(self, keep: Iterable[Change] = ()) -> None:
         """Forget what belongs to the object before; these changes can still be taken back."""
         self._history.begin_with(keep)
-        self._settle()
         self.gaps.clear()
         self._carried.clear()
 
     def _settle(self) -> None:
-        """Let the next object overwrite others, or not, as was said of this session and not of an object from a file."""
-        if self._from_file is not None and not self.unfinished:
-            (its, later), self._from_file = self._from_file, None
-            if self.overwrite == its:  # or somebody changed it, and did not take that back
-                self.overwrite = later
+        """Let the next object overwrite others, or not, as was said of this session and not of one that was undone."""
+        if not self.unfinished:
+            self._current.overwrite = self._objects.overwrite
 
     def clear(self) -> list[tuple[Plane, Box]]:
         """Drop the current object's prompts and start again; an object that was being edited is put back as it was.
@@ -1044,32 +1036,24 @@ class Session:
     def adopt_saved(self, replay: Replay) -> None:
         """Take over what `compute_saved` returned; errors as for `load_prompts`."""
         self._check_no_current("load_prompts")
-        self._settle()
-        size, overwrite, from_file = self._object_size, self.overwrite, None
         current, latest = replay.current
         seen: dict[int, dict[Plane, Box]] = {}  # where earlier answers of each object lie
-        try:
-            for record, steps in replay.finished:
-                boxes = seen.setdefault(record.label, {})
-                self._begin(record, steps, boxes)
-                for step in steps:
-                    boxes[step.prompt.plane] = step.box.union(boxes.get(step.prompt.plane, step.box))
-                self._finish()  # even if others have all of its pixels, as they had then
-            if latest or current.edited:
-                self._begin(current, latest, seen.get(current.label, {}))
-                from_file = self.overwrite, overwrite
-                overwrite = self.overwrite  # which holds for this object
-                # What was carried came after the first click, and goes with it.
-                start = len(self.masks) if current.edited else 0
-                answered = range(len(self.masks) + 1, len(latest) + 1)
-                counts = (start, *answered) if self.given else sorted({start, len(latest)})
-                parts = [Shown(latest[:count], current.size) for count in counts]
-                self._history.begin_with(Said(*two) for two in itertools.pairwise(parts))
-                if not current.edited:
-                    self._fill(gaps_of(self.masks, self.given, self.overwrite, along(self.features.leading)))
-        finally:
-            self._object_size, self.overwrite = size, overwrite
-        self._from_file = from_file
+        for record, steps in replay.finished:
+            boxes = seen.setdefault(record.label, {})
+            self._begin(record, steps, boxes)
+            for step in steps:
+                boxes[step.prompt.plane] = step.box.union(boxes.get(step.prompt.plane, step.box))
+            self._finish()  # even if others have all of its pixels, as they had then
+        if latest or current.edited:
+            self._begin(current, latest, seen.get(current.label, {}))
+            # What was carried came after the first click, and goes with it.
+            start = len(self.masks) if current.edited else 0
+            answered = range(len(self.masks) + 1, len(latest) + 1)
+            counts = (start, *answered) if self.given else sorted({start, len(latest)})
+            parts = [Shown(latest[:count], current.size) for count in counts]
+            self._history.begin_with(Said(*two) for two in itertools.pairwise(parts))
+            if not current.edited:
+                self._fill(gaps_of(self.masks, self.given, self.overwrite, along(self.features.leading)))
         self.by_hand.include(replay.by_hand)
         self.backlog.add(partial(paint_again, self.labels, replay.by_hand, replay.numbers))
         self._objects.know(max(replay.numbers - {self.label if self.unfinished else 0}, default=0))
@@ -1083,9 +1067,7 @@ class Session:
 
     def _begin(self, record: Record, steps: Steps, seen: Mapping[Plane, Box]) -> None:
         """Restore an object from its record and its steps; `seen` is where earlier answers of it lie."""
-        # Of a size without the image nothing follows, but the file may have one.
-        self._object_size, self.overwrite = record.size, record.overwrite
-        self._current.label = record.label
+        self._current.label, self._current.overwrite = record.label, record.overwrite
         if record.edited:
             # Another answer than the one that was saved may have left other pixels.
             self._current.take(record.begun or record.prompts, seen=seen)
