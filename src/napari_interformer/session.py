@@ -1007,7 +1007,7 @@ class Session:
         ------
         ValueError
             If the file is something else or belongs to another image, there is a current object, or the label image has
-            objects with the numbers of those in the file, or cannot hold these; nothing changes.
+            other objects with the numbers of those in the file, or cannot hold these; nothing changes.
         FileNotFoundError, OSError
             If there is no such file, or it cannot be read; nothing changes. If `labels` cannot be written: then all is
             loaded, and what is missing in them is written with the next change or `commit`.
