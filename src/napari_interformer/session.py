@@ -232,8 +232,7 @@ class Session:
 
     def latest(self, plane: Plane = ()) -> Step | None:
         """Return the current object's newest step on a plane, or None if it has none there; ValueError for a wrong plane."""
-        wanted = plane_of(plane, self.features.leading)
-        return next((step for step in reversed(self._current.steps) if step.prompt.plane == wanted), None)
+        return self._current.newest.get(plane_of(plane, self.features.leading))
 
     @property
     def label(self) -> int:
