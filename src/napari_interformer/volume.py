@@ -144,6 +144,43 @@ def carry(
             "propagate needs an object with at least one click or box; got none: click on the object first."
         )
     stacks = {prompt.plane[:axis] for prompt in kept}
+    sources = sorted(_sources(session, kept, axis))
+    carried = [
+        _kept(session, mask)
+        for mask in session.masks
+        if mask.plane in sources or mask.plane[:axis] not in stacks
+    ]
+    most, done = leading[axis] * len(stacks) - len(sources), 0
+    gaps: Gaps = {}
+
+    def told(planes: int) -> None:
+        nonlocal done
+        done += planes
+        if progress is not None and planes:
+            progress(done, most)
+
+    def stopped() -> bool:
+        return cancelled is not None and cancelled()
+
+    for stack in sorted(stacks):
+        own = [plane for plane in sources if plane[:axis] == stack]
+        for before, after in zip([None, *own], [*own, None], strict=True):
+            gap = gaps[before, after] = _gap(session, before, after, told, stopped)
+            carried += gap.masks
+            # Planes that were clicked on before, and that the object is not on now, have nothing to carry.
+            silent = gap.sources == (None, None) and not {before, after} & {prompt.plane for prompt in given}
+            if stopped() or silent or any(end.reason is Reason.NOT_ENCODED for end in gap.ends):
+                carried += _not_reached(session, before, after, stack, gap)
+            for end in gap.ends:
+                log.info("%s", end)
+                if ended is not None:
+                    ended(end)
+    return Carried(session.compute((*carried, *given)), gaps)
+
+
+def _sources(session: Session, kept: Sequence[Prompt], axis: int) -> set[Plane]:
+    """Return the planes on which the object stays as it is: those of prompts that are `kept`, and more in their stacks."""
+    stacks = {prompt.plane[:axis] for prompt in kept}
     # An object that is being edited keeps what it has where somebody had clicked before, and in stacks without a click now.
     held = {plane for plane in session.clicked_before if plane[:axis] in stacks}
     if session.edited:  # and what somebody painted or erased of it, where nobody may be looking
@@ -160,51 +197,30 @@ def carry(
     planes = {*held, *(prompt.plane for prompt in kept)}
     # Where red clicks alone say where it is not, what else it has stays.
     followed = {plane[:axis] for plane in planes if _source(session, plane) is not None}
-    planes |= {mask.plane for mask in session.masks if mask.plane[:axis] in stacks - followed}
-    sources = sorted(planes)
-    carried = [
-        _kept(session, mask)
-        for mask in session.masks
-        if mask.plane in sources or mask.plane[:axis] not in stacks
-    ]
-    most, done = leading[axis] * len(stacks) - len(sources), 0
-    gaps: Gaps = {}
+    return planes | {mask.plane for mask in session.masks if mask.plane[:axis] in stacks - followed}
 
-    def told(planes: int) -> None:
-        nonlocal done
-        done += planes
-        if progress is not None and planes:
-            progress(done, most)
 
-    for stack in sorted(stacks):
-        own = [plane for plane in sources if plane[:axis] == stack]
-        for before, after in zip([None, *own], [*own, None], strict=True):
-            steps = _source(session, before), _source(session, after)
-            gap = session.gaps.get((before, after))
-            if gap is None or gap.sources != steps or not _still(session, gap):
-                fronts = _fill(session, before, after, told, cancelled)
-                masks = tuple(mask for front in fronts for mask in front.trail)
-                if gap is not None and len(masks) == len(gap.masks) and all(map(_same, masks, gap.masks)):
-                    masks = gap.masks  # or it would be a change, though nothing has
-                ends = tuple(front.ended for front in fronts if front.ended is not None)
-                settled = not any(end.reason in (Reason.NOT_ENCODED, Reason.OCCUPIED) for end in ends)
-                settled = settled and not (cancelled is not None and cancelled())
-                withheld = tuple(mask for front in fronts for mask in front.withheld)
-                gap = Gap(steps, masks, ends, settled, session.overwrite, withheld)
-            else:
-                told(len(gap.masks))
-            gaps[before, after] = gap
-            carried += gap.masks
-            stopped = cancelled is not None and cancelled()
-            # Planes that were clicked on before, and that the object is not on now, have nothing to carry.
-            silent = steps == (None, None) and not {before, after} & {prompt.plane for prompt in given}
-            if stopped or silent or any(end.reason is Reason.NOT_ENCODED for end in gap.ends):
-                carried += _not_reached(session, before, after, stack, axis, gap)
-            for end in gap.ends:
-                log.info("%s", end)
-                if ended is not None:
-                    ended(end)
-    return Carried(session.compute((*carried, *given)), gaps)
+def _gap(
+    session: Session,
+    before: Plane | None,
+    after: Plane | None,
+    told: Callable[[int], None],
+    stopped: Callable[[], bool],
+) -> Gap:
+    """Return what lies between two planes that others follow, as it was carried before if that would be the same again."""
+    sources = _source(session, before), _source(session, after)
+    gap = session.gaps.get((before, after))
+    if gap is not None and gap.sources == sources and _still(session, gap):
+        told(len(gap.masks))
+        return gap
+    fronts = _fill(session, before, after, told, stopped)
+    masks = tuple(mask for front in fronts for mask in front.trail)
+    if gap is not None and len(masks) == len(gap.masks) and all(map(_same, masks, gap.masks)):
+        masks = gap.masks  # or it would be a change, though nothing has
+    ends = tuple(front.ended for front in fronts if front.ended is not None)
+    settled = not any(end.reason in (Reason.NOT_ENCODED, Reason.OCCUPIED) for end in ends) and not stopped()
+    withheld = tuple(mask for front in fronts for mask in front.withheld)
+    return Gap(sources, masks, ends, settled, session.overwrite, withheld)
 
 
 def _still(session: Session, gap: Gap) -> bool:
@@ -223,14 +239,14 @@ def _touched(mask: Mask, piece: Piece, label: int) -> bool:
 
 
 def _not_reached(
-    session: Session, before: Plane | None, after: Plane | None, stack: Plane, axis: int, gap: Gap
+    session: Session, before: Plane | None, after: Plane | None, stack: Plane, gap: Gap
 ) -> list[Mask]:
     """Return what the object has in a gap where it was not carried to: that says nothing of it there."""
     reached = {mask.plane for mask in gap.masks}
     return [
         mask
         for mask in session.masks
-        if mask.plane[:axis] == stack
+        if mask.plane[: len(stack)] == stack
         and mask.plane not in reached
         and (before is None or before < mask.plane)
         and (after is None or mask.plane < after)
@@ -242,7 +258,7 @@ def _fill(
     before: Plane | None,
     after: Plane | None,
     told: Callable[[int], None],
-    cancelled: Callable[[], bool] | None,
+    stopped: Callable[[], bool],
 ) -> list[_Front]:
     """Carry the object from either end of a gap, plane by plane in turns, until it ends or the two meet."""
     stops = {before, after}
@@ -261,7 +277,7 @@ def _fill(
         for front in fronts
         if front.ended is None and 0 <= front.ahead[axis] < last and front.ahead not in stops
     ]:
-        if cancelled is not None and cancelled():
+        if stopped():
             break
         # The larger one first: at the tip of an object there is little to go by.
         front = max(going, key=lambda one: one.areas[-1])
