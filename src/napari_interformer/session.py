@@ -536,35 +536,26 @@ class Session:
 
     def remove(self, index: int) -> None:
         """Remove click number `index` (of `clicks`, from 0); the others are replayed. TypeError, IndexError if it is none."""
-        given, place = list(self.given), self._place(index)
-        self._set_given(given[:place] + given[place + 1 :])
+        self._change(index, lambda _: ())
 
     def move(self, index: int, position: Sequence[int]) -> None:
         """Move click number `index`; the others are replayed. Errors as for `remove` and `click`."""
-        self._change(index, lambda click: Click.at(position, click.positive))
+        self._change(index, lambda click: (Click.at(position, click.positive),))
 
     def flip(self, index: int) -> None:
         """Turn click number `index` from positive to negative or back; the others are replayed. Errors as for `remove`."""
-        self._change(index, lambda click: replace(click, positive=not click.positive))
+        self._change(index, lambda click: (replace(click, positive=not click.positive),))
 
-    def _change(self, index: int, change: Callable[[Click], Click]) -> None:
-        given, place = list(self.given), self._place(index)
-        click = given[place]
-        assert isinstance(click, Click)
-        given[place] = change(click)
-        self._set_given(given)
-
-    def _place(self, index: int) -> int:
-        """Return where among all that was given a click is."""
-        places = [place for place, prompt in enumerate(self.given) if isinstance(prompt, Click)]
+    def _change(self, index: int, change: Callable[[Click], tuple[Click, ...]]) -> None:
+        """Replace a click among all that was given."""
+        clicks = [(place, prompt) for place, prompt in enumerate(self.given) if isinstance(prompt, Click)]
         if isinstance(index, bool) or not isinstance(index, int | np.integer):
             raise TypeError(f"A click's number is a whole one, from 0; got {index!r}.")
-        if not -len(places) <= index < len(places):
-            raise IndexError(f"Clicks are numbered from 0, and there are {len(places)}; got {index}.")
-        return places[index]
-
-    def _set_given(self, given: Sequence[Given]) -> list[tuple[Plane, Box]]:
-        return self.set_prompts((*self.masks_beside(given), *given))
+        if not -len(clicks) <= index < len(clicks):
+            raise IndexError(f"Clicks are numbered from 0, and there are {len(clicks)}; got {index}.")
+        place, click = clicks[index]
+        given = (*self.given[:place], *change(click), *self.given[place + 1 :])
+        self.set_prompts((*self.masks_beside(given), *given))
 
     def masks_beside(self, given: Iterable[Given]) -> tuple[Mask, ...]:
         """Return the object's masks that stay if it gets other boxes and clicks.
