@@ -501,12 +501,12 @@ class Decoding:
             # What lies beyond the window stays as it was.
             whole = window.union(before.box)
             reference = cut(before.reference, before.box, whole, State.UNKNOWN)
-            reference = paste(view.reference, window, reference, whole)
+            mask = cut(before.mask, before.box, whole, False)
             view = View(
                 level,
                 whole,
-                reference,
-                paste(mask, window, cut(before.mask, before.box, whole, False), whole),
+                paste(view.reference, window, reference, whole),
+                paste(view.mask, window, mask, whole),
             )
         # A long line may lie beyond the window.
         return Step(prompts, *_with_marks(view.box, view.mask, prompts), view)

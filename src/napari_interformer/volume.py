@@ -106,9 +106,9 @@ def check_axes(axes: str, shape: Sequence[int]) -> None:
 def carry(
     session: Session,
     *,
-    progress: Callable[[int, int], None] | None = None,
-    cancelled: Callable[[], bool] | None = None,
-    ended: Callable[[Ended], None] | None = None,
+    progress: Callable[[int, int], None] | None,
+    cancelled: Callable[[], bool] | None,
+    ended: Callable[[Ended], None] | None,
 ) -> Carried:
     """Compute the current object on the planes beside those with clicks, along the last leading axis that has several.
 
@@ -301,16 +301,15 @@ def _fill(
 def _front(session: Session, plane: Plane, axis: int, direction: int) -> _Front | None:
     """Return the front that starts at a clicked plane; None if the object is not there."""
     step = _source(session, plane)
-    box, mask = session.plane_mask(plane)
-    if step is None or not mask.any():
+    if step is None or not step.mask.any():
         return None
-    source = _tight(plane, box, mask)
+    source = _tight(plane, step.box, step.mask)
     reach = max(NEAR, float(depth(source.mask)[1].max()))
     ours, theirs = pixels_of(session, source, reach)
     appearance, sense = Appearance.between(ours, theirs), None
     if appearance is not None and session.image is not None:
         sense = np.sign(shown(ours).mean(axis=1) - shown(theirs).mean(axis=1))
-    return _Front(source, axis, direction, step.view.level, appearance, sense, areas=[int(mask.sum())])
+    return _Front(source, axis, direction, step.view.level, appearance, sense, areas=[int(source.mask.sum())])
 
 
 def _spreads(pixels: NDArray[np.float32], core: BoolMask) -> NDArray[np.float32]:
