@@ -151,13 +151,12 @@ def _check_free(labels: LabelArray, records: Sequence[Record]) -> None:
 def _lies_on(record: Record, plane: Plane, labels: NDArray[Any]) -> bool:
     """Whether an object, of all that is said of it on a plane, has a pixel of its number in the labels there."""
     for prompt in (*record.begun, *record.prompts):
-        if prompt.plane == plane:
-            if isinstance(prompt, Mask):
-                box, mask = prompt.box, prompt.mask
-            else:
-                click = prompt.middle
-                box, mask = Box.pixel(click.y, click.x), np.array([[click.positive]])
-            there = cut(labels, Box.of(labels.shape), box, 0)
-            if (there[mask] == record.label).any():
-                return True
+        if isinstance(prompt, Mask):
+            box, mask = prompt.box, prompt.mask
+        else:
+            click = prompt.middle
+            box, mask = Box.pixel(click.y, click.x), np.array([[click.positive]])
+        there = cut(labels, Box.of(labels.shape), box, 0)
+        if prompt.plane == plane and (there[mask] == record.label).any():
+            return True
     return False
