@@ -21,8 +21,9 @@ from skimage.morphology import skeletonize
 
 import napari_interformer as ni
 from napari_interformer import datasets, samples
+from napari_interformer.geometry import iou
 from napari_interformer.prompts import Click, Scribble
-from napari_interformer.simulate import iou, next_click
+from napari_interformer.simulate import next_click
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -25,11 +25,11 @@ import tifffile
 
 import napari_interformer as ni
 from napari_interformer.encoding import encode_tiles, room_for
-from napari_interformer.geometry import Box
+from napari_interformer.geometry import Box, iou
 from napari_interformer.image import Planes
 from napari_interformer.prompts import NotEncodedError
 from napari_interformer.samples import cells
-from napari_interformer.simulate import iou, next_click
+from napari_interformer.simulate import next_click
 
 PLANES, SIDE = 500, 1024
 HUGE, CHUNK = 20_000, 1000

@@ -10,8 +10,9 @@ import click
 import numpy as np
 
 import napari_interformer as ni
+from napari_interformer.geometry import iou
 from napari_interformer.samples import cells
-from napari_interformer.simulate import iou, next_click
+from napari_interformer.simulate import next_click
 
 SIDE, SMALLEST = 320, 400  # pixels: of an image, and in a cell
 OFFSETS = (0, 80, 160, 240, 320)

@@ -21,7 +21,8 @@ import torch
 
 import napari_interformer as ni
 from napari_interformer import datasets
-from napari_interformer.simulate import iou, next_click
+from napari_interformer.geometry import iou
+from napari_interformer.simulate import next_click
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

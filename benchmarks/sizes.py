@@ -16,9 +16,9 @@ from scipy.ndimage import gaussian_filter
 
 import napari_interformer as ni
 from napari_interformer.encoding import encode_tiles, room_for
-from napari_interformer.geometry import Box
+from napari_interformer.geometry import Box, iou
 from napari_interformer.image import Planes
-from napari_interformer.simulate import iou, next_click
+from napari_interformer.simulate import next_click
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -20,8 +20,9 @@ import click
 import numpy as np
 
 import napari_interformer as ni
+from napari_interformer.geometry import iou
 from napari_interformer.samples import VOLUMES, synthetic_stack
-from napari_interformer.simulate import iou, next_click
+from napari_interformer.simulate import next_click
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,9 +20,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from napari_interformer import journal
+from napari_interformer.geometry import iou
 from napari_interformer.samples import FAMILIES, VOLUMES, cells, nuclei_stack, synthetic, synthetic_stack
 from napari_interformer.screen import Screen
-from napari_interformer.simulate import iou, next_click
+from napari_interformer.simulate import next_click
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,6 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from napari_interformer.batch_clicks import (
+    DEPTH_RATIO,
     Clicks,
     all_columns,
     draw_clicks,
@@ -16,8 +17,9 @@ from napari_interformer.batch_clicks import (
     obey_all,
     squared_depths,
 )
+from napari_interformer.geometry import depth
 from napari_interformer.reference import draw_click, fold, obey
-from napari_interformer.simulate import DEPTH_RATIO, depth, next_click
+from napari_interformer.simulate import next_click
 
 COUNT, SHAPE = 24, (33, 47)
 

@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from napari_interformer import encoding
 from napari_interformer.encoding import encode, encode_tiles, room_for, tile_box
 from napari_interformer.features import Features
-from napari_interformer.geometry import Box
+from napari_interformer.geometry import Box, iou
 from napari_interformer.image import Planes
 from napari_interformer.prompts import NotEncodedError
 from napari_interformer.samples import cells
 from napari_interformer.session import Session
-from napari_interformer.simulate import iou, next_click
+from napari_interformer.simulate import next_click
 
 STRIDES = (4, 8, 16, 32)
 

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.ndimage import distance_transform_edt
 
-from napari_interformer.geometry import DIVISOR, Box, cut, empty_mask, line, paste
+from napari_interformer.geometry import DIVISOR, Box, cut, depth, empty_mask, iou, line, paste
 
 SHAPE = (12, 15)
 masks = arrays(bool, SHAPE)
@@ -125,3 +126,20 @@ def test_a_large_mask_takes_memory_only_where_it_is_set_and_is_nobody_else_s():
         os._exit(0)
     os.waitpid(child, 0)
     assert not mask[6, 7]
+
+
+@given(masks)
+def test_depth_is_the_distance_to_outside_with_borders_outside(region):
+    expected = distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+    whole = np.zeros(region.shape)
+    box, depths = depth(region)
+    if not box.empty:
+        whole[box.slices] = depths
+    np.testing.assert_allclose(whole, expected)
+
+
+@given(masks, masks)
+def test_iou_is_intersection_over_union(mask, target):
+    union = (mask | target).sum()
+    assert iou(mask, target) == ((mask & target).sum() / union if union else 1.0)
+    assert iou(mask, target, ignore=np.ones_like(mask)) == 1.0

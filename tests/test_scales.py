@@ -13,11 +13,10 @@ from hypothesis.extra.numpy import arrays
 from conftest import BlobModel
 from napari_interformer.encoding import encode
 from napari_interformer.features import Features
-from napari_interformer.geometry import Box
+from napari_interformer.geometry import Box, iou
 from napari_interformer.image import Planes
 from napari_interformer.scales import magnified, maps_at, size_at, to_image, to_working, working
 from napari_interformer.session import Session
-from napari_interformer.simulate import iou
 
 LEAST, MOST = 24.0, 48.0
 

@@ -1742,6 +1742,30 @@ def test_loading_spares_what_is_there(tmp_path):
     np.testing.assert_array_equal(s.labels, np.where(LABELS < 3, LABELS, 0))
 
 
+@pytest.mark.parametrize("what", ["edit", "finished edit", "deletion"])
+def test_saved_edits_are_of_the_object_that_has_their_number_or_are_refused(what, tmp_path):
+    s = session(labels=np.where(LABELS == 1, 7, 0))
+    if what == "deletion":
+        s.delete(7)
+    else:
+        s.edit(7)
+        s.click(CENTRES[1])
+        if what == "finished edit":
+            s.commit()
+    path = s.save_prompts(tmp_path / "c.json")
+    there = np.where(LABELS == 6, 7, 0)
+    other = session(labels=there.copy())
+    with pytest.raises(ValueError, match="object 7 is another one: load them into the labels"):
+        other.load_prompts(path)
+    np.testing.assert_array_equal(other.labels, there)
+    for same in (np.where(LABELS == 1, 7, 0), np.where(np.isin(LABELS, (1, 2)), 7, 0), np.zeros_like(there)):
+        again = session(labels=same)
+        again.load_prompts(path)
+        if what == "edit":
+            again.commit()
+        assert (same[LABELS == 1] == 0).all() if what == "deletion" else (same[LABELS == 2] == 7).all()
+
+
 @pytest.mark.parametrize(
     ("key", "value", "match"),
     [

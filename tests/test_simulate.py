@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 from hypothesis import given
-from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import distance_transform_edt
 
-from napari_interformer.simulate import depth, iou, next_click
+from napari_interformer.simulate import next_click
 
 masks = arrays(bool, (11, 13))
-
-
-@given(masks)
-def test_depth_is_the_distance_to_outside_with_borders_outside(region):
-    expected = distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
-    whole = np.zeros(region.shape)
-    box, depths = depth(region)
-    if not box.empty:
-        whole[box.slices] = depths
-    np.testing.assert_allclose(whole, expected)
 
 
 @given(masks, masks)
@@ -39,24 +28,7 @@ def test_the_click_is_the_deepest_point_of_the_deeper_error(mask, target):
     )
 
 
-@given(masks, masks, st.integers(0, 3))
-def test_in_training_the_click_is_somewhere_deep(mask, target, seed):
-    click = next_click(mask, target, rng=np.random.default_rng(seed))
-    if click is not None:
-        y, x, positive = click
-        errors = target & ~mask if positive else mask & ~target
-        depths = distance_transform_edt(np.pad(errors, 1))[1:-1, 1:-1]
-        assert depths[y, x] > depths.max() / 1.7
-
-
 @given(masks, masks, masks)
 def test_nobody_clicks_on_ignored_pixels(mask, target, ignore):
     click = next_click(mask, target, ignore=ignore)
     assert click is None or not ignore[click[:2]]
-
-
-@given(masks, masks)
-def test_iou_is_intersection_over_union(mask, target):
-    union = (mask | target).sum()
-    assert iou(mask, target) == ((mask & target).sum() / union if union else 1.0)
-    assert iou(mask, target, ignore=np.ones_like(mask)) == 1.0

@@ -15,7 +15,7 @@ from napari_interformer.geometry import Box
 from napari_interformer.image import Planes
 from napari_interformer.prompts import Mask
 from napari_interformer.session import Session
-from napari_interformer.volume import _without_loose, between, carry
+from napari_interformer.volume import _without_loose, between
 
 MODEL = BlobModel()
 
@@ -89,7 +89,7 @@ def test_an_object_is_carried_from_a_box_though_a_red_click_corrects_it(stack):
     s.clear()
     s.box((4, 16, 16), (4, 47, 47))
     s.click((4, 32, 96), positive=False)
-    steps = carry(s).steps
+    steps = s.compute_propagate().steps
     assert steps[-1].prompt == s.clicks[-1] and s.boxes[0] in [step.prompt for step in steps]
 
 
@@ -640,8 +640,8 @@ def test_in_stacks_over_time_each_time_has_its_own_clicks():
 
 def test_an_object_is_told_from_its_surroundings_with_and_without_the_image(default_model, tmp_path):
     from napari_interformer.features import Features
+    from napari_interformer.geometry import iou
     from napari_interformer.samples import nuclei_stack
-    from napari_interformer.simulate import iou
 
     image, truth = nuclei_stack((12, 96, 96))
     target = truth == 4  # on planes 5 to 10

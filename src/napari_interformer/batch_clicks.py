@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from napari_interformer.geometry import depth
 from napari_interformer.reference import CERTAIN, FOLDED, NARROWEST, REACH, ROUNDS, State
-from napari_interformer.simulate import DEPTH_RATIO, depth
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 AT_ONCE = 2**25  # numbers of `all_columns` at a time
+DEPTH_RATIO = 1.7  # while training, a click falls anywhere deeper than the deepest point's depth over this
 
 
 @dataclass(frozen=True)

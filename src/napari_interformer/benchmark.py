@@ -25,12 +25,12 @@ from skimage.segmentation import find_boundaries, random_walker, watershed
 from napari_interformer.datasets import VALIDATION, load, split, with_values
 from napari_interformer.encoding import encode
 from napari_interformer.files import write_whole
-from napari_interformer.geometry import Box
+from napari_interformer.geometry import Box, iou
 from napari_interformer.image import Planes
 from napari_interformer.prompts import BoxPrompt
 from napari_interformer.session import Session
 from napari_interformer.settings import SHARE, Allowed, at_least, check_settings, one_of
-from napari_interformer.simulate import iou, next_click
+from napari_interformer.simulate import next_click
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

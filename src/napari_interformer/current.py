@@ -7,7 +7,7 @@ an instance of its own; `objects` begins the next one.
 from __future__ import annotations
 
 from functools import partial, reduce
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -20,13 +20,11 @@ from napari_interformer.records import Record
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from numpy.typing import NDArray
-
     from napari_interformer.decoding import Step, Steps
     from napari_interformer.geometry import BoolMask
     from napari_interformer.image import Plane
     from napari_interformer.painting import Backlog, LabelArray
-    from napari_interformer.prompts import Click, Given, Prompt
+    from napari_interformer.prompts import Given, Prompt
 
 HARDLY = 0.8  # of a mask belongs to others, if it is hardly an object of its own
 
@@ -114,15 +112,9 @@ class Current:
     @property
     def covered(self) -> bool:
         """Whether all of its pixels belong to others that are protected."""
-        if self.overwrite:
-            return False
-        masked = False
-        for plane, step in self.newest.items():
-            there = labels_at(self.labels, (*plane, *step.box.slices))
-            if (step.mask & ~self._of_others(there)).any():
-                return False
-            masked |= bool(step.mask.any())
-        return masked
+        return not self.empty and not any(
+            (step.mask & self.free(plane, step.box)).any() for plane, step in self.newest.items()
+        )
 
     @property
     def rival(self) -> int | None:
@@ -133,13 +125,13 @@ class Current:
         if self.overwrite or self.edited:
             return None
         for click in (one.middle for one in reversed(self.given)):
-            if click.positive and not self._of_others(self._labels_at(click)).any():
+            if click.positive and self.free(click.plane, Box.pixel(click.y, click.x)).all():
                 return None
         pixels, others = 0, []
         for plane, step in self.newest.items():
             there = labels_at(self.labels, (*plane, *step.box.slices))[step.mask]
             pixels += there.size
-            others.append(there[self._of_others(there) & (there > 0)])  # below 0 is no object
+            others.append(there[(there > 0) & (there != self.label)])  # below 0 is no object
         taken = np.concatenate([*others, np.zeros(0, self.labels.dtype)])
         if not taken.size or taken.size < HARDLY * pixels:
             return None
@@ -155,6 +147,13 @@ class Current:
         # Where the brush added something, if anywhere, is on the whole planes.
         parts = (*boxes, *self.newest)
         return not any((labels_at(self.labels, part) == self.label).any() for part in parts)
+
+    def free(self, plane: Plane, box: Box) -> BoolMask:
+        """Return which pixels of a box it may cover: those of no object, its own, and if it may `overwrite`, all."""
+        if self.overwrite:
+            return np.ones(box.shape, bool)
+        there = labels_at(self.labels, (*plane, *box.slices))
+        return np.asarray((there == 0) | (there == self.label))
 
     def record(self, decoder: str) -> Record:
         """Return how it was made; `decoder` is the fingerprint of what answers now."""
@@ -244,13 +243,6 @@ class Current:
                 before=was[plane].prompts if plane in was else None,
             )
             self.backlog.add(paint)
-
-    def _labels_at(self, click: Click) -> NDArray[Any]:
-        pixel = slice(click.y, click.y + 1), slice(click.x, click.x + 1)
-        return labels_at(self.labels, (*click.plane, *pixel))
-
-    def _of_others(self, labels: NDArray[Any]) -> BoolMask:
-        return np.asarray((labels != 0) & (labels != self.label))
 
 
 def newest(steps: Iterable[Step]) -> dict[Plane, Step]:

@@ -263,40 +263,51 @@ class Decoding:
         return inside, fine[: inside.height, : inside.width]
 
     def _checked(self, prompt: Prompt) -> Prompt:
-        """Refuse what is no prompt for this image; return a box or scribble without what lies outside."""
+        """Refuse what is no prompt for this image; return it without what lies outside, or, of a mask, is empty."""
         if not isinstance(prompt, Mark | BoxPrompt | Mask):
             raise TypeError(
                 f"A session takes clicks, scribbles, boxes and masks; got {prompt!r}: Click.at makes a click from a position."
             )
-        leading, size = tuple(self.features.leading), self.features.size
+        leading = tuple(self.features.leading)
         inside = len(prompt.plane) == len(leading) and all(
             0 <= i < n for i, n in zip(prompt.plane, leading, strict=True)
         )
         if isinstance(prompt, Mask):
-            if not inside or not Box.of(size).holds(prompt.box):
-                raise ValueError(
-                    f"A mask needs a plane and a box inside the image {self.features.shape}; got {prompt.box}."
-                )
-            tight = Box.around(prompt.mask).shift(prompt.box.top, prompt.box.left)
-            # How large the object is decides from how far away it is seen.
-            if not tight.empty and tight != prompt.box:
-                return Mask(prompt.plane, tight, cut(prompt.mask, prompt.box, tight, False))
-            return prompt
-        if isinstance(prompt, BoxPrompt):
-            if not all(isinstance(n, int | np.integer) for n in (*prompt.plane, *prompt.box)):
-                raise ValueError(f"A box needs whole numbers; got {prompt}: BoxPrompt.between rounds them.")
-            seen = prompt.box.intersect(Box.of(size))
-            if not inside or seen.empty:
-                raise ValueError(
-                    f"A box needs pixels inside the image of shape {tuple(self.features.shape)}; got {prompt.box} on plane "
-                    f"{prompt.plane}: draw it on the image."
-                )
-            prompt = replace(prompt, box=seen)
-            if not self.features.valid(prompt.plane, prompt.middle.y, prompt.middle.x):
-                raise ValueError(
-                    f"A box needs pixels with a value; the image is NaN in the middle of {seen}: draw it elsewhere."
-                )
-            return prompt
+            return self._checked_mask(prompt, inside)
+        return (
+            self._checked_box(prompt, inside)
+            if isinstance(prompt, BoxPrompt)
+            else self._checked_mark(prompt, inside)
+        )
+
+    def _checked_mask(self, prompt: Mask, inside: bool) -> Mask:
+        if not inside or not Box.of(self.features.size).holds(prompt.box):
+            raise ValueError(
+                f"A mask needs a plane and a box inside the image {self.features.shape}; got {prompt.box}."
+            )
+        tight = Box.around(prompt.mask).shift(prompt.box.top, prompt.box.left)
+        # How large the object is decides from how far away it is seen.
+        if not tight.empty and tight != prompt.box:
+            return Mask(prompt.plane, tight, cut(prompt.mask, prompt.box, tight, False))
+        return prompt
+
+    def _checked_box(self, prompt: BoxPrompt, inside: bool) -> BoxPrompt:
+        if not all(isinstance(n, int | np.integer) for n in (*prompt.plane, *prompt.box)):
+            raise ValueError(f"A box needs whole numbers; got {prompt}: BoxPrompt.between rounds them.")
+        seen = prompt.box.intersect(Box.of(self.features.size))
+        if not inside or seen.empty:
+            raise ValueError(
+                f"A box needs pixels inside the image of shape {tuple(self.features.shape)}; got {prompt.box} on plane "
+                f"{prompt.plane}: draw it on the image."
+            )
+        prompt = replace(prompt, box=seen)
+        if not self.features.valid(prompt.plane, prompt.middle.y, prompt.middle.x):
+            raise ValueError(
+                f"A box needs pixels with a value; the image is NaN in the middle of {seen}: draw it elsewhere."
+            )
+        return prompt
+
+    def _checked_mark(self, prompt: Mark, inside: bool) -> Mark:
         name, make, do = (
             ("click", "Click.at", "click")
             if isinstance(prompt, Click)
@@ -308,8 +319,8 @@ class Decoding:
                     f"A {name} needs whole numbers; got {(*prompt.plane, *stop)}: {make} rounds them."
                 )
         there = prompt.path
-        if not all(Box.of(size).has(*stop) for stop in there):
-            there = _piece(there, size)
+        if not all(Box.of(self.features.size).has(*stop) for stop in there):
+            there = _piece(there, self.features.size)
         if not inside or not there:
             raise ValueError(
                 f"A {name} needs a position inside the image of shape {tuple(self.features.shape)}; got "
@@ -413,7 +424,7 @@ class Decoding:
         known = known.intersect(Box.of(self._padded(level)))
         if before is not None:
             seen = Box.around(before.mask | sure(before.reference))
-            known = known.union(seen.shift(before.box.top, before.box.left) if not seen.empty else seen)
+            known = known.union(seen.shift(before.box.top, before.box.left))
         window = self._window(known, None if before is None else before.box, level)
         if not window.holds(known):
             if self.image is not None:
@@ -486,16 +497,16 @@ class Decoding:
         view = View(level, window, fold(reference, mask), mask, steadiness)
         if level != 0:
             return Step(prompts, *_in_image(logits, window, level, prompts), view)
-        if before is not None and not window.holds(before.box) and _outside(before, window):
+        if before is not None and np.count_nonzero(known) < np.count_nonzero(before.mask):
             # What lies beyond the window stays as it was.
             whole = window.union(before.box)
             reference = cut(before.reference, before.box, whole, State.UNKNOWN)
-            reference = paste(view.reference, window, reference, whole)
+            mask = cut(before.mask, before.box, whole, False)
             view = View(
                 level,
                 whole,
-                reference,
-                paste(mask, window, cut(before.mask, before.box, whole, False), whole),
+                paste(view.reference, window, reference, whole),
+                paste(view.mask, window, mask, whole),
             )
         # A long line may lie beyond the window.
         return Step(prompts, *_with_marks(view.box, view.mask, prompts), view)
@@ -546,7 +557,7 @@ class Decoding:
 
     def _logits(self, prepared: Any, reference: Reference, roi: Box | None = None) -> NDArray[np.float32]:
         with watched(
-            (id(self.model), getattr(self.model, "device", None), reference.shape, roi and Box(*roi).shape)
+            (id(self.model), getattr(self.model, "device", None), reference.shape, roi and roi.shape)
         ):
             return self.model.decode_logits(prepared, reference, roi)
 
@@ -627,15 +638,6 @@ def _without_specks(
             stays[parts[y, x]] = True
     stays[0] = True
     return np.where(stays[parts], logits, -logits)
-
-
-def _outside(view: View, window: Box) -> bool:
-    """Whether anything of a view's mask lies outside `window`."""
-    kept = view.mask.copy()
-    inner = window.intersect(view.box)
-    if not inner.empty:
-        kept[inner.shift(-view.box.top, -view.box.left).slices] = False
-    return bool(kept.any())
 
 
 def _in_image(

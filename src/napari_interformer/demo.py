@@ -15,11 +15,12 @@ import numpy as np
 
 import napari_interformer as ni
 from napari_interformer import GET_EXTRA, NAME
+from napari_interformer.geometry import iou
 from napari_interformer.image import Planes
 from napari_interformer.label_files import write_labels
 from napari_interformer.picture import write_picture
 from napari_interformer.samples import cells
-from napari_interformer.simulate import iou, next_click
+from napari_interformer.simulate import next_click
 from napari_interformer.terminal import count
 
 if TYPE_CHECKING:

@@ -78,17 +78,22 @@ class Painted:
 
 @dataclass(frozen=True, eq=False)
 class Switched:
-    """The current object, which is in the labels, may from now on take pixels from others, or no longer."""
+    """The current object, which is in the labels, may from now on take pixels from others, or no longer.
+
+    `before` is what held for those after it: another one, where the object is from a file.
+    """
 
     overwrite: bool
+    before: bool
 
     def make(self, objects: Objects) -> None:
         """See `Change`."""
-        objects.current.switch(self.overwrite)
+        objects.switch(self.overwrite)
 
     def take_back(self, objects: Objects) -> None:
         """See `Change`."""
-        objects.current.switch(not self.overwrite)
+        objects.switch(not self.overwrite)
+        objects.overwrite = self.before
 
 
 @dataclass(eq=False)

@@ -37,7 +37,7 @@ class Objects:
     labels : integer array
         Written in place, only where something changes.
     overwrite, live : bool
-        See `Current`; each object takes them over from the one before.
+        See `Current`; each object begins with them.
     highest : int, optional
         The highest label in `labels`, where that is known; all of them are read if None.
 
@@ -57,10 +57,12 @@ class Objects:
         The one that somebody works on.
     by_hand : ByHand
         What somebody painted.
+    overwrite : bool
+        Whether objects to come may take pixels from others; of the current one, a file may say something else.
     """
 
     def __init__(self, labels: LabelArray, *, overwrite: bool, live: bool, highest: int | None) -> None:
-        self.labels, self.backlog = labels, Backlog()
+        self.labels, self.backlog, self.overwrite = labels, Backlog(), overwrite
         self.by_hand = ByHand()
         self.records: list[Record] = []
         self.extents: list[int] = []
@@ -72,8 +74,14 @@ class Objects:
         before = self.current
         self.highest = max(self.highest, before.label)
         self.current = Current(
-            self.labels, self.highest + 1, self.backlog, overwrite=before.overwrite, live=before.live
+            self.labels, self.highest + 1, self.backlog, overwrite=self.overwrite, live=before.live
         )
+
+    def switch(self, overwrite: bool) -> None:
+        """Let the current object, and those to come, take pixels from others, or no longer."""
+        if overwrite != self.current.overwrite:
+            self.current.switch(overwrite)
+        self.overwrite = overwrite
 
     def finish(self, decoder: str) -> None:
         """Paint the current object if that is not done yet, keep its record, and begin the next one."""

@@ -11,18 +11,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from napari_interformer.files import planes_of
-from napari_interformer.geometry import Box
+from napari_interformer.geometry import Box, cut
 from napari_interformer.image import plane_of
 from napari_interformer.painting import check_number
+from napari_interformer.prompts import Mask
 from napari_interformer.records import Record, Saved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from napari_interformer.by_hand import Piece
     from napari_interformer.decoding import Steps
     from napari_interformer.features import Features
+    from napari_interformer.image import Plane
     from napari_interformer.painting import LabelArray
     from napari_interformer.session import Session
 
@@ -55,8 +59,8 @@ def replay(session: Session, path: Path) -> Replay:
     Raises
     ------
     ValueError, FileNotFoundError, OSError
-        As `Saved.read`; if the file belongs to another image, or the labels have objects with the numbers of those in it, or
-        cannot hold these.
+        As `Saved.read`; if the file belongs to another image, or the labels have other objects with the numbers of those in
+        it, or cannot hold these.
     NotEncodedError
         If a part of the image is not encoded yet.
     """
@@ -114,7 +118,7 @@ def _unlike(saved: Saved, session: Session) -> Iterator[str]:
 
 
 def _check_free(labels: LabelArray, records: Sequence[Record]) -> None:
-    """Refuse new objects whose numbers are taken, unless what has them is deleted before."""
+    """Refuse new objects whose numbers are taken, unless what has them is deleted before, and edits of other objects."""
     deleted: set[int] = set()
     new: set[int] = set()
     for record in records:
@@ -122,10 +126,37 @@ def _check_free(labels: LabelArray, records: Sequence[Record]) -> None:
             deleted.add(record.label)
         elif record.prompts and not record.edited and record.label not in deleted:
             new.add(record.label)
-    for _, plane in planes_of(labels):
+    edited = {record.label for record in records if record.edited}
+    present: set[int] = set()
+    same: set[int] = set()
+    for index, plane in planes_of(labels):
         # As Python's numbers: NumPy makes unsigned and signed ones of 64 bits into rounded ones.
-        if there := new.intersection(np.unique(plane).tolist()):
+        there = set(np.unique(plane).tolist())
+        if taken := new & there:
             raise ValueError(
-                f"Saved clicks need labels without their objects; object {min(there)} is there already: load them into new, "
+                f"Saved clicks need labels without their objects; object {min(taken)} is there already: load them into new, "
                 "empty labels."
             )
+        present |= there
+        same |= {
+            record.label for record in records if record.label in there and _lies_on(record, index, plane)
+        }
+    if others := edited & present - same:
+        raise ValueError(
+            f"Saved clicks need the objects that were edited or deleted; object {min(others)} is another one: load them into "
+            "the labels that were clicked on, or into new, empty ones."
+        )
+
+
+def _lies_on(record: Record, plane: Plane, labels: NDArray[Any]) -> bool:
+    """Whether an object, of all that is said of it on a plane, has a pixel of its number in the labels there."""
+    for prompt in (*record.begun, *record.prompts):
+        if isinstance(prompt, Mask):
+            box, mask = prompt.box, prompt.mask
+        else:
+            click = prompt.middle
+            box, mask = Box.pixel(click.y, click.x), np.array([[click.positive]])
+        there = cut(labels, Box.of(labels.shape), box, 0)
+        if prompt.plane == plane and (there[mask] == record.label).any():
+            return True
+    return False

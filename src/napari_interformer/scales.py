@@ -30,13 +30,9 @@ HALO = 32  # working pixels that are encoded around a window and thrown away
 
 
 def size_at(size: tuple[int, int], level: int) -> tuple[int, int]:
-    """Return Y and X of a plane in working pixels."""
-    return size_along(size[0], level), size_along(size[1], level)
-
-
-def size_along(length: int, level: int) -> int:
-    """Return an axis' length in working pixels; a last, partial one counts."""
-    return length << level if level >= 0 else -(-length >> -level)
+    """Return Y and X of a plane in working pixels; the last ones, partial or not, count."""
+    height, width = (length << level if level >= 0 else -(-length >> -level) for length in size)
+    return height, width
 
 
 def level_for(extent: float, diameters: Sequence[float]) -> int:

@@ -148,10 +148,8 @@ class Session:
         self._history = History(self._objects)
         # What `volume.carry` found between two planes with clicks, or beyond the outermost.
         self.gaps: Gaps = {}
-        # Of an object from a file: whether it may overwrite others, and whether those after it may.
-        self._from_file: tuple[bool, bool] | None = None
-        # All masks that were carried there so far: undo may bring back earlier ones.
-        self._carried: dict[tuple[Plane | None, Plane | None], set[Mask]] = {}
+        # Between which planes each mask was carried, also those before: undo may bring them back.
+        self._carried: dict[Mask, tuple[Plane | None, Plane | None]] = {}
 
     # ------------------------------------------------------------------------------------ reading
 
@@ -234,8 +232,7 @@ class Session:
 
     def latest(self, plane: Plane = ()) -> Step | None:
         """Return the current object's newest step on a plane, or None if it has none there; ValueError for a wrong plane."""
-        wanted = plane_of(plane, self.features.leading)
-        return next((step for step in reversed(self._current.steps) if step.prompt.plane == wanted), None)
+        return self._current.newest.get(plane_of(plane, self.features.leading))
 
     @property
     def label(self) -> int:
@@ -270,15 +267,12 @@ class Session:
 
     @overwrite.setter
     def overwrite(self, value: bool) -> None:
-        if bool(value) == self.overwrite:
-            if self._from_file is not None:
-                self._from_file = self.overwrite, self.overwrite  # said again, it holds
-            return
+        value = bool(value)
         # A step of its own, or what was painted since could not be told from what the object took.
-        if self.live and self._current.steps:
-            self._history.make(Switched(bool(value)))
+        if value != self.overwrite and self.live and self._current.steps:
+            self._history.make(Switched(value, self._objects.overwrite))
         else:
-            self._current.switch(bool(value))
+            self._objects.switch(value)
 
     @property
     def live(self) -> bool:
@@ -345,6 +339,10 @@ class Session:
     def covered(self) -> bool:
         """Whether all pixels of the current object belong to others that are protected."""
         return self._current.covered
+
+    def free(self, plane: Plane, box: Box) -> BoolMask:
+        """Return which pixels (h, w) of a box the current object may cover."""
+        return self._current.free(plane, box)
 
     @property
     def rival(self) -> int | None:
@@ -538,35 +536,26 @@ class Session:
 
     def remove(self, index: int) -> None:
         """Remove click number `index` (of `clicks`, from 0); the others are replayed. TypeError, IndexError if it is none."""
-        given, place = list(self.given), self._place(index)
-        self._set_given(given[:place] + given[place + 1 :])
+        self._change(index, lambda _: ())
 
     def move(self, index: int, position: Sequence[int]) -> None:
         """Move click number `index`; the others are replayed. Errors as for `remove` and `click`."""
-        self._change(index, lambda click: Click.at(position, click.positive))
+        self._change(index, lambda click: (Click.at(position, click.positive),))
 
     def flip(self, index: int) -> None:
         """Turn click number `index` from positive to negative or back; the others are replayed. Errors as for `remove`."""
-        self._change(index, lambda click: replace(click, positive=not click.positive))
+        self._change(index, lambda click: (replace(click, positive=not click.positive),))
 
-    def _change(self, index: int, change: Callable[[Click], Click]) -> None:
-        given, place = list(self.given), self._place(index)
-        click = given[place]
-        assert isinstance(click, Click)
-        given[place] = change(click)
-        self._set_given(given)
-
-    def _place(self, index: int) -> int:
-        """Return where among all that was given a click is."""
-        places = [place for place, prompt in enumerate(self.given) if isinstance(prompt, Click)]
+    def _change(self, index: int, change: Callable[[Click], tuple[Click, ...]]) -> None:
+        """Replace a click among all that was given."""
+        clicks = [(place, prompt) for place, prompt in enumerate(self.given) if isinstance(prompt, Click)]
         if isinstance(index, bool) or not isinstance(index, int | np.integer):
             raise TypeError(f"A click's number is a whole one, from 0; got {index!r}.")
-        if not -len(places) <= index < len(places):
-            raise IndexError(f"Clicks are numbered from 0, and there are {len(places)}; got {index}.")
-        return places[index]
-
-    def _set_given(self, given: Sequence[Given]) -> list[tuple[Plane, Box]]:
-        return self.set_prompts((*self.masks_beside(given), *given))
+        if not -len(clicks) <= index < len(clicks):
+            raise IndexError(f"Clicks are numbered from 0, and there are {len(clicks)}; got {index}.")
+        place, click = clicks[index]
+        given = (*self.given[:place], *change(click), *self.given[place + 1 :])
+        self.set_prompts((*self.masks_beside(given), *given))
 
     def masks_beside(self, given: Iterable[Given]) -> tuple[Mask, ...]:
         """Return the object's masks that stay if it gets other boxes and clicks.
@@ -575,12 +564,11 @@ class Session:
         """
         kept = {prompt.plane for prompt in {*given} & {*self.given}}
         gone = {prompt.plane for prompt in self.given} - kept
-        carried = [masks for planes, masks in self._carried.items() if gone.intersection(planes)]
-        return tuple(mask for mask in self.masks if not any(mask in masks for masks in carried))
+        return tuple(mask for mask in self.masks if not gone.intersection(self._carried.get(mask, ())))
 
     def was_carried(self, mask: Mask) -> bool:
         """Whether one of the object's masks was carried there (`propagate`), and is not what the object began with."""
-        return any(mask in masks for masks in self._carried.values())
+        return mask in self._carried
 
     def set_prompts(self, prompts: Iterable[Prompt]) -> list[tuple[Plane, Box]]:
         """Make these the object's prompts; return what changed (see `adopt`). Errors as of `compute`."""
@@ -698,17 +686,17 @@ class Session:
         before = {mask.plane: mask for mask in self.masks}
         changed = self.adopt(carried.steps)
         clicked = {prompt.plane for prompt in self.given}
-        for masks in self._carried.values():
-            # What a clicked plane starts from may be another one now; it goes with the same clicks.
-            masks |= {one for one in self.masks if one.plane in clicked and before.get(one.plane) in masks}
+        for mask in self.masks:
+            start = before.get(mask.plane)
+            if start in self._carried and mask.plane in clicked:
+                self._carried[mask] = self._carried[start]  # perhaps another mask now, but of the same clicks
         self._fill(carried.gaps)
         return changed
 
     def _fill(self, gaps: Gaps) -> None:
         """Note what was carried where."""
         self.gaps.update(gaps)
-        for planes, gap in gaps.items():
-            self._carried.setdefault(planes, set()).update(gap.masks)
+        self._carried |= {mask: planes for planes, gap in gaps.items() for mask in gap.masks}
 
     # ------------------------------------------------------------------------------------ objects
 
@@ -849,16 +837,13 @@ class Session:
     def _begun_anew(self, keep: Iterable[Change] = ()) -> None:
         """Forget what belongs to the object before; these changes can still be taken back."""
         self._history.begin_with(keep)
-        self._settle()
         self.gaps.clear()
         self._carried.clear()
 
     def _settle(self) -> None:
-        """Let the next object overwrite others, or not, as was said of this session and not of an object from a file."""
-        if self._from_file is not None and not self.unfinished:
-            (its, later), self._from_file = self._from_file, None
-            if self.overwrite == its:  # or somebody changed it, and did not take that back
-                self.overwrite = later
+        """Let the next object overwrite others, or not, as was said of this session and not of one that was undone."""
+        if not self.unfinished:
+            self._current.overwrite = self._objects.overwrite
 
     def clear(self) -> list[tuple[Plane, Box]]:
         """Drop the current object's prompts and start again; an object that was being edited is put back as it was.
@@ -1012,7 +997,7 @@ class Session:
         ------
         ValueError
             If the file is something else or belongs to another image, there is a current object, or the label image has
-            objects with the numbers of those in the file, or cannot hold these; nothing changes.
+            other objects with the numbers of those in the file, or cannot hold these; nothing changes.
         FileNotFoundError, OSError
             If there is no such file, or it cannot be read; nothing changes. If `labels` cannot be written: then all is
             loaded, and what is missing in them is written with the next change or `commit`.
@@ -1041,32 +1026,24 @@ class Session:
     def adopt_saved(self, replay: Replay) -> None:
         """Take over what `compute_saved` returned; errors as for `load_prompts`."""
         self._check_no_current("load_prompts")
-        self._settle()
-        size, overwrite, from_file = self._object_size, self.overwrite, None
         current, latest = replay.current
         seen: dict[int, dict[Plane, Box]] = {}  # where earlier answers of each object lie
-        try:
-            for record, steps in replay.finished:
-                boxes = seen.setdefault(record.label, {})
-                self._begin(record, steps, boxes)
-                for step in steps:
-                    boxes[step.prompt.plane] = step.box.union(boxes.get(step.prompt.plane, step.box))
-                self._finish()  # even if others have all of its pixels, as they had then
-            if latest or current.edited:
-                self._begin(current, latest, seen.get(current.label, {}))
-                from_file = self.overwrite, overwrite
-                overwrite = self.overwrite  # which holds for this object
-                # What was carried came after the first click, and goes with it.
-                start = len(self.masks) if current.edited else 0
-                answered = range(len(self.masks) + 1, len(latest) + 1)
-                counts = (start, *answered) if self.given else sorted({start, len(latest)})
-                parts = [Shown(latest[:count], current.size) for count in counts]
-                self._history.begin_with(Said(*two) for two in itertools.pairwise(parts))
-                if not current.edited:
-                    self._fill(gaps_of(self.masks, self.given, self.overwrite, along(self.features.leading)))
-        finally:
-            self._object_size, self.overwrite = size, overwrite
-        self._from_file = from_file
+        for record, steps in replay.finished:
+            boxes = seen.setdefault(record.label, {})
+            self._begin(record, steps, boxes)
+            for step in steps:
+                boxes[step.prompt.plane] = step.box.union(boxes.get(step.prompt.plane, step.box))
+            self._finish()  # even if others have all of its pixels, as they had then
+        if latest or current.edited:
+            self._begin(current, latest, seen.get(current.label, {}))
+            # What was carried came after the first click, and goes with it.
+            start = len(self.masks) if current.edited else 0
+            answered = range(len(self.masks) + 1, len(latest) + 1)
+            counts = (start, *answered) if self.given else sorted({start, len(latest)})
+            parts = [Shown(latest[:count], current.size) for count in counts]
+            self._history.begin_with(Said(*two) for two in itertools.pairwise(parts))
+            if not current.edited:
+                self._fill(gaps_of(self.masks, self.given, self.overwrite, along(self.features.leading)))
         self.by_hand.include(replay.by_hand)
         self.backlog.add(partial(paint_again, self.labels, replay.by_hand, replay.numbers))
         self._objects.know(max(replay.numbers - {self.label if self.unfinished else 0}, default=0))
@@ -1080,9 +1057,7 @@ class Session:
 
     def _begin(self, record: Record, steps: Steps, seen: Mapping[Plane, Box]) -> None:
         """Restore an object from its record and its steps; `seen` is where earlier answers of it lie."""
-        # Of a size without the image nothing follows, but the file may have one.
-        self._object_size, self.overwrite = record.size, record.overwrite
-        self._current.label = record.label
+        self._current.label, self._current.overwrite = record.label, record.overwrite
         if record.edited:
             # Another answer than the one that was saved may have left other pixels.
             self._current.take(record.begun or record.prompts, seen=seen)

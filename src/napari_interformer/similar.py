@@ -18,11 +18,10 @@ from skimage.feature import peak_local_max
 from napari_interformer.appearance import NEAR, Appearance, pixels_of, values_of
 from napari_interformer.cores import several
 from napari_interformer.files import labels_at
-from napari_interformer.geometry import Box, empty_mask
+from napari_interformer.geometry import Box, depth, empty_mask
 from napari_interformer.painting import objects_on
 from napari_interformer.prompts import Click, Mask, NotEncodedError
 from napari_interformer.scales import shrunk
-from napari_interformer.simulate import depth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,8 +62,8 @@ def search(
     plane: Plane,
     box: Box,
     *,
-    progress: Callable[[int, int], None] | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    progress: Callable[[int, int], None] | None,
+    cancelled: Callable[[], bool] | None,
 ) -> Similar:
     """Look for objects like the finished ones, without changing anything; a worker thread may call it.
 
@@ -76,10 +75,8 @@ def search(
         Leading indices.
     box : Box
         The part to search, in pixels of the image; the finished objects in it are the examples.
-    progress : callable, optional
-        Called with (places tried, places).
-    cancelled : callable, optional
-        Called before each place, to ask whether to stop; what was found by then is returned.
+    progress, cancelled : callable, optional
+        As of `Session.find_similar`.
 
     Returns
     -------
@@ -201,7 +198,7 @@ def likeness(
     plane: Plane,
     box: Box,
     coarse: int,
-    cancelled: Callable[[], bool] | None = None,
+    cancelled: Callable[[], bool] | None,
 ) -> NDArray[np.float32]:
     """Return how much pixels look like an object, as means of squares of `coarse` x `coarse`.
 

@@ -9,15 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
 
-from napari_interformer.geometry import Box
+from napari_interformer.geometry import depth
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-# While training, a click falls anywhere deeper than the deepest point's depth over this.
-DEPTH_RATIO = 1.7
 
 
 def next_click(
@@ -25,7 +21,6 @@ def next_click(
     target: NDArray[np.bool_],
     *,
     ignore: NDArray[np.bool_] | None = None,
-    rng: np.random.Generator | None = None,
 ) -> tuple[int, int, bool] | None:
     """Click into the deeper of the two error regions; where they are equally deep, outside of the object.
 
@@ -37,8 +32,6 @@ def next_click(
         What was predicted and what is true.
     ignore : (Y, X) bool, optional
         Pixels on which no error counts.
-    rng : numpy.random.Generator, optional
-        If given, a random pixel among the deep ones, as `batch_clicks` has it for training; otherwise the deepest (evaluation).
 
     Returns
     -------
@@ -50,34 +43,9 @@ def next_click(
         missed, wrong = missed & ~ignore, wrong & ~ignore
     missed_box, missed_depth = depth(missed)
     wrong_box, wrong_depth = depth(wrong)
-    deepest = max(missed_depth.max(initial=0), wrong_depth.max(initial=0))
-    if deepest == 0:
-        return None
     positive = bool(missed_depth.max(initial=0) > wrong_depth.max(initial=0))
     box, depths = (missed_box, missed_depth) if positive else (wrong_box, wrong_depth)
-    if rng is None:
-        chosen = int(np.argmax(depths))
-    else:
-        chosen = int(rng.choice(np.flatnonzero(depths > deepest / DEPTH_RATIO)))
-    y, x = divmod(chosen, depths.shape[1])
-    return box.top + y, box.left + x, positive
-
-
-def depth(region: NDArray[np.bool_]) -> tuple[Box, NDArray[np.float64]]:
-    """Return each pixel's distance to the nearest one outside `region`; borders count as outside.
-
-    Only the region's own box is transformed, which is what makes this cheap; it is returned with the depths.
-    """
-    box = Box.around(region)
     if box.empty:
-        return box, np.zeros((0, 0))
-    padded = np.pad(region[box.slices], 1)
-    return box, distance_transform_edt(padded)[1:-1, 1:-1]
-
-
-def iou(mask: NDArray[np.bool_], target: NDArray[np.bool_], ignore: NDArray[np.bool_] | None = None) -> float:
-    """Return intersection over union of two (Y, X) masks, 1 where both are empty."""
-    if ignore is not None:
-        mask, target = mask & ~ignore, target & ~ignore
-    union = int(np.count_nonzero(mask | target))
-    return int(np.count_nonzero(mask & target)) / union if union else 1.0
+        return None
+    y, x = divmod(int(np.argmax(depths)), depths.shape[1])
+    return box.top + y, box.left + x, positive

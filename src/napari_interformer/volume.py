@@ -16,12 +16,10 @@ import numpy as np
 from scipy.ndimage import binary_dilation, binary_opening, distance_transform_edt, label
 
 from napari_interformer.appearance import NEAR, Appearance, pixels_of, shown, values_of
-from napari_interformer.files import labels_at
 from napari_interformer.gaps import Carried, Ended, Gap, Reason
-from napari_interformer.geometry import Box, cut, line
+from napari_interformer.geometry import Box, cut, depth, iou, line
 from napari_interformer.image import along, shifted
 from napari_interformer.prompts import BoxPrompt, Click, Mark, Mask
-from napari_interformer.simulate import depth, iou
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -108,9 +106,9 @@ def check_axes(axes: str, shape: Sequence[int]) -> None:
 def carry(
     session: Session,
     *,
-    progress: Callable[[int, int], None] | None = None,
-    cancelled: Callable[[], bool] | None = None,
-    ended: Callable[[Ended], None] | None = None,
+    progress: Callable[[int, int], None] | None,
+    cancelled: Callable[[], bool] | None,
+    ended: Callable[[Ended], None] | None,
 ) -> Carried:
     """Compute the current object on the planes beside those with clicks, along the last leading axis that has several.
 
@@ -146,6 +144,43 @@ def carry(
             "propagate needs an object with at least one click or box; got none: click on the object first."
         )
     stacks = {prompt.plane[:axis] for prompt in kept}
+    sources = sorted(_sources(session, kept, axis))
+    carried = [
+        _kept(session, mask)
+        for mask in session.masks
+        if mask.plane in sources or mask.plane[:axis] not in stacks
+    ]
+    most, done = leading[axis] * len(stacks) - len(sources), 0
+    gaps: Gaps = {}
+
+    def told(planes: int) -> None:
+        nonlocal done
+        done += planes
+        if progress is not None and planes:
+            progress(done, most)
+
+    def stopped() -> bool:
+        return cancelled is not None and cancelled()
+
+    for stack in sorted(stacks):
+        own = [plane for plane in sources if plane[:axis] == stack]
+        for before, after in zip([None, *own], [*own, None], strict=True):
+            gap = gaps[before, after] = _gap(session, before, after, told, stopped)
+            carried += gap.masks
+            # Planes that were clicked on before, and that the object is not on now, have nothing to carry.
+            silent = gap.sources == (None, None) and not {before, after} & {prompt.plane for prompt in given}
+            if stopped() or silent or any(end.reason is Reason.NOT_ENCODED for end in gap.ends):
+                carried += _not_reached(session, before, after, stack, gap)
+            for end in gap.ends:
+                log.info("%s", end)
+                if ended is not None:
+                    ended(end)
+    return Carried(session.compute((*carried, *given)), gaps)
+
+
+def _sources(session: Session, kept: Sequence[Prompt], axis: int) -> set[Plane]:
+    """Return the planes on which the object stays as it is: those of prompts that are `kept`, and more in their stacks."""
+    stacks = {prompt.plane[:axis] for prompt in kept}
     # An object that is being edited keeps what it has where somebody had clicked before, and in stacks without a click now.
     held = {plane for plane in session.clicked_before if plane[:axis] in stacks}
     if session.edited:  # and what somebody painted or erased of it, where nobody may be looking
@@ -162,66 +197,37 @@ def carry(
     planes = {*held, *(prompt.plane for prompt in kept)}
     # Where red clicks alone say where it is not, what else it has stays.
     followed = {plane[:axis] for plane in planes if _source(session, plane) is not None}
-    planes |= {mask.plane for mask in session.masks if mask.plane[:axis] in stacks - followed}
-    sources = sorted(planes)
-    carried = [
-        _kept(session, mask)
-        for mask in session.masks
-        if mask.plane in sources or mask.plane[:axis] not in stacks
-    ]
-    most, done = leading[axis] * len(stacks) - len(sources), 0
-    gaps: Gaps = {}
+    return planes | {mask.plane for mask in session.masks if mask.plane[:axis] in stacks - followed}
 
-    def told(planes: int) -> None:
-        nonlocal done
-        done += planes
-        if progress is not None and planes:
-            progress(done, most)
 
-    for stack in sorted(stacks):
-        own = [plane for plane in sources if plane[:axis] == stack]
-        for before, after in zip([None, *own], [*own, None], strict=True):
-            steps = _source(session, before), _source(session, after)
-            gap = session.gaps.get((before, after))
-            if gap is None or gap.sources != steps or not _still(session, gap):
-                fronts = _fill(session, before, after, told, cancelled)
-                masks = tuple(mask for front in fronts for mask in front.trail)
-                if gap is not None and len(masks) == len(gap.masks) and all(map(_same, masks, gap.masks)):
-                    masks = gap.masks  # or it would be a change, though nothing has
-                ends = tuple(front.ended for front in fronts if front.ended is not None)
-                settled = not any(end.reason in (Reason.NOT_ENCODED, Reason.OCCUPIED) for end in ends)
-                settled = settled and not (cancelled is not None and cancelled())
-                withheld = tuple(mask for front in fronts for mask in front.withheld)
-                gap = Gap(steps, masks, ends, settled, session.overwrite, withheld)
-            else:
-                told(len(gap.masks))
-            gaps[before, after] = gap
-            carried += gap.masks
-            stopped = cancelled is not None and cancelled()
-            # Planes that were clicked on before, and that the object is not on now, have nothing to carry.
-            silent = steps == (None, None) and not {before, after} & {prompt.plane for prompt in given}
-            if stopped or silent or any(end.reason is Reason.NOT_ENCODED for end in gap.ends):
-                carried += _not_reached(session, before, after, stack, axis, gap)
-            for end in gap.ends:
-                log.info("%s", end)
-                if ended is not None:
-                    ended(end)
-    return Carried(session.compute((*carried, *given)), gaps)
+def _gap(
+    session: Session,
+    before: Plane | None,
+    after: Plane | None,
+    told: Callable[[int], None],
+    stopped: Callable[[], bool],
+) -> Gap:
+    """Return what lies between two planes that others follow, as it was carried before if that would be the same again."""
+    sources = _source(session, before), _source(session, after)
+    gap = session.gaps.get((before, after))
+    if gap is not None and gap.sources == sources and _still(session, gap):
+        told(len(gap.masks))
+        return gap
+    fronts = _fill(session, before, after, told, stopped)
+    masks = tuple(mask for front in fronts for mask in front.trail)
+    if gap is not None and len(masks) == len(gap.masks) and all(map(_same, masks, gap.masks)):
+        masks = gap.masks  # or it would be a change, though nothing has
+    ends = tuple(front.ended for front in fronts if front.ended is not None)
+    settled = not any(end.reason in (Reason.NOT_ENCODED, Reason.OCCUPIED) for end in ends) and not stopped()
+    withheld = tuple(mask for front in fronts for mask in front.withheld)
+    return Gap(sources, masks, ends, settled, session.overwrite, withheld)
 
 
 def _still(session: Session, gap: Gap) -> bool:
     """Whether a gap would be filled in the same way again, as far as its clicks are the same."""
     if not gap.settled or gap.overwrite != session.overwrite:
         return False
-    return not any((_free(session, one.plane, one.box) & one.mask).any() for one in gap.withheld)
-
-
-def _free(session: Session, plane: Plane, box: Box) -> BoolMask:
-    """Return which pixels the object may cover."""
-    if session.overwrite:
-        return np.ones(box.shape, bool)
-    there = labels_at(session.labels, (*plane, *box.slices))
-    return np.asarray((there == 0) | (there == session.label))
+    return not any((session.free(one.plane, one.box) & one.mask).any() for one in gap.withheld)
 
 
 def _touched(mask: Mask, piece: Piece, label: int) -> bool:
@@ -233,14 +239,14 @@ def _touched(mask: Mask, piece: Piece, label: int) -> bool:
 
 
 def _not_reached(
-    session: Session, before: Plane | None, after: Plane | None, stack: Plane, axis: int, gap: Gap
+    session: Session, before: Plane | None, after: Plane | None, stack: Plane, gap: Gap
 ) -> list[Mask]:
     """Return what the object has in a gap where it was not carried to: that says nothing of it there."""
     reached = {mask.plane for mask in gap.masks}
     return [
         mask
         for mask in session.masks
-        if mask.plane[:axis] == stack
+        if mask.plane[: len(stack)] == stack
         and mask.plane not in reached
         and (before is None or before < mask.plane)
         and (after is None or mask.plane < after)
@@ -252,7 +258,7 @@ def _fill(
     before: Plane | None,
     after: Plane | None,
     told: Callable[[int], None],
-    cancelled: Callable[[], bool] | None,
+    stopped: Callable[[], bool],
 ) -> list[_Front]:
     """Carry the object from either end of a gap, plane by plane in turns, until it ends or the two meet."""
     stops = {before, after}
@@ -271,7 +277,7 @@ def _fill(
         for front in fronts
         if front.ended is None and 0 <= front.ahead[axis] < last and front.ahead not in stops
     ]:
-        if cancelled is not None and cancelled():
+        if stopped():
             break
         # The larger one first: at the tip of an object there is little to go by.
         front = max(going, key=lambda one: one.areas[-1])
@@ -295,16 +301,15 @@ def _fill(
 def _front(session: Session, plane: Plane, axis: int, direction: int) -> _Front | None:
     """Return the front that starts at a clicked plane; None if the object is not there."""
     step = _source(session, plane)
-    box, mask = session.plane_mask(plane)
-    if step is None or not mask.any():
+    if step is None or not step.mask.any():
         return None
-    source = _tight(plane, box, mask)
+    source = _tight(plane, step.box, step.mask)
     reach = max(NEAR, float(depth(source.mask)[1].max()))
     ours, theirs = pixels_of(session, source, reach)
     appearance, sense = Appearance.between(ours, theirs), None
     if appearance is not None and session.image is not None:
         sense = np.sign(shown(ours).mean(axis=1) - shown(theirs).mean(axis=1))
-    return _Front(source, axis, direction, step.view.level, appearance, sense, areas=[int(mask.sum())])
+    return _Front(source, axis, direction, step.view.level, appearance, sense, areas=[int(source.mask.sum())])
 
 
 def _spreads(pixels: NDArray[np.float32], core: BoolMask) -> NDArray[np.float32]:
@@ -378,7 +383,7 @@ def neighbour(session: Session, front: _Front, other: _Front | None) -> Mask | R
     room = known.grown(grown, grown)
     room = room.intersect(size)
     inside = cut(prior.mask, prior.box, room, False)
-    free = _free(session, plane, room)
+    free = session.free(plane, room)
     if 2 * np.count_nonzero(inside & free) < np.count_nonzero(inside):
         return Reason.OCCUPIED
     likeness = contrast = None
