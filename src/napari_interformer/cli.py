@@ -42,15 +42,7 @@ from napari_interformer.options import (
     tile_of,
 )
 from napari_interformer.settings import of_process
-from napari_interformer.terminal import (
-    as_interrupt,
-    bar,
-    between_steps,
-    count,
-    duration,
-    first_process,
-    show,
-)
+from napari_interformer.terminal import as_interrupt, bar, between_steps, count, duration, first_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -168,13 +160,13 @@ def encode(
         else:
             planes = Planes.of(image, **reading)
             make = partial(ni.encode, planes, ni.load_model(model), store=output, device=device)
-        line = stack.enter_context(bar("encoding", "tile"))
+        show = stack.enter_context(bar("encoding", "tile"))
         made = 0  # tiles, of which each is told
 
         def progress(now: Any) -> None:
             nonlocal made
             made += 1
-            show(line, now.done, now.total)
+            show(now.done, now.total)
 
         features = make(tile=tile, halo=halo, progress=progress)
     height, width = features.size
@@ -408,14 +400,11 @@ def train(ctx: click.Context, /, folder: Path, output: Path, only_adapt: bool, *
 @contextmanager
 def training_bar(title: str) -> Iterator[Callable[[Progress], None]]:
     """Show a bar for steps of training, with loss, overlap and the time left."""
-    with bar(title, "step") as line:
+    with bar(title, "step") as show:
 
         def told(now: Progress) -> None:
-            line.set_postfix_str(
-                f"loss {now.loss:.4f}, IoU {now.first_iou:.3f} -> {now.last_iou:.3f}, {duration(now.seconds_left)} left",
-                refresh=False,
-            )
-            show(line, now.step, now.steps)
+            overlap = f"IoU {now.first_iou:.3f} -> {now.last_iou:.3f}"
+            show(now.step, now.steps, f"loss {now.loss:.4f}, {overlap}, {duration(now.seconds_left)} left")
 
         yield told
 
@@ -449,10 +438,10 @@ def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
         pictures += synthetic_pictures(dataclasses.replace(images, synthetic_images=made))
         found += f" and {made} synthetic"
     features = []
-    with bar("encoding", "image") as line:
+    with bar("encoding", "image") as show:
         for picture in pictures:
             features.append(ni.encode(picture.pixels, model))
-            show(line, len(features), len(pictures))
+            show(len(features), len(pictures))
     labels = [picture.labels for picture in pictures]
     with training_bar("adapting") as told:
         adapted = ni.adapt(model, features, labels, config=config, progress=told)
@@ -517,10 +506,8 @@ def benchmark(folder: Path, output: Path, model: str | None, device: str, **sett
 
     config = BenchmarkConfig(**settings)
     network = ni.load_model(model)
-    with bar("clicking", "image") as line:
-        told = run(
-            folder, network, config, device=device, progress=lambda done, total: show(line, done, total)
-        )
+    with bar("clicking", "image") as show:
+        told = run(folder, network, config, device=device, progress=show)
     try:
         written = told.save(output, methods(config, network, device)["InterFormer"])
     finally:  # what was measured, perhaps for hours, is shown at least

@@ -27,7 +27,7 @@ from napari_interformer.prompts import Mark, Mask, NotEncodedError
 from napari_interformer.records import Saved
 from napari_interformer.similar import MOST_PIXELS
 from napari_interformer.store import is_there, located
-from napari_interformer.terminal import bar, count, show
+from napari_interformer.terminal import bar, count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -90,8 +90,8 @@ def give(session: Session, prompt: Given, encode_part: EncodePart) -> None:
 def propagate_shown(session: Session) -> None:
     """Carry the current object through the stack, show how far that is, and say where and why it ends."""
     ends: list[Ended] = []
-    with bar("propagating", "plane") as line:
-        session.propagate(progress=lambda done, total: show(line, done, total), ended=ends.append)
+    with bar("propagating", "plane") as show:
+        session.propagate(progress=show, ended=ends.append)
     if ends:
         click.echo(f"object {session.label}: {where_it_ends(ends)}", err=True)
 
@@ -125,8 +125,8 @@ def similar_ones(
         encode_part([(plane, Box.of(session.features.size))])
         where = f"plane {', '.join(map(str, plane))}" if plane else ""
         try:
-            with bar("finding", "place") as line:
-                found = session.find_similar(plane, progress=lambda done, total: show(line, done, total))
+            with bar("finding", "place") as show:
+                found = session.find_similar(plane, progress=show)
             told.append(f"{count(len(found), 'similar object')} found{where and f' on {where}'}")
             if propagate:
                 carry(session, found, plane)
@@ -139,12 +139,12 @@ def carry(session: Session, labels: Sequence[int], plane: Plane | None = None) -
     """Carry finished objects through the stack, from one plane or from all of theirs."""
     if not labels:
         return
-    with bar("propagating", "object") as line:
+    with bar("propagating", "object") as show:
         for number, label in enumerate(labels, 1):
             session.edit(label, plane)
             session.propagate()
             session.commit()
-            show(line, number, len(labels))
+            show(number, len(labels))
 
 
 def report(session: Session, without: dict[int, str]) -> None:
@@ -209,9 +209,9 @@ def encode_shown(
                 "where the store is, or give a store on a disk."
             )
         return
-    with bar("encoding", "tile") as line:
+    with bar("encoding", "tile") as show:
         for now in encode_tiles(planes, features, model, device=device, only=only):
-            show(line, now.done, now.total)
+            show(now.done, now.total)
 
 
 def check_object(number: int, prompts: Sequence[Given], planes: Planes) -> None:
