@@ -47,7 +47,6 @@ from napari_interformer.terminal import as_interrupt, bar, between_steps, count,
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from napari_interformer.image import Contrast
     from napari_interformer.prompts import BoxPrompt, Given, Mark
     from napari_interformer.train import Progress
 
@@ -111,10 +110,7 @@ def encode(
     workers: int | None,
     model: str | None,
     device: str,
-    channel_axis: int | None,
-    channels: tuple[int, ...] | None,
-    contrast: Contrast,
-    axes: str | None,
+    **reading: Any,
 ) -> None:
     """Encode IMAGE ahead of time; clicks on it then need no GPU.
 
@@ -138,12 +134,6 @@ def encode(
         )
     named = image if image.name else image.resolve()  # "." has no name
     output = output or named.with_name(f"{named.name}.features.zarr")
-    reading: dict[str, Any] = {
-        "channel_axis": channel_axis,
-        "channels": channels,
-        "contrast": contrast,
-        "axes": axes,
-    }
     began = time.monotonic()
     with ExitStack() as stack:
         if scheduler or jobqueue:
@@ -252,10 +242,7 @@ def segment(
     object_size: float | None,
     model: str | None,
     device: str,
-    channel_axis: int | None,
-    channels: tuple[int, ...] | None,
-    contrast: Contrast,
-    axes: str | None,
+    **reading: Any,
 ) -> None:
     """Segment what is clicked on or boxed in IMAGE, and write a label image.
 
@@ -284,7 +271,7 @@ def segment(
     if overlay is not None:
         check_output(overlay, (".png",), read)
 
-    planes = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast, axes=axes)
+    planes = Planes.of(image, **reading)
     check_labels_file(output, planes.shape)
     for number, one in enumerate(everything, 1):
         steps.check_object(number, one, planes)
@@ -300,7 +287,7 @@ def segment(
         steps.check_searchable(image, planes)
     network = ni.load_model(model)
     resolve_device(device)  # or a store would be made before it is refused
-    planes, encoded = steps.open_features(features, planes, network, contrast)
+    planes, encoded = steps.open_features(features, planes, network, reading["contrast"])
     labels = click.get_current_context().with_resource(steps.labels_for(planes.shape, output))
     session = ni.Session(encoded, network, labels, object_size=object_size, highest=0)
     encode_part = partial(steps.encode_shown, planes, encoded, network, device)

@@ -253,7 +253,7 @@ model_option = click.option(
 
 
 def image_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say how to read an image and with what to encode it."""
+    """Add the options that say with what to encode an image, and how to read it: the latter are arguments of `Planes.of`."""
     for option in (
         click.option(
             "--device",
