@@ -331,7 +331,7 @@ def segment(
 @app.command(
     cls=ConfigCommand,
     config="napari_interformer.train:TrainConfig",
-    modes={"--adapt": "napari_interformer.adapting:AdaptConfig"},
+    mode=("--adapt", "napari_interformer.adapting:AdaptConfig"),
 )
 @click.argument("folder", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="The model to write (.safetensors).")
