@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from napari_interformer.prompts import BoxPrompt, Given, Mark
-    from napari_interformer.train import Progress
+    from napari_interformer.train import Progress, TrainConfig
 
 
 # ------------------------------------------------------------------------------------------ commands
@@ -370,18 +370,16 @@ def train(ctx: click.Context, /, folder: Path, output: Path, only_adapt: bool, *
         raise click.UsageError(
             f"{', '.join(map(flag_of, foreign))} {'needs' if len(foreign) == 1 else 'need'} --adapt."
         )
-    settings = {name: value for name, value in settings.items() if name in known}
+    config = TrainConfig(**given)
     with training_bar("training") as told, between_steps() as interrupted:
-        saved = run(
-            folder, output, TrainConfig(**settings), progress=told, cancelled=lambda: bool(interrupted())
-        )
+        saved = run(folder, output, config, progress=told, cancelled=lambda: bool(interrupted()))
     if (asked := interrupted()) and not saved.exists():
         signal.raise_signal(asked)  # now it ends as any command does
         raise KeyboardInterrupt  # in the background, where a shell has Ctrl+C ignored
     if first_process():
         from napari_interformer.checkpoint import read_checkpoint
 
-        tell_model(folder, saved, int(read_checkpoint(saved).notes["kept"]), settings)
+        tell_model(folder, saved, int(read_checkpoint(saved).notes["kept"]), config)
 
 
 @contextmanager
@@ -436,14 +434,13 @@ def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     ni.save_model(adapted, output, notes)
     click.echo(f"adapted on {found}")
-    split_by = {"dataset": images.dataset, "validation": images.validation}
-    tell_model(folder, output, kept, split_by)
+    tell_model(folder, output, kept, images)
 
 
-def tell_model(folder: Path, model: Path, kept: int, settings: dict[str, Any]) -> None:
+def tell_model(folder: Path, model: Path, kept: int, config: TrainConfig) -> None:
     """Print where a model is, and how to measure it on the images that were not trained on, if there are any.
 
-    `settings` are those by which the images were split.
+    `config` says how the images were split.
     """
     from napari_interformer.benchmark import BenchmarkConfig
 
@@ -453,8 +450,8 @@ def tell_model(folder: Path, model: Path, kept: int, settings: dict[str, Any]) -
     usual = BenchmarkConfig()
     words: list[Any] = [NAME, "benchmark", folder, "--model", model, "--split", "validation"]
     for name in ("dataset", "validation"):
-        if settings[name] != getattr(usual, name):
-            words += [flag_of(name), settings[name]]
+        if getattr(config, name) != getattr(usual, name):
+            words += [flag_of(name), getattr(config, name)]
     line = (subprocess.list2cmdline if os.name == "nt" else shlex.join)(list(map(str, words)))
     click.echo(f"kept for validation: {count(kept, 'image')}; to measure the model there: {line}")
 
