@@ -262,7 +262,6 @@ def segment(
     from napari_interformer.label_files import LABEL_FILES, check_labels_file, write_labels
     from napari_interformer.model import resolve_device
     from napari_interformer.store import located
-    from napari_interformer.volume import check_axes
 
     read = {"the image": image}
     if features is not None and isinstance(store := located(features), Path):
@@ -277,12 +276,8 @@ def segment(
         steps.check_object(number, one, planes)
     if prompts is not None:
         steps.check_prompts(prompts, image, planes)
-    if propagate and max(planes.leading, default=1) == 1:
-        raise ValueError(
-            f"--propagate needs a stack; {image.name} has a single plane: leave --propagate out."
-        )
-    if propagate:  # before minutes of encoding
-        check_axes(planes.axes, planes.shape)
+    if propagate:
+        steps.check_stack(image, planes)
     if similar:
         steps.check_searchable(image, planes)
     network = ni.load_model(model)
@@ -575,12 +570,12 @@ def check_output(
             raise FileExistsError(f"{path} is {name} itself: give the result another name.")
         if path.resolve() in source.resolve().parents:
             raise FileExistsError(f"{path} holds {name}, which would be lost: give the result another name.")
-    if path.exists() and path.suffix.lower() != ".safetensors":
-        if not written_here(path):  # somebody's image, as likely as not
-            raise FileExistsError(
-                f"{path} already exists, and {NAME} did not write it, or not all of it: give the result another name, or "
-                "remove it."
-            )
+    # Somebody's image, as likely as not; of models, none is replaced (see `check_new`).
+    if path.suffix.lower() != ".safetensors" and path.exists() and not written_here(path):
+        raise FileExistsError(
+            f"{path} already exists, and {NAME} did not write it, or not all of it: give the result another name, or "
+            "remove it."
+        )
     if not path.absolute().parent.is_dir():
         if made:
             check_output_folder(path.absolute().parent)

@@ -28,6 +28,7 @@ from napari_interformer.records import Saved
 from napari_interformer.similar import MOST_PIXELS
 from napari_interformer.store import is_there, located
 from napari_interformer.terminal import bar, count
+from napari_interformer.volume import check_axes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -178,9 +179,10 @@ def open_features(
     The planes are returned with the contrast of the store, if none was asked for.
     """
     location = None if store is None else located(store)
-    if location is None or not (isinstance(location, str) or is_there(location)):
-        if location is not None:
-            click.echo(f"{location} does not exist yet: making a new store there.", err=True)
+    if location is None:
+        return planes, room_for(planes, model)
+    if isinstance(location, Path) and not is_there(location):
+        click.echo(f"{location} does not exist yet: making a new store there.", err=True)
         return planes, room_for(planes, model, store=location)
     features = Features.open(
         location, mode="r" if isinstance(location, str) else "r+", image=planes, model=model
@@ -280,6 +282,15 @@ def load_prompts(session: Session, path: Path) -> None:
         session.load_prompts(path)
     for one in told:
         click.echo(one.message, err=True)
+
+
+def check_stack(image: Path, planes: Planes) -> None:
+    """Refuse to carry objects through what is no stack, or in no order for it, before minutes of encoding."""
+    if max(planes.leading, default=1) == 1:
+        raise ValueError(
+            f"--propagate needs a stack; {image.name} has a single plane: leave --propagate out."
+        )
+    check_axes(planes.axes, planes.shape)
 
 
 def check_searchable(image: Path, planes: Planes) -> None:
