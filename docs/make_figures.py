@@ -77,16 +77,27 @@ def open_panel(sample: str) -> tuple[Any, Any]:
     return viewer, panel
 
 
-def settle(done: Callable[[], bool], at_least: float = 0.3, at_most: float = 600) -> None:
-    """Let the window work until something is done."""
+def settle(done: Callable[[], bool] = lambda: True, at_least: float = 0.3) -> None:
+    """Let the window work for some seconds, and until something is done."""
     from qtpy.QtWidgets import QApplication
 
     began = time.monotonic()
     while time.monotonic() - began < at_least or not done():
         QApplication.processEvents()
         time.sleep(0.01)
-        if time.monotonic() - began > at_most:
+        if time.monotonic() - began > 600:
             raise TimeoutError("the window did not get there")
+
+
+def idle(panel: Any, at_least: float = 0.3) -> None:
+    """Let the window work until everything is answered."""
+    settle(lambda: not panel.annotator.busy, at_least)
+
+
+def close(viewer: Any) -> None:
+    """Close a window, and let it go."""
+    viewer.close()
+    settle()
 
 
 def click(panel: Any, position: tuple[int, ...], positive: bool) -> None:
@@ -94,7 +105,7 @@ def click(panel: Any, position: tuple[int, ...], positive: bool) -> None:
     if panel.canvas.positive != positive:
         panel.toggle_sign()
     panel.clicks.layer.add(np.array([position], float))
-    settle(lambda: not panel.annotator.busy)
+    idle(panel)
 
 
 def click_on_object(
@@ -124,7 +135,7 @@ def window_with_cells(path: Path) -> None:
             panel.commit()
         else:
             panel.clear()
-        settle(lambda: not panel.annotator.busy)
+        idle(panel)
     target = truth == truth[83, 260]
     click(panel, (83, 260), True)
     step = next_click(panel.annotator.session.mask, target)
@@ -150,15 +161,14 @@ def clicks_in_turn(path: Path) -> None:
     for number in numbers:
         click_on_object(panel, truth == number, film.click, good=0.9, most=4)
         panel.commit()
-        settle(lambda: not panel.annotator.busy)
+        idle(panel)
         film.take("C: finished", 700)
     film.take("G: find what looks like these", 1000)
     panel.find_similar()
-    settle(lambda: not panel.annotator.busy, at_least=1)
+    idle(panel, at_least=1)
     film.take("Found. Correct what is wrong, or take it back with Ctrl+Z", 3000)
     film.save(path)
-    viewer.close()
-    settle(lambda: True)
+    close(viewer)
 
 
 class Film:
@@ -173,7 +183,7 @@ class Film:
 
     def take(self, caption: str, milliseconds: int, mouse: tuple[int, ...] | None = None) -> None:
         """Add a frame; `mouse` is a pixel of the image."""
-        settle(lambda: True, at_least=0.6)
+        settle(at_least=0.6)
         picture = self.viewer.screenshot(canvas_only=True, flash=False)
         top, left = ((have - keep) // 2 for have, keep in zip(picture.shape, self.side, strict=False))
         frame = Image.fromarray(picture).convert("RGB")
@@ -222,14 +232,13 @@ def canvas_with_boxes(path: Path) -> None:
         layer = panel.clicks.shapes.make()
         corners = [(top, left), (top, right), (bottom, right), (bottom, left)]
         layer.add_rectangles([corners])
-        settle(lambda: not panel.annotator.busy)
+        idle(panel)
     camera = Screen(viewer).camera
     camera.center = (0, 215, 260)
     camera.zoom = 3
-    settle(lambda: True, at_least=1.5)
+    settle(at_least=1.5)
     save(viewer.screenshot(canvas_only=True, flash=False), path)
-    viewer.close()
-    settle(lambda: True)
+    close(viewer)
 
 
 def canvas_with_similar(path: Path) -> None:
@@ -242,20 +251,19 @@ def canvas_with_similar(path: Path) -> None:
     for number in numbers:
         click_on_object(panel, truth == number)
         panel.commit()
-        settle(lambda: not panel.annotator.busy)
+        idle(panel)
     pictures = []
     for _ in range(2):
-        settle(lambda: True, at_least=1.5)
+        settle(at_least=1.5)
         picture = viewer.screenshot(canvas_only=True, flash=False)
         side = min(picture.shape[:2])
         top, left = ((length - side) // 2 for length in picture.shape[:2])
         pictures.append(picture[top : top + side, left : left + side])
         panel.find_similar()
-        settle(lambda: not panel.annotator.busy, at_least=1)
+        idle(panel, at_least=1)
     gap = np.full((side, 6, 4), 255, np.uint8)
     save(np.hstack([pictures[0], gap, pictures[1]]), path)
-    viewer.close()
-    settle(lambda: True)
+    close(viewer)
 
 
 def window_with_stack(path: Path) -> None:
@@ -269,17 +277,16 @@ def window_with_stack(path: Path) -> None:
     y, x, _ = next_click(np.zeros_like(truth[z], bool), truth[z] == number) or (0, 0, True)
     click(panel, (z, y, x), True)
     panel.propagate()
-    settle(lambda: not panel.annotator.busy, at_least=1)
+    idle(panel, at_least=1)
     viewer.dims.set_current_step(0, z + 1)
     shoot(viewer, path)
 
 
 def shoot(viewer: Any, path: Path) -> None:
     """Take the window's picture and close it."""
-    settle(lambda: True, at_least=1.5)
+    settle(at_least=1.5)
     save(viewer.window.screenshot(canvas_only=False, flash=False), path)
-    viewer.close()
-    settle(lambda: True)
+    close(viewer)
 
 
 def save(picture: Any, path: Path) -> None:

@@ -50,6 +50,13 @@ def cell(tmp_path: Path) -> tuple[Path, tuple[int, int], np.ndarray]:
     return tmp_path / "cells.tif", (y, x), target
 
 
+@pytest.fixture
+def blob_model(blob_model, monkeypatch: pytest.MonkeyPatch):
+    """Let every command have this model, whichever it asks for."""
+    monkeypatch.setattr("napari_interformer.load_model", lambda _: blob_model)
+    return blob_model
+
+
 def test_help_lists_the_six_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     told = capsys.readouterr().out
@@ -101,7 +108,6 @@ def test_the_picture_is_written_though_nobody_listens_to_what_is_printed(
         raise BrokenPipeError(32, "Broken pipe")  # as after ``| head -1``
 
     tifffile.imwrite(tmp_path / "blobs.tif", blobs()[0])
-    monkeypatch.setattr("napari_interformer.load_model", lambda _: blob_model)
     monkeypatch.setattr(segmenting, "report", closed)
     labels, overlay = tmp_path / "l.tif", tmp_path / "o.png"
     arguments = ("--click", "30,30", "--device", "cpu", "-o", labels, "--overlay", overlay)
@@ -133,7 +139,6 @@ def test_labels_larger_than_memory_wait_on_disk(
     fails: bool, blob_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image, truth = blobs()
-    monkeypatch.setattr("napari_interformer.load_model", lambda _: blob_model)
     monkeypatch.setattr(segmenting, "_IN_MEMORY", truth.size * 12 - 1)
     kept = []
     report = segmenting.report
@@ -168,7 +173,6 @@ def test_labels_that_fit_nowhere_are_told_before_anything_is_encoded(
     def full(*_: object, **__: object) -> None:
         raise MemoryError("no room.")
 
-    monkeypatch.setattr("napari_interformer.load_model", lambda _: blob_model)
     monkeypatch.setattr("napari_interformer.Session", full)
     monkeypatch.setattr(segmenting, "encode_shown", lambda *_: pytest.fail("it was encoded"))
     tifffile.imwrite(tmp_path / "blobs.tif", np.stack([blobs()[0]] * 3), photometric="minisblack")
@@ -197,7 +201,6 @@ def test_a_size_that_is_no_length_is_wrong_use(size: str, capsys: pytest.Capture
 def test_what_cannot_be_printed_is_told(
     blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("napari_interformer.load_model", lambda _: blob_model)
     tifffile.imwrite(tmp_path / "blobs.tif", blobs()[0])
     full = open("/dev/full", "w")
     with contextlib.suppress(OSError), full, monkeypatch.context() as patch:  # of closing it
@@ -222,12 +225,8 @@ def test_segment_finds_similar_objects_and_carries_them_if_asked_to(
     blob_model,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import napari_interformer as ni
-    from conftest import blobs
 
-    monkeypatch.setattr(ni, "load_model", lambda *_, **__: blob_model)
     image, truth = blobs()
     stack = np.stack([image] * 4)
     tifffile.imwrite(tmp_path / "stack.tif", stack, photometric="minisblack", metadata={"axes": "ZYX"})
@@ -242,11 +241,9 @@ def test_segment_finds_similar_objects_and_carries_them_if_asked_to(
 
 
 def test_segment_writes_what_was_clicked_on_though_nothing_similar_can_be_looked_for(
-    blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import napari_interformer as ni
 
-    monkeypatch.setattr(ni, "load_model", lambda *_, **__: blob_model)
     tifffile.imwrite(tmp_path / "dark.tif", np.zeros((64, 64), np.uint8))  # one like the other
     command = ("segment", tmp_path / "dark.tif", "--click", "20,20", "--similar")
     assert run(*command, "-o", tmp_path / "labels.tif") == 1
@@ -257,9 +254,7 @@ def test_segment_writes_what_was_clicked_on_though_nothing_similar_can_be_looked
 def test_planes_too_large_to_search_are_refused_before_they_are_encoded(
     blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import napari_interformer as ni
 
-    monkeypatch.setattr(ni, "load_model", lambda *_, **__: blob_model)
     monkeypatch.setattr("napari_interformer.segmenting.MOST_PIXELS", 2_000_000)
     tifffile.imwrite(tmp_path / "wide.tif", np.zeros((1500, 2000), np.uint8))
     command = ("segment", tmp_path / "wide.tif", "--click", "20,20", "--similar")
@@ -271,12 +266,10 @@ def test_planes_too_large_to_search_are_refused_before_they_are_encoded(
 
 
 def test_saved_clicks_are_carried_through_the_stack_if_asked_for(
-    blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import napari_interformer as ni
-    from conftest import blobs
 
-    monkeypatch.setattr(ni, "load_model", lambda *_, **__: blob_model)
     image, truth = blobs()
     tifffile.imwrite(
         tmp_path / "s.tif", np.stack([image] * 3), photometric="minisblack", metadata={"axes": "ZYX"}
@@ -310,14 +303,10 @@ def test_saved_clicks_are_carried_through_the_stack_if_asked_for(
 
 
 def test_a_picture_that_somebody_else_wrote_is_not_replaced(
-    blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import imageio.v3 as iio
 
-    import napari_interformer as ni
-    from conftest import blobs
-
-    monkeypatch.setattr(ni, "load_model", lambda *_, **__: blob_model)
     tifffile.imwrite(tmp_path / "blobs.tif", blobs()[0])
     arguments = ("segment", tmp_path / "blobs.tif", "--click", "30,30", "-o")
     for _ in range(2):  # its own it replaces
@@ -371,14 +360,11 @@ def test_encode_hands_the_work_to_several_devices(
     assert "1 plane of 256 x 256 pixels" in capsys.readouterr().out
 
 
-def test_segment_takes_boxes_and_corrects_them_by_clicks(
-    blob_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_segment_takes_boxes_and_corrects_them_by_clicks(blob_model, tmp_path: Path) -> None:
     import imageio.v3 as iio
 
     image, expected = blobs()
     tifffile.imwrite(tmp_path / "blobs.tif", image)
-    monkeypatch.setattr("napari_interformer.load_model", lambda _: blob_model)
     labels, overlay = tmp_path / "labels.tif", tmp_path / "overlay.png"
     arguments = ("segment", tmp_path / "blobs.tif", "-o", labels, "--device", "cpu")
     assert run(*arguments, "--overlay", overlay, "--box", "16,80,47,111") == 0
@@ -394,12 +380,9 @@ def test_segment_takes_boxes_and_corrects_them_by_clicks(
     np.testing.assert_array_equal(tifffile.imread(labels), np.array([0, 2, 0, 1, 3, 0, 0])[expected])
 
 
-def test_a_box_starts_an_object_on_each_of_its_planes(
-    blob_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_box_starts_an_object_on_each_of_its_planes(blob_model, tmp_path: Path) -> None:
     image, expected = blobs()
     tifffile.imwrite(tmp_path / "stack.tif", np.stack([image] * 5), metadata={"axes": "ZYX"})
-    monkeypatch.setattr("napari_interformer.load_model", lambda _: blob_model)
     boxes = ("--box", "0,16,80,47,111", "--box", "2,16,80,47,111")
     labels = tmp_path / "labels.tif"
     assert run("segment", tmp_path / "stack.tif", *boxes, "-o", labels, "--device", "cpu") == 0
@@ -418,11 +401,10 @@ def test_an_object_that_others_cover_is_told(
 
 
 def test_an_object_without_pixels_takes_none_of_the_others_away(
-    blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image, expected = blobs()
     tifffile.imwrite(tmp_path / "blobs.tif", image)
-    monkeypatch.setattr("napari_interformer.load_model", lambda _: blob_model)
     objects = ("--object", "60,60 60,60,-", "--object", "30,30")
     assert run("segment", tmp_path / "blobs.tif", *objects, "-o", tmp_path / "l.tif", "--device", "cpu") == 0
     assert "object 1: 0 pixels: nothing was found at its clicks" in capsys.readouterr().out
@@ -545,7 +527,6 @@ def test_the_home_folder_may_be_a_tilde_in_the_shell_too(
     for name in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("napari_interformer.load_model", lambda _: blob_model)
     tifffile.imwrite("blobs.tif", blobs()[0])
     arguments = ("--click", "32,32", "--features", "~/f.zarr", "-o", "~/l.tif")
     assert run("segment", "~/blobs.tif", *arguments) == run("encode", "~/blobs.tif", "-o", "~/g.zarr") == 0
@@ -583,11 +564,8 @@ def test_what_is_read_is_not_written_to_and_that_is_told_before_anything_is_enco
     assert not Path("f.zarr").exists() and (tifffile.imread("cells.tif") == 0).all()
 
 
-def test_labels_with_an_ending_in_capitals_are_replaced_too(
-    blob_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_labels_with_an_ending_in_capitals_are_replaced_too(blob_model, tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "blobs.tif", blobs()[0])
-    monkeypatch.setattr("napari_interformer.load_model", lambda _: blob_model)
     arguments = ("--click", "30,30", "--device", "cpu", "-o", tmp_path / "L.ZARR")
     for _ in range(2):
         assert run("segment", tmp_path / "blobs.tif", *arguments) == 0
@@ -750,9 +728,8 @@ def test_the_demo_replaces_nothing_but_its_own(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_axes_can_be_told_where_the_file_has_them_wrong(
-    blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("napari_interformer.load_model", lambda *_: blob_model)
     stack = np.stack([blobs()[0]] * 5)
     tifffile.imwrite(tmp_path / "s.tif", stack, imagej=True)  # which marks the planes as channels
     command = (
@@ -972,7 +949,6 @@ def test_a_batch_system_that_ends_it_is_told_what_is_kept_and_nothing_half_done_
         signal.raise_signal(signal.SIGTERM)
 
     tifffile.imwrite(tmp_path / "blobs.tif", blobs()[0])
-    monkeypatch.setattr("napari_interformer.load_model", lambda _: blob_model)
     monkeypatch.setattr(tifffile, "imwrite", ended)
     before = signal.getsignal(signal.SIGTERM)
     arguments = ("segment", tmp_path / "blobs.tif", "--click", "30,30", "-o", tmp_path / "l.tif")
@@ -1006,7 +982,6 @@ def test_a_store_has_a_folder_of_its_own(
     tifffile.imwrite(tmp_path / "blobs.tif", blobs()[0])
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr("napari_interformer.load_model", lambda _: blob_model)
     assert run("encode", tmp_path / "blobs.tif", "-o", name, "--device", "cpu") != 0
     told = capsys.readouterr().err
     assert ("folder of its own" if name else "got none") in told

@@ -26,6 +26,8 @@ from napari_interformer.image import Planes
 distributed = pytest.importorskip("distributed", reason="Dask's distributed is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Dask's own, as it starts and ends processes
 
+PLANES = 20  # of six tiles each; enough that some are left when a worker is killed
+
 
 def made(folder, small_model, rng, shape):
     image, model = folder / "stack.tif", folder / "small.safetensors"
@@ -36,7 +38,7 @@ def made(folder, small_model, rng, shape):
 
 @pytest.fixture
 def files(tmp_path, small_model, rng):
-    return made(tmp_path, small_model, rng, (40, 96, 160))
+    return made(tmp_path, small_model, rng, (PLANES, 96, 160))
 
 
 @pytest.fixture
@@ -67,20 +69,20 @@ def test_a_worker_that_is_killed_half_way_loses_nothing_and_nothing_is_done_twic
 
         def progress(now):
             told.append(now)
-            if len(told) == 20:
+            if len(told) == PLANES // 2:
                 kept.update(written(store))
                 os.kill(victim, signal.SIGKILL)
 
         features = encode_on(client, image, store, model=model, progress=progress)
-    assert len(kept) >= 20
+    assert len(kept) >= PLANES // 2
     after = written(store)
-    assert len(after) == 40 and {path: after[path] for path in kept} == kept
+    assert len(after) == PLANES and {path: after[path] for path in kept} == kept
     assert [now.done for now in told] == sorted(now.done for now in told) and told[-1].done == told[-1].total
     check_planes(features, image, small_model)
 
 
 def check_planes(features, image, model):
-    planes = [(0,), (17,), (39,)]
+    planes = [(0,), (7,), (PLANES - 1,)]
     alone = encode(image, model, device="cpu", planes=planes)
     for plane in planes:
         for ours, theirs in zip(
@@ -107,21 +109,21 @@ def test_devices_share_the_work_and_go_on_without_those_that_are_lost(files, sma
         return progress
 
     held = ExitStack()  # while this tile is taken, nobody gets to the end
-    held.enter_context(room.claim((39,), [5], 1))
+    held.enter_context(room.claim((PLANES - 1,), [5], 1))
     with pytest.raises(
         RuntimeError, match=r"on cpu, cpu ended before everything was encoded.* continues from there"
     ):
         encode_with(["cpu", "cpu"], image, store, model=model, progress=lose(2))
-    kept, left = written(store), sum(len(room.waiting((z,))) for z in range(40))
-    assert 1 <= left < 40 * 6
+    kept, left = written(store), sum(len(room.waiting((z,))) for z in range(PLANES))
+    assert 1 <= left < PLANES * 6
     told.clear()
     features = encode_with(["cpu", "cpu"], image, store, model=model, progress=lose(1, held.close))
     # Each tile once; whoever was killed may have written one more than it said.
-    assert left - torch.get_num_threads() <= len(told) <= left and told[0].total == 40 * 6
+    assert left - torch.get_num_threads() <= len(told) <= left and told[0].total == PLANES * 6
     after = written(store)
-    assert len(after) == 40 and {path: after[path] for path in kept} == kept
+    assert len(after) == PLANES and {path: after[path] for path in kept} == kept
     check_planes(features, image, small_model)
-    assert told[-1].done >= 40 * 6 - torch.get_num_threads()
+    assert told[-1].done >= PLANES * 6 - torch.get_num_threads()
     encode_with(["cpu", "cpu"], image, store, model=model, progress=lose(2))  # nothing is left to begin with
     assert written(store) == after
 
@@ -131,7 +133,7 @@ def test_a_script_that_runs_again_in_each_process_is_told_what_it_lacks(few_file
     script = image.with_name("script.py")
     script.write_text(f"""
 from napari_interformer.cluster import encode_with
-encode_with(["cpu", "cpu"], {str(image)!r}, {str(store)!r}, model={str(model)!r})
+encode_with(["cpu"], {str(image)!r}, {str(store)!r}, model={str(model)!r})
 """)
     ended = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert ended.stderr.splitlines()[-1].endswith(
@@ -189,9 +191,9 @@ def test_the_shell_hands_planes_to_a_scheduler_and_goes_on_where_it_stopped(
         workers.scheduler_address,
     ]
     main(given)
-    assert "40 planes of 96 x 160 pixels" in capsys.readouterr().out
+    assert f"{PLANES} planes of 96 x 160 pixels" in capsys.readouterr().out
     after = written(store)
-    assert len(there) == 2 and {path: after[path] for path in there} == there and len(after) == 40
+    assert len(there) == 2 and {path: after[path] for path in there} == there and len(after) == PLANES
 
 
 @pytest.fixture

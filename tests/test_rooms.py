@@ -23,6 +23,7 @@ NAPARI_SIDE = {"encodes", "lessons"} | {
     if name.startswith("src/") and "TID251" in rules
 }
 WITHOUT_WINDOW = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in NAPARI_SIDE)
+ON_LAYERS = ["clicks", "drawings", "labels", "layers"]
 QT = {"qtpy", "PyQt5", "PyQt6", "PySide2", "PySide6", "superqt"}
 
 
@@ -34,28 +35,38 @@ def loaded_by(statement: str) -> set[str]:
     return set(run.stdout.split())
 
 
-def test_rooms_load_neither_napari_nor_qt() -> None:
-    """Each room is the first to be imported, in one interpreter, as other packages take seconds to load."""
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, set[str]]:
+    """Return what is loaded once a room, the first of ours, is imported: names of our rooms, and of packages.
+
+    All in one interpreter, as other packages take seconds to load; so those that load napari come last.
+    """
     told = f"""
 import importlib, sys
-for room in {WITHOUT_WINDOW}:
+for room in {WITHOUT_WINDOW + ON_LAYERS}:
     for name in [name for name in sys.modules if name.split(".")[0] == "napari_interformer"]:
         del sys.modules[name]
     importlib.import_module("napari_interformer" if room == "__init__" else f"napari_interformer.{{room}}")
-    found = {QT | {"napari", "magicgui", "vispy"}} & {{name.split(".")[0] for name in sys.modules}}
-    assert not found, f"{{room}} loads {{found}}"
+    names = [name.removeprefix("napari_interformer.") for name in sys.modules]
+    print(room, *{{name.split(".")[0] for name in names}})
 """
     run = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
+    return {room: set(names) for room, *names in map(str.split, run.stdout.splitlines())}
 
 
-def test_layers_load_no_qt() -> None:
-    assert not loaded_by("from napari_interformer import clicks, drawings, labels, layers") & QT
+def test_rooms_load_neither_napari_nor_qt(loaded: dict[str, set[str]]) -> None:
+    unwanted = QT | {"napari", "magicgui", "vispy"}
+    assert {room: found for room in WITHOUT_WINDOW if (found := loaded[room] & unwanted)} == {}
 
 
-def test_crops_know_nothing_of_the_network() -> None:
-    rooms = {f"napari_interformer.{room}" for room in ("model", "encoder", "decoder", "loss", "train")}
-    loaded_by(f"import napari_interformer.crops, sys\nassert not {rooms} & set(sys.modules)")
+def test_layers_load_no_qt(loaded: dict[str, set[str]]) -> None:
+    assert "napari" in loaded[ON_LAYERS[-1]]
+    assert {room: found for room in ON_LAYERS if (found := loaded[room] & QT)} == {}
+
+
+def test_crops_know_nothing_of_the_network(loaded: dict[str, set[str]]) -> None:
+    assert not loaded["crops"] & {"model", "encoder", "decoder", "loss", "train"}
 
 
 def test_package_import_loads_neither_torch_nor_napari_nor_numpy() -> None:

@@ -42,22 +42,13 @@ from napari_interformer.options import (
     tile_of,
 )
 from napari_interformer.settings import of_process
-from napari_interformer.terminal import (
-    as_interrupt,
-    bar,
-    between_steps,
-    count,
-    duration,
-    first_process,
-    show,
-)
+from napari_interformer.terminal import as_interrupt, bar, between_steps, count, duration, first_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from napari_interformer.image import Contrast
     from napari_interformer.prompts import BoxPrompt, Given, Mark
-    from napari_interformer.train import Progress
+    from napari_interformer.train import Progress, TrainConfig
 
 
 # ------------------------------------------------------------------------------------------ commands
@@ -119,10 +110,7 @@ def encode(
     workers: int | None,
     model: str | None,
     device: str,
-    channel_axis: int | None,
-    channels: tuple[int, ...] | None,
-    contrast: Contrast,
-    axes: str | None,
+    **reading: Any,
 ) -> None:
     """Encode IMAGE ahead of time; clicks on it then need no GPU.
 
@@ -146,12 +134,6 @@ def encode(
         )
     named = image if image.name else image.resolve()  # "." has no name
     output = output or named.with_name(f"{named.name}.features.zarr")
-    reading: dict[str, Any] = {
-        "channel_axis": channel_axis,
-        "channels": channels,
-        "contrast": contrast,
-        "axes": axes,
-    }
     began = time.monotonic()
     with ExitStack() as stack:
         if scheduler or jobqueue:
@@ -168,13 +150,13 @@ def encode(
         else:
             planes = Planes.of(image, **reading)
             make = partial(ni.encode, planes, ni.load_model(model), store=output, device=device)
-        line = stack.enter_context(bar("encoding", "tile"))
+        show = stack.enter_context(bar("encoding", "tile"))
         made = 0  # tiles, of which each is told
 
         def progress(now: Any) -> None:
             nonlocal made
             made += 1
-            show(line, now.done, now.total)
+            show(now.done, now.total)
 
         features = make(tile=tile, halo=halo, progress=progress)
     height, width = features.size
@@ -260,10 +242,7 @@ def segment(
     object_size: float | None,
     model: str | None,
     device: str,
-    channel_axis: int | None,
-    channels: tuple[int, ...] | None,
-    contrast: Contrast,
-    axes: str | None,
+    **reading: Any,
 ) -> None:
     """Segment what is clicked on or boxed in IMAGE, and write a label image.
 
@@ -283,7 +262,6 @@ def segment(
     from napari_interformer.label_files import LABEL_FILES, check_labels_file, write_labels
     from napari_interformer.model import resolve_device
     from napari_interformer.store import located
-    from napari_interformer.volume import check_axes
 
     read = {"the image": image}
     if features is not None and isinstance(store := located(features), Path):
@@ -292,23 +270,19 @@ def segment(
     if overlay is not None:
         check_output(overlay, (".png",), read)
 
-    planes = Planes.of(image, channel_axis=channel_axis, channels=channels, contrast=contrast, axes=axes)
+    planes = Planes.of(image, **reading)
     check_labels_file(output, planes.shape)
     for number, one in enumerate(everything, 1):
         steps.check_object(number, one, planes)
     if prompts is not None:
         steps.check_prompts(prompts, image, planes)
-    if propagate and max(planes.leading, default=1) == 1:
-        raise ValueError(
-            f"--propagate needs a stack; {image.name} has a single plane: leave --propagate out."
-        )
-    if propagate:  # before minutes of encoding
-        check_axes(planes.axes, planes.shape)
+    if propagate:
+        steps.check_stack(image, planes)
     if similar:
         steps.check_searchable(image, planes)
     network = ni.load_model(model)
     resolve_device(device)  # or a store would be made before it is refused
-    planes, encoded = steps.open_features(features, planes, network, contrast)
+    planes, encoded = steps.open_features(features, planes, network, reading["contrast"])
     labels = click.get_current_context().with_resource(steps.labels_for(planes.shape, output))
     session = ni.Session(encoded, network, labels, object_size=object_size, highest=0)
     encode_part = partial(steps.encode_shown, planes, encoded, network, device)
@@ -352,7 +326,7 @@ def segment(
 @app.command(
     cls=ConfigCommand,
     config="napari_interformer.train:TrainConfig",
-    modes={"--adapt": "napari_interformer.adapting:AdaptConfig"},
+    mode=("--adapt", "napari_interformer.adapting:AdaptConfig"),
 )
 @click.argument("folder", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="The model to write (.safetensors).")
@@ -391,31 +365,26 @@ def train(ctx: click.Context, /, folder: Path, output: Path, only_adapt: bool, *
         raise click.UsageError(
             f"{', '.join(map(flag_of, foreign))} {'needs' if len(foreign) == 1 else 'need'} --adapt."
         )
-    settings = {name: value for name, value in settings.items() if name in known}
+    config = TrainConfig(**given)
     with training_bar("training") as told, between_steps() as interrupted:
-        saved = run(
-            folder, output, TrainConfig(**settings), progress=told, cancelled=lambda: bool(interrupted())
-        )
+        saved = run(folder, output, config, progress=told, cancelled=lambda: bool(interrupted()))
     if (asked := interrupted()) and not saved.exists():
         signal.raise_signal(asked)  # now it ends as any command does
         raise KeyboardInterrupt  # in the background, where a shell has Ctrl+C ignored
     if first_process():
         from napari_interformer.checkpoint import read_checkpoint
 
-        tell_model(folder, saved, int(read_checkpoint(saved).notes["kept"]), settings)
+        tell_model(folder, saved, int(read_checkpoint(saved).notes["kept"]), config)
 
 
 @contextmanager
 def training_bar(title: str) -> Iterator[Callable[[Progress], None]]:
     """Show a bar for steps of training, with loss, overlap and the time left."""
-    with bar(title, "step") as line:
+    with bar(title, "step") as show:
 
         def told(now: Progress) -> None:
-            line.set_postfix_str(
-                f"loss {now.loss:.4f}, IoU {now.first_iou:.3f} -> {now.last_iou:.3f}, {duration(now.seconds_left)} left",
-                refresh=False,
-            )
-            show(line, now.step, now.steps)
+            overlap = f"IoU {now.first_iou:.3f} -> {now.last_iou:.3f}"
+            show(now.step, now.steps, f"loss {now.loss:.4f}, {overlap}, {duration(now.seconds_left)} left")
 
         yield told
 
@@ -449,10 +418,10 @@ def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
         pictures += synthetic_pictures(dataclasses.replace(images, synthetic_images=made))
         found += f" and {made} synthetic"
     features = []
-    with bar("encoding", "image") as line:
+    with bar("encoding", "image") as show:
         for picture in pictures:
             features.append(ni.encode(picture.pixels, model))
-            show(line, len(features), len(pictures))
+            show(len(features), len(pictures))
     labels = [picture.labels for picture in pictures]
     with training_bar("adapting") as told:
         adapted = ni.adapt(model, features, labels, config=config, progress=told)
@@ -460,14 +429,13 @@ def adapt_model(folder: Path, output: Path, settings: dict[str, Any]) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     ni.save_model(adapted, output, notes)
     click.echo(f"adapted on {found}")
-    split_by = {"dataset": images.dataset, "validation": images.validation}
-    tell_model(folder, output, kept, split_by)
+    tell_model(folder, output, kept, images)
 
 
-def tell_model(folder: Path, model: Path, kept: int, settings: dict[str, Any]) -> None:
+def tell_model(folder: Path, model: Path, kept: int, config: TrainConfig) -> None:
     """Print where a model is, and how to measure it on the images that were not trained on, if there are any.
 
-    `settings` are those by which the images were split.
+    `config` says how the images were split.
     """
     from napari_interformer.benchmark import BenchmarkConfig
 
@@ -477,8 +445,8 @@ def tell_model(folder: Path, model: Path, kept: int, settings: dict[str, Any]) -
     usual = BenchmarkConfig()
     words: list[Any] = [NAME, "benchmark", folder, "--model", model, "--split", "validation"]
     for name in ("dataset", "validation"):
-        if settings[name] != getattr(usual, name):
-            words += [flag_of(name), settings[name]]
+        if getattr(config, name) != getattr(usual, name):
+            words += [flag_of(name), getattr(config, name)]
     line = (subprocess.list2cmdline if os.name == "nt" else shlex.join)(list(map(str, words)))
     click.echo(f"kept for validation: {count(kept, 'image')}; to measure the model there: {line}")
 
@@ -517,10 +485,8 @@ def benchmark(folder: Path, output: Path, model: str | None, device: str, **sett
 
     config = BenchmarkConfig(**settings)
     network = ni.load_model(model)
-    with bar("clicking", "image") as line:
-        told = run(
-            folder, network, config, device=device, progress=lambda done, total: show(line, done, total)
-        )
+    with bar("clicking", "image") as show:
+        told = run(folder, network, config, device=device, progress=show)
     try:
         written = told.save(output, methods(config, network, device)["InterFormer"])
     finally:  # what was measured, perhaps for hours, is shown at least
@@ -604,12 +570,12 @@ def check_output(
             raise FileExistsError(f"{path} is {name} itself: give the result another name.")
         if path.resolve() in source.resolve().parents:
             raise FileExistsError(f"{path} holds {name}, which would be lost: give the result another name.")
-    if path.exists() and path.suffix.lower() != ".safetensors":
-        if not written_here(path):  # somebody's image, as likely as not
-            raise FileExistsError(
-                f"{path} already exists, and {NAME} did not write it, or not all of it: give the result another name, or "
-                "remove it."
-            )
+    # Somebody's image, as likely as not; of models, none is replaced (see `check_new`).
+    if path.suffix.lower() != ".safetensors" and path.exists() and not written_here(path):
+        raise FileExistsError(
+            f"{path} already exists, and {NAME} did not write it, or not all of it: give the result another name, or "
+            "remove it."
+        )
     if not path.absolute().parent.is_dir():
         if made:
             check_output_folder(path.absolute().parent)

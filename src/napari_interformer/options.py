@@ -160,51 +160,46 @@ class ConfigCommand(click.Command):
     ----------
     config : str
         Names the dataclass, "module:class"; loaded when the options are needed, because that may load torch.
-    modes : dict, optional
-        Maps a flag to the name of another dataclass, whose defaults hold with that flag; the help shows those that differ.
+    mode : (str, str), optional
+        A flag and the name of another dataclass, whose defaults hold with that flag; the help shows those that differ.
         Fields that only it has are options for that flag only.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        config: str,
-        modes: dict[str, str] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, config: str, mode: tuple[str, str] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.config, self.modes = config, modes or {}
+        self.config, self.mode = config, mode
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return the command's own options, then one for each field."""
         *own, help_option = super().get_params(ctx)
-        modes = {flag: pkgutil.resolve_name(other) for flag, other in self.modes.items()}
-        options = options_of(pkgutil.resolve_name(self.config), modes)
-        for flag, other in modes.items():
-            known = {option.name for option in options}
-            for option in options_of(other):
-                if option.name not in known and isinstance(option, click.Option):
-                    option.help = f"With {flag}: {option.help}"
-                    options.append(option)
-        return [*own, *options, help_option]
+        config = pkgutil.resolve_name(self.config)
+        if self.mode is None:
+            return [*own, *options_of(config), help_option]
+        flag, other = self.mode[0], pkgutil.resolve_name(self.mode[1])
+        options = options_of(config, flag, other)
+        known = {option.name for option in options}
+        more = [option for option in options_of(other) if option.name not in known]
+        for option in more:
+            option.help = f"With {flag}: {option.help}"
+        return [*own, *options, *more, help_option]
 
 
-def options_of(config: type, modes: dict[str, type] | None = None) -> list[click.Parameter]:
+def options_of(config: type, flag: str = "", other: type | None = None) -> list[click.Option]:
     """Return an option for each field of a dataclass; the help is its docstring's ``Attributes``.
 
-    `modes` are flags with the dataclasses whose defaults hold instead.
+    With `flag`, the defaults of the dataclass `other` hold instead, which the help says.
     """
     hints = typing.get_type_hints(config)
     written = "\n".join(one.__doc__ or "" for one in config.__mro__ if dataclasses.is_dataclass(one))
     told = dict(re.findall(r"^ {4}(\w[\w, ]*) : [^\n]*\n((?: {8}[^\n]+\n)+)", written, re.MULTILINE))
     text = {name.strip(): textwrap.dedent(help) for names, help in told.items() for name in names.split(",")}
-    options: list[click.Parameter] = []
+    options = []
     for field in dataclasses.fields(config):
         name = flag_of(field.name)
         if hints[field.name] is bool:
             name += f"/--no-{name[2:]}"
-        others = {mode: getattr(other, field.name, field.default) for mode, other in (modes or {}).items()}
-        default = _default(field.default, others)
+        instead = getattr(other, field.name, field.default)
+        default = _default(field.default, "" if instead == field.default else f"; {instead} with {flag}")
         options.append(
             click.Option(
                 [name],
@@ -226,14 +221,13 @@ def _kind(hint: Any) -> dict[str, Any]:
     return {"type": numbers_of(kind, 1 + len(rest)), "metavar": ",".join("N" * (1 + len(rest)))}
 
 
-def _default(value: Any, others: dict[str, Any]) -> str:
-    """Show a tuple as it is typed, and defaults that depend on a flag; click shows the rest itself."""
-    differing = "".join(f"; {other} with {flag}" for flag, other in others.items() if other != value)
+def _default(value: Any, instead: str) -> str:
+    """Show a tuple as it is typed, and a default that depends on a flag; click shows the rest itself."""
     if isinstance(value, tuple):
         value = ",".join(map(str, value))
-    elif not differing:
+    elif not instead:
         return ""
-    return f"  [default: {value}{differing}]"
+    return f"  [default: {value}{instead}]"
 
 
 class _File(click.Path):
@@ -253,7 +247,7 @@ model_option = click.option(
 
 
 def image_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say how to read an image and with what to encode it."""
+    """Add the options that say with what to encode an image, and how to read it: the latter are arguments of `Planes.of`."""
     for option in (
         click.option(
             "--device",

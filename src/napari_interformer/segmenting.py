@@ -27,7 +27,8 @@ from napari_interformer.prompts import Mark, Mask, NotEncodedError
 from napari_interformer.records import Saved
 from napari_interformer.similar import MOST_PIXELS
 from napari_interformer.store import is_there, located
-from napari_interformer.terminal import bar, count, show
+from napari_interformer.terminal import bar, count
+from napari_interformer.volume import check_axes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -90,8 +91,8 @@ def give(session: Session, prompt: Given, encode_part: EncodePart) -> None:
 def propagate_shown(session: Session) -> None:
     """Carry the current object through the stack, show how far that is, and say where and why it ends."""
     ends: list[Ended] = []
-    with bar("propagating", "plane") as line:
-        session.propagate(progress=lambda done, total: show(line, done, total), ended=ends.append)
+    with bar("propagating", "plane") as show:
+        session.propagate(progress=show, ended=ends.append)
     if ends:
         click.echo(f"object {session.label}: {where_it_ends(ends)}", err=True)
 
@@ -125,8 +126,8 @@ def similar_ones(
         encode_part([(plane, Box.of(session.features.size))])
         where = f"plane {', '.join(map(str, plane))}" if plane else ""
         try:
-            with bar("finding", "place") as line:
-                found = session.find_similar(plane, progress=lambda done, total: show(line, done, total))
+            with bar("finding", "place") as show:
+                found = session.find_similar(plane, progress=show)
             told.append(f"{count(len(found), 'similar object')} found{where and f' on {where}'}")
             if propagate:
                 carry(session, found, plane)
@@ -139,12 +140,12 @@ def carry(session: Session, labels: Sequence[int], plane: Plane | None = None) -
     """Carry finished objects through the stack, from one plane or from all of theirs."""
     if not labels:
         return
-    with bar("propagating", "object") as line:
+    with bar("propagating", "object") as show:
         for number, label in enumerate(labels, 1):
             session.edit(label, plane)
             session.propagate()
             session.commit()
-            show(line, number, len(labels))
+            show(number, len(labels))
 
 
 def report(session: Session, without: dict[int, str]) -> None:
@@ -178,9 +179,10 @@ def open_features(
     The planes are returned with the contrast of the store, if none was asked for.
     """
     location = None if store is None else located(store)
-    if location is None or not (isinstance(location, str) or is_there(location)):
-        if location is not None:
-            click.echo(f"{location} does not exist yet: making a new store there.", err=True)
+    if location is None:
+        return planes, room_for(planes, model)
+    if isinstance(location, Path) and not is_there(location):
+        click.echo(f"{location} does not exist yet: making a new store there.", err=True)
         return planes, room_for(planes, model, store=location)
     features = Features.open(
         location, mode="r" if isinstance(location, str) else "r+", image=planes, model=model
@@ -209,9 +211,9 @@ def encode_shown(
                 "where the store is, or give a store on a disk."
             )
         return
-    with bar("encoding", "tile") as line:
+    with bar("encoding", "tile") as show:
         for now in encode_tiles(planes, features, model, device=device, only=only):
-            show(line, now.done, now.total)
+            show(now.done, now.total)
 
 
 def check_object(number: int, prompts: Sequence[Given], planes: Planes) -> None:
@@ -280,6 +282,15 @@ def load_prompts(session: Session, path: Path) -> None:
         session.load_prompts(path)
     for one in told:
         click.echo(one.message, err=True)
+
+
+def check_stack(image: Path, planes: Planes) -> None:
+    """Refuse to carry objects through what is no stack, or in no order for it, before minutes of encoding."""
+    if max(planes.leading, default=1) == 1:
+        raise ValueError(
+            f"--propagate needs a stack; {image.name} has a single plane: leave --propagate out."
+        )
+    check_axes(planes.axes, planes.shape)
 
 
 def check_searchable(image: Path, planes: Planes) -> None:

@@ -37,8 +37,11 @@ def first_process() -> bool:
 
 
 @contextmanager
-def bar(title: str, unit: str) -> Iterator[Any]:
-    """Show a progress bar on standard error while something runs; `show` moves it."""
+def bar(title: str, unit: str) -> Iterator[Callable[..., None]]:
+    """Show a progress bar on standard error while something runs.
+
+    Yields a function that moves it to `done` of `total`, and shows a `note` beside it if there is one.
+    """
     from tqdm import tqdm
 
     watched = sys.stderr is not None and sys.stderr.isatty()
@@ -55,13 +58,13 @@ def bar(title: str, unit: str) -> Iterator[Any]:
         maxinterval=max(pause, 10),
         disable=not first_process(),
     ) as line:
-        yield line
 
+        def show(done: int, total: int, note: str = "") -> None:
+            line.total = total
+            line.set_postfix_str(note, refresh=False)
+            line.update(done - line.n)
 
-def show(line: Any, done: int, total: int) -> None:
-    """Move a bar."""
-    line.total = total
-    line.update(done - line.n)
+        yield show
 
 
 @contextmanager
