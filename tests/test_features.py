@@ -544,7 +544,7 @@ def test_features_know_when_another_store_lies_in_the_place_of_theirs(tmp_path):
 
 @pytest.mark.parametrize("then", ["deleted", "replaced"])
 def test_a_store_that_is_no_longer_the_same_is_neither_written_to_nor_read(tmp_path, monkeypatch, then):
-    monkeypatch.setattr("napari_interformer.features._LOOK", 0)
+    monkeypatch.setattr("napari_interformer.store._LOOK", 0)
     place = tmp_path / "x.zarr"
     features = fill(made(place), [(0,)])
     reader = Features.open(place)
@@ -798,8 +798,8 @@ def test_a_server_that_stops_to_answer_has_not_lost_the_store(monkeypatch):
         raise TimeoutError("Connection timeout to host")
 
     with monkeypatch.context() as patch:
-        patch.setattr(room, "open_group", silent)
-        patch.setattr(room, "_LOOK", 0)
+        patch.setattr(stores, "open_group", silent)
+        patch.setattr(stores, "_LOOK", 0)
         with pytest.raises(
             OSError, match=r"could not be reached \(Connection timeout to host\): check the address"
         ):

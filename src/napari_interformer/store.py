@@ -21,6 +21,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,7 @@ log = logging.getLogger(__name__)
 _WEB = ("http", "https")
 _CHECKSUM = (Crc32cCodec(),)  # four bytes a tile, and next to no time
 _ARRAYS = {"tiles", "maps", "missing"}
+_LOOK = 1.0  # seconds for which a store that was seen is taken to be there
 SHARD_TILES = 64  # at most, in one file; with the default model 18 MB before compression
 
 
@@ -106,6 +108,8 @@ class Store:
         self._files, self._root = url_to_fs(location) if isinstance(location, str) else (None, "")
         # Web servers show no folders.
         self._lists = not (isinstance(location, str) and urlparse(location).scheme.rpartition(":")[2] in _WEB)
+        self._seen = self._look()
+        self._found = time.monotonic()  # when it was last seen to be the one that was opened
 
     @property
     def read_only(self) -> bool:
@@ -113,6 +117,41 @@ class Store:
         return bool(self.group.read_only)
 
     # ------------------------------------------------------------------------------------- what is there
+
+    @property
+    def replaced(self) -> bool:
+        """Whether it is gone, or another one lies in its place; OSError if nobody can tell."""
+        try:
+            now = open_group(self.location, "r").attrs.get("id")
+        except FileNotFoundError:
+            return True
+        except Exception as error:
+            if unreachable := out_of_reach(self.location, error):
+                raise unreachable from error
+            return True  # whatever zarr finds in its place
+        return bool(now != self.group.attrs.get("id"))
+
+    def check(self, *, now: bool = False) -> None:
+        """Raise an OSError if it is not the one that was opened; unless `now`, a look a moment ago is enough."""
+        seen = self._look()
+        if seen == self._seen and not now and time.monotonic() - self._found < _LOOK:
+            return
+        if seen is None or self.replaced:
+            raise OSError(
+                f"{name_of(self.location)} was deleted, or replaced by another store, while it was in use: open it again, or "
+                "encode again into another store."
+            )
+        self._seen, self._found = seen, time.monotonic()
+
+    def _look(self) -> tuple[int, ...] | None:
+        """Return what the system tells of a store on disk, which is cheap and another one's differs; None if it is gone."""
+        if isinstance(self.location, str):
+            return ()
+        try:
+            found = os.stat(self.location / "zarr.json")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return found.st_ino, found.st_mtime_ns
 
     def done(self, row: int, tiles: Sequence[int]) -> NDArray[np.bool_]:
         """Return which tiles of a plane are there: bool, one for each of `tiles`."""
@@ -360,6 +399,16 @@ def open_group(location: Path | str, mode: Literal["r", "r+"]) -> zarr.Group:
             f"Features behind {scheme}:// need another package ({brief(error)}): {remedy}.",
             name=error.name,
         ) from error
+
+
+def out_of_reach(location: Path | str, error: Exception) -> OSError | None:
+    """Return what to raise if an error tells nothing of a store but that the network, or a server, did not answer."""
+    damaged = ValueError, TypeError, LookupError, AttributeError
+    if isinstance(location, Path) or isinstance(error, damaged):  # S3's errors are no OSErrors
+        return None
+    return OSError(
+        f"{name_of(location)} could not be reached ({brief(error)}): check the address and the network."
+    )
 
 
 def make_store(location: Path | str, shape: Shape, attributes: dict[str, Any]) -> None:
