@@ -35,6 +35,7 @@ from fsspec import get_filesystem_class
 from fsspec.core import url_to_fs
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.errors import ContainsArrayError
+from zarr.storage import FsspecStore
 
 from napari_interformer import GET_EXTRA, locks
 from napari_interformer.files import at_home, brief, is_url
@@ -106,7 +107,7 @@ class Store:
         self._files: Any
         self._root: str
         self._files, self._root = url_to_fs(location) if isinstance(location, str) else (None, "")
-        # Web servers show no folders.
+        # Web servers show no folders, and others not to everybody.
         self._lists = not (isinstance(location, str) and urlparse(location).scheme.rpartition(":")[2] in _WEB)
         self._seen = self._look()
         self._found = time.monotonic()  # when it was last seen to be the one that was opened
@@ -156,10 +157,15 @@ class Store:
     def done(self, row: int, tiles: Sequence[int]) -> NDArray[np.bool_]:
         """Return which tiles of a plane are there: bool, one for each of `tiles`."""
         if self._lists:
-            # Packed last: a tile goes from loose to packed, and would be missed the other way round.
-            loose = self._numbers(f"tiles/c/{row}")
-            packed = self._numbers(f"maps/c/{row}")
-            return np.array([t in loose or t // self.shape.together in packed for t in tiles], bool)
+            try:
+                # Packed last: a tile goes from loose to packed, and would be missed the other way round.
+                loose = self._numbers(f"tiles/c/{row}")
+                packed = self._numbers(f"maps/c/{row}")
+                return np.array([t in loose or t // self.shape.together in packed for t in tiles], bool)
+            except PermissionError:
+                if isinstance(self.location, Path):
+                    raise
+                self._lists = False
         groups = {t // self.shape.together for t in tiles}
         packed = {group for group in groups if self._exists(f"maps/c/{row}/{group}")}
         return np.array(
@@ -170,30 +176,22 @@ class Store:
         """Return the names in a folder that are numbers, but for those of empty files; none if it is not there."""
         try:
             if isinstance(self.location, Path):
-                names = os.listdir(self.location / folder)
-            else:
-                self._files.invalidate_cache()  # it remembers folders, and others write
-                names = self._files.ls(f"{self._root}/{folder}", detail=False)
+                with os.scandir(self.location / folder) as entries:
+                    return {int(one.name) for one in entries if one.name.isdigit() and not _is_empty(one)}
+            self._files.invalidate_cache()  # it remembers folders, and others write
+            names = self._files.ls(f"{self._root}/{folder}", detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return set()
-        found = {name for path in names if (name := path.rstrip("/").rpartition("/")[2]).isdigit()}
-        return {int(name) for name in found if not self._is_empty(f"{folder}/{name}")}
+        return {int(name) for path in names if (name := path.rstrip("/").rpartition("/")[2]).isdigit()}
 
     def _exists(self, key: str) -> bool:
         if isinstance(self.location, Path):
-            return (self.location / key).exists() and not self._is_empty(key)
+            return (self.location / key).exists() and not _is_empty(self.location / key)
         self._files.invalidate_cache()
-        return bool(self._files.exists(f"{self._root}/{key}"))
-
-    def _is_empty(self, key: str) -> bool:
-        """Whether a file is there that a power cut has left empty, for which servers are no cause to look."""
-        if not isinstance(self.location, Path):
-            return False
         try:
-            found = (self.location / key).stat()
-        except OSError:
+            return bool(self._files.exists(f"{self._root}/{key}"))
+        except PermissionError:  # see `open_group`
             return False
-        return stat.S_ISREG(found.st_mode) and found.st_size == 0  # folders may be told to be of no size
 
     def _delete(self, key: str) -> None:
         with suppress(FileNotFoundError):  # somebody else did
@@ -219,7 +217,7 @@ class Store:
             try:
                 numbers: NDArray[np.float16] = np.asarray(array[row, part])
             except Exception as error:  # whatever codecs and file systems raise
-                if self._is_empty(file):
+                if isinstance(self.location, Path) and _is_empty(self.location / file):
                     continue
                 raise self.unreadable(row, f"tile {tile}", error, file) from error
             if not np.isnan(numbers[0]):
@@ -392,6 +390,16 @@ def open_group(location: Path | str, mode: Literal["r", "r+"]) -> zarr.Group:
     """Open a zarr group on a path or behind a URL."""
     try:
         return zarr.open_group(location, mode=mode, use_consolidated=False)
+    except PermissionError as error:
+        if isinstance(location, Path):
+            raise
+        # S3 says so, too, of any file that is not there, to whoever may not list the folder.
+        store = FsspecStore.from_url(location, read_only=mode == "r")
+        store.allowed_exceptions += (PermissionError,)
+        try:
+            return zarr.open_group(store, mode=mode, use_consolidated=False)
+        except FileNotFoundError:
+            raise error from None
     except ImportError as error:
         scheme = urlparse(str(location)).scheme
         remedy = GET_EXTRA.format("web") if scheme in _WEB else "install it with pip"
@@ -472,6 +480,15 @@ def _make_arrays(group: zarr.Group, shape: Shape) -> None:
                 compressors=[BloscCodec(cname="zstd", clevel=1, typesize=1), *_CHECKSUM],
                 fill_value=False,
             )
+
+
+def _is_empty(file: Path | os.DirEntry[str]) -> bool:
+    """Whether a file is there that a power cut has left empty."""
+    try:
+        found = file.stat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size == 0  # folders may be told to be of no size
 
 
 def _claims(store: Path) -> Path:
