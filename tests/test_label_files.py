@@ -44,6 +44,14 @@ def test_labels_come_back_with_their_scale(tmp_path, rng, shape, axes, scale):
     assert [p.name for p in tmp_path.iterdir()] == ["labels.tif"]
 
 
+@pytest.mark.parametrize("name", ["a.tif", "a.zarr"])
+@pytest.mark.parametrize("scale", [(2.0, None, None), (None, 0.5, 0.5), (2.0, None, 0.5)])
+def test_labels_of_which_some_axes_have_no_size_come_back_with_that_of_the_others(tmp_path, name, scale):
+    write_labels(tmp_path / name, np.ones((3, 8, 8), int), axes="ZYX", scale=scale, unit="micrometer")
+    found = read_image(tmp_path / name)
+    assert (found.scale, found.unit) == (scale, "micrometer")
+
+
 def test_labels_show_their_scale_to_readers_without_ome(tmp_path):
     path = write_labels(
         tmp_path / "labels.tif", np.ones((30, 40), np.uint8), scale=(0.25, 0.5), unit="micrometer"
