@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 import tempfile
 import threading
-import time
 import uuid
 import weakref
 from collections import OrderedDict
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from napari_interformer import __version__, locks
-from napari_interformer.files import ELSEWHERE, brief, unwritable
+from napari_interformer import __version__
+from napari_interformer.files import ELSEWHERE, brief, temporary_folder, unwritable
 from napari_interformer.geometry import DIVISOR, Box, rounded_up
 from napari_interformer.image import Planes, plane_at, plane_of
 from napari_interformer.prompts import NotEncodedError
@@ -50,7 +48,6 @@ log = logging.getLogger(__name__)
 FORMAT = 2
 _CACHE_BYTES = 256 * 2**20  # tiles of stored features that are kept decompressed
 _MEMORY_BYTES = 10**9  # larger features without a store go to a temporary one
-_TEMPORARY, _IN_USE, _DAY = "interformer-", "in use", 86400  # its folder, the lock in it, and seconds
 
 
 class MapMaker(Protocol):
@@ -238,14 +235,12 @@ class Features:
         if store is None:
             made = cls(origin)
             if made.nbytes > _MEMORY_BYTES:
-                folder = _temporary_folder()
-                try:
-                    made = cls.create(planes, model, core=core, halo=halo, store=folder / "features.zarr")
-                except BaseException:
-                    _remove(folder)
-                    raise
-                made.path = None
-                weakref.finalize(made, _remove, folder)
+                with ExitStack() as stack:
+                    folder = temporary_folder(Path(tempfile.gettempdir()), "interformer-")
+                    kept = stack.enter_context(folder) / "features.zarr"
+                    made = cls.create(planes, model, core=core, halo=halo, store=kept)
+                    made.path = None
+                    weakref.finalize(made, stack.pop_all().close)
             made.source = planes
             return made
         location = located(store)
@@ -661,23 +656,6 @@ def fitting(kept: dict[Any, Features]) -> dict[Any, Features]:
                 break
             found[key] = features
     return dict(reversed(found.items()))
-
-
-def _temporary_folder() -> Path:
-    """Make a folder for features that nobody keeps; those that killed processes have left are removed after a day."""
-    for left in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*"):
-        with suppress(OSError):
-            if (left / _IN_USE).stat().st_mtime < time.time() - _DAY and locks.take(left / _IN_USE, 0):
-                _remove(left)
-    folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
-    locks.take(folder / _IN_USE, 0)
-    return folder
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder that `_temporary_folder` made."""
-    locks.give_back(folder / _IN_USE, 0)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

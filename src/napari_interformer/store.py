@@ -20,7 +20,6 @@ import math
 import os
 import shutil
 import stat
-import tempfile
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ from zarr.errors import ContainsArrayError
 from zarr.storage import FsspecStore
 
 from napari_interformer import GET_EXTRA, locks
-from napari_interformer.files import at_home, brief, is_url
+from napari_interformer.files import at_home, brief, is_url, temporary_folder
 from napari_interformer.image import plane_at
 
 if TYPE_CHECKING:
@@ -436,11 +435,8 @@ def make_store(location: Path | str, shape: Shape, attributes: dict[str, Any]) -
             f"A store needs a folder of its own; got the one you are in, {location.name}: give the name of a new folder in it, "
             "such as features.zarr."
         )
-    # What is left in it once the store is there is nobody's: some systems do not delete what somebody reads.
-    with tempfile.TemporaryDirectory(
-        dir=location.parent, prefix=".making-", ignore_cleanup_errors=True
-    ) as folder:
-        made = Path(folder) / "store"
+    with temporary_folder(location.parent, ".making-") as folder:
+        made = folder / "store"
         group = zarr.open_group(made, mode="w", zarr_format=3)
         _make_arrays(group, shape)
         group.attrs.update(attributes)
