@@ -269,10 +269,11 @@ def _is_cut(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, size: int)
         )
     # A page ends with the offset of the next one, 0 in the last: tags are counted, then 12 or 20 bytes each.
     form, handle = tiff.tiff, tiff.filehandle
+    order: Literal["little", "big"] = "little" if form.byteorder == "<" else "big"
     handle.seek(tiff.pages[len(tiff.pages) - 1].offset)
-    tags = int.from_bytes(handle.read(form.tagnosize), _order(form.byteorder))
+    tags = int.from_bytes(handle.read(form.tagnosize), order)
     handle.seek(tags * form.tagsize, 1)
-    following = int.from_bytes(handle.read(form.offsetsize), _order(form.byteorder))
+    following = int.from_bytes(handle.read(form.offsetsize), order)
     return bool(end > size or following != 0)
 
 
@@ -305,10 +306,6 @@ def _check_planes(ome: ElementTree.Element, series: tifffile.TiffPageSeries, pat
             )
         break
     log.warning("%s are not in its files and are shown black.", told)
-
-
-def _order(mark: str) -> Literal["little", "big"]:
-    return "little" if mark == "<" else "big"
 
 
 def _pixel_size(
