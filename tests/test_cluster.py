@@ -151,11 +151,10 @@ def test_devices_are_a_list(devices, files):
 def test_channels_come_as_a_list_and_a_model_by_name_though_a_folder_is_called_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "default").mkdir()
-    job = cluster_room._job("a.tif", "x.zarr", "default", 0, [0, 1], "auto", None)
-    assert job.model == "default"
     tifffile.imwrite("a.tif", np.zeros((2, 3, 40, 50), np.uint8), photometric="minisblack")
+    job = cluster_room.Job("a.tif", "x.zarr", "default", 0, [0, 1], "auto", None)
     job, *_ = cluster_room._begin(job, None, None)
-    assert hash(job) and job.channels == (0, 1)
+    assert hash(job) and job.channels == (0, 1) and job.model == "default"
 
 
 def test_an_image_that_other_processes_cannot_open_is_told_as_it_was_given(tmp_path):

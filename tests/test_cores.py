@@ -32,11 +32,10 @@ def in_new_thread() -> int:
     return told[0]
 
 
-def side_by_side(work, items, *options, **more):
+def side_by_side(work, items, pixels, ask=lambda: None, most=99):
     """Return what becomes of each item, in their order."""
-    return [
-        done for _, done in sorted(cores.as_done(work, iter(items), *options, **more), key=lambda one: one[0])
-    ]
+    made = cores.as_done(work, iter(items), pixels, ask, most)
+    return [done for _, done in sorted(made, key=lambda one: one[0])]
 
 
 def until_stopped(go_on) -> None:

@@ -20,11 +20,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+import fsspec
 import imageio.v3 as iio
 import numpy as np
 import pytest
 import tifffile
 import zarr
+from fsspec.spec import AbstractFileSystem
 
 from napari_interformer import Session, encode
 from napari_interformer import features as room
@@ -544,7 +546,7 @@ def test_features_know_when_another_store_lies_in_the_place_of_theirs(tmp_path):
 
 @pytest.mark.parametrize("then", ["deleted", "replaced"])
 def test_a_store_that_is_no_longer_the_same_is_neither_written_to_nor_read(tmp_path, monkeypatch, then):
-    monkeypatch.setattr("napari_interformer.features._LOOK", 0)
+    monkeypatch.setattr("napari_interformer.store._LOOK", 0)
     place = tmp_path / "x.zarr"
     features = fill(made(place), [(0,)])
     reader = Features.open(place)
@@ -734,6 +736,44 @@ def test_who_makes_a_store_behind_a_url_second_deletes_nothing(monkeypatch):
     again.window((2,), Box(0, 0, 160, 128))
 
 
+class Unlisted(AbstractFileSystem):
+    """Files of which one may read each but see no list: of what is not there, S3 then says that it is forbidden."""
+
+    protocol = "unlisted"
+    shut = False
+
+    def info(self, path, **_):
+        if self.shut or not Path(path).is_file():
+            raise PermissionError(errno.EACCES, "Forbidden", path)
+        return {"name": path, "size": Path(path).stat().st_size, "type": "file"}
+
+    def cat_file(self, path, start=None, end=None, **_):
+        self.info(path)
+        return Path(path).read_bytes()[start:end]
+
+    def ls(self, path, detail=True, **_):
+        raise PermissionError(errno.EACCES, "Forbidden", path)
+
+    def exists(self, path, **_):  # as s3fs does
+        return bool(self.info(path))
+
+
+def test_features_are_read_where_what_is_not_there_is_forbidden(tmp_path, monkeypatch):
+    fsspec.register_implementation("unlisted", Unlisted, clobber=True)
+    monkeypatch.setattr(stores, "_LOOK", 0)
+    writer = fill(made(tmp_path / "x.zarr"), [(0,)])
+    writer.write((1,), 2, maps_of(writer, (1,), 2))
+    reader = Features.open(f"unlisted://{tmp_path}/x.zarr")
+    assert reader.ready_planes().tolist() == [True, False, False] and reader.waiting((1,)) == [0, 1, 3, 4, 5]
+    for plane, tile in [((0,), 4), ((1,), 2)]:
+        reader.window(plane, writer.tiles[tile])
+    with pytest.raises(OSError, match=r"y\.zarr cannot be read \(Forbidden\): check your permissions"):
+        Features.open(f"unlisted://{tmp_path}/y.zarr")
+    monkeypatch.setattr(Unlisted, "shut", True)  # as where a token has expired
+    with pytest.raises(OSError, match=r"could not be reached \(.*Forbidden"):
+        reader.window((0,), writer.tiles[1])
+
+
 def test_features_are_read_from_within_an_archive(tmp_path):
     writer = fill(made(tmp_path / "x.zarr"), [(0,)])
     archive = shutil.make_archive(str(tmp_path / "kept"), "zip", tmp_path, "x.zarr")
@@ -798,8 +838,8 @@ def test_a_server_that_stops_to_answer_has_not_lost_the_store(monkeypatch):
         raise TimeoutError("Connection timeout to host")
 
     with monkeypatch.context() as patch:
-        patch.setattr(room, "open_group", silent)
-        patch.setattr(room, "_LOOK", 0)
+        patch.setattr(stores, "open_group", silent)
+        patch.setattr(stores, "_LOOK", 0)
         with pytest.raises(
             OSError, match=r"could not be reached \(Connection timeout to host\): check the address"
         ):

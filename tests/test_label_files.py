@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,14 @@ def test_labels_come_back_with_their_scale(tmp_path, rng, shape, axes, scale):
     assert planes.scale == (None if scale is None else pytest.approx(scale))
     assert planes.axes == ("ZYX" if axes in (None, "PYX") else axes)
     assert [p.name for p in tmp_path.iterdir()] == ["labels.tif"]
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.zarr"])
+@pytest.mark.parametrize("scale", [(2.0, None, None), (None, 0.5, 0.5), (2.0, None, 0.5)])
+def test_labels_of_which_some_axes_have_no_size_come_back_with_that_of_the_others(tmp_path, name, scale):
+    write_labels(tmp_path / name, np.ones((3, 8, 8), int), axes="ZYX", scale=scale, unit="micrometer")
+    found = read_image(tmp_path / name)
+    assert (found.scale, found.unit) == (scale, "micrometer")
 
 
 def test_labels_show_their_scale_to_readers_without_ome(tmp_path):
@@ -287,6 +296,20 @@ def test_labels_in_ome_zarr_whose_replacement_was_killed_are_found_by_the_next(t
     write_labels(path, abs(whole))
     assert Planes.of(path).data[1, 1] == 3
     assert [one.name for one in tmp_path.iterdir()] == ["l.zarr"]
+
+
+@pytest.mark.parametrize("name", ["l.tif", "l.zarr"])
+def test_what_killed_processes_have_left_beside_labels_is_removed_after_a_day(tmp_path, name):
+    for left, days in ((".saving-old", 2), (".saving-new", 0)):
+        (tmp_path / left).mkdir()
+        (tmp_path / left / "in use").touch()
+        os.utime(tmp_path / left / "in use", 2 * (time.time() - days * 86400,))
+    waiting = write_labels(tmp_path / "other.zarr", np.ones((8, 8), int)).rename(
+        tmp_path / ".saving-other.zarr-before"
+    )
+    os.utime(waiting, (0, 0))  # somebody's labels, however old
+    write_labels(tmp_path / name, np.full((8, 8), 2))
+    assert sorted(one.name for one in tmp_path.iterdir()) == [".saving-new", waiting.name, name]
 
 
 @pytest.mark.parametrize("name", ["l.tif", "l.zarr"])

@@ -68,9 +68,9 @@ class Job:
 
     Attributes
     ----------
-    image, store : str
+    image, store : str or Path
         Where all workers find them; the store may be a URL.
-    model : str or None
+    model : str, Path or None
         As `load_model` takes it.
     channel_axis, channels, contrast, axes
         See `Planes.of`.
@@ -80,13 +80,13 @@ class Job:
         Different for each run, because what a worker opened for one may be deleted or replaced before the next.
     """
 
-    image: str
-    store: str
-    model: str | None
+    image: str | Path
+    store: str | Path
+    model: str | Path | None
     channel_axis: int | None
     channels: tuple[int, ...] | None
     contrast: Contrast
-    axes: str | None = None
+    axes: str | None
     device: str = "auto"
     run: str = ""
 
@@ -133,7 +133,7 @@ def encode_on(
     RuntimeError
         If workers are lost again and again, or if, in the end, the store lacks what they report to have written.
     """
-    job = _job(image, store, model, channel_axis, channels, contrast, axes, device)
+    job = Job(image, store, model, channel_axis, channels, contrast, axes, device)
     job, features, waiting, count = _begin(job, tile, halo)
     distributed = _needed("distributed")
     tasks = {
@@ -228,7 +228,7 @@ def encode_with(
         raise ValueError(
             f"devices takes a list of at least one device, such as ['cuda:0', 'cuda:1']; got {devices!r}."
         )
-    job = _job(image, store, model, channel_axis, channels, contrast, axes)
+    job = Job(image, store, model, channel_axis, channels, contrast, axes)
     job, features, waiting, count = _begin(job, tile, halo)
     todo = list(waiting)
     cores = max(1, torch.get_num_threads() // len(devices))
@@ -310,37 +310,20 @@ class _Count:
         return Progress.after(time.monotonic() - self.began, self.total, self.before, self.left, plane)
 
 
-def _job(
-    image: str | Path,
-    store: str | Path,
-    model: str | Path | None,
-    channel_axis: int | None,
-    channels: tuple[int, ...] | None,
-    contrast: Contrast,
-    axes: str | None,
-    device: str = "auto",
-) -> Job:
-    """Describe everything so that other processes find it."""
-    if not isinstance(image, str | os.PathLike):
-        raise TypeError(
-            f"Other processes read the image themselves, from a path; got {type(image).__name__}: save it, or use encode."
-        )
-    return Job(
-        str(image if is_url(image) else at_home(image)),
-        str(located(store)),
-        None if model is None else _absolute(model),
-        channel_axis,
-        channels,
-        contrast,
-        axes,
-        device,
-    )
-
-
 def _begin(
     job: Job, tile: Tile, halo: int | None
 ) -> tuple[Job, Features, dict[tuple[int, ...], int], _Count]:
     """Make room for the features; return the job for workers, the room, the tiles missing on each plane, and a count."""
+    if not isinstance(job.image, str | os.PathLike):
+        raise TypeError(
+            f"Other processes read the image themselves, from a path; got {type(job.image).__name__}: save it, or use encode."
+        )
+    job = replace(
+        job,
+        image=str(job.image if is_url(job.image) else at_home(job.image)),
+        store=str(located(job.store)),
+        model=None if job.model is None else _absolute(job.model),
+    )
     planes = _planes(job)
     features = room_for(planes, load_model(job.model), store=job.store, tile=tile, halo=halo)
     waiting = {plane: len(tiles) for plane in planes.plane_indices() if (tiles := features.waiting(plane))}

@@ -9,7 +9,6 @@ Whole images side by side wait once; of a single one, the time that it takes tel
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections import deque
@@ -132,11 +131,11 @@ _crowd = _Crowd()
 
 
 def as_done(
-    work: Callable[[Item, Callable[[], None] | None], Result],
+    work: Callable[[Item, Callable[[], None]], Result],
     items: Iterator[Item | None],
     pixels: int,
-    ask: Callable[[], None] | None = None,
-    most: int = sys.maxsize,
+    ask: Callable[[], None],
+    most: int,
 ) -> Generator[tuple[Item, Result], None, None]:
     """Yield images, each with what becomes of it, as they are done: several at once, on as many threads as the caller has.
 
@@ -151,10 +150,10 @@ def as_done(
         the moment.
     pixels : int
         Of each of them, at most.
-    ask : callable, optional
+    ask : callable
         Called now and then in the calling thread; what it raises ends all of them early, but what is done is yielded before.
     most : int
-        So many at once.
+        So many at once, at most.
     """
     threads = here()
     lanes = max(1, min(threads, most))
@@ -202,8 +201,7 @@ def as_done(
                         _crowd.share(min(shares))
                 elif not ended:
                     time.sleep(_NAP)
-                if ask is not None:
-                    ask()
+                ask()
             if failed is not None:
                 raise failed
         finally:

@@ -410,7 +410,9 @@ class _Left:
                 # Others may write to the features, too.
                 due = left[first : first + _AT_A_LOOK].tolist()
                 tiles = self._features.unfinished(plane, due)
-                self._take_off(plane, set(due) - set(tiles))
+                others = list(set(due) - set(tiles))
+                self._left[plane][others] = False
+                self._count -= len(others)
                 if tiles:
                     self._last = plane
                     yield plane, tiles
@@ -433,10 +435,6 @@ class _Left:
         """Count one of the tiles that were taken as made."""
         self._taken -= 1
         self._count -= 1
-
-    def _take_off(self, plane: Plane, tiles: set[int]) -> None:
-        self._left[plane][list(tiles)] = False
-        self._count -= len(tiles)
 
     def _nearest(self, plane: Plane, box: Box) -> NDArray[np.int_]:
         """Sort all tiles by how far their cores lie from a box, and then from its middle; kept until another is asked for."""
@@ -475,7 +473,7 @@ def _pixels(features: Features) -> int:
 
 
 def _maps(
-    model: InterFormer, at_once: int, job: _Job, before_layer: Callable[[], None] | None
+    model: InterFormer, at_once: int, job: _Job, before_layer: Callable[[], None]
 ) -> list[NDArray[np.float32]] | None:
     """Return the maps of a job's tiles, (B, C_i, h / s_i, w / s_i), with their halos; None if memory is short for `at_once`."""
     try:

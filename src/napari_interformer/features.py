@@ -8,27 +8,33 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import shutil
 import tempfile
 import threading
-import time
 import uuid
 import weakref
 from collections import OrderedDict
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from napari_interformer import __version__, locks
-from napari_interformer.files import ELSEWHERE, brief, unwritable
+from napari_interformer import __version__
+from napari_interformer.files import ELSEWHERE, brief, temporary_folder, unwritable
 from napari_interformer.geometry import DIVISOR, Box, rounded_up
 from napari_interformer.image import Planes, plane_at, plane_of
 from napari_interformer.prompts import NotEncodedError
-from napari_interformer.store import Shape, Store, is_there, located, make_store, name_of, open_group
+from napari_interformer.store import (
+    Shape,
+    Store,
+    is_there,
+    located,
+    make_store,
+    name_of,
+    open_group,
+    out_of_reach,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,9 +47,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 2
 _CACHE_BYTES = 256 * 2**20  # tiles of stored features that are kept decompressed
-_LOOK = 1.0  # seconds for which a store that was seen is taken to be there
 _MEMORY_BYTES = 10**9  # larger features without a store go to a temporary one
-_TEMPORARY, _IN_USE, _DAY = "interformer-", "in use", 86400  # its folder, the lock in it, and seconds
 
 
 class MapMaker(Protocol):
@@ -167,9 +171,7 @@ class Features:
         self._gone: dict[tuple[int, int], NDArray[np.bool_]] = {}  # in memory: pixels without a value
         if kept is not None and kept.read_only and kept.group.attrs.get("complete"):
             self._done[:] = True  # whoever writes looks: a file may have been lost on the way here
-        self._looked = bool(self._done.all())
-        self._seen = self._look()
-        self._found = time.monotonic()  # when the store was last seen to be the one that was opened
+        self._looked = False  # through the whole store
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy, or another process, needs: of a store, where it is."""
@@ -233,14 +235,12 @@ class Features:
         if store is None:
             made = cls(origin)
             if made.nbytes > _MEMORY_BYTES:
-                folder = _temporary_folder()
-                try:
-                    made = cls.create(planes, model, core=core, halo=halo, store=folder / "features.zarr")
-                except BaseException:
-                    _remove(folder)
-                    raise
-                made.path = None
-                weakref.finalize(made, _remove, folder)
+                with ExitStack() as stack:
+                    folder = temporary_folder(Path(tempfile.gettempdir()), "interformer-")
+                    kept = stack.enter_context(folder) / "features.zarr"
+                    made = cls.create(planes, model, core=core, halo=halo, store=kept)
+                    made.path = None
+                    weakref.finalize(made, stack.pop_all().close)
             made.source = planes
             return made
         location = located(store)
@@ -311,8 +311,8 @@ class Features:
             # No group, somebody else's, or a damaged one: zarr and JSON tell in many ways.
             if isinstance(location, str) and isinstance(error, FileNotFoundError):
                 raise FileNotFoundError(absent) from error
-            if out_of_reach := _out_of_reach(location, error):
-                raise out_of_reach from error
+            if unreachable := out_of_reach(location, error):
+                raise unreachable from error
             raise ValueError(
                 f"{name} is not a store of features: give one made by encode(store=...), or another name for a new one."
             ) from error
@@ -398,9 +398,7 @@ class Features:
 
     def ready(self, plane: Plane = (), box: Box | None = None) -> bool:
         """Whether a plane, or all tiles that a box of it touches, are encoded."""
-        row, wanted = self.flat(plane), self.touched(box)
-        self._refresh(row, wanted)
-        return bool(self._done[row, wanted].all())
+        return not self.waiting(plane, box)
 
     def ready_planes(self) -> NDArray[np.bool_]:
         """Return which planes are encoded: bool, the shape of the leading axes.
@@ -451,9 +449,11 @@ class Features:
         OSError
             If the store was deleted or replaced since it was opened.
         """
-        self._look_for_store(now=True)
+        if self._store is None:
+            return bool(self._done.all())
+        self._store.check(now=True)
         self._refresh_all()
-        if self._store is not None and self._done.all() and not self._store.group.attrs.get("complete"):
+        if self._done.all() and not self._store.group.attrs.get("complete"):
             try:
                 with _writing(self._store.location, "it can be used all the same"):
                     self._store.pack_all()
@@ -471,41 +471,7 @@ class Features:
     @property
     def replaced(self) -> bool:
         """Whether the store that these were opened from is gone, or was replaced by another one; OSError if nobody can tell."""
-        if self._store is None:
-            return False
-        try:
-            now = open_group(self._store.location, "r").attrs.get("id")
-        except FileNotFoundError:
-            return True
-        except Exception as error:
-            if out_of_reach := _out_of_reach(self._store.location, error):
-                raise out_of_reach from error
-            return True  # whatever zarr finds in its place
-        return bool(now != self._store.group.attrs.get("id"))
-
-    def _look(self) -> tuple[int, ...] | None:
-        """Return what the system tells of a store on disk, which is cheap and another one's differs; None if it is gone."""
-        if self._store is None or isinstance(self._store.location, str):
-            return ()
-        try:
-            found = os.stat(self._store.location / "zarr.json")
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return found.st_ino, found.st_mtime_ns
-
-    def _look_for_store(self, *, now: bool = False) -> None:
-        """Raise an OSError if the store is not the one that was opened; unless `now`, a check a moment ago is enough."""
-        if self._store is None:
-            return
-        seen = self._look()
-        if seen == self._seen and not now and time.monotonic() - self._found < _LOOK:
-            return
-        if seen is None or self.replaced:
-            raise OSError(
-                f"{name_of(self._store.location)} was deleted, or replaced by another store, while it was in use: open it "
-                "again, or encode again into another store."
-            )
-        self._seen, self._found = seen, time.monotonic()
+        return self._store is not None and self._store.replaced
 
     def window(self, plane: Plane, box: Box) -> list[NDArray[np.float32]]:
         """Read the maps of a window.
@@ -537,19 +503,16 @@ class Features:
                 f"box must be multiples of {DIVISOR} inside the padded plane {self.padded}; got {tuple(box)}."
             )
         if not self.ready(plane, box):
-            self._look_for_store()
+            if self._store is not None:
+                self._store.check()
             raise NotEncodedError(plane_of(plane, self.leading), box)
         maps = [np.empty(shape, np.float32) for shape in _shapes(box, self.origin)]
         for tile in self.touched(box):
             core = self.tiles[tile]
             both = core.intersect(box)
-            for out, part, stride in zip(
-                maps, self._tile(self.flat(plane), tile), self.origin.strides, strict=True
-            ):
-                inner = _cells(both.shift(-core.top, -core.left), stride)
-                out[(slice(None), *_cells(both.shift(-box.top, -box.left), stride))] = part[
-                    (slice(None), *inner)
-                ]
+            parts = cut_maps(self._tile(self.flat(plane), tile), self.origin.strides, both, core)
+            for out, part in zip(cut_maps(maps, self.origin.strides, both, box), parts, strict=True):
+                out[...] = part
         return maps
 
     def valid(self, plane: Plane, y: int, x: int) -> bool:
@@ -616,7 +579,7 @@ class Features:
                 self._gone[row, tile] = missing
             self._cache[row, tile] = halves
         else:
-            self._look_for_store()
+            self._store.check()
             with _writing(
                 self._store.location, "what it holds can be used; encode the rest where you can write"
             ):
@@ -632,9 +595,7 @@ class Features:
             yield list(tiles[:most])
             return
         with self._store.claim(self.flat(plane), tiles, most) as taken:
-            # One that has just been given back may be done.
-            self._refresh(self.flat(plane), taken)
-            yield [tile for tile in taken if not self._done[self.flat(plane), tile]]
+            yield self.unfinished(plane, taken)  # one that has just been given back may be done
 
     def touched(self, box: Box | None) -> list[int]:
         """Return the numbers of the tiles that a box of the padded plane touches; of all if None."""
@@ -657,9 +618,9 @@ class Features:
             if key in self._cache:
                 self._cache.move_to_end(key)
                 return self._cache[key]
-        self._look_for_store()
+        self._store.check()
         numbers = self._store.read(row, tile)
-        self._look_for_store()  # again: what is kept now would be served for good
+        self._store.check()  # again: what is kept now would be served for good
         if numbers is None:  # it was there, or was noted as if it were
             self._done[row, tile] = False
             raise NotEncodedError(plane_at(row, self.leading), self.tiles[tile])
@@ -695,33 +656,6 @@ def fitting(kept: dict[Any, Features]) -> dict[Any, Features]:
                 break
             found[key] = features
     return dict(reversed(found.items()))
-
-
-def _out_of_reach(location: Path | str, error: Exception) -> OSError | None:
-    """Return what to raise if an error tells nothing of a store but that the network, or a server, did not answer."""
-    damaged = ValueError, TypeError, LookupError, AttributeError
-    if isinstance(location, Path) or isinstance(error, damaged):  # S3's errors are no OSErrors
-        return None
-    return OSError(
-        f"{name_of(location)} could not be reached ({brief(error)}): check the address and the network."
-    )
-
-
-def _temporary_folder() -> Path:
-    """Make a folder for features that nobody keeps; those that killed processes have left are removed after a day."""
-    for left in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*"):
-        with suppress(OSError):
-            if (left / _IN_USE).stat().st_mtime < time.time() - _DAY and locks.take(left / _IN_USE, 0):
-                _remove(left)
-    folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
-    locks.take(folder / _IN_USE, 0)
-    return folder
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder that `_temporary_folder` made."""
-    locks.give_back(folder / _IN_USE, 0)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -782,15 +716,14 @@ def _shapes(box: Box, origin: Origin) -> list[tuple[int, int, int]]:
 
 
 def cut_maps(
-    maps: Sequence[NDArray[np.float32]], strides: Sequence[int], box: Box, whole: Box
-) -> list[NDArray[np.float32]]:
+    maps: Sequence[NDArray[Any]], strides: Sequence[int], box: Box, whole: Box
+) -> list[NDArray[Any]]:
     """Return a box's part of the maps (C_i, h / s_i, w / s_i) of a larger one; both in multiples of the strides."""
     inner = box.shift(-whole.top, -whole.left)
-    return [level[:, *_cells(inner, stride)] for level, stride in zip(maps, strides, strict=True)]
-
-
-def _cells(box: Box, stride: int) -> tuple[slice, slice]:
-    return slice(box.top // stride, box.bottom // stride), slice(box.left // stride, box.right // stride)
+    return [
+        level[:, inner.top // s : inner.bottom // s, inner.left // s : inner.right // s]
+        for level, s in zip(maps, strides, strict=True)
+    ]
 
 
 def _tiles(size: tuple[int, int], core: int) -> list[Box]:

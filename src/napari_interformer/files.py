@@ -14,11 +14,14 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from napari_interformer import locks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 _ZARR_MARKS = {2: ".zarray", 3: "zarr.json"}  # what a folder with an array holds, by Zarr's versions
 _SLAB = 2**28  # bytes of a label image that are read together, at most
 _LOOKED_AT = 4  # arrays of Zarr behind one of Dask, at each reading
+_IN_USE, _DAY = "in use", 86400  # the lock in a temporary folder, and seconds
 
 
 def at_home(path: str | os.PathLike[str]) -> Path:
@@ -129,6 +133,26 @@ def same_file(one: Path, other: Path) -> bool:
 
 
 @contextmanager
+def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """Yield a new folder, and remove it; those of that prefix that killed processes have left are removed after a day."""
+    for left in parent.glob(f"{prefix}*"):
+        with suppress(OSError):
+            if (left / _IN_USE).stat().st_mtime < time.time() - _DAY and locks.take(left / _IN_USE, 0):
+                _remove(left)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    try:
+        locks.take(folder / _IN_USE, 0)
+        yield folder
+    finally:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    locks.give_back(folder / _IN_USE, 0)
+    shutil.rmtree(folder, ignore_errors=True)  # some systems do not delete what somebody reads
+
+
+@contextmanager
 def replacing(path: Path, name: str | None = None) -> Iterator[Path]:
     """Yield where to write, in a new folder beside `path`; what lies there in the end replaces `path`.
 
@@ -142,11 +166,8 @@ def replacing(path: Path, name: str | None = None) -> Iterator[Path]:
     before = path.with_name(_waiting_name(path.name))
     if before.exists() and not path.exists():  # the last one was killed meanwhile
         os.rename(before, path)
-    # What is left in it once `path` is replaced is not to be saved: some systems do not delete what somebody reads.
-    with tempfile.TemporaryDirectory(
-        dir=path.parent, prefix=".saving-", ignore_cleanup_errors=True
-    ) as folder:
-        whole = Path(folder) / (name or path.name)
+    with temporary_folder(path.parent, ".saving-") as folder:
+        whole = folder / (name or path.name)
         yield whole
         if path.is_file() and whole.is_file():
             with suppress(OSError):  # not every drive has permissions
@@ -157,7 +178,7 @@ def replacing(path: Path, name: str | None = None) -> Iterator[Path]:
         # No system replaces a folder that is not empty, or a file by a folder. What was there waits outside, or it would be
         # deleted with `folder`.
         if before.exists():  # the last one was killed after it was done
-            os.rename(before, Path(folder) / before.name)
+            os.rename(before, folder / before.name)
         try:
             os.rename(path, before)
             os.replace(whole, path)

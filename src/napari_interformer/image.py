@@ -225,43 +225,14 @@ class Planes:
             raise ValueError(
                 f"axes and channel_axis must name the same channels; got {axes!r} and {channel_axis}: leave one of them out."
             )
-        spatial = tuple(n for i, n in enumerate(shape) if i != axis)
-        if len(spatial) < 2:
+        kept = [i for i in range(len(shape)) if i != axis]
+        if len(kept) < 2:
             raise ValueError(
                 f"An image needs at least the axes (Y, X) in addition to channels; got shape {shape} with channel axis {axis}: "
                 "leave channel_axis out, or name another one."
             )
-        count = 1 if axis is None else shape[axis]
-        if channels is None:  # the fourth of RGBA, and the second of grey with alpha, are no pixels
-            chosen = tuple(range(min(3, count) if count > 2 else 1)) if colour else tuple(range(count))
-        else:
-            chosen = _whole(channels) or ()
-            if axis is None and chosen == (0,) * len(chosen):
-                chosen = chosen[:1]  # grey, however often it is named
-        if not 1 <= len(chosen) <= 3 or not all(0 <= c < count for c in chosen):
-            raise ValueError(
-                f"channels takes one to three of the image's {count} channels (counted from 0); got "
-                f"{list(chosen) if channels is None else channels!r}: choose with channels (in the shell, --channels), or, if "
-                "these are no channels, say what the axes are with axes (--axes), such as ZYX."
-            )
-        names = "".join(letter for i, letter in enumerate(letters) if i != axis)
-        if axes is not None and not names.endswith("YX"):
-            raise ValueError(
-                f"axes must end with Y and X, except for channels; got {axes!r}: move the axes with numpy.moveaxis."
-            )
-        if {*"YX"} <= {*names} and not names.endswith("YX"):
-            log.warning(
-                "The axes are %s; the last two are used as rows and columns: save it with Y and X last.",
-                names,
-            )
-        if not names.endswith("YX") or len(set(names)) < len(names) or set(names) & set(_UNNAMED):
-            if len(names) > len(_MANY):
-                raise ValueError(
-                    f"An image takes up to {len(_MANY)} axes in addition to channels; got shape {shape}: give a part of it, or "
-                    "merge axes with numpy.reshape."
-                )
-            names = (_MANY if len(names) > 4 else "TZYX")[-len(names) :]
-        kept = [i for i in range(len(shape)) if i != axis]
+        chosen = _chosen(channels, None if axis is None else shape[axis], colour)
+        names = _names("".join(letters[i] for i in kept), axes, shape)
         scale, translation = found.scale, found.translation
         # What a file has for seconds are no lengths, and the other way round.
         told = _letters(None, found.axes, shape)
@@ -272,8 +243,8 @@ class Planes:
             translation = tuple(translation[i] if i in same else 0.0 for i in kept)
         planes = cls(
             data=found.data,
-            leading=spatial[:-2],
-            size=(spatial[-2], spatial[-1]),
+            leading=tuple(shape[i] for i in kept[:-2]),
+            size=(shape[kept[-2]], shape[kept[-1]]),
             channel_axis=axis,
             channels=chosen,
             contrast="plane",
@@ -780,6 +751,45 @@ def _channel_axis(
             f"rgb takes 3 or 4 colours; got {shape[axis]} on axis {axis} of shape {shape}: set rgb=False."
         )
     return axis, bool(rgb)
+
+
+def _chosen(channels: int | Sequence[int] | None, count: int | None, colour: bool) -> tuple[int, ...]:
+    """Return which of an image's channels are used; `count` is None where there is no axis of them."""
+    many = 1 if count is None else count
+    if channels is None:  # the fourth of RGBA, and the second of grey with alpha, are no pixels
+        chosen = tuple(range(min(3, many) if many > 2 else 1)) if colour else tuple(range(many))
+    else:
+        chosen = _whole(channels) or ()
+        if count is None and set(chosen) == {0}:
+            chosen = (0,)  # grey, however often it is named
+    if not 1 <= len(chosen) <= 3 or not all(0 <= c < many for c in chosen):
+        raise ValueError(
+            f"channels takes one to three of the image's {many} channels (counted from 0); got "
+            f"{list(chosen) if channels is None else channels!r}: choose with channels (in the shell, --channels), or, if "
+            "these are no channels, say what the axes are with axes (--axes), such as ZYX."
+        )
+    return chosen
+
+
+def _names(letters: str, given: str | None, shape: tuple[int, ...]) -> str:
+    """Return the names of all axes but that of the channels: their letters, or, if these are no good, the usual ones."""
+    if given is not None and not letters.endswith("YX"):
+        raise ValueError(
+            f"axes must end with Y and X, except for channels; got {given!r}: move the axes with numpy.moveaxis."
+        )
+    if {*"YX"} <= {*letters} and not letters.endswith("YX"):
+        log.warning(
+            "The axes are %s; the last two are used as rows and columns: save it with Y and X last.",
+            letters,
+        )
+    if letters.endswith("YX") and len(set(letters)) == len(letters) and not set(letters) & set(_UNNAMED):
+        return letters
+    if len(letters) > len(_MANY):
+        raise ValueError(
+            f"An image takes up to {len(_MANY)} axes in addition to channels; got shape {shape}: give a part of it, or "
+            "merge axes with numpy.reshape."
+        )
+    return (_MANY if len(letters) > 4 else "TZYX")[-len(letters) :]
 
 
 def _ends_with_channels(shape: tuple[int, ...]) -> bool:

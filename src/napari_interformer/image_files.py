@@ -269,10 +269,11 @@ def _is_cut(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, size: int)
         )
     # A page ends with the offset of the next one, 0 in the last: tags are counted, then 12 or 20 bytes each.
     form, handle = tiff.tiff, tiff.filehandle
+    order: Literal["little", "big"] = "little" if form.byteorder == "<" else "big"
     handle.seek(tiff.pages[len(tiff.pages) - 1].offset)
-    tags = int.from_bytes(handle.read(form.tagnosize), _order(form.byteorder))
+    tags = int.from_bytes(handle.read(form.tagnosize), order)
     handle.seek(tags * form.tagsize, 1)
-    following = int.from_bytes(handle.read(form.offsetsize), _order(form.byteorder))
+    following = int.from_bytes(handle.read(form.offsetsize), order)
     return bool(end > size or following != 0)
 
 
@@ -305,10 +306,6 @@ def _check_planes(ome: ElementTree.Element, series: tifffile.TiffPageSeries, pat
             )
         break
     log.warning("%s are not in its files and are shown black.", told)
-
-
-def _order(mark: str) -> Literal["little", "big"]:
-    return "little" if mark == "<" else "big"
 
 
 def _pixel_size(
@@ -406,13 +403,14 @@ def _read_zarr(path: Path) -> ImageFile:
         if not axes and data.ndim == 5:
             axes = [{"name": name} for name in "tczyx"]  # as it was before 0.3, which let others be named
         letters = "".join(_letter(axis) for axis in axes)
-        unit = axes[-1].get("unit") if axes else None
         units = [axis.get("unit") for axis in axes]
         # A length is one whatever its axis is called.
         measured = [
             "Z" if axis.get("type") == "space" else letter for axis, letter in zip(axes, letters, strict=True)
         ]
-        scale, translation = _place_of(level, image, data.ndim, measured, units)
+        told = [of for of, letter in zip(units, measured, strict=True) if of and letter in "ZYX"]
+        unit = told[-1] if told else None  # of X, or of what else has one
+        scale, translation = _place_of(level, image, data.ndim, measured, units, unit)
         if scale is not None:
             scale = tuple(_valid(length, path.name, axis) for axis, length in enumerate(scale))
             scale = scale if any(scale) else None
@@ -467,9 +465,9 @@ def _letter(axis: Any) -> str:
 
 
 def _place_of(
-    level: Any, image: Any, ndim: int, letters: Sequence[str], units: Sequence[str | None]
+    level: Any, image: Any, ndim: int, letters: Sequence[str], units: Sequence[str | None], unit: str | None
 ) -> tuple[tuple[float | None, ...] | None, tuple[float, ...] | None]:
-    """Return the pixel size per axis that OME-Zarr tells, and where the first pixel lies: lengths in the unit of X, time in s.
+    """Return the pixel size per axis that OME-Zarr tells, and where the first pixel lies: lengths in `unit`, time in s.
 
     What it tells of the level comes first, then what it tells of all of them. Of an axis whose unit is not understood nothing
     is known.
@@ -490,10 +488,10 @@ def _place_of(
         else:
             first = first + step
     lengths: list[float | None] = [*scale.tolist()]
-    for axis, (letter, unit) in enumerate(zip(letters, units, strict=True)):
-        factor = _factor(letter, unit, units[-1])
+    for axis, (letter, own) in enumerate(zip(letters, units, strict=True)):
+        factor = _factor(letter, own, unit)
         # 1 without a unit is what writers fill in who do not know, if the others have one.
-        guessed = scale[axis] == 1 and units[-1] and not unit
+        guessed = scale[axis] == 1 and unit and not own
         lengths[axis] = None if factor is None or guessed else float(scale[axis] * factor)
         first[axis] *= factor or 0
     moved = first.any() and np.isfinite(first).all()

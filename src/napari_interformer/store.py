@@ -20,7 +20,7 @@ import math
 import os
 import shutil
 import stat
-import tempfile
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,9 +34,10 @@ from fsspec import get_filesystem_class
 from fsspec.core import url_to_fs
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.errors import ContainsArrayError
+from zarr.storage import FsspecStore
 
 from napari_interformer import GET_EXTRA, locks
-from napari_interformer.files import at_home, brief, is_url
+from napari_interformer.files import at_home, brief, is_url, temporary_folder
 from napari_interformer.image import plane_at
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ log = logging.getLogger(__name__)
 _WEB = ("http", "https")
 _CHECKSUM = (Crc32cCodec(),)  # four bytes a tile, and next to no time
 _ARRAYS = {"tiles", "maps", "missing"}
+_LOOK = 1.0  # seconds for which a store that was seen is taken to be there
 SHARD_TILES = 64  # at most, in one file; with the default model 18 MB before compression
 
 
@@ -104,8 +106,10 @@ class Store:
         self._files: Any
         self._root: str
         self._files, self._root = url_to_fs(location) if isinstance(location, str) else (None, "")
-        # Web servers show no folders.
+        # Web servers show no folders, and others not to everybody.
         self._lists = not (isinstance(location, str) and urlparse(location).scheme.rpartition(":")[2] in _WEB)
+        self._seen = self._look()
+        self._found = time.monotonic()  # when it was last seen to be the one that was opened
 
     @property
     def read_only(self) -> bool:
@@ -114,13 +118,53 @@ class Store:
 
     # ------------------------------------------------------------------------------------- what is there
 
+    @property
+    def replaced(self) -> bool:
+        """Whether it is gone, or another one lies in its place; OSError if nobody can tell."""
+        try:
+            now = open_group(self.location, "r").attrs.get("id")
+        except FileNotFoundError:
+            return True
+        except Exception as error:
+            if unreachable := out_of_reach(self.location, error):
+                raise unreachable from error
+            return True  # whatever zarr finds in its place
+        return bool(now != self.group.attrs.get("id"))
+
+    def check(self, *, now: bool = False) -> None:
+        """Raise an OSError if it is not the one that was opened; unless `now`, a look a moment ago is enough."""
+        seen = self._look()
+        if seen == self._seen and not now and time.monotonic() - self._found < _LOOK:
+            return
+        if seen is None or self.replaced:
+            raise OSError(
+                f"{name_of(self.location)} was deleted, or replaced by another store, while it was in use: open it again, or "
+                "encode again into another store."
+            )
+        self._seen, self._found = seen, time.monotonic()
+
+    def _look(self) -> tuple[int, ...] | None:
+        """Return what the system tells of a store on disk, which is cheap and another one's differs; None if it is gone."""
+        if isinstance(self.location, str):
+            return ()
+        try:
+            found = os.stat(self.location / "zarr.json")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return found.st_ino, found.st_mtime_ns
+
     def done(self, row: int, tiles: Sequence[int]) -> NDArray[np.bool_]:
         """Return which tiles of a plane are there: bool, one for each of `tiles`."""
         if self._lists:
-            # Packed last: a tile goes from loose to packed, and would be missed the other way round.
-            loose = self._numbers(f"tiles/c/{row}")
-            packed = self._numbers(f"maps/c/{row}")
-            return np.array([t in loose or t // self.shape.together in packed for t in tiles], bool)
+            try:
+                # Packed last: a tile goes from loose to packed, and would be missed the other way round.
+                loose = self._numbers(f"tiles/c/{row}")
+                packed = self._numbers(f"maps/c/{row}")
+                return np.array([t in loose or t // self.shape.together in packed for t in tiles], bool)
+            except PermissionError:
+                if isinstance(self.location, Path):
+                    raise
+                self._lists = False
         groups = {t // self.shape.together for t in tiles}
         packed = {group for group in groups if self._exists(f"maps/c/{row}/{group}")}
         return np.array(
@@ -131,30 +175,22 @@ class Store:
         """Return the names in a folder that are numbers, but for those of empty files; none if it is not there."""
         try:
             if isinstance(self.location, Path):
-                names = os.listdir(self.location / folder)
-            else:
-                self._files.invalidate_cache()  # it remembers folders, and others write
-                names = self._files.ls(f"{self._root}/{folder}", detail=False)
+                with os.scandir(self.location / folder) as entries:
+                    return {int(one.name) for one in entries if one.name.isdigit() and not _is_empty(one)}
+            self._files.invalidate_cache()  # it remembers folders, and others write
+            names = self._files.ls(f"{self._root}/{folder}", detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return set()
-        found = {name for path in names if (name := path.rstrip("/").rpartition("/")[2]).isdigit()}
-        return {int(name) for name in found if not self._is_empty(f"{folder}/{name}")}
+        return {int(name) for path in names if (name := path.rstrip("/").rpartition("/")[2]).isdigit()}
 
     def _exists(self, key: str) -> bool:
         if isinstance(self.location, Path):
-            return (self.location / key).exists() and not self._is_empty(key)
+            return (self.location / key).exists() and not _is_empty(self.location / key)
         self._files.invalidate_cache()
-        return bool(self._files.exists(f"{self._root}/{key}"))
-
-    def _is_empty(self, key: str) -> bool:
-        """Whether a file is there that a power cut has left empty, for which servers are no cause to look."""
-        if not isinstance(self.location, Path):
-            return False
         try:
-            found = (self.location / key).stat()
-        except OSError:
+            return bool(self._files.exists(f"{self._root}/{key}"))
+        except PermissionError:  # see `open_group`
             return False
-        return stat.S_ISREG(found.st_mode) and found.st_size == 0  # folders may be told to be of no size
 
     def _delete(self, key: str) -> None:
         with suppress(FileNotFoundError):  # somebody else did
@@ -180,7 +216,7 @@ class Store:
             try:
                 numbers: NDArray[np.float16] = np.asarray(array[row, part])
             except Exception as error:  # whatever codecs and file systems raise
-                if self._is_empty(file):
+                if isinstance(self.location, Path) and _is_empty(self.location / file):
                     continue
                 raise self.unreadable(row, f"tile {tile}", error, file) from error
             if not np.isnan(numbers[0]):
@@ -353,6 +389,16 @@ def open_group(location: Path | str, mode: Literal["r", "r+"]) -> zarr.Group:
     """Open a zarr group on a path or behind a URL."""
     try:
         return zarr.open_group(location, mode=mode, use_consolidated=False)
+    except PermissionError as error:
+        if isinstance(location, Path):
+            raise
+        # S3 says so, too, of any file that is not there, to whoever may not list the folder.
+        store = FsspecStore.from_url(location, read_only=mode == "r")
+        store.allowed_exceptions += (PermissionError,)
+        try:
+            return zarr.open_group(store, mode=mode, use_consolidated=False)
+        except FileNotFoundError:
+            raise error from None
     except ImportError as error:
         scheme = urlparse(str(location)).scheme
         remedy = GET_EXTRA.format("web") if scheme in _WEB else "install it with pip"
@@ -360,6 +406,16 @@ def open_group(location: Path | str, mode: Literal["r", "r+"]) -> zarr.Group:
             f"Features behind {scheme}:// need another package ({brief(error)}): {remedy}.",
             name=error.name,
         ) from error
+
+
+def out_of_reach(location: Path | str, error: Exception) -> OSError | None:
+    """Return what to raise if an error tells nothing of a store but that the network, or a server, did not answer."""
+    damaged = ValueError, TypeError, LookupError, AttributeError
+    if isinstance(location, Path) or isinstance(error, damaged):  # S3's errors are no OSErrors
+        return None
+    return OSError(
+        f"{name_of(location)} could not be reached ({brief(error)}): check the address and the network."
+    )
 
 
 def make_store(location: Path | str, shape: Shape, attributes: dict[str, Any]) -> None:
@@ -379,11 +435,8 @@ def make_store(location: Path | str, shape: Shape, attributes: dict[str, Any]) -
             f"A store needs a folder of its own; got the one you are in, {location.name}: give the name of a new folder in it, "
             "such as features.zarr."
         )
-    # What is left in it once the store is there is nobody's: some systems do not delete what somebody reads.
-    with tempfile.TemporaryDirectory(
-        dir=location.parent, prefix=".making-", ignore_cleanup_errors=True
-    ) as folder:
-        made = Path(folder) / "store"
+    with temporary_folder(location.parent, ".making-") as folder:
+        made = folder / "store"
         group = zarr.open_group(made, mode="w", zarr_format=3)
         _make_arrays(group, shape)
         group.attrs.update(attributes)
@@ -423,6 +476,15 @@ def _make_arrays(group: zarr.Group, shape: Shape) -> None:
                 compressors=[BloscCodec(cname="zstd", clevel=1, typesize=1), *_CHECKSUM],
                 fill_value=False,
             )
+
+
+def _is_empty(file: Path | os.DirEntry[str]) -> bool:
+    """Whether a file is there that a power cut has left empty."""
+    try:
+        found = file.stat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size == 0  # folders may be told to be of no size
 
 
 def _claims(store: Path) -> Path:
