@@ -239,30 +239,30 @@ class LayerLabels:
         return tuple(parts)
 
     def __setitem__(self, key: Any, values: Any) -> None:
-        """Write a box: plane indices, then two slices with bounds."""
-        *plane, rows, columns = key
-        before = self[key]
+        """Write a box: indices of planes, or slices of them, then two slices; all with bounds."""
+        box = tuple(part if isinstance(part, slice) else slice(part, part + 1) for part in key)
+        before = self[box]
         values = np.broadcast_to(values, before.shape)
         different = before != values
         count = np.count_nonzero(different)
         if not count:
             return
-        change = np.count_nonzero(values) - np.count_nonzero(before)  # now: `before` is a view
+        change = _filled(values) - _filled(before)  # now: `before` is a view
+        shown, leading = self._shown(), box[:-2]
         # What nobody sees need not be drawn: it takes napari longer than writing.
-        drawn = self._shown() in (None, tuple(plane))
+        drawn = shown is None or all(
+            part.start <= i < part.stop for part, i in zip(leading, shown, strict=True)
+        )
         if self.layer.multiscale or count > _MANY:
-            self._put_whole(self._in_layer(key), values, drawn=drawn)
+            self._put_whole(self._in_layer(box), values, drawn=drawn)
         else:
-            y, x = np.nonzero(different)
-            indices = [*(np.full(y.size, i) for i in plane), y + rows.start, x + columns.start]
+            indices = [i + part.start for i, part in zip(np.nonzero(different), box, strict=True)]
             if self.axis is not None:
-                indices.insert(self.axis, np.zeros_like(y))
-            self._put(tuple(indices), values[y, x], drawn=drawn)
-        self._filled[tuple(plane)] += change
+                indices.insert(self.axis, np.zeros_like(indices[0]))
+            self._put(tuple(indices), values[different], drawn=drawn)
+        self._filled[leading] += change
 
-    def _put(
-        self, indices: tuple[NDArray[np.intp], ...], values: NDArray[Any] | int, *, drawn: bool = True
-    ) -> None:
+    def _put(self, indices: tuple[NDArray[np.intp], ...], values: NDArray[Any], *, drawn: bool) -> None:
         with self._writing():
             layer = self.layer
             # Hidden, it has no slice where the slider is now, and napari would fail half-way.
@@ -327,8 +327,8 @@ class LayerLabels:
         own, self._written = self._written, []
         self._merge(own)
 
-    def repaint_stroke(self, edits: Iterable[tuple[Any, Any]], step: Any) -> Any:
-        """Write to the pixels of a stroke's edits, as it is taken back or made again.
+    def repaint(self, pixels: Iterable[tuple[Any, BoolMask, Any]], step: Any) -> Any:
+        """Write to the pixels of a stroke, as it is taken back or made again: to those of a mask in a box, these values.
 
         `step` is what the stroke, or the writing before, is in napari's own undo; it counts as ours from now on. What is
         written becomes one step, since napari keeps a hundred and a stroke may have as many edits. Returns that step.
@@ -337,8 +337,10 @@ class LayerLabels:
         earlier = list(history)
         history.clear()  # or a hundred edits would push these out
         try:
-            for edit, values in edits:
-                self.repaint(edit, values)
+            for box, mask, values in pixels:
+                painted = self[box].copy()
+                painted[mask] = values
+                self[box] = painted
         finally:
             new, self._written = self._written[known:], self._written[:known]
             merged = self._merge(new)
@@ -401,34 +403,6 @@ class LayerLabels:
         before = self._last_step
         self.layer.redo()
         return Stroke(self, () if self._last_step is before else self._last_step)
-
-    def repaint(self, edit: tuple[Any, ...], values: NDArray[Any] | int) -> None:
-        """Write to the pixels of an edit (see `Stroke`); if they are many, napari's own undo knows nothing of it."""
-        if _boxed(edit) and (self.layer.multiscale or _count(edit) > _MANY):
-            box, mask, *_ = edit
-            before = np.asarray(self.array[box])
-            after = before.copy()
-            after[... if mask is None else mask] = values
-            change = np.not_equal(after, 0).astype(int) - (before != 0)  # now: `before` is a view
-            self._put_whole(box, after, drawn=True)
-            axes = [i for i in range(change.ndim) if i != self.axis][-2:]
-            if self.axis is not None:
-                axes.append(self.axis)
-            self._filled[self.leading_of(box)] += change.sum(tuple(axes))
-            return
-        indices = _indices(edit)
-        change = np.not_equal(np.ravel(values), 0).astype(int) - (
-            np.asarray(finest(self.layer)[indices]) != 0
-        )
-        self._put(indices, np.ravel(values) if np.ndim(values) else values)
-        if planes := self.leading_of(indices):
-            np.add.at(self._filled, planes, change)
-        else:
-            self._filled += change.sum()
-
-    def leading_of(self, key: Sequence[Any]) -> tuple[Any, ...]:
-        """Return on which planes pixels lie: what their indices into the layer's data, or slices, are for the leading axes."""
-        return self.without_channels(key)[:-2]
 
     def without_channels(self, key: Sequence[Any]) -> tuple[Any, ...]:
         """Return what a key into the layer's data is in this array."""
@@ -568,6 +542,12 @@ class LayerLabels:
         return lowest, highest
 
 
+def _filled(labels: NDArray[Any]) -> NDArray[np.int64]:
+    """Return how many pixels of each plane have a label."""
+    planes = np.ndindex(labels.shape[:-2])
+    return np.reshape([np.count_nonzero(labels[plane]) for plane in planes], labels.shape[:-2])
+
+
 class Stroke:
     """What was painted on a Labels layer at one go, by brush, bucket or polygon.
 
@@ -591,30 +571,39 @@ class Stroke:
 
     def parts(self) -> Iterator[tuple[Plane, Box, BoolMask]]:
         """Go through the pixels that were painted: a plane, a box, and a mask of that box's size."""
-        for edit in self._edits:
-            yield from (self._of_box if _boxed(edit) else self._of_pixels)(edit)
+        for (*leading, rows, columns), mask, _, _ in self._boxes(self._edits):
+            for index in np.ndindex(mask.shape[:-2]):
+                if mask[index].any():
+                    plane = tuple(part.start + i for part, i in zip(leading, index, strict=True))
+                    yield plane, Box.at(rows, columns), mask[index]
 
-    def _of_box(self, edit: tuple[Any, ...]) -> Iterator[tuple[Plane, Box, BoolMask]]:
-        slices, mask, before, _ = edit
-        mask = np.ones(before.shape, bool) if mask is None else mask
-        *leading, rows, columns = self._labels.without_channels(slices)
-        mask = mask.reshape([part.stop - part.start for part in (*leading, rows, columns)])
-        box = Box.at(rows, columns)
-        for index in np.ndindex(mask.shape[:-2]):
-            if mask[index].any():
-                plane = tuple(part.start + i for part, i in zip(leading, index, strict=True))
-                yield plane, box, mask[index]
+    def _boxes(self, edits: Iterable[Any]) -> Iterator[tuple[Any, BoolMask, Any, Any]]:
+        """Go through edits as slices of the labels, masks of that size, and what their pixels were and became, in C order."""
+        for edit in edits:
+            if _boxed(edit):
+                slices, mask, before, after = edit
+                mask = np.ones(before.shape, bool) if mask is None else mask
+                box = self._labels.without_channels(slices)
+                yield box, mask.reshape([part.stop - part.start for part in box]), np.ravel(before), after
+            else:
+                yield from self._of_pixels(*edit)
 
-    def _of_pixels(self, edit: tuple[Any, ...]) -> Iterator[tuple[Plane, Box, BoolMask]]:
-        *leading, y, x = self._labels.without_channels(edit[0])
-        shape = self._labels.shape[:-2]
-        numbers = np.ravel_multi_index(tuple(leading), shape) if shape else np.zeros(len(y), int)
+    def _of_pixels(
+        self, indices: Any, *values: Any
+    ) -> Iterator[tuple[Any, BoolMask, NDArray[Any], NDArray[Any]]]:
+        shape = self._labels.shape
+        places = np.ravel_multi_index(self._labels.without_channels(indices), shape)
+        before, after = (np.broadcast_to(np.ravel(one), places.shape) for one in values)
+        places, first = np.unique(places, return_index=True)
+        numbers = places // math.prod(shape[-2:])
         for number in np.unique(numbers):
-            rows, columns = y[numbers == number], x[numbers == number]
-            box = Box(int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
-            mask = np.zeros(box.shape, bool)
-            mask[rows - box.top, columns - box.left] = True
-            yield plane_at(number, shape), box, mask
+            here = numbers == number
+            *_, y, x = np.unravel_index(places[here], shape)
+            plane = [slice(i, i + 1) for i in plane_at(number, shape[:-2])]
+            box = Box(int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1)
+            mask = np.zeros((*(1 for _ in plane), *box.shape), bool)
+            mask[..., y - box.top, x - box.left] = True
+            yield (*plane, *box.slices), mask, before[first[here]], after[first[here]]
 
     @property
     def highest(self) -> int:
@@ -623,24 +612,18 @@ class Stroke:
 
     def take_back(self) -> None:
         """Give its pixels what they had before."""
-        edits = [(edit, edit[-2]) for edit in reversed(self._edits)]
-        self._step = self._labels.repaint_stroke(edits, self._step)
+        pixels = ((box, mask, before) for box, mask, before, _ in self._boxes(reversed(self._edits)))
+        self._step = self._labels.repaint(pixels, self._step)
 
     def make(self) -> None:
         """Paint it again."""
-        edits = [(edit, edit[-1]) for edit in self._edits]
-        self._step = self._labels.repaint_stroke(edits, self._step)
+        pixels = ((box, mask, after) for box, mask, _, after in self._boxes(self._edits))
+        self._step = self._labels.repaint(pixels, self._step)
 
 
 def _boxed(edit: tuple[Any, ...]) -> bool:
     """Whether an edit tells its pixels by slices and a mask."""
     return len(edit) == 4
-
-
-def _count(edit: tuple[Any, ...]) -> int:
-    """Return how many pixels an edit has, which tells them by slices and a mask."""
-    _, mask, before, _ = edit
-    return int(before.size if mask is None else np.count_nonzero(mask))
 
 
 def _indices(edit: tuple[Any, ...]) -> tuple[NDArray[np.intp], ...]:
