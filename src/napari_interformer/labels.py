@@ -112,6 +112,11 @@ def copied(layer: Labels) -> Labels:
     return copy
 
 
+def made_for(layer: Labels, image: Image) -> bool:
+    """Whether `new_labels` made a layer for an image, or `lay_over` laid it there."""
+    return bool(layer.metadata.get(_MADE_FOR) == (image.unique_id, layer.unique_id))
+
+
 def use_for(layer: Labels, image: Image) -> None:
     """Note that an image's objects are written to a layer."""
     used = layer.metadata.get(_USED_FOR, {})
@@ -134,11 +139,6 @@ def labels_of(image: Image, layers: Iterable[Any], shape: Sequence[int] | None =
         and (shape is None or tuple(finest(one).shape) == tuple(shape))
     ]
     return made[-1] if made else None
-
-
-def made_for(layer: Labels, image: Image) -> bool:
-    """Whether `new_labels` made a layer for an image, or `lay_over` laid it there."""
-    return bool(layer.metadata.get(_MADE_FOR) == (image.unique_id, layer.unique_id))
 
 
 def lay_over(layer: Labels, source: Source) -> bool:
@@ -228,16 +228,6 @@ class LayerLabels:
         # Of the array that it was made for, though somebody may just have given the layer another one.
         return np.asarray(self.array[self._in_layer(key)])
 
-    def _in_layer(self, key: Any) -> tuple[Any, ...]:
-        """Return a key into this array as one into the layer's data."""
-        parts = list(key) if isinstance(key, tuple) else [key]
-        if parts == [...]:
-            parts = []
-        parts += [slice(None)] * (len(self.shape) - len(parts))
-        if self.axis is not None:
-            parts.insert(self.axis, 0)
-        return tuple(parts)
-
     def __setitem__(self, key: Any, values: Any) -> None:
         """Write a box: indices of planes, or slices of them, then two slices; all with bounds."""
         box = tuple(part if isinstance(part, slice) else slice(part, part + 1) for part in key)
@@ -262,6 +252,20 @@ class LayerLabels:
             self._put(tuple(indices), values[different], drawn=drawn)
         self._filled[leading] += change
 
+    def _in_layer(self, key: Any) -> tuple[Any, ...]:
+        """Return a key into this array as one into the layer's data."""
+        parts = list(key) if isinstance(key, tuple) else [key]
+        if parts == [...]:
+            parts = []
+        parts += [slice(None)] * (len(self.shape) - len(parts))
+        if self.axis is not None:
+            parts.insert(self.axis, 0)
+        return tuple(parts)
+
+    def without_channels(self, key: Sequence[Any]) -> tuple[Any, ...]:
+        """Return what a key into the layer's data is in this array."""
+        return tuple(part for i, part in enumerate(key) if i != self.axis)
+
     def _put(self, indices: tuple[NDArray[np.intp], ...], values: NDArray[Any], *, drawn: bool) -> None:
         with self._writing():
             layer = self.layer
@@ -278,21 +282,6 @@ class LayerLabels:
                 layer._block_history = drawing
             if self._last_step is not before:
                 self._written.append(self._last_step)
-
-    @property
-    def can_undo(self) -> bool:
-        """Whether napari's own undo has anything to take back."""
-        return self._last_step is not None
-
-    @property
-    def _last_step(self) -> Any:
-        """What napari's own undo would take back now: a list of edits (see `Stroke`); None if there is nothing."""
-        return self._history[-1] if self._history else None
-
-    @property
-    def _history(self) -> deque[Any]:
-        """What napari's own undo has, the newest last. There is no public way to it: empty should napari keep it elsewhere."""
-        return getattr(self.layer, "_undo_history", deque())
 
     def _put_whole(self, key: tuple[Any, ...], values: NDArray[Any], *, drawn: bool) -> None:
         """Write all of a box of the layer's data, of which napari's own undo knows nothing."""
@@ -318,6 +307,25 @@ class LayerLabels:
             yield
         finally:
             self.writing = False
+
+    # -------------------------------------------------------------------------------- napari's own undo
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether napari's own undo has anything to take back."""
+        return self._last_step is not None
+
+    def undo(self) -> Stroke:
+        """Take back napari's last step; return what it had painted."""
+        step = self._last_step
+        self.layer.undo()
+        return Stroke(self, step or ())
+
+    def redo(self) -> Stroke:
+        """Make the step again that was taken back last; return what it painted."""
+        before = self._last_step
+        self.layer.redo()
+        return Stroke(self, () if self._last_step is before else self._last_step)
 
     def one_step(self) -> None:
         """Let napari's own undo take back at once all that was written since the last call: an object, and not its last click.
@@ -365,48 +373,46 @@ class LayerLabels:
         edits = [edit for step in (newest if history else own) for edit in step]
         if not edits:
             return None
-        shape = self.array.shape
-        indices = [_indices(edit) for edit in edits]
-        places = np.concatenate([np.ravel_multi_index(one, shape) for one in indices])
-        before, after = (
-            np.concatenate(
-                [
-                    np.broadcast_to(np.ravel(edit[part]), one[0].shape)
-                    for edit, one in zip(edits, indices, strict=True)
-                ]
-            )
-            for part in (-2, -1)
-        )
-        pixels, first = np.unique(places, return_index=True)
-        _, last = np.unique(places[::-1], return_index=True)
-        before, after = before[first], after[::-1][last]
-        changed = before != after
-        if not changed.any():
+        edit = _together(edits, self.array.shape)
+        if edit is None:
             return None
-        step = [(np.unravel_index(pixels[changed], shape), before[changed], after[changed])]
-        history.append(step)
-        return step
+        history.append([edit])
+        return history[-1]  # type: ignore[no-any-return]
+
+    @property
+    def _last_step(self) -> Any:
+        """What napari's own undo would take back now: a list of edits (see `Stroke`); None if there is nothing."""
+        return self._history[-1] if self._history else None
+
+    @property
+    def _history(self) -> deque[Any]:
+        """What napari's own undo has, the newest last. There is no public way to it: empty should napari keep it elsewhere."""
+        return getattr(self.layer, "_undo_history", deque())
+
+    # --------------------------------------------------------------------------- which labels there are
+
+    @property
+    def annotated(self) -> NDArray[np.bool_]:
+        """Which planes hold labels, as far as `survey` and what was written since tell: bool, the leading axes' shape."""
+        return self._filled > 0
+
+    def survey(self, planes: Iterable[tuple[int, ...]] | None = None) -> tuple[int, int]:
+        """Count which pixels of some planes, or of all, have a label, and return the lowest and highest label there, or 0.
+
+        It reads all of them, so let a worker thread do it.
+        """
+        lowest = highest = 0
+        parts = planes_of(self) if planes is None else ((plane, self[plane]) for plane in planes)
+        for plane, labels in parts:
+            self._filled[plane] = np.count_nonzero(labels)
+            lowest = min(lowest, int(labels.min(initial=0)))
+            highest = max(highest, int(labels.max(initial=0)))
+        return lowest, highest
 
     def those_of(self, numbers: set[int]) -> set[int]:
         """Return which of these numbers any pixel has; all of the labels are read."""
         planes = planes_of(self) if numbers else ()
         return {int(n) for _, plane in planes for n in np.unique(plane)} & numbers
-
-    def undo(self) -> Stroke:
-        """Take back napari's last step; return what it had painted."""
-        step = self._last_step
-        self.layer.undo()
-        return Stroke(self, step or ())
-
-    def redo(self) -> Stroke:
-        """Make the step again that was taken back last; return what it painted."""
-        before = self._last_step
-        self.layer.redo()
-        return Stroke(self, () if self._last_step is before else self._last_step)
-
-    def without_channels(self, key: Sequence[Any]) -> tuple[Any, ...]:
-        """Return what a key into the layer's data is in this array."""
-        return tuple(part for i, part in enumerate(key) if i != self.axis)
 
     def room(self, highest: int) -> int | None:
         """Return how many more numbers fit than the highest there is, if that is fewer than people add."""
@@ -433,46 +439,15 @@ class LayerLabels:
         layer.data = array
         layer.visible = visible
 
-    @property
-    def axis_labels(self) -> tuple[str, ...]:
-        """What napari calls the axes."""
-        return tuple(map(str, self.without_channels(self.layer.axis_labels)))
+    def copy(self, source: Labels) -> None:
+        """Bring over the labels of another layer, where nobody has painted yet; a worker thread may do it, then `refresh`."""
+        array, target = finest(source), self.array
+        rows = max(1, _AT_ONCE // target[:1].nbytes)  # so that a lazy array's chunks are read about once
+        for first in range(0, len(target), rows):
+            part = target[first : first + rows]
+            np.copyto(part, np.asarray(array[first : first + rows]), where=part == 0)
 
-    @property
-    def pixel_size(self) -> tuple[list[float | None], str | None]:
-        """Pixel size per axis, and its unit, which is that of X; None for pixels.
-
-        A file has one unit for all lengths, while napari has one for each axis. Time is in seconds; None where an axis is
-        called t, and nobody has said in which unit it is.
-        """
-        unit = self.layer.units[-1]
-        scale: list[float | None] = []
-        sizes = self.without_channels(lengths(self.layer).tolist())
-        for size, own, timed, name in zip(sizes, self._units, self._timed, self.axis_labels, strict=True):
-            length = size * _factor(own, "second" if timed else unit)
-            scale.append(None if name.lower() == "t" and not timed else length)
-        return scale, None if str(unit) == "pixel" else str(unit)
-
-    @property
-    def translation(self) -> list[float] | None:
-        """Where the first pixel lies per axis, in the units of `pixel_size`; None at the origin, or for a turned layer."""
-        unit, (first, beside) = self.layer.units[-1], steps(self.layer)
-        own = np.diag(beside)
-        if not first.any() or (own <= 0).any() or not np.allclose(beside, np.diag(own)):
-            return None
-        others = ["second" if timed else unit for timed in self._timed]
-        kept = zip(self.without_channels(first.tolist()), self._units, others, strict=True)
-        return [place * _factor(own, other) for place, own, other in kept]
-
-    @property
-    def _units(self) -> tuple[Any, ...]:
-        """The unit of each axis."""
-        return self.without_channels(self.layer.units)
-
-    @property
-    def _timed(self) -> list[bool]:
-        """Which axes are measured in a unit of time."""
-        return [bool(own.is_compatible_with("second")) for own in self._units]
+    # ------------------------------------------------------------------------------------------- a file
 
     def writer(self, path: Path, source: Source, layers: Iterable[Any] = ()) -> Callable[[], Path]:
         """Return what writes these labels to a file, with the pixel size of the layer, or of the image's file; for a worker.
@@ -516,30 +491,45 @@ class LayerLabels:
         return write
 
     @property
-    def annotated(self) -> NDArray[np.bool_]:
-        """Which planes hold labels, as far as `survey` and what was written since tell: bool, the leading axes' shape."""
-        return self._filled > 0
+    def axis_labels(self) -> tuple[str, ...]:
+        """What napari calls the axes."""
+        return tuple(map(str, self.without_channels(self.layer.axis_labels)))
 
-    def copy(self, source: Labels) -> None:
-        """Bring over the labels of another layer, where nobody has painted yet; a worker thread may do it, then `refresh`."""
-        array, target = finest(source), self.array
-        rows = max(1, _AT_ONCE // target[:1].nbytes)  # so that a lazy array's chunks are read about once
-        for first in range(0, len(target), rows):
-            part = target[first : first + rows]
-            np.copyto(part, np.asarray(array[first : first + rows]), where=part == 0)
+    @property
+    def pixel_size(self) -> tuple[list[float | None], str | None]:
+        """Pixel size per axis, and its unit, which is that of X; None for pixels.
 
-    def survey(self, planes: Iterable[tuple[int, ...]] | None = None) -> tuple[int, int]:
-        """Count which pixels of some planes, or of all, have a label, and return the lowest and highest label there, or 0.
-
-        It reads all of them, so let a worker thread do it.
+        A file has one unit for all lengths, while napari has one for each axis. Time is in seconds; None where an axis is
+        called t, and nobody has said in which unit it is.
         """
-        lowest = highest = 0
-        parts = planes_of(self) if planes is None else ((plane, self[plane]) for plane in planes)
-        for plane, labels in parts:
-            self._filled[plane] = np.count_nonzero(labels)
-            lowest = min(lowest, int(labels.min(initial=0)))
-            highest = max(highest, int(labels.max(initial=0)))
-        return lowest, highest
+        unit = self.layer.units[-1]
+        scale: list[float | None] = []
+        sizes = self.without_channels(lengths(self.layer).tolist())
+        for size, own, timed, name in zip(sizes, self._units, self._timed, self.axis_labels, strict=True):
+            length = size * _factor(own, "second" if timed else unit)
+            scale.append(None if name.lower() == "t" and not timed else length)
+        return scale, None if str(unit) == "pixel" else str(unit)
+
+    @property
+    def translation(self) -> list[float] | None:
+        """Where the first pixel lies per axis, in the units of `pixel_size`; None at the origin, or for a turned layer."""
+        unit, (first, beside) = self.layer.units[-1], steps(self.layer)
+        own = np.diag(beside)
+        if not first.any() or (own <= 0).any() or not np.allclose(beside, np.diag(own)):
+            return None
+        others = ["second" if timed else unit for timed in self._timed]
+        kept = zip(self.without_channels(first.tolist()), self._units, others, strict=True)
+        return [place * _factor(own, other) for place, own, other in kept]
+
+    @property
+    def _units(self) -> tuple[Any, ...]:
+        """The unit of each axis."""
+        return self.without_channels(self.layer.units)
+
+    @property
+    def _timed(self) -> list[bool]:
+        """Which axes are measured in a unit of time."""
+        return [bool(own.is_compatible_with("second")) for own in self._units]
 
 
 def _filled(labels: NDArray[Any]) -> NDArray[np.int64]:
@@ -634,3 +624,19 @@ def _indices(edit: tuple[Any, ...]) -> tuple[NDArray[np.intp], ...]:
     box, mask, before, _ = edit
     places = zip(np.nonzero(np.ones(before.shape, bool) if mask is None else mask), box, strict=True)
     return tuple(index + part.start for index, part in places)
+
+
+def _together(edits: Sequence[Any], shape: tuple[int, ...]) -> tuple[Any, ...] | None:
+    """Return edits, made one after the other, as one: what pixels were at first, and became in the end; None if they stay."""
+    parts = [(np.ravel_multi_index(_indices(edit), shape), edit[-2], edit[-1]) for edit in edits]
+    places, before, after = (
+        np.concatenate([np.broadcast_to(np.ravel(part[i]), part[0].shape) for part in parts])
+        for i in range(3)
+    )
+    pixels, first = np.unique(places, return_index=True)
+    _, last = np.unique(places[::-1], return_index=True)
+    before, after = before[first], after[::-1][last]
+    changed = before != after
+    if not changed.any():
+        return None
+    return np.unravel_index(pixels[changed], shape), before[changed], after[changed]
