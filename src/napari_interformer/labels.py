@@ -19,7 +19,7 @@ from napari_interformer.files import planes_of, same_file
 from napari_interformer.geometry import Box
 from napari_interformer.image import plane_at, read_only
 from napari_interformer.label_files import write_labels
-from napari_interformer.layers import PLACE, corners, finest, is_unplaced, lengths, place, steps
+from napari_interformer.layers import PLACE, Grid, corners, finest, is_unplaced, lengths, place, steps
 from napari_interformer.painting import empty_labels
 
 if TYPE_CHECKING:
@@ -465,35 +465,20 @@ class LayerLabels:
                 raise FileExistsError(
                     f"{path.name} is {which}, which would be lost: give the labels another name."
                 )
-        (scale, unit), place = self.pixel_size, self.translation
-        timed = self._timed
-        # Whatever is measured in seconds is time. An axis is called -3 where nobody named it.
-        names = ["T" if time else name for time, name in zip(timed, self.axis_labels, strict=True)]
-        axes = "".join(name if len(name) == 1 else "?" for name in names[:-2])
+        own = self.grid  # now: a layer is the main thread's
 
         def write() -> Path:
-            letters, sizes, of_unit, first = axes, scale, unit, place
-            if told := source.told_by_file():  # what somebody said comes first
-                if not axes.strip("?"):
-                    letters = told[0][: len(axes)]
-                if not (unit or any(size not in (1, None) for size in scale)):
-                    _, sizes, of_unit, of_file = told
-                    # Nobody gave the layer a unit, so it lies so many pixels away.
-                    known = [size or 1 for size in sizes]
-                    first = (
-                        of_file if place is None else [n * size for n, size in zip(place, known, strict=True)]
-                    )
-            if sizes is scale:  # a length is no time
-                steps = zip(f"{letters}YX".upper(), scale, timed, strict=True)
-                sizes = [None if letter == "T" and not time else size for letter, size, time in steps]
-            return write_labels(path, self, axes=f"{letters}YX", scale=sizes, unit=of_unit, translation=first)
+            return write_labels(path, self, **_completed(own, source.told_by_file())._asdict())
 
         return write
 
     @property
-    def axis_labels(self) -> tuple[str, ...]:
-        """What napari calls the axes."""
-        return tuple(map(str, self.without_channels(self.layer.axis_labels)))
+    def grid(self) -> Grid:
+        """What somebody said of the layer's axes."""
+        # Whatever is measured in seconds is time. An axis is called -3 where nobody named it.
+        names = ["T" if time else name for time, name in zip(self._timed, self._names, strict=True)]
+        axes = "".join(name if len(name) == 1 else "?" for name in names[:-2])
+        return Grid(f"{axes}YX", *self.pixel_size, self.translation)
 
     @property
     def pixel_size(self) -> tuple[list[float | None], str | None]:
@@ -505,7 +490,7 @@ class LayerLabels:
         unit = self.layer.units[-1]
         scale: list[float | None] = []
         sizes = self.without_channels(lengths(self.layer).tolist())
-        for size, own, timed, name in zip(sizes, self._units, self._timed, self.axis_labels, strict=True):
+        for size, own, timed, name in zip(sizes, self._units, self._timed, self._names, strict=True):
             length = size * _factor(own, "second" if timed else unit)
             scale.append(None if name.lower() == "t" and not timed else length)
         return scale, None if str(unit) == "pixel" else str(unit)
@@ -522,6 +507,11 @@ class LayerLabels:
         return [place * _factor(own, other) for place, own, other in kept]
 
     @property
+    def _names(self) -> tuple[str, ...]:
+        """What napari calls the axes."""
+        return tuple(map(str, self.without_channels(self.layer.axis_labels)))
+
+    @property
     def _units(self) -> tuple[Any, ...]:
         """The unit of each axis."""
         return self.without_channels(self.layer.units)
@@ -530,6 +520,22 @@ class LayerLabels:
     def _timed(self) -> list[bool]:
         """Which axes are measured in a unit of time."""
         return [bool(own.is_compatible_with("second")) for own in self._units]
+
+
+def _completed(own: Grid, told: Grid | None) -> Grid:
+    """Return what a file says of labels: what somebody said of their layer comes first, then what the image's file tells."""
+    if told is None:
+        return own
+    nameless = not own.axes[:-2].strip("?")
+    axes = told.axes[: len(own.axes) - 2] + "YX" if nameless else own.axes
+    if not own.unit and all(size in (1, None) for size in own.scale):
+        place = told.translation
+        if own.translation is not None:  # nobody gave the layer a unit, so it lies so many pixels away
+            place = [n * (size or 1) for n, size in zip(own.translation, told.scale, strict=True)]
+        return Grid(axes, told.scale, told.unit, place)
+    sizes = zip(axes.upper(), own.scale, strict=True)
+    # What nobody called time has a length, which is none.
+    return own._replace(axes=axes, scale=[None if nameless and axis == "T" else n for axis, n in sizes])
 
 
 def _filled(labels: NDArray[Any]) -> NDArray[np.int64]:
