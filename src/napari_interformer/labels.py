@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -234,8 +233,7 @@ class LayerLabels:
         before = self[box]
         values = np.broadcast_to(values, before.shape)
         different = before != values
-        count = np.count_nonzero(different)
-        if not count:
+        if not different.any():
             return
         change = _filled(values) - _filled(before)  # now: `before` is a view
         shown, leading = self._shown(), box[:-2]
@@ -243,13 +241,11 @@ class LayerLabels:
         drawn = shown is None or all(
             part.start <= i < part.stop for part, i in zip(leading, shown, strict=True)
         )
-        if self.layer.multiscale or count > _MANY:
-            self._put_whole(self._in_layer(box), values, drawn=drawn)
-        else:
-            indices = [i + part.start for i, part in zip(np.nonzero(different), box, strict=True)]
-            if self.axis is not None:
-                indices.insert(self.axis, np.zeros_like(indices[0]))
-            self._put(tuple(indices), values[different], drawn=drawn)
+        self.writing = True
+        try:
+            self._put(box, values, different, drawn=drawn)
+        finally:
+            self.writing = False
         self._filled[leading] += change
 
     def _in_layer(self, key: Any) -> tuple[Any, ...]:
@@ -266,31 +262,29 @@ class LayerLabels:
         """Return what a key into the layer's data is in this array."""
         return tuple(part for i, part in enumerate(key) if i != self.axis)
 
-    def _put(self, indices: tuple[NDArray[np.intp], ...], values: NDArray[Any], *, drawn: bool) -> None:
-        with self._writing():
-            layer = self.layer
-            # Hidden, it has no slice where the slider is now, and napari would fail half-way.
-            if not layer.visible:
-                self._put_past_napari(indices, values)
-                return
-            # A stroke that is just being drawn must not take what is written here for its own.
-            drawing, layer._block_history = getattr(layer, "_block_history", False), False
-            before = self._last_step
-            try:
-                layer.data_setitem(indices, values, refresh=drawn)
-            finally:
-                layer._block_history = drawing
-            if self._last_step is not before:
-                self._written.append(self._last_step)
-
-    def _put_whole(self, key: tuple[Any, ...], values: NDArray[Any], *, drawn: bool) -> None:
-        """Write all of a box of the layer's data, of which napari's own undo knows nothing."""
-        with self._writing():
-            self._put_past_napari(key, values)
+    def _put(self, box: Any, values: NDArray[Any], different: BoolMask, *, drawn: bool) -> None:
+        """Write to those pixels of a box that are different, or, where that is better, to all of it."""
+        layer = self.layer
+        # Hidden, it has no slice where the slider is now, and napari would fail half-way.
+        if layer.multiscale or not layer.visible or np.count_nonzero(different) > _MANY:
+            self._put_past_napari(self._in_layer(box), values)
             if drawn:
-                self.layer.refresh(thumbnail=False, highlight=False, extent=False)
+                layer.refresh(thumbnail=False, highlight=False, extent=False)
+            return
+        indices = [i + part.start for i, part in zip(np.nonzero(different), box, strict=True)]
+        if self.axis is not None:
+            indices.insert(self.axis, np.zeros_like(indices[0]))
+        # A stroke that is just being drawn must not take what is written here for its own.
+        drawing, layer._block_history = getattr(layer, "_block_history", False), False
+        before = self._last_step
+        try:
+            layer.data_setitem(tuple(indices), values[different], refresh=drawn)
+        finally:
+            layer._block_history = drawing
+        if self._last_step is not before:
+            self._written.append(self._last_step)
 
-    def _put_past_napari(self, key: Any, values: Any) -> None:
+    def _put_past_napari(self, key: Any, values: NDArray[Any]) -> None:
         """Write to the layer's data, and have napari forget what it could undo: what came before, in the place of this."""
         finest(self.layer)[key] = values
         self._written = []
@@ -299,14 +293,6 @@ class LayerLabels:
             self.layer.editable = False
             self.layer.editable = True
             self.layer.mode = mode
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        self.writing = True
-        try:
-            yield
-        finally:
-            self.writing = False
 
     # -------------------------------------------------------------------------------- napari's own undo
 
@@ -449,7 +435,7 @@ class LayerLabels:
 
     # ------------------------------------------------------------------------------------------- a file
 
-    def writer(self, path: Path, source: Source, layers: Iterable[Any] = ()) -> Callable[[], Path]:
+    def writer(self, path: Path, source: Source, layers: Iterable[Any]) -> Callable[[], Path]:
         """Return what writes these labels to a file, with the pixel size of the layer, or of the image's file; for a worker.
 
         Raises
