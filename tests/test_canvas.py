@@ -141,7 +141,7 @@ def test_the_click_layer_is_shown_when_it_is_asked_for(scene):
         canvas.clicks.layer.visible = False
         ask()
         assert canvas.clicks.layer.visible
-    canvas.stop_picking()
+    canvas.give_up_picking()
     assert canvas.clicks.layer.mode == "add"
 
 

@@ -22,6 +22,7 @@ def test_each_kind_of_layer_gets_its_keys_until_they_are_released():
             Labels: {"T": lambda: done.append("sign")},
         },
         lambda action: action(),
+        {},
     )
     for layer in (points, labels):
         keys.bind(layer)
@@ -41,7 +42,7 @@ def test_an_action_is_left_to_whoever_does_it():
         raise AssertionError("nobody did it")
 
     layer = Points()
-    Keys({Points: {"C": act}}, asked.append).bind(layer)
+    Keys({Points: {"C": act}}, asked.append, {}).bind(layer)
     pressed(layer, "C")
     assert asked == [act]
 

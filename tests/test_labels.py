@@ -190,7 +190,7 @@ def test_time_in_the_image_s_file_stays_time(tmp_path, monkeypatch, placed, scal
     # As napari has it of files that it opened, for which it takes a window.
     monkeypatch.setattr(Image, "source", SimpleNamespace(path=str(tmp_path / "film.tif")))
     labels = LayerLabels(Labels(pixels.astype(int), **placed))
-    saved = read_image(labels.writer(tmp_path / f"labels{ending}", Source((image,)))())
+    saved = read_image(labels.writer(tmp_path / f"labels{ending}", Source((image,)), ())())
     assert saved.axes == "TYX" and saved.scale == scale and saved.unit == unit
 
 
@@ -211,20 +211,20 @@ def test_labels_in_ome_zarr_lie_where_their_image_lies(tmp_path, monkeypatch, in
     else:
         place = {"scale": (2, 0.5, 500), "translate": (0, 10, 20_000), "units": ("um", "um", "nm")}
     image, layer = Image(pixels, **place), Labels(pixels.astype(int), **place)
-    saved = read_image(LayerLabels(layer).writer(tmp_path / "labels.zarr", Source((image,)))())
+    saved = read_image(LayerLabels(layer).writer(tmp_path / "labels.zarr", Source((image,)), ())())
     per = 1 if in_file else 1000
     assert saved.scale == pytest.approx((2 * per, 0.5 * per, 0.5 * per))
     assert saved.translation == pytest.approx((0, 10 * per, 20 * per))
     if not in_file:
         layer.rotate = 30
-        turned = read_image(LayerLabels(layer).writer(tmp_path / "turned.zarr", Source((image,)))())
+        turned = read_image(LayerLabels(layer).writer(tmp_path / "turned.zarr", Source((image,)), ())())
         assert turned.translation is None
 
 
 def test_axes_in_seconds_are_time_without_a_file_too(tmp_path):
     placed = {"scale": (5, 0.5, 0.5), "units": ("s", "um", "um"), "axis_labels": ("time", "y", "x")}
     labels = LayerLabels(Labels(np.zeros((3, 31, 41), int), **placed))
-    saved = read_image(labels.writer(tmp_path / "labels.tif", Source((Image(np.zeros((3, 31, 41))),)))())
+    saved = read_image(labels.writer(tmp_path / "labels.tif", Source((Image(np.zeros((3, 31, 41))),)), ())())
     assert saved.axes == "TYX" and saved.scale == (5, 0.5, 0.5)
 
 

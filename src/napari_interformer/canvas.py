@@ -157,7 +157,7 @@ class Canvas:
         if self.there or self._known_gone:
             return False
         self._known_gone = True
-        self.stop_picking()
+        self.give_up_picking()
         return True
 
     # ------------------------------------------------------------------------------------------- tools
@@ -277,7 +277,7 @@ class Canvas:
         self.activate()
         self.clicks.layer.mode = "pan_zoom"
         self.clicks.layer.mouse_drag_callbacks.append(self._picked)
-        self.clicks.layer.events.mode.connect(self._tool_chosen)
+        self.clicks.layer.events.mode.connect(self.give_up_picking)  # once another tool is chosen
         self._pick = Pick(labels, chosen, what, key)
         self.changed()
 
@@ -287,8 +287,7 @@ class Canvas:
         if not (yield from stays(event)) or asked is None or self._pick is not asked:
             return
         labels, chosen, what, key = asked
-        self.stop_picking()
-        self.changed()
+        self.give_up_picking()
         value = labels.get_value(
             event.position,
             view_direction=event.view_direction,
@@ -311,22 +310,14 @@ class Canvas:
             self.clicks.end_drag()
             self.give_up_picking()
 
-    def give_up_picking(self) -> None:
-        """Return to clicks, if the next one was to choose an object."""
-        if self.picking:
-            self.stop_picking()
-            self.changed()
-
-    def stop_picking(self, *, tool_chosen: bool = False) -> None:
-        """Return to clicks, or to the tool chosen, if the next one was to choose an object; `changed` is not called."""
-        picking, self._pick = self.picking, None
-        if picking and self.clicks is not None:
-            self.clicks.layer.mouse_drag_callbacks.remove(self._picked)
-            self.clicks.layer.events.mode.disconnect(self._tool_chosen)
-            if not tool_chosen:
-                self._take_clicks()
-
-    def _tool_chosen(self, _: Any) -> None:
-        """Choose no object when another tool is chosen, such as napari's own for adding points."""
-        self.stop_picking(tool_chosen=True)
+    def give_up_picking(self, _: Any = None) -> None:
+        """Return to clicks, or to the tool that was chosen instead, if the next click was to choose an object."""
+        if self._pick is None or self.clicks is None:
+            return
+        self._pick = None
+        layer = self.clicks.layer
+        layer.mouse_drag_callbacks.remove(self._picked)
+        layer.events.mode.disconnect(self.give_up_picking)
+        if layer.mode == "pan_zoom":  # as `pick` left it
+            self._take_clicks()
         self.changed()

@@ -94,7 +94,6 @@ class ClickLayer:
         self._right = False  # whether the right button was pressed there, for a negative point
         self._positive = True
         self.layer.mouse_drag_callbacks.append(self._pressed)
-        self.layer.mouse_drag_callbacks.append(self._pressed_unseen)
         self.layer.mouse_move_callbacks.append(self._moved)
         for emitter, told in self._of_layer():
             emitter.connect(told)
@@ -141,7 +140,6 @@ class ClickLayer:
         """Stop listening to the layer."""
         self._told = lambda: None
         self.layer.mouse_drag_callbacks.remove(self._pressed)
-        self.layer.mouse_drag_callbacks.remove(self._pressed_unseen)
         self.layer.mouse_move_callbacks.remove(self._moved)
         for emitter, told in self._of_layer():
             emitter.disconnect(told)
@@ -157,7 +155,7 @@ class ClickLayer:
         self.layer.mode = "pan_zoom"  # or points would be added to what nobody reads
         self.layer.metadata[_PUT_AWAY] = True
 
-    def leave(self, labels: Labels, label: int, given: Iterable[Given] = (), *, new: bool = False) -> None:
+    def leave(self, labels: Labels, label: int, given: Iterable[Given], *, new: bool) -> None:
         """Stop listening, and leave an object's points, and its prompts in order, in the viewer, for `take_over` to find.
 
         Its label is 0 if it has no pixels in the labels; `new` says that it was not there before it was clicked on.
@@ -186,19 +184,16 @@ class ClickLayer:
             if np.isfinite(point).all()
         )
 
-    def _pressed(self, layer: Points, event: Any) -> None:
-        # napari adds the point when the button, whichever it is, is released where it was pressed.
-        self._right = layer.mode == "add" and event.button == 2
-        if layer.mode == "add" and event.button in (1, 2):
-            self._mouse = event.position
-            self.expected(self.possible)
-
-    def _pressed_unseen(self, layer: Points, event: Any) -> Generator[None, None, None]:
-        """Show the layer if it is hidden, where napari ignores clicks, and add the click; a drag moves the camera."""
-        if layer.visible or event.button not in (1, 2):
+    def _pressed(self, layer: Points, event: Any) -> Generator[None, None, None]:
+        """Tell of the click that napari is about to add; add it to a hidden layer, where napari ignores it, and show that."""
+        self._right, right = False, event.button == 2
+        if event.button not in (1, 2):
             return
-        right = event.button == 2
-        if (yield from stays(event)):
+        if layer.mode == "add":
+            # napari adds the point when the button, whichever it is, is released where it was pressed.
+            self._right, self._mouse = right, event.position
+            self.expected(self.possible)
+        elif not layer.visible and (yield from stays(event)):  # a drag moves the camera
             layer.visible = True  # with what the mouse was for before it was hidden
             if layer.mode == "add":
                 self._right = right

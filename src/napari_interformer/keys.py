@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    Actions = Mapping[str, Callable[[], None]]  # what keys do
+    Bound = list[tuple[Any, str, Any]]  # a layer, a key, and what it did before
 
 # As napari calls the command key, and as people do.
 CTRL, COMMAND = ("Meta", "Cmd") if sys.platform == "darwin" else ("Control", "Ctrl")
@@ -33,20 +35,20 @@ class Keys:
 
     def __init__(
         self,
-        actions: Mapping[type[Any], Mapping[str, Callable[[], None]]],
+        actions: Mapping[type[Any], Actions],
         do: Callable[[Callable[[], None]], None],
-        with_tool: Mapping[type[Any], Mapping[str, Mapping[str, Callable[[], None]]]] = MappingProxyType({}),
+        with_tool: Mapping[type[Any], Mapping[str, Actions]],
     ) -> None:
         self._actions, self._do, self._with_tool = actions, do, with_tool
-        self._bound: list[tuple[Any, str, Any]] = []
-        self._for_now: list[tuple[Any, str, Any]] = []  # as long as a tool is on
+        self._bound: Bound = []
+        self._for_now: Bound = []  # as long as a tool is on
         self._followed: list[tuple[Any, Callable[[Any], None]]] = []
 
     def bind(self, layer: Any) -> None:
         """Bind the keys of a layer's class on it."""
         for kind, keys in self._actions.items():
             if isinstance(layer, kind):
-                self._bind(layer, keys, self._bound)
+                self._bound += self._bind(layer, keys)
         for kind, tools in self._with_tool.items():
             if isinstance(layer, kind):
                 follow = partial(self._follow, layer, tools)
@@ -54,25 +56,19 @@ class Keys:
                 self._followed.append((layer, follow))
                 follow()
 
-    def _bind(
-        self, layer: Any, keys: Mapping[str, Callable[[], None]], bound: list[tuple[Any, str, Any]]
-    ) -> None:
-        for key, action in keys.items():
-            before = layer.bind_key(key, self._on_key(action), overwrite=True)
-            bound.append((layer, key, before))
+    def _bind(self, layer: Any, keys: Actions) -> Bound:
+        return [
+            (layer, key, layer.bind_key(key, self._on_key(action), overwrite=True))
+            for key, action in keys.items()
+        ]
 
-    def _follow(
-        self, layer: Any, tools: Mapping[str, Mapping[str, Callable[[], None]]], _: Any = None
-    ) -> None:
+    def _follow(self, layer: Any, tools: Mapping[str, Actions], _: Any = None) -> None:
         """Bind what the tool that is on now asks for, in place of what the one before did."""
         _give_back(self._for_now)
-        self._bind(layer, tools.get(str(layer.mode), {}), self._for_now)
+        self._for_now += self._bind(layer, tools.get(str(layer.mode), {}))
 
     def _on_key(self, action: Callable[[], None]) -> Callable[[Any], None]:
-        def pressed(_: Any) -> None:
-            self._do(action)
-
-        return pressed
+        return lambda _: self._do(action)
 
     def release(self) -> None:
         """Give all keys back to what they did before."""
@@ -83,7 +79,7 @@ class Keys:
         _give_back(self._bound)
 
 
-def _give_back(bound: list[tuple[Any, str, Any]]) -> None:
+def _give_back(bound: Bound) -> None:
     for layer, key, before in bound:
         layer.bind_key(key, before, overwrite=True)
     bound.clear()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from napari_interformer.files import planes_of, same_file
 from napari_interformer.geometry import Box
 from napari_interformer.image import plane_at, read_only
 from napari_interformer.label_files import write_labels
-from napari_interformer.layers import PLACE, corners, finest, is_unplaced, lengths, place, steps
+from napari_interformer.layers import PLACE, Grid, corners, finest, is_unplaced, lengths, place, steps
 from napari_interformer.painting import empty_labels
 
 if TYPE_CHECKING:
@@ -112,6 +111,11 @@ def copied(layer: Labels) -> Labels:
     return copy
 
 
+def made_for(layer: Labels, image: Image) -> bool:
+    """Whether `new_labels` made a layer for an image, or `lay_over` laid it there."""
+    return bool(layer.metadata.get(_MADE_FOR) == (image.unique_id, layer.unique_id))
+
+
 def use_for(layer: Labels, image: Image) -> None:
     """Note that an image's objects are written to a layer."""
     used = layer.metadata.get(_USED_FOR, {})
@@ -134,11 +138,6 @@ def labels_of(image: Image, layers: Iterable[Any], shape: Sequence[int] | None =
         and (shape is None or tuple(finest(one).shape) == tuple(shape))
     ]
     return made[-1] if made else None
-
-
-def made_for(layer: Labels, image: Image) -> bool:
-    """Whether `new_labels` made a layer for an image, or `lay_over` laid it there."""
-    return bool(layer.metadata.get(_MADE_FOR) == (image.unique_id, layer.unique_id))
 
 
 def lay_over(layer: Labels, source: Source) -> bool:
@@ -228,6 +227,27 @@ class LayerLabels:
         # Of the array that it was made for, though somebody may just have given the layer another one.
         return np.asarray(self.array[self._in_layer(key)])
 
+    def __setitem__(self, key: Any, values: Any) -> None:
+        """Write a box: indices of planes, or slices of them, then two slices; all with bounds."""
+        box = tuple(part if isinstance(part, slice) else slice(part, part + 1) for part in key)
+        before = self[box]
+        values = np.broadcast_to(values, before.shape)
+        different = before != values
+        if not different.any():
+            return
+        change = _filled(values) - _filled(before)  # now: `before` is a view
+        shown, leading = self._shown(), box[:-2]
+        # What nobody sees need not be drawn: it takes napari longer than writing.
+        drawn = shown is None or all(
+            part.start <= i < part.stop for part, i in zip(leading, shown, strict=True)
+        )
+        self.writing = True
+        try:
+            self._put(box, values, different, drawn=drawn)
+        finally:
+            self.writing = False
+        self._filled[leading] += change
+
     def _in_layer(self, key: Any) -> tuple[Any, ...]:
         """Return a key into this array as one into the layer's data."""
         parts = list(key) if isinstance(key, tuple) else [key]
@@ -238,70 +258,33 @@ class LayerLabels:
             parts.insert(self.axis, 0)
         return tuple(parts)
 
-    def __setitem__(self, key: Any, values: Any) -> None:
-        """Write a box: plane indices, then two slices with bounds."""
-        *plane, rows, columns = key
-        before = self[key]
-        values = np.broadcast_to(values, before.shape)
-        different = before != values
-        count = np.count_nonzero(different)
-        if not count:
-            return
-        change = np.count_nonzero(values) - np.count_nonzero(before)  # now: `before` is a view
-        # What nobody sees need not be drawn: it takes napari longer than writing.
-        drawn = self._shown() in (None, tuple(plane))
-        if self.layer.multiscale or count > _MANY:
-            self._put_whole(self._in_layer(key), values, drawn=drawn)
-        else:
-            y, x = np.nonzero(different)
-            indices = [*(np.full(y.size, i) for i in plane), y + rows.start, x + columns.start]
-            if self.axis is not None:
-                indices.insert(self.axis, np.zeros_like(y))
-            self._put(tuple(indices), values[y, x], drawn=drawn)
-        self._filled[tuple(plane)] += change
+    def without_channels(self, key: Sequence[Any]) -> tuple[Any, ...]:
+        """Return what a key into the layer's data is in this array."""
+        return tuple(part for i, part in enumerate(key) if i != self.axis)
 
-    def _put(
-        self, indices: tuple[NDArray[np.intp], ...], values: NDArray[Any] | int, *, drawn: bool = True
-    ) -> None:
-        with self._writing():
-            layer = self.layer
-            # Hidden, it has no slice where the slider is now, and napari would fail half-way.
-            if not layer.visible:
-                self._put_past_napari(indices, values)
-                return
-            # A stroke that is just being drawn must not take what is written here for its own.
-            drawing, layer._block_history = getattr(layer, "_block_history", False), False
-            before = self._last_step
-            try:
-                layer.data_setitem(indices, values, refresh=drawn)
-            finally:
-                layer._block_history = drawing
-            if self._last_step is not before:
-                self._written.append(self._last_step)
-
-    @property
-    def can_undo(self) -> bool:
-        """Whether napari's own undo has anything to take back."""
-        return self._last_step is not None
-
-    @property
-    def _last_step(self) -> Any:
-        """What napari's own undo would take back now: a list of edits (see `Stroke`); None if there is nothing."""
-        return self._history[-1] if self._history else None
-
-    @property
-    def _history(self) -> deque[Any]:
-        """What napari's own undo has, the newest last. There is no public way to it: empty should napari keep it elsewhere."""
-        return getattr(self.layer, "_undo_history", deque())
-
-    def _put_whole(self, key: tuple[Any, ...], values: NDArray[Any], *, drawn: bool) -> None:
-        """Write all of a box of the layer's data, of which napari's own undo knows nothing."""
-        with self._writing():
-            self._put_past_napari(key, values)
+    def _put(self, box: Any, values: NDArray[Any], different: BoolMask, *, drawn: bool) -> None:
+        """Write to those pixels of a box that are different, or, where that is better, to all of it."""
+        layer = self.layer
+        # Hidden, it has no slice where the slider is now, and napari would fail half-way.
+        if layer.multiscale or not layer.visible or np.count_nonzero(different) > _MANY:
+            self._put_past_napari(self._in_layer(box), values)
             if drawn:
-                self.layer.refresh(thumbnail=False, highlight=False, extent=False)
+                layer.refresh(thumbnail=False, highlight=False, extent=False)
+            return
+        indices = [i + part.start for i, part in zip(np.nonzero(different), box, strict=True)]
+        if self.axis is not None:
+            indices.insert(self.axis, np.zeros_like(indices[0]))
+        # A stroke that is just being drawn must not take what is written here for its own.
+        drawing, layer._block_history = getattr(layer, "_block_history", False), False
+        before = self._last_step
+        try:
+            layer.data_setitem(tuple(indices), values[different], refresh=drawn)
+        finally:
+            layer._block_history = drawing
+        if self._last_step is not before:
+            self._written.append(self._last_step)
 
-    def _put_past_napari(self, key: Any, values: Any) -> None:
+    def _put_past_napari(self, key: Any, values: NDArray[Any]) -> None:
         """Write to the layer's data, and have napari forget what it could undo: what came before, in the place of this."""
         finest(self.layer)[key] = values
         self._written = []
@@ -311,13 +294,24 @@ class LayerLabels:
             self.layer.editable = True
             self.layer.mode = mode
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        self.writing = True
-        try:
-            yield
-        finally:
-            self.writing = False
+    # -------------------------------------------------------------------------------- napari's own undo
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether napari's own undo has anything to take back."""
+        return self._last_step is not None
+
+    def undo(self) -> Stroke:
+        """Take back napari's last step; return what it had painted."""
+        step = self._last_step
+        self.layer.undo()
+        return Stroke(self, step or ())
+
+    def redo(self) -> Stroke:
+        """Make the step again that was taken back last; return what it painted."""
+        before = self._last_step
+        self.layer.redo()
+        return Stroke(self, () if self._last_step is before else self._last_step)
 
     def one_step(self) -> None:
         """Let napari's own undo take back at once all that was written since the last call: an object, and not its last click.
@@ -327,8 +321,8 @@ class LayerLabels:
         own, self._written = self._written, []
         self._merge(own)
 
-    def repaint_stroke(self, edits: Iterable[tuple[Any, Any]], step: Any) -> Any:
-        """Write to the pixels of a stroke's edits, as it is taken back or made again.
+    def repaint(self, pixels: Iterable[tuple[Any, BoolMask, Any]], step: Any) -> Any:
+        """Write to the pixels of a stroke, as it is taken back or made again: to those of a mask in a box, these values.
 
         `step` is what the stroke, or the writing before, is in napari's own undo; it counts as ours from now on. What is
         written becomes one step, since napari keeps a hundred and a stroke may have as many edits. Returns that step.
@@ -337,8 +331,10 @@ class LayerLabels:
         earlier = list(history)
         history.clear()  # or a hundred edits would push these out
         try:
-            for edit, values in edits:
-                self.repaint(edit, values)
+            for box, mask, values in pixels:
+                painted = self[box].copy()
+                painted[mask] = values
+                self[box] = painted
         finally:
             new, self._written = self._written[known:], self._written[:known]
             merged = self._merge(new)
@@ -363,76 +359,46 @@ class LayerLabels:
         edits = [edit for step in (newest if history else own) for edit in step]
         if not edits:
             return None
-        shape = self.array.shape
-        indices = [_indices(edit) for edit in edits]
-        places = np.concatenate([np.ravel_multi_index(one, shape) for one in indices])
-        before, after = (
-            np.concatenate(
-                [
-                    np.broadcast_to(np.ravel(edit[part]), one[0].shape)
-                    for edit, one in zip(edits, indices, strict=True)
-                ]
-            )
-            for part in (-2, -1)
-        )
-        pixels, first = np.unique(places, return_index=True)
-        _, last = np.unique(places[::-1], return_index=True)
-        before, after = before[first], after[::-1][last]
-        changed = before != after
-        if not changed.any():
+        edit = _together(edits, self.array.shape)
+        if edit is None:
             return None
-        step = [(np.unravel_index(pixels[changed], shape), before[changed], after[changed])]
-        history.append(step)
-        return step
+        history.append([edit])
+        return history[-1]  # type: ignore[no-any-return]
+
+    @property
+    def _last_step(self) -> Any:
+        """What napari's own undo would take back now: a list of edits (see `Stroke`); None if there is nothing."""
+        return self._history[-1] if self._history else None
+
+    @property
+    def _history(self) -> deque[Any]:
+        """What napari's own undo has, the newest last. There is no public way to it: empty should napari keep it elsewhere."""
+        return getattr(self.layer, "_undo_history", deque())
+
+    # --------------------------------------------------------------------------- which labels there are
+
+    @property
+    def annotated(self) -> NDArray[np.bool_]:
+        """Which planes hold labels, as far as `survey` and what was written since tell: bool, the leading axes' shape."""
+        return self._filled > 0
+
+    def survey(self, planes: Iterable[tuple[int, ...]] | None = None) -> tuple[int, int]:
+        """Count which pixels of some planes, or of all, have a label, and return the lowest and highest label there, or 0.
+
+        It reads all of them, so let a worker thread do it.
+        """
+        lowest = highest = 0
+        parts = planes_of(self) if planes is None else ((plane, self[plane]) for plane in planes)
+        for plane, labels in parts:
+            self._filled[plane] = np.count_nonzero(labels)
+            lowest = min(lowest, int(labels.min(initial=0)))
+            highest = max(highest, int(labels.max(initial=0)))
+        return lowest, highest
 
     def those_of(self, numbers: set[int]) -> set[int]:
         """Return which of these numbers any pixel has; all of the labels are read."""
         planes = planes_of(self) if numbers else ()
         return {int(n) for _, plane in planes for n in np.unique(plane)} & numbers
-
-    def undo(self) -> Stroke:
-        """Take back napari's last step; return what it had painted."""
-        step = self._last_step
-        self.layer.undo()
-        return Stroke(self, step or ())
-
-    def redo(self) -> Stroke:
-        """Make the step again that was taken back last; return what it painted."""
-        before = self._last_step
-        self.layer.redo()
-        return Stroke(self, () if self._last_step is before else self._last_step)
-
-    def repaint(self, edit: tuple[Any, ...], values: NDArray[Any] | int) -> None:
-        """Write to the pixels of an edit (see `Stroke`); if they are many, napari's own undo knows nothing of it."""
-        if _boxed(edit) and (self.layer.multiscale or _count(edit) > _MANY):
-            box, mask, *_ = edit
-            before = np.asarray(self.array[box])
-            after = before.copy()
-            after[... if mask is None else mask] = values
-            change = np.not_equal(after, 0).astype(int) - (before != 0)  # now: `before` is a view
-            self._put_whole(box, after, drawn=True)
-            axes = [i for i in range(change.ndim) if i != self.axis][-2:]
-            if self.axis is not None:
-                axes.append(self.axis)
-            self._filled[self.leading_of(box)] += change.sum(tuple(axes))
-            return
-        indices = _indices(edit)
-        change = np.not_equal(np.ravel(values), 0).astype(int) - (
-            np.asarray(finest(self.layer)[indices]) != 0
-        )
-        self._put(indices, np.ravel(values) if np.ndim(values) else values)
-        if planes := self.leading_of(indices):
-            np.add.at(self._filled, planes, change)
-        else:
-            self._filled += change.sum()
-
-    def leading_of(self, key: Sequence[Any]) -> tuple[Any, ...]:
-        """Return on which planes pixels lie: what their indices into the layer's data, or slices, are for the leading axes."""
-        return self.without_channels(key)[:-2]
-
-    def without_channels(self, key: Sequence[Any]) -> tuple[Any, ...]:
-        """Return what a key into the layer's data is in this array."""
-        return tuple(part for i, part in enumerate(key) if i != self.axis)
 
     def room(self, highest: int) -> int | None:
         """Return how many more numbers fit than the highest there is, if that is fewer than people add."""
@@ -459,10 +425,46 @@ class LayerLabels:
         layer.data = array
         layer.visible = visible
 
+    def copy(self, source: Labels) -> None:
+        """Bring over the labels of another layer, where nobody has painted yet; a worker thread may do it, then `refresh`."""
+        array, target = finest(source), self.array
+        rows = max(1, _AT_ONCE // target[:1].nbytes)  # so that a lazy array's chunks are read about once
+        for first in range(0, len(target), rows):
+            part = target[first : first + rows]
+            np.copyto(part, np.asarray(array[first : first + rows]), where=part == 0)
+
+    # ------------------------------------------------------------------------------------------- a file
+
+    def writer(self, path: Path, source: Source, layers: Iterable[Any]) -> Callable[[], Path]:
+        """Return what writes these labels to a file, with the pixel size of the layer, or of the image's file; for a worker.
+
+        Raises
+        ------
+        FileExistsError
+            If that is the file of the image itself, or of another one among `layers`.
+        """
+        for layer in {*source.layers, *(one for one in layers if isinstance(one, Image))}:
+            if layer.source.path and path.exists() and same_file(path, Path(layer.source.path)):
+                which = (
+                    "the image itself" if layer in source.layers else f"the image of the layer {layer.name}"
+                )
+                raise FileExistsError(
+                    f"{path.name} is {which}, which would be lost: give the labels another name."
+                )
+        own = self.grid  # now: a layer is the main thread's
+
+        def write() -> Path:
+            return write_labels(path, self, **_completed(own, source.told_by_file())._asdict())
+
+        return write
+
     @property
-    def axis_labels(self) -> tuple[str, ...]:
-        """What napari calls the axes."""
-        return tuple(map(str, self.without_channels(self.layer.axis_labels)))
+    def grid(self) -> Grid:
+        """What somebody said of the layer's axes."""
+        # Whatever is measured in seconds is time. An axis is called -3 where nobody named it.
+        names = ["T" if time else name for time, name in zip(self._timed, self._names, strict=True)]
+        axes = "".join(name if len(name) == 1 else "?" for name in names[:-2])
+        return Grid(f"{axes}YX", *self.pixel_size, self.translation)
 
     @property
     def pixel_size(self) -> tuple[list[float | None], str | None]:
@@ -474,7 +476,7 @@ class LayerLabels:
         unit = self.layer.units[-1]
         scale: list[float | None] = []
         sizes = self.without_channels(lengths(self.layer).tolist())
-        for size, own, timed, name in zip(sizes, self._units, self._timed, self.axis_labels, strict=True):
+        for size, own, timed, name in zip(sizes, self._units, self._timed, self._names, strict=True):
             length = size * _factor(own, "second" if timed else unit)
             scale.append(None if name.lower() == "t" and not timed else length)
         return scale, None if str(unit) == "pixel" else str(unit)
@@ -491,6 +493,11 @@ class LayerLabels:
         return [place * _factor(own, other) for place, own, other in kept]
 
     @property
+    def _names(self) -> tuple[str, ...]:
+        """What napari calls the axes."""
+        return tuple(map(str, self.without_channels(self.layer.axis_labels)))
+
+    @property
     def _units(self) -> tuple[Any, ...]:
         """The unit of each axis."""
         return self.without_channels(self.layer.units)
@@ -500,72 +507,27 @@ class LayerLabels:
         """Which axes are measured in a unit of time."""
         return [bool(own.is_compatible_with("second")) for own in self._units]
 
-    def writer(self, path: Path, source: Source, layers: Iterable[Any] = ()) -> Callable[[], Path]:
-        """Return what writes these labels to a file, with the pixel size of the layer, or of the image's file; for a worker.
 
-        Raises
-        ------
-        FileExistsError
-            If that is the file of the image itself, or of another one among `layers`.
-        """
-        for layer in {*source.layers, *(one for one in layers if isinstance(one, Image))}:
-            if layer.source.path and path.exists() and same_file(path, Path(layer.source.path)):
-                which = (
-                    "the image itself" if layer in source.layers else f"the image of the layer {layer.name}"
-                )
-                raise FileExistsError(
-                    f"{path.name} is {which}, which would be lost: give the labels another name."
-                )
-        (scale, unit), place = self.pixel_size, self.translation
-        timed = self._timed
-        # Whatever is measured in seconds is time. An axis is called -3 where nobody named it.
-        names = ["T" if time else name for time, name in zip(timed, self.axis_labels, strict=True)]
-        axes = "".join(name if len(name) == 1 else "?" for name in names[:-2])
+def _completed(own: Grid, told: Grid | None) -> Grid:
+    """Return what a file says of labels: what somebody said of their layer comes first, then what the image's file tells."""
+    if told is None:
+        return own
+    nameless = not own.axes[:-2].strip("?")
+    axes = told.axes[: len(own.axes) - 2] + "YX" if nameless else own.axes
+    if not own.unit and all(size in (1, None) for size in own.scale):
+        place = told.translation
+        if own.translation is not None:  # nobody gave the layer a unit, so it lies so many pixels away
+            place = [n * (size or 1) for n, size in zip(own.translation, told.scale, strict=True)]
+        return Grid(axes, told.scale, told.unit, place)
+    sizes = zip(axes.upper(), own.scale, strict=True)
+    # What nobody called time has a length, which is none.
+    return own._replace(axes=axes, scale=[None if nameless and axis == "T" else n for axis, n in sizes])
 
-        def write() -> Path:
-            letters, sizes, of_unit, first = axes, scale, unit, place
-            if told := source.told_by_file():  # what somebody said comes first
-                if not axes.strip("?"):
-                    letters = told[0][: len(axes)]
-                if not (unit or any(size not in (1, None) for size in scale)):
-                    _, sizes, of_unit, of_file = told
-                    # Nobody gave the layer a unit, so it lies so many pixels away.
-                    known = [size or 1 for size in sizes]
-                    first = (
-                        of_file if place is None else [n * size for n, size in zip(place, known, strict=True)]
-                    )
-            if sizes is scale:  # a length is no time
-                steps = zip(f"{letters}YX".upper(), scale, timed, strict=True)
-                sizes = [None if letter == "T" and not time else size for letter, size, time in steps]
-            return write_labels(path, self, axes=f"{letters}YX", scale=sizes, unit=of_unit, translation=first)
 
-        return write
-
-    @property
-    def annotated(self) -> NDArray[np.bool_]:
-        """Which planes hold labels, as far as `survey` and what was written since tell: bool, the leading axes' shape."""
-        return self._filled > 0
-
-    def copy(self, source: Labels) -> None:
-        """Bring over the labels of another layer, where nobody has painted yet; a worker thread may do it, then `refresh`."""
-        array, target = finest(source), self.array
-        rows = max(1, _AT_ONCE // target[:1].nbytes)  # so that a lazy array's chunks are read about once
-        for first in range(0, len(target), rows):
-            part = target[first : first + rows]
-            np.copyto(part, np.asarray(array[first : first + rows]), where=part == 0)
-
-    def survey(self, planes: Iterable[tuple[int, ...]] | None = None) -> tuple[int, int]:
-        """Count which pixels of some planes, or of all, have a label, and return the lowest and highest label there, or 0.
-
-        It reads all of them, so let a worker thread do it.
-        """
-        lowest = highest = 0
-        parts = planes_of(self) if planes is None else ((plane, self[plane]) for plane in planes)
-        for plane, labels in parts:
-            self._filled[plane] = np.count_nonzero(labels)
-            lowest = min(lowest, int(labels.min(initial=0)))
-            highest = max(highest, int(labels.max(initial=0)))
-        return lowest, highest
+def _filled(labels: NDArray[Any]) -> NDArray[np.int64]:
+    """Return how many pixels of each plane have a label."""
+    planes = np.ndindex(labels.shape[:-2])
+    return np.reshape([np.count_nonzero(labels[plane]) for plane in planes], labels.shape[:-2])
 
 
 class Stroke:
@@ -591,30 +553,39 @@ class Stroke:
 
     def parts(self) -> Iterator[tuple[Plane, Box, BoolMask]]:
         """Go through the pixels that were painted: a plane, a box, and a mask of that box's size."""
-        for edit in self._edits:
-            yield from (self._of_box if _boxed(edit) else self._of_pixels)(edit)
+        for (*leading, rows, columns), mask, _, _ in self._boxes(self._edits):
+            for index in np.ndindex(mask.shape[:-2]):
+                if mask[index].any():
+                    plane = tuple(part.start + i for part, i in zip(leading, index, strict=True))
+                    yield plane, Box.at(rows, columns), mask[index]
 
-    def _of_box(self, edit: tuple[Any, ...]) -> Iterator[tuple[Plane, Box, BoolMask]]:
-        slices, mask, before, _ = edit
-        mask = np.ones(before.shape, bool) if mask is None else mask
-        *leading, rows, columns = self._labels.without_channels(slices)
-        mask = mask.reshape([part.stop - part.start for part in (*leading, rows, columns)])
-        box = Box.at(rows, columns)
-        for index in np.ndindex(mask.shape[:-2]):
-            if mask[index].any():
-                plane = tuple(part.start + i for part, i in zip(leading, index, strict=True))
-                yield plane, box, mask[index]
+    def _boxes(self, edits: Iterable[Any]) -> Iterator[tuple[Any, BoolMask, Any, Any]]:
+        """Go through edits as slices of the labels, masks of that size, and what their pixels were and became, in C order."""
+        for edit in edits:
+            if _boxed(edit):
+                slices, mask, before, after = edit
+                mask = np.ones(before.shape, bool) if mask is None else mask
+                box = self._labels.without_channels(slices)
+                yield box, mask.reshape([part.stop - part.start for part in box]), np.ravel(before), after
+            else:
+                yield from self._of_pixels(*edit)
 
-    def _of_pixels(self, edit: tuple[Any, ...]) -> Iterator[tuple[Plane, Box, BoolMask]]:
-        *leading, y, x = self._labels.without_channels(edit[0])
-        shape = self._labels.shape[:-2]
-        numbers = np.ravel_multi_index(tuple(leading), shape) if shape else np.zeros(len(y), int)
+    def _of_pixels(
+        self, indices: Any, *values: Any
+    ) -> Iterator[tuple[Any, BoolMask, NDArray[Any], NDArray[Any]]]:
+        shape = self._labels.shape
+        places = np.ravel_multi_index(self._labels.without_channels(indices), shape)
+        before, after = (np.broadcast_to(np.ravel(one), places.shape) for one in values)
+        places, first = np.unique(places, return_index=True)
+        numbers = places // math.prod(shape[-2:])
         for number in np.unique(numbers):
-            rows, columns = y[numbers == number], x[numbers == number]
-            box = Box(int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
-            mask = np.zeros(box.shape, bool)
-            mask[rows - box.top, columns - box.left] = True
-            yield plane_at(number, shape), box, mask
+            here = numbers == number
+            *_, y, x = np.unravel_index(places[here], shape)
+            plane = [slice(i, i + 1) for i in plane_at(number, shape[:-2])]
+            box = Box(int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1)
+            mask = np.zeros((*(1 for _ in plane), *box.shape), bool)
+            mask[..., y - box.top, x - box.left] = True
+            yield (*plane, *box.slices), mask, before[first[here]], after[first[here]]
 
     @property
     def highest(self) -> int:
@@ -623,24 +594,18 @@ class Stroke:
 
     def take_back(self) -> None:
         """Give its pixels what they had before."""
-        edits = [(edit, edit[-2]) for edit in reversed(self._edits)]
-        self._step = self._labels.repaint_stroke(edits, self._step)
+        pixels = ((box, mask, before) for box, mask, before, _ in self._boxes(reversed(self._edits)))
+        self._step = self._labels.repaint(pixels, self._step)
 
     def make(self) -> None:
         """Paint it again."""
-        edits = [(edit, edit[-1]) for edit in self._edits]
-        self._step = self._labels.repaint_stroke(edits, self._step)
+        pixels = ((box, mask, after) for box, mask, _, after in self._boxes(self._edits))
+        self._step = self._labels.repaint(pixels, self._step)
 
 
 def _boxed(edit: tuple[Any, ...]) -> bool:
     """Whether an edit tells its pixels by slices and a mask."""
     return len(edit) == 4
-
-
-def _count(edit: tuple[Any, ...]) -> int:
-    """Return how many pixels an edit has, which tells them by slices and a mask."""
-    _, mask, before, _ = edit
-    return int(before.size if mask is None else np.count_nonzero(mask))
 
 
 def _indices(edit: tuple[Any, ...]) -> tuple[NDArray[np.intp], ...]:
@@ -651,3 +616,19 @@ def _indices(edit: tuple[Any, ...]) -> tuple[NDArray[np.intp], ...]:
     box, mask, before, _ = edit
     places = zip(np.nonzero(np.ones(before.shape, bool) if mask is None else mask), box, strict=True)
     return tuple(index + part.start for index, part in places)
+
+
+def _together(edits: Sequence[Any], shape: tuple[int, ...]) -> tuple[Any, ...] | None:
+    """Return edits, made one after the other, as one: what pixels were at first, and became in the end; None if they stay."""
+    parts = [(np.ravel_multi_index(_indices(edit), shape), edit[-2], edit[-1]) for edit in edits]
+    places, before, after = (
+        np.concatenate([np.broadcast_to(np.ravel(part[i]), part[0].shape) for part in parts])
+        for i in range(3)
+    )
+    pixels, first = np.unique(places, return_index=True)
+    _, last = np.unique(places[::-1], return_index=True)
+    before, after = before[first], after[::-1][last]
+    changed = before != after
+    if not changed.any():
+        return None
+    return np.unravel_index(pixels[changed], shape), before[changed], after[changed]

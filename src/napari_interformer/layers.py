@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,15 @@ GREEN, RED = "#00c853", "#ff1744"
 PLACE = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 
 ContrastChoice = Literal["auto", "layer", "volume", "plane"]
+
+
+class Grid(NamedTuple):
+    """What a file says of its axes: letters, pixel sizes, None where unknown, their unit, and where the first pixel lies."""
+
+    axes: str
+    scale: list[float | None]
+    unit: str | None
+    translation: list[float] | None
 
 
 @dataclass(frozen=True)
@@ -107,12 +116,10 @@ class Source:
         )
         return planes.shown_between(limits) if limits and self.contrast == "auto" else planes
 
-    def told_by_file(self) -> tuple[str, list[float | None], str | None, list[float] | None] | None:
-        """Return what the image's file says of its axes without channels: letters, sizes, unit, and where the first pixel lies.
+    def told_by_file(self) -> Grid | None:
+        """Return what the image's file says of its axes without channels; None if there is no file of that shape.
 
-        Sizes are those of pixels, None where unknown.
-
-        napari's own reader does not pass them on. None if there is no file of that shape. A worker thread may do this.
+        napari's own reader does not pass it on. A worker thread may do this.
         """
         path, shape = self.image.source.path, tuple(finest(self.image).shape)
         try:
@@ -126,7 +133,7 @@ class Source:
         kept = [i for i in range(len(shape)) if i != left_out]
         letters = file.axes or "?" * len(shape)
         place = [file.translation[i] for i in kept] if file.translation else None
-        return "".join(letters[i] for i in kept), [scale[i] for i in kept], file.unit, place
+        return Grid("".join(letters[i] for i in kept), [scale[i] for i in kept], file.unit, place)
 
     def placement(self) -> dict[str, Any]:
         """Return where a layer without channels must lie to cover the image: scale, translate, rotate and so on.

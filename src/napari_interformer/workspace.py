@@ -376,7 +376,7 @@ class Workspace:
 
     def _let_go(self, *, lost: bool = False) -> None:
         """Drop the session, and remove what it put on its layers."""
-        self._canvas.stop_picking()
+        self._canvas.give_up_picking()
         self._keys.release()
         self._rest.stop()
         if lost or self.labels is None:
