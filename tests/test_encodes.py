@@ -131,6 +131,6 @@ def test_single_planes_are_added_to_features_that_are_there(shop, small_model):
     begin(prepared)
     worker.work()
     ((source, features),) = made
-    encodes.go_on(source, features, small_model, "cpu", ((1,),))
+    encodes.go_on(source, features, small_model, "cpu", ((1,),), None)
     worker.work()
     assert told[1:] == [(1,), (False, None)] and features.ready_planes().tolist() == [False, True, False]

@@ -116,9 +116,8 @@ class Panel(QScrollArea):
         self._loaded: Loaded | None = None  # one at a time: they are large
         self._cache = FeatureCache()
         self._encodes = Encodes(self.encoder, progressed=self._progressed, ended=self._ended)
-        self._step: Progress | None = None  # how far the encode on its way is, once it is anywhere
         self._lessons = Lessons(self.encoder, progressed=self.form.show_learnt, ended=self._learnt)
-        self._carrying: OneJob[Job] = OneJob()
+        self._carrying: OneJob[Job] = OneJob(self.decoder)
         self._docked = self._chosen_by_hand = False
         self._image: Image | None = None  # that was chosen last
         self._connect()
@@ -335,14 +334,12 @@ class Panel(QScrollArea):
             self.form.bar.setFormat("Stopping")
 
     def _progressed(self, step: Progress) -> None:
-        self._step = step
         self._show_ready()
         if self.annotator is not None:
             self.annotator.encoded(step.plane)
         self._wanted()
 
     def _ended(self, job: EncodeJob, error: Exception | None) -> None:
-        self._step = None
         if error is not None:
             self.form.show_setup()
         self._show_ready()
@@ -362,7 +359,7 @@ class Panel(QScrollArea):
         of = (
             "" if job is None or self.form.image.layer() is job.source.image else f"{job.source.image.name}: "
         )
-        self.form.show_ready(None if nothing else self.features, self._step, of)
+        self.form.show_ready(None if nothing else self.features, None if job is None else job.step, of)
         self._show_planes()
 
     # ----------------------------------------------------------------------------------- session
@@ -762,24 +759,23 @@ class Panel(QScrollArea):
         annotator.propagate(lambda ends: show_info(where_it_ends(ends)) if ends else None, *told)
         self._refresh()
 
-    def _begin_carrying(self, name: str, text: str) -> tuple[Callable[[int, int], None], Callable[[], bool]]:
+    def _begin_carrying(self, what: str, text: str) -> tuple[Callable[[int, int], None], Callable[[], bool]]:
         """Return two functions for long work in the decoding thread: one takes its progress, one says whether to stop."""
-        job = self._carrying.job = Job()
+        job = self._carrying.job = Job(self.decoder, what)
 
         def told(done: int, most: int) -> None:
-            self.decoder.tell(partial(self._carried, job, name, text, done, most))
+            self._carrying.tell(job, partial(self._carried, job, text, done, most))
 
-        return told, partial(job.unwanted, self.decoder)
+        return told, job.unwanted
 
     def stop(self) -> None:
         """Stop finding or propagating; what is done so far is kept."""
         self._carrying.cancel()
 
-    def _carried(self, job: Job, name: str, text: str, done: int, most: int) -> None:
-        if job is self._carrying.job:
-            self.form.object.setText(text.format(done, most))
-            # Last: Qt handles events meanwhile, after which there may be something else to say.
-            job.show(done, most, name)
+    def _carried(self, job: Job, text: str, done: int, most: int) -> None:
+        self.form.object.setText(text.format(done, most))
+        # Last: Qt handles events meanwhile, after which there may be something else to say.
+        job.show(done, most)
 
     # --------------------------------------------------------------------------------------- files
 
@@ -940,7 +936,7 @@ class Panel(QScrollArea):
 
     def _image_shown(self) -> None:
         """Show the state of the chosen image."""
-        if self.job is None or self._step is not None:
+        if self.job is None or self.job.step is not None:
             self._show_ready()
         self._refresh()
 
