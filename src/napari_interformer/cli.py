@@ -47,10 +47,10 @@ from napari_interformer.terminal import (
     bar,
     between_steps,
     count,
-    duration,
     first_process,
     show,
 )
+from napari_interformer.units import duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

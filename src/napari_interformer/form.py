@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +34,7 @@ from napari_interformer.keys import COMMAND
 from napari_interformer.layers import GREEN, RED, Source, finest
 from napari_interformer.prompts import planes_are
 from napari_interformer.strip import PlaneStrip
+from napari_interformer.units import duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -584,13 +584,13 @@ class Form(QWidget):
             else ("encoded" if count else "encoding")
         )
         if step is not None and step.done < step.total:
-            text += f", {_duration(step.seconds_left)} left"
+            text += f", {duration(step.seconds_left)} left"
         self.bar.setFormat(f"{of}{text}")
 
     def show_learnt(self, done: float, seconds_left: float) -> None:
         """Show how much a model has learnt, from 0 to 1."""
         self.adapt_bar.setValue(round(100 * done))
-        self.adapt_bar.setFormat(f"{_duration(seconds_left)} left")
+        self.adapt_bar.setFormat(f"{duration(seconds_left)} left")
 
     def show_sign(self, positive: bool) -> None:
         """Show what the next click means."""
@@ -682,19 +682,6 @@ def _told(annotator: Annotator | None, picking: str, adapting: bool, image: bool
 def _elided(widget: QWidget, text: str, width: int) -> str:
     """Return a text without its middle, if it is wider than `width` pixels in the font of a widget."""
     return str(widget.fontMetrics().elidedText(text, Qt.TextElideMode.ElideMiddle, width))
-
-
-def _duration(seconds: float) -> str:
-    if not isfinite(seconds):
-        return "some time"
-    whole = round(seconds)
-    return (
-        f"{whole} s"
-        if whole < 90
-        else f"{round(whole / 60)} min"
-        if whole < 5400
-        else f"{whole / 3600:.1f} h"
-    )
 
 
 def _hint(control: Any, tip: str) -> Any:
