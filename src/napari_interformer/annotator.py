@@ -330,11 +330,16 @@ class Annotator:
 
         self.act(then)
 
-    def edit(self, label: int, *, new: bool = False) -> None:
-        """Continue a committed object, or one that is `new`; the current one is committed first unless its mask is empty."""
+    def edit(
+        self, label: int, *, new: bool = False, failed: Callable[[Exception], Any] | None = None
+    ) -> None:
+        """Continue a committed object, or one that is `new`; the current one is committed first unless its mask is empty.
+
+        `failed` is called, if given, where there is no such object; see `Action`.
+        """
         session = self.session
         adopt = partial(session.adopt_edit, new=new)
-        self._once_left("edit", adopt, partial(session.compute_edit, label))
+        self._once_left("edit", adopt, partial(session.compute_edit, label), failed)
 
     def delete(self, label: int) -> None:
         """Remove an object from the labels; the current one is committed first unless its mask is empty."""
@@ -585,13 +590,19 @@ class Annotator:
             log.error("%s", error, exc_info=error)  # ours to mend; the person gets a sentence all the same
         self._tell(sentence(error))
 
-    def _once_left(self, name: str, then: Callable[[Any], Any], work: Callable[[], Any]) -> None:
+    def _once_left(
+        self,
+        name: str,
+        then: Callable[[Any], Any],
+        work: Callable[[], Any],
+        failed: Callable[[Exception], Any] | None = None,
+    ) -> None:
         """Leave the current object, then do something with the finished ones, which are looked through in the worker."""
 
         def leave(_: None) -> None:
             self._none_waits(name)
             self._leave()
-            self._line.appendleft(Action(then, work))  # next in line
+            self._line.appendleft(Action(then, work, failed))  # next in line
 
         self.act(leave)
 

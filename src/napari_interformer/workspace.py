@@ -319,8 +319,17 @@ class Workspace:
         layer, left = found
         self._viewer.layers.remove(layer)
         clicks.layer.name = layer.name
+
+        def failed(error: Exception) -> None:
+            if not isinstance(error, ValueError):
+                raise error
+            raise ValueError(
+                f"Object {left.label} was left unfinished when the panel was closed, and {labels.layer.name} has no pixel of "
+                "it any more: clicks that are left of it begin a new object; to drop them, press Clear [Shift+C]."
+            ) from error
+
         if left.label:
-            annotator.edit(left.label, new=left.new)
+            annotator.edit(left.label, new=left.new, failed=failed)
         clicks.write(left.given)
         annotator.edited()
 
