@@ -292,6 +292,25 @@ def test_what_matters_is_seen_on_a_small_screen_once_the_image_is_encoded(window
         window.viewer.window.resize(*before)
 
 
+def test_buttons_stay_under_the_mouse_whatever_is_told_above_them(field):
+    window, centres = field
+    form, places = window.form, set()
+
+    def look():
+        window.rest()
+        places.add(form.edit.mapTo(window.panel, window.QPoint()).y())
+
+    look()
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    window.click_and_wait(centres[0])
+    assert "object 1 is already here: press Edit object and click on it to correct it" in form.object.text()
+    look()
+    form.edit.click()
+    look()
+    assert len(places) == 1
+
+
 def test_the_setup_is_folded_when_clicks_can_begin_and_opened_by_its_header(window):
     image, _ = squares()
     form, setup = window.form, window.form.setup

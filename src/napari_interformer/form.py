@@ -56,6 +56,7 @@ _CONTRAST = {
 _DEVICES = ("auto", "cpu", "cuda", "mps")
 EDIT, DELETE = "Edit", "Delete"  # what an object is chosen for
 _LETTERS = 6  # that a chooser shows at least
+_LINES = 3  # for which there is room above the buttons, whatever is told there
 
 
 class LayerChoice(QComboBox):
@@ -356,6 +357,9 @@ class Form(QWidget):
         self.object.setWordWrap(True)
         self.object.setTextFormat(Qt.TextFormat.PlainText)  # a layer's name may hold what looks like a tag
         self.object.setMinimumWidth(1)  # no word may widen the panel
+        told = QGridLayout()
+        told.addWidget(QLabel("\n" * (_LINES - 1)), 0, 0)  # keeps room, or buttons would move under the mouse
+        told.addWidget(self.object, 0, 0, Qt.AlignmentFlag.AlignTop)
         self.labels = _hint(
             LayerChoice("new layer"),
             "The Labels layer that objects are written to. You can continue an existing one: nothing in it is erased.",
@@ -394,7 +398,7 @@ class Form(QWidget):
         rows.setVerticalSpacing(4)
         rows.addRow("Labels", self.labels)
         rows.addRow("Size", self.size)
-        part.addWidget(self.object)
+        part.addLayout(told)
         part.addLayout(_grid((self.commit, self.new), (self.undo, self.redo), (self.clear, self.edit)))
         part.addLayout(rows)
         part.addWidget(_row(self.overwrite, self.delete))
