@@ -541,14 +541,13 @@ class Panel(QScrollArea):
         """Ask for a name, and teach a copy of the model from the finished objects."""
         from napari_interformer.checkpoint import new_name
 
-        annotator = self._now()
-        assert self.clicks is not None and self.labels is not None
+        annotator, clicks, labels = self._now()
         wanted, agreed = QInputDialog.getText(
             self,
             "Adapt to my images",
-            f"The model will learn from the finished objects in {self.labels.layer.name} for a few minutes.\n"
+            f"The model will learn from the finished objects in {labels.layer.name} for a few minutes.\n"
             "Name of the new model:",
-            text=new_name(self.clicks.source.image.name),
+            text=new_name(clicks.source.image.name),
         )
         if agreed:
 
@@ -561,7 +560,7 @@ class Panel(QScrollArea):
 
     def adapt_as(self, wanted: str) -> None:
         """Teach a copy of the model in the encoding thread; keep it under a name, and use it."""
-        annotator = self._now()
+        annotator, _, _ = self._now()
         if self._occupied:
             raise ValueError(
                 "Adapting was not begun, because an image is being encoded: wait until that is done, or cancel it."
@@ -629,15 +628,18 @@ class Panel(QScrollArea):
 
     # ------------------------------------------------------------------------------------- objects
 
-    def _now(self) -> Annotator:
-        if self.annotator is None:
+    def _now(self) -> tuple[Annotator, ClickLayer, LayerLabels]:
+        """Return the session and its layers; a ValueError if there is none."""
+        annotator, clicks, labels = self.annotator, self.clicks, self.labels
+        if annotator is None or clicks is None or labels is None:
             raise ValueError("Clicks need an encoded image: choose an image and press Encode.")
-        return self.annotator
+        return annotator, clicks, labels
 
     def _ready(self) -> Annotator:
         """Return what acts on the current object; the next click is no longer to choose another one."""
         self.canvas.give_up_picking()
-        return self._now()
+        annotator, _, _ = self._now()
+        return annotator
 
     def activate(self) -> None:
         """Make the click layer the one that the mouse and the keys go to, ready to add points."""
@@ -651,9 +653,9 @@ class Panel(QScrollArea):
 
     def flip(self) -> None:
         """Flip the selected points."""
-        self._ready()
-        assert self.clicks is not None
-        self.clicks.flip_selected()
+        self.canvas.give_up_picking()
+        _, clicks, _ = self._now()
+        clicks.flip_selected()
 
     def draw_box(self) -> None:
         """Let the next drag draw a box around the object, with napari's own tool; called again, return to clicks."""
@@ -713,15 +715,13 @@ class Panel(QScrollArea):
 
     def pick(self) -> None:
         """Let the next click on the canvas choose the object to continue; called again, choose none."""
-        annotator = self._now()
-        assert self.labels is not None
-        self.canvas.pick(self.labels.layer, annotator.edit, EDIT, "E")
+        annotator, _, labels = self._now()
+        self.canvas.pick(labels.layer, annotator.edit, EDIT, "E")
 
     def pick_to_delete(self) -> None:
         """Let the next click on the canvas choose an object to remove from the labels; called again, choose none."""
-        annotator = self._now()
-        assert self.labels is not None
-        self.canvas.pick(self.labels.layer, annotator.delete, DELETE, "X")
+        annotator, _, labels = self._now()
+        self.canvas.pick(labels.layer, annotator.delete, DELETE, "X")
 
     # --------------------------------------------------------------------------------- many at once
 
@@ -729,9 +729,8 @@ class Panel(QScrollArea):
         """Find what looks like the finished objects in the part of the image on screen, in the decoding thread."""
         if self._carrying.job is not None:
             return  # the key is there though the button is not
-        annotator, plane = self._now(), self.workspace.plane
-        assert self.labels is not None and self.clicks is not None
-        source = self.clicks.source
+        annotator, clicks, labels = self._now()
+        source, plane = clicks.source, self.workspace.plane
         if not self.screen.upright(source):
             turned = (
                 "roll its axes, or turn its layer, back" if self.screen.flat else "switch to the 2-D view"
@@ -743,7 +742,7 @@ class Panel(QScrollArea):
             raise ValueError(
                 f"Find similar searches the plane on screen, which is none of {source.image.name}: move the slider to one."
             )
-        box = self.screen.seen(source, self.labels.layer)
+        box = self.screen.seen(source, labels.layer)
         progress, unwanted = self._begin_carrying("InterFormer finds", "Finding: {} of {} places")
         annotator.find_similar(
             plane, box, lambda count: show_info(found(count, stopped=unwanted())), progress, unwanted
@@ -754,7 +753,7 @@ class Panel(QScrollArea):
         """Carry the current object through the stack, in the decoding thread."""
         if self._carrying.job is not None:
             return
-        annotator = self._now()
+        annotator, _, _ = self._now()
         told = self._begin_carrying("InterFormer propagates", "Propagating: {} planes")
         annotator.propagate(lambda ends: show_info(where_it_ends(ends)) if ends else None, *told)
         self._refresh()
@@ -794,20 +793,16 @@ class Panel(QScrollArea):
 
     def save_labels(self) -> None:
         """Write the label image as OME-TIFF or OME-Zarr with its pixel size."""
-        annotator = self._now()
-        assert self.clicks is not None and self.labels is not None
-        # Another image may be begun while the dialog is open.
-        labels, source = self.labels, self.clicks.source
-        path = labels_to_save(self, source.image)
+        annotator, clicks, labels = self._now()  # another image may be begun while the dialog is open
+        path = labels_to_save(self, clicks.source.image)
         if path is not None:
-            write = labels.writer(path, source, self.viewer.layers)
+            write = labels.writer(path, clicks.source, self.viewer.layers)
             annotator.make_sure(lambda saved: show_info(f"The labels were saved as {_where(saved)}."), write)
 
     def save_prompts(self) -> None:
         """Write every object's clicks, so that the work can be repeated."""
-        annotator = self._now()
-        assert self.clicks is not None
-        path = clicks_to_save(self, self.clicks.source.image)
+        annotator, clicks, _ = self._now()
+        path = clicks_to_save(self, clicks.source.image)
         if path is not None:
             annotator.make_sure(
                 lambda saved: show_info(f"The clicks were saved as {_where(saved)}."),
@@ -816,13 +811,12 @@ class Panel(QScrollArea):
 
     def load_prompts(self) -> None:
         """Replay saved clicks."""
-        annotator = self._now()
+        annotator, clicks, labels = self._now()
         _check_none_open(annotator)
-        assert self.clicks is not None
-        path = clicks_to_load(self, self.clicks.source.image)
+        path = clicks_to_load(self, clicks.source.image)
         if path is not None:
             self._check_still(annotator, "Clicks were not loaded")
-            session, labels = annotator.session, self.labels
+            session = annotator.session
 
             def work() -> Replay:
                 _check_none_open(annotator)  # a click may have been in line
@@ -836,14 +830,13 @@ class Panel(QScrollArea):
                     if absent := numbers - there:
                         show_info(hidden(len(absent), len(numbers)))
 
-                if labels is not None:
-                    annotator.act(told, lambda: labels.those_of(numbers))
+                annotator.act(told, lambda: labels.those_of(numbers))
 
             annotator.act(then, work)
 
     def restore(self) -> None:
         """Replay what another session recorded of this image."""
-        annotator = self._now()
+        annotator, _, _ = self._now()
         if annotator.has_object:  # to commit it would take a number of those that are restored
             raise ValueError(
                 f"Restore needs every object to be finished; object {annotator.session.label} is not: clear it first [Shift+C]."
