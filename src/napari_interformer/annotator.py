@@ -20,6 +20,7 @@ from napari_interformer.prompts import Click, NotEncodedError, in_order, planes_
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from napari_interformer.decoding import Steps
     from napari_interformer.gaps import Carried, Ended
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from napari_interformer.painting import Stroke
     from napari_interformer.prompts import Given
     from napari_interformer.records import Saved
+    from napari_interformer.replay import Replay
     from napari_interformer.session import Session
 
 log = logging.getLogger(__name__)
@@ -377,6 +379,26 @@ class Annotator:
         session = self.session
         work = partial(session.compute_similar, plane, box, progress=progress, cancelled=cancelled)
         self._once_left("find similar", lambda similar: told(len(session.adopt_similar(similar))), work)
+
+    def check_finished(self, asked: str, remedy: str = "commit or clear it first") -> None:
+        """Refuse what would be mixed up with an unfinished object; the sentence begins with what was `asked`."""
+        if self.has_object:
+            raise ValueError(
+                f"{asked} needs every object to be finished; object {self.session.label} is not: {remedy}."
+            )
+
+    def load(self, path: Path, told: Callable[[set[int]], Any]) -> None:
+        """Replay saved clicks in the worker, if no object is open; `told` gets the labels of the objects that were finished."""
+
+        def work() -> Replay:
+            self.check_finished("Load clicks")  # what was asked before is done by now
+            return self.session.compute_saved(path)
+
+        def then(loaded: Replay) -> None:
+            self.session.adopt_saved(loaded)
+            told({record.label for record, _ in loaded.finished} & self.session.objects.keys())
+
+        self.act(then, work)
 
     def encoded(self, plane: Plane | None = None) -> None:
         """Note that part of a plane was encoded, or that another process may have encoded some."""

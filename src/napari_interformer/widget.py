@@ -58,7 +58,6 @@ if TYPE_CHECKING:
     from napari_interformer.layers import Source
     from napari_interformer.model import InterFormer
     from napari_interformer.prompts import Click
-    from napari_interformer.replay import Replay
 
 
 class Loaded(NamedTuple):
@@ -812,35 +811,21 @@ class Panel(QScrollArea):
     def load_prompts(self) -> None:
         """Replay saved clicks."""
         annotator, clicks, labels = self._now()
-        _check_none_open(annotator)
+        annotator.check_finished("Load clicks")
         path = clicks_to_load(self, clicks.source.image)
         if path is not None:
             self._check_still(annotator, "Clicks were not loaded")
-            session = annotator.session
 
-            def work() -> Replay:
-                _check_none_open(annotator)  # a click may have been in line
-                return session.compute_saved(path)
+            def loaded(numbers: set[int]) -> None:
+                annotator.act(partial(_tell_hidden, numbers), lambda: labels.those_of(numbers))
 
-            def then(loaded: Replay) -> None:
-                session.adopt_saved(loaded)
-                numbers = {record.label for record, _ in loaded.finished} & session.objects.keys()
-
-                def told(there: set[int]) -> None:
-                    if absent := numbers - there:
-                        show_info(hidden(len(absent), len(numbers)))
-
-                annotator.act(told, lambda: labels.those_of(numbers))
-
-            annotator.act(then, work)
+            annotator.load(path, loaded)
 
     def restore(self) -> None:
         """Replay what another session recorded of this image."""
         annotator, _, _ = self._now()
-        if annotator.has_object:  # to commit it would take a number of those that are restored
-            raise ValueError(
-                f"Restore needs every object to be finished; object {annotator.session.label} is not: clear it first [Shift+C]."
-            )
+        # To commit it would take a number of those that are restored.
+        annotator.check_finished("Restore", "clear it first [Shift+C]")
         self.notes.restore()
 
     # -------------------------------------------------------------------------- layers come and go
@@ -1041,9 +1026,7 @@ def _version(name: str) -> tuple[int, int] | None:
     return status.st_mtime_ns, status.st_size
 
 
-def _check_none_open(annotator: Annotator) -> None:
-    """Refuse saved clicks while there is an unfinished object that they would be mixed up with."""
-    if annotator.has_object:
-        raise ValueError(
-            f"Load clicks needs every object to be finished; object {annotator.session.label} is not: commit or clear it first."
-        )
+def _tell_hidden(loaded: set[int], there: set[int]) -> None:
+    """Say if some of the objects that were loaded are not there."""
+    if absent := loaded - there:
+        show_info(hidden(len(absent), len(loaded)))
