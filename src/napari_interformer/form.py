@@ -564,7 +564,7 @@ class Form(QWidget):
         self.bar.setRange(0, 0)
         self.bar.setFormat("Loading the model")
 
-    def show_ready(self, features: Features | None, step: Progress | None = None, of: str = "") -> None:
+    def show_ready(self, features: Features | None, step: Progress | None, of: str) -> None:
         """Show how much of an image is ready for clicks, and the time left if it is being encoded; None shows nothing.
 
         `of` comes before it, where that is not the image chosen.

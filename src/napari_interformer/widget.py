@@ -170,8 +170,8 @@ class Panel(QScrollArea):
             (form.browse, self.browse_store),
         ):
             button.clicked.connect(partial(self._safely, action))
-        form.overwrite.toggled.connect(self._overwrite)
-        form.size.valueChanged.connect(self._size)
+        form.overwrite.toggled.connect(partial(self._set, "overwrite"))
+        form.size.valueChanged.connect(lambda pixels: self._set("object_size", pixels or None))
         form.size.lineEdit().returnPressed.connect(self._focus)
         form.image.activated.connect(self._image_picked)
         for choice in (form.image, form.green, form.blue, form.channel_axis, form.labels):
@@ -440,9 +440,8 @@ class Panel(QScrollArea):
 
     def _begun(self) -> None:
         """Show which layer a new session writes to."""
-        clicks, labels = self.clicks, self.labels
-        if clicks is not None and labels is not None and self.form.image.layer() is clicks.source.image:
-            self.form.labels.choose(labels.layer)
+        if self.labels is not None and not self._elsewhere:
+            self.form.labels.choose(self.labels.layer)
         self._refresh()
 
     def _outdated(self) -> None:
@@ -457,11 +456,7 @@ class Panel(QScrollArea):
         if annotator is None or clicks is None or labels is None:
             return
         layer = self.form.labels.layer()
-        if (
-            layer is labels.layer
-            or self.form.image.layer() is not clicks.source.image
-            or self.workspace.outdated
-        ):
+        if layer is labels.layer or self._elsewhere or self.workspace.outdated:
             return  # what is chosen counts at the next Encode
         if annotator.busy:
             # Only once everything is done is it known if there is an object that would be lost.
@@ -475,7 +470,8 @@ class Panel(QScrollArea):
                 )
             features = annotator.session.features
             layer = new_labels(clicks.source, features.shape) if layer is None else layer
-            self._annotate(clicks.source, self._model(), features, layer)
+            assert self._loaded is not None
+            self._annotate(clicks.source, self._loaded.model, features, layer)
             self.activate()
         except Exception:
             self.form.labels.choose(labels.layer)
@@ -493,10 +489,6 @@ class Panel(QScrollArea):
 
         self.decoder.share(lambda cores: cores // 4)
         return list(models())
-
-    def _model(self) -> InterFormer:
-        assert self._loaded is not None
-        return self._loaded.model
 
     def _model_chosen(self, _: Any = None) -> None:
         if self.form.model.currentData() is None:
@@ -696,12 +688,6 @@ class Panel(QScrollArea):
         """Drop the current object's clicks."""
         self._ready().clear()
 
-    def _overwrite(self, on: bool) -> None:
-        self._set("overwrite", on)
-
-    def _size(self, pixels: int) -> None:
-        self._set("object_size", pixels or None)
-
     def _set(self, name: str, value: Any) -> None:
         """Set something of the session, which may paint, after the clicks that are being answered as it was before."""
         if self.annotator is not None:
@@ -897,11 +883,10 @@ class Panel(QScrollArea):
         self.form.show_rows()
         self._image_shown()
         image = self._image = self.form.image.layer()
-        labels = self.labels
         if image is None:
             self.form.labels.choose(None)
-        elif self.clicks is not None and image is self.clicks.source.image and labels is not None:
-            self.form.labels.choose(labels.layer)
+        elif self.labels is not None and not self._elsewhere:
+            self.form.labels.choose(self.labels.layer)
         else:  # what was begun before the panel was closed, or another image was chosen, is continued
             self.form.labels.choose(labels_of(image, self.viewer.layers))
 
