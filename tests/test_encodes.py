@@ -69,8 +69,7 @@ def test_clicks_may_begin_before_the_first_plane_and_what_is_wanted_comes_first(
     begin(first=((2,), Box(0, 0, 1, 1)))
     worker.work()
     assert told == ["prepared", (2,), (0,), (1,), (False, None)] and encodes.job is None
-    begin()
-    encodes.want(((1,), Box(0, 0, 1, 1)))
+    begin().wanted = ((1,), Box(0, 0, 1, 1))
     worker.work()
     assert told[6] == (1,)
 

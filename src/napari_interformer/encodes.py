@@ -161,8 +161,3 @@ class Encodes(OneJob[EncodeJob]):
         job.step = step
         job.show(step.done, step.total)
         self._tell_progressed(step)
-
-    def want(self, part: Part) -> None:
-        """Encode this part next."""
-        if self.job is not None:
-            self.job.wanted = part

@@ -324,7 +324,7 @@ class Panel(QScrollArea):
     def _wanted(self, _: Any = None) -> None:
         """Have the part that is looked at encoded next."""
         if self.job is not None and (part := self._looked_for(self.job.source)) is not None:
-            self._encodes.want(part)
+            self.job.wanted = part
 
     def cancel(self) -> None:
         """Stop encoding at once, or within a tile; what is done is kept."""
@@ -342,12 +342,12 @@ class Panel(QScrollArea):
         if error is not None:
             self.form.show_setup()
         self._show_ready()
-        clicks = self.clicks
-        if self.annotator is not None:
-            self.annotator.encoded()
-        own = clicks is not None and clicks.source.image is job.source.image
-        if self.annotator is not None and own and (error is not None or job.cancelled.is_set()):
-            self.annotator.give_up(failed=error is not None)
+        annotator, clicks = self.annotator, self.clicks
+        if annotator is not None and clicks is not None:
+            annotator.encoded()
+            stopped = error is not None or job.cancelled.is_set()
+            if stopped and clicks.source.image is job.source.image:
+                annotator.give_up(failed=error is not None)
         if error is not None:
             self._failed(error)
         self._refresh()
@@ -396,23 +396,26 @@ class Panel(QScrollArea):
         if not (known and clicks is not None and clicks.fits(source)):
             if annotator is not None and clicks is not None:
                 self._check_committed(annotator, clicks, source)
-            if self.form.image.layer() is source.image:
-                chosen = self.form.labels.layer()
-            else:  # another one was looked at meanwhile
-                chosen = labels_of(source.image, self.viewer.layers)
-            shape = source.whole(features.shape)
-            if chosen is not None and belongs(chosen, source.image) and tuple(finest(chosen).shape) != shape:
-                # Made before the image got data of another shape, or other channels.
-                before, chosen = chosen, labels_of(source.image, self.viewer.layers, shape)
-                into = "new labels" if chosen is None else chosen.name
-                show_info(
-                    f"{source.image.name} has another shape now: what is in {before.name} stays there, and new objects go to "
-                    f"{into}."
-                )
-            layer = new_labels(source, features.shape) if chosen is None else chosen
-            self._annotate(source, model, features, layer)
+            self._annotate(source, model, features, self._labels_for(source, features))
             self.features = features
         self.workspace.go_on()
+
+    def _labels_for(self, source: Source, features: Features) -> Labels:
+        """Return the Labels layer chosen for an image, or another one where the objects of these features do not fit in."""
+        if self.form.image.layer() is source.image:
+            chosen = self.form.labels.layer()
+        else:  # another one was looked at meanwhile
+            chosen = labels_of(source.image, self.viewer.layers)
+        shape = source.whole(features.shape)
+        if chosen is not None and belongs(chosen, source.image) and tuple(finest(chosen).shape) != shape:
+            # Made before the image got data of another shape, or other channels.
+            before, chosen = chosen, labels_of(source.image, self.viewer.layers, shape)
+            into = "new labels" if chosen is None else chosen.name
+            show_info(
+                f"{source.image.name} has another shape now: what is in {before.name} stays there, and new objects go to "
+                f"{into}."
+            )
+        return new_labels(source, features.shape) if chosen is None else chosen
 
     def _check_committed(self, annotator: Annotator, clicks: ClickLayer, source: Source) -> None:
         """Refuse to begin with an image or with other features while there is an object that would be lost."""
