@@ -463,7 +463,7 @@ class Panel(QScrollArea):
             return  # what is chosen counts at the next Encode
         if annotator.busy:
             # Only once everything is done is it known if there is an object that would be lost.
-            annotator.act(lambda _: self.decoder.later(self._labels_chosen_before))
+            annotator.act(lambda _: self.decoder.tell(partial(self._safely, self._labels_chosen)))
             return
         try:
             if annotator.has_object:
@@ -479,10 +479,6 @@ class Panel(QScrollArea):
         except Exception:
             self.form.labels.choose(labels.layer)
             raise
-
-    def _labels_chosen_before(self) -> None:
-        if self.annotator is not None:
-            self._safely(self._labels_chosen)
 
     # --------------------------------------------------------------------------------------- model
 
