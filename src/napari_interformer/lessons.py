@@ -39,7 +39,7 @@ class Lessons(OneJob[Job]):
     progressed : callable
         Told from time to time which part is done, from 0 to 1, and how many seconds are left.
     ended : callable
-        Called at the end with what was learnt, or with the error; with None if it was stopped.
+        Called at the end, with the job and what was learnt or the error; `job.cancelled` says whether it was stopped.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Lessons(OneJob[Job]):
         worker: WorkerThread,
         *,
         progressed: Callable[[float, float], None],
-        ended: Callable[[Learnt | Exception | None], None],
+        ended: Callable[[Job, Learnt | Exception], None],
     ) -> None:
         super().__init__(worker)
         self._tell_progressed, self._tell_ended = progressed, ended
@@ -85,12 +85,9 @@ class Lessons(OneJob[Job]):
             )
             return Learnt(kept, adapted, list(models()))
 
-        self._run(job, work, self._ended)
+        self._run(job, work, self._tell_ended)
 
     def _progressed(self, job: Job, done: float, seconds_left: float) -> None:
         if not job.cancelled.is_set():
             job.show(round(100 * done), 100)
             self._tell_progressed(done, seconds_left)
-
-    def _ended(self, job: Job, result: Learnt | Exception) -> None:
-        self._tell_ended(None if isinstance(result, Exception) and job.cancelled.is_set() else result)

@@ -567,8 +567,8 @@ class Panel(QScrollArea):
             self._lessons.cancel()
             self.form.adapt_bar.setFormat("Stopping")
 
-    def _learnt(self, result: Learnt | Exception | None) -> None:
-        if isinstance(result, Exception):
+    def _learnt(self, job: Job, result: Learnt | Exception) -> None:
+        if isinstance(result, Exception) and not job.cancelled.is_set():
             self._failed(result)
         self._refresh()
         if isinstance(result, Learnt):
