@@ -19,7 +19,7 @@ import tifffile
 import zarr
 
 from conftest import blobs
-from napari_interformer import cli, segmenting, terminal
+from napari_interformer import cli, segmenting, terminal, units
 from napari_interformer.geometry import Box
 from napari_interformer.label_files import write_labels
 from napari_interformer.options import options_of
@@ -1070,9 +1070,10 @@ def test_progress_that_goes_to_a_file_takes_few_lines(
 
 
 def test_durations_read_as_people_say_them() -> None:
-    assert terminal.duration(61) == "1 min 01 s"
-    assert terminal.duration(3 * 3600 + 120) == "3 h 02 min"
-    assert terminal.duration(float("inf")) == "unknown time"
+    assert units.duration(9) == "9 s"
+    assert units.duration(61) == "1 min 01 s"
+    assert units.duration(3 * 3600 + 120) == "3 h 02 min"
+    assert units.duration(float("inf")) == "unknown time"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

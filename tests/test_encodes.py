@@ -69,8 +69,7 @@ def test_clicks_may_begin_before_the_first_plane_and_what_is_wanted_comes_first(
     begin(first=((2,), Box(0, 0, 1, 1)))
     worker.work()
     assert told == ["prepared", (2,), (0,), (1,), (False, None)] and encodes.job is None
-    begin()
-    encodes.want(((1,), Box(0, 0, 1, 1)))
+    begin().wanted = ((1,), Box(0, 0, 1, 1))
     worker.work()
     assert told[6] == (1,)
 
@@ -131,6 +130,6 @@ def test_single_planes_are_added_to_features_that_are_there(shop, small_model):
     begin(prepared)
     worker.work()
     ((source, features),) = made
-    encodes.go_on(source, features, small_model, "cpu", ((1,),))
+    encodes.go_on(source, features, small_model, "cpu", ((1,),), None)
     worker.work()
     assert told[1:] == [(1,), (False, None)] and features.ready_planes().tolist() == [False, True, False]

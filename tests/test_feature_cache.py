@@ -30,9 +30,14 @@ def test_features_are_kept_for_their_layers_until_one_of_them_is_dropped(planes,
     assert cache.features == [one]
 
 
-def test_the_same_image_and_model_get_the_same_features(planes, small_model):
+def test_the_same_image_and_model_get_the_same_features(planes, small_model, monkeypatch):
     _, made = features_for(planes, small_model, None, [None])
-    assert features_for(planes, small_model, None, [made])[1] is made
+    with monkeypatch.context() as patch:  # room for large ones is a folder on disk
+        patch.setattr(
+            "napari_interformer.encoding.room_for", lambda *_, **__: pytest.fail("no room is needed")
+        )
+        assert features_for(planes, small_model, None, [made])[1] is made
+    assert features_for(planes.with_contrast((0.0, 9.0)), small_model, None, [made])[1] is not made
     other = Planes.of(np.zeros((2, 40, 50), np.uint8))
     assert features_for(other, small_model, None, [made])[1] is not made
 

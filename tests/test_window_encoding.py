@@ -332,6 +332,7 @@ def test_no_room_on_disk_is_told_and_what_was_there_stays(window, monkeypatch):
         raise OSError("Features could not be written to store (No space left on device); free some room.")
 
     monkeypatch.setattr(Features, "create", full)
+    window.viewer.layers[0].contrast_limits = (0, 100)  # with which those that are there are of no use
     window.encode()
     assert "No space left" in window.told[-1]
     assert area(window.labels) == 400 and len(window.points.data) == 1

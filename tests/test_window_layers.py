@@ -217,6 +217,22 @@ def test_a_panel_that_is_opened_again_goes_on_with_the_object_that_was_not_commi
     assert (area(labels.data, 2), len(window.points.data)) == (800, 0) and area(labels.data, 1) == 0
 
 
+def test_an_object_that_was_left_unfinished_and_is_gone_begins_anew_from_its_clicks(field):
+    window, centres = field
+    window.click_and_wait(centres[0])
+    labels = window.viewer.layers[LABELS]
+    window.viewer.window.remove_dock_widget(window.panel)
+    labels.data[:] = 0
+    window.open_panel()
+    window.encode()
+    window.idle()
+    assert window.told == [
+        "Object 1 was left unfinished when the panel was closed, and InterFormer labels has no pixel of it any more: "
+        "clicks that are left of it begin a new object; to drop them, press Clear [Shift+C]."
+    ]
+    assert len(window.points.data) == 1 and area(labels.data) == 400
+
+
 def test_an_object_that_was_left_unfinished_is_saved_as_a_new_one(field, tmp_path):
     window, centres = field
     window.click_and_wait(centres[0])
@@ -274,6 +290,25 @@ def test_what_matters_is_seen_on_a_small_screen_once_the_image_is_encoded(window
         assert seen(form.setup.header, form.encode, form.sign, *most)
     finally:
         window.viewer.window.resize(*before)
+
+
+def test_buttons_stay_under_the_mouse_whatever_is_told_above_them(field):
+    window, centres = field
+    form, places = window.form, set()
+
+    def look():
+        window.rest()
+        places.add(form.edit.mapTo(window.panel, window.QPoint()).y())
+
+    look()
+    window.click_and_wait(centres[0])
+    window.key_and_wait("C")
+    window.click_and_wait(centres[0])
+    assert "object 1 is already here: press Edit object and click on it to correct it" in form.object.text()
+    look()
+    form.edit.click()
+    look()
+    assert len(places) == 1
 
 
 def test_the_setup_is_folded_when_clicks_can_begin_and_opened_by_its_header(window):

@@ -20,6 +20,7 @@ from napari_interformer.prompts import Click, NotEncodedError, in_order, planes_
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from napari_interformer.decoding import Steps
     from napari_interformer.gaps import Carried, Ended
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from napari_interformer.painting import Stroke
     from napari_interformer.prompts import Given
     from napari_interformer.records import Saved
+    from napari_interformer.replay import Replay
     from napari_interformer.session import Session
 
 log = logging.getLogger(__name__)
@@ -330,11 +332,16 @@ class Annotator:
 
         self.act(then)
 
-    def edit(self, label: int, *, new: bool = False) -> None:
-        """Continue a committed object, or one that is `new`; the current one is committed first unless its mask is empty."""
+    def edit(
+        self, label: int, *, new: bool = False, failed: Callable[[Exception], Any] | None = None
+    ) -> None:
+        """Continue a committed object, or one that is `new`; the current one is committed first unless its mask is empty.
+
+        `failed` is called, if given, where there is no such object; see `Action`.
+        """
         session = self.session
         adopt = partial(session.adopt_edit, new=new)
-        self._once_left("edit", adopt, partial(session.compute_edit, label))
+        self._once_left("edit", adopt, partial(session.compute_edit, label), failed)
 
     def delete(self, label: int) -> None:
         """Remove an object from the labels; the current one is committed first unless its mask is empty."""
@@ -372,6 +379,26 @@ class Annotator:
         session = self.session
         work = partial(session.compute_similar, plane, box, progress=progress, cancelled=cancelled)
         self._once_left("find similar", lambda similar: told(len(session.adopt_similar(similar))), work)
+
+    def check_finished(self, asked: str, remedy: str = "commit or clear it first") -> None:
+        """Refuse what would be mixed up with an unfinished object; the sentence begins with what was `asked`."""
+        if self.has_object:
+            raise ValueError(
+                f"{asked} needs every object to be finished; object {self.session.label} is not: {remedy}."
+            )
+
+    def load(self, path: Path, told: Callable[[set[int]], Any]) -> None:
+        """Replay saved clicks in the worker, if no object is open; `told` gets the labels of the objects that were finished."""
+
+        def work() -> Replay:
+            self.check_finished("Load clicks")  # what was asked before is done by now
+            return self.session.compute_saved(path)
+
+        def then(loaded: Replay) -> None:
+            self.session.adopt_saved(loaded)
+            told({record.label for record, _ in loaded.finished} & self.session.objects.keys())
+
+        self.act(then, work)
 
     def encoded(self, plane: Plane | None = None) -> None:
         """Note that part of a plane was encoded, or that another process may have encoded some."""
@@ -585,13 +612,19 @@ class Annotator:
             log.error("%s", error, exc_info=error)  # ours to mend; the person gets a sentence all the same
         self._tell(sentence(error))
 
-    def _once_left(self, name: str, then: Callable[[Any], Any], work: Callable[[], Any]) -> None:
+    def _once_left(
+        self,
+        name: str,
+        then: Callable[[Any], Any],
+        work: Callable[[], Any],
+        failed: Callable[[Exception], Any] | None = None,
+    ) -> None:
         """Leave the current object, then do something with the finished ones, which are looked through in the worker."""
 
         def leave(_: None) -> None:
             self._none_waits(name)
             self._leave()
-            self._line.appendleft(Action(then, work))  # next in line
+            self._line.appendleft(Action(then, work, failed))  # next in line
 
         self.act(leave)
 

@@ -42,7 +42,8 @@ from napari_interformer.options import (
     tile_of,
 )
 from napari_interformer.settings import of_process
-from napari_interformer.terminal import as_interrupt, bar, between_steps, count, duration, first_process
+from napari_interformer.terminal import as_interrupt, bar, between_steps, count, first_process
+from napari_interformer.units import duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -30,17 +30,27 @@ class EncodeJob(Job):
 
     Parameters
     ----------
+    worker : WorkerThread
+        Encodes.
     source : Source
         The image.
+    wanted : tuple of plane and box, or None
+        What to encode next, if that is known.
     only : tuple of tuple of int, optional
         The planes to encode; all if None.
     """
 
-    def __init__(self, source: Source, only: tuple[tuple[int, ...], ...] | None = None) -> None:
-        super().__init__()
-        self.source, self.only = source, only
+    def __init__(
+        self,
+        worker: WorkerThread,
+        source: Source,
+        wanted: Part | None,
+        only: tuple[tuple[int, ...], ...] | None = None,
+    ) -> None:
+        super().__init__(worker, "InterFormer encodes")
+        self.source, self.wanted, self.only = source, wanted, only
         self.pixels = [finest(layer) for layer in source.layers]  # layers may be given others meanwhile
-        self.wanted: Part | None = None
+        self.step: Progress | None = None  # how far it is, once it is anywhere
 
 
 class Encodes(OneJob[EncodeJob]):
@@ -63,8 +73,7 @@ class Encodes(OneJob[EncodeJob]):
         progressed: Callable[[Progress], None],
         ended: Callable[[EncodeJob, Exception | None], None],
     ) -> None:
-        super().__init__()
-        self._worker = worker
+        super().__init__(worker)
         self._tell_progressed, self._tell_ended = progressed, ended
 
     def begin(
@@ -76,7 +85,7 @@ class Encodes(OneJob[EncodeJob]):
         find: Callable[[InterFormer], tuple[Planes, Features]],
         undecided: Callable[[Features], bool],
         prepared: Callable[[EncodeJob, InterFormer, Features], None],
-        first: Part | None = None,
+        first: Part | None,
     ) -> None:
         """Encode what is not encoded yet of an image.
 
@@ -92,10 +101,10 @@ class Encodes(OneJob[EncodeJob]):
             Called in the thread, again and again: whether it is not known yet if clicks may begin on these features.
         prepared : callable
             Called before anything is encoded, when clicks may begin; it can cancel the job.
-        first : tuple of plane and box, optional
+        first : tuple of plane and box, or None
             What to begin with, if that is known.
         """
-        job = EncodeJob(source)
+        job = EncodeJob(self._worker, source, first)
 
         def work() -> None:
             self._worker.share(lambda cores: cores - max(1, cores // 4))
@@ -103,14 +112,14 @@ class Encodes(OneJob[EncodeJob]):
             planes, features = find(model)
             features.ready_planes()  # looks through a store, once: not in the window
             while undecided(features):
-                if job.unwanted(self._worker):
+                if job.unwanted():
                     planes.release()
                     return
                 job.cancelled.wait(SOON)
-            self._worker.tell(partial(self._prepared, job, prepared, model, features))
+            self.tell(job, partial(prepared, job, model, features))
             self._encode(job, planes, features, model, device)
 
-        self._start(job, work, first)
+        self._run(job, work, self._tell_ended)
 
     def go_on(
         self,
@@ -119,20 +128,16 @@ class Encodes(OneJob[EncodeJob]):
         model: Any,
         device: str,
         planes: tuple[tuple[int, ...], ...],
-        first: Part | None = None,
+        first: Part | None,
     ) -> None:
         """Encode some planes of an image that has features already; parameters as for `begin`."""
-        job = EncodeJob(source, planes)
+        job = EncodeJob(self._worker, source, first, planes)
 
         def work() -> None:
             image = features.source or source.planes().with_contrast(features.contrast)
             self._encode(job, image, features, model, device)
 
-        self._start(job, work, first)
-
-    def _start(self, job: EncodeJob, work: Callable[[], None], first: Part | None) -> None:
-        self.job, job.wanted = job, first
-        self._worker.run(work, partial(self._ended, job), partial(self._ended, job))
+        self._run(job, work, self._tell_ended)
 
     def _encode(self, job: EncodeJob, planes: Planes, features: Features, model: Any, device: str) -> None:
         """In the thread: encode what a job asks for, and report."""
@@ -146,32 +151,13 @@ class Encodes(OneJob[EncodeJob]):
                 device=device,
                 first=lambda: job.wanted,
                 only=job.only,
-                cancelled=partial(job.unwanted, self._worker),
+                cancelled=job.unwanted,
             ):
-                self._worker.tell(partial(self._progressed, job, step))
+                self.tell(job, partial(self._progressed, job, step))
         finally:
             planes.release()
 
-    def _prepared(
-        self,
-        job: EncodeJob,
-        prepared: Callable[[EncodeJob, InterFormer, Features], None],
-        model: InterFormer,
-        features: Features,
-    ) -> None:
-        if job is self.job:
-            prepared(job, model, features)
-
     def _progressed(self, job: EncodeJob, step: Progress) -> None:
-        if job is self.job:
-            job.show(step.done, step.total, "InterFormer encodes")
-            self._tell_progressed(step)
-
-    def _ended(self, job: EncodeJob, error: Exception | None) -> None:
-        if self.over(job):
-            self._tell_ended(job, error)
-
-    def want(self, part: Part) -> None:
-        """Encode this part next."""
-        if self.job is not None:
-            self.job.wanted = part
+        job.step = step
+        job.show(step.done, step.total)
+        self._tell_progressed(step)

@@ -47,20 +47,23 @@ class FeatureCache:
 def features_for(
     planes: Planes, model: InterFormer, store: str | None, made: Iterable[Features | None]
 ) -> tuple[Planes, Features]:
-    """Return the features to fill: of those made before the ones of the same image, model, contrast and tiling.
+    """Return the features to fill: of those made before the ones of the same image, model and contrast, else new ones.
 
-    A store that exists says itself which contrast and tiling it was made with.
+    A store that exists says itself which contrast it was made with.
     """
     from napari_interformer.encoding import room_for
-    from napari_interformer.features import Features
+    from napari_interformer.features import Features, Origin
     from napari_interformer.store import is_there, located
 
     path = None if store is None else located(store)
     before = [features for features in made if features is not None and features.path == path]
-    if path is not None:  # in memory nothing takes another's place
-        before = [features for features in before if not features.replaced]
-    if path is not None and is_there(path):
-        found = before[0] if before else Features.open(path, mode="r+")
+    if path is None:
+        wanted = Origin.of(planes, model, core=0, halo=0)
+        same = (one for one in before if set(one.origin.differences(wanted)) <= {"tiling"})
+        return planes, next(same, None) or room_for(planes, model)
+    if is_there(path):
+        opened = next((one for one in before if not one.replaced), None)
+        found = opened or Features.open(path, mode="r+")
         found.check(image=planes, model=model)
         planes = found.source = planes.with_contrast(found.contrast)
         return planes, found
@@ -69,6 +72,4 @@ def features_for(
             f"Features are kept in a new folder within an existing one; got {path}, but {path.parent} does not "
             "exist: check the path."
         )
-    fresh = room_for(planes, model, store=path)
-    same = (features for features in before if not features.origin.differences(fresh.origin))
-    return planes, next(same, fresh)
+    return planes, room_for(planes, model, store=path)

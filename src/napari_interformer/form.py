@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +34,7 @@ from napari_interformer.keys import COMMAND
 from napari_interformer.layers import GREEN, RED, Source, finest
 from napari_interformer.prompts import planes_are
 from napari_interformer.strip import PlaneStrip
+from napari_interformer.units import duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,6 +56,7 @@ _CONTRAST = {
 _DEVICES = ("auto", "cpu", "cuda", "mps")
 EDIT, DELETE = "Edit", "Delete"  # what an object is chosen for
 _LETTERS = 6  # that a chooser shows at least
+_LINES = 3  # for which there is room above the buttons, whatever is told there
 
 
 class LayerChoice(QComboBox):
@@ -356,6 +357,9 @@ class Form(QWidget):
         self.object.setWordWrap(True)
         self.object.setTextFormat(Qt.TextFormat.PlainText)  # a layer's name may hold what looks like a tag
         self.object.setMinimumWidth(1)  # no word may widen the panel
+        told = QGridLayout()
+        told.addWidget(QLabel("\n" * (_LINES - 1)), 0, 0)  # keeps room, or buttons would move under the mouse
+        told.addWidget(self.object, 0, 0, Qt.AlignmentFlag.AlignTop)
         self.labels = _hint(
             LayerChoice("new layer"),
             "The Labels layer that objects are written to. You can continue an existing one: nothing in it is erased.",
@@ -394,7 +398,7 @@ class Form(QWidget):
         rows.setVerticalSpacing(4)
         rows.addRow("Labels", self.labels)
         rows.addRow("Size", self.size)
-        part.addWidget(self.object)
+        part.addLayout(told)
         part.addLayout(_grid((self.commit, self.new), (self.undo, self.redo), (self.clear, self.edit)))
         part.addLayout(rows)
         part.addWidget(_row(self.overwrite, self.delete))
@@ -560,7 +564,7 @@ class Form(QWidget):
         self.bar.setRange(0, 0)
         self.bar.setFormat("Loading the model")
 
-    def show_ready(self, features: Features | None, step: Progress | None = None, of: str = "") -> None:
+    def show_ready(self, features: Features | None, step: Progress | None, of: str) -> None:
         """Show how much of an image is ready for clicks, and the time left if it is being encoded; None shows nothing.
 
         `of` comes before it, where that is not the image chosen.
@@ -584,13 +588,13 @@ class Form(QWidget):
             else ("encoded" if count else "encoding")
         )
         if step is not None and step.done < step.total:
-            text += f", {_duration(step.seconds_left)} left"
+            text += f", {duration(step.seconds_left)} left"
         self.bar.setFormat(f"{of}{text}")
 
     def show_learnt(self, done: float, seconds_left: float) -> None:
         """Show how much a model has learnt, from 0 to 1."""
         self.adapt_bar.setValue(round(100 * done))
-        self.adapt_bar.setFormat(f"{_duration(seconds_left)} left")
+        self.adapt_bar.setFormat(f"{duration(seconds_left)} left")
 
     def show_sign(self, positive: bool) -> None:
         """Show what the next click means."""
@@ -682,19 +686,6 @@ def _told(annotator: Annotator | None, picking: str, adapting: bool, image: bool
 def _elided(widget: QWidget, text: str, width: int) -> str:
     """Return a text without its middle, if it is wider than `width` pixels in the font of a widget."""
     return str(widget.fontMetrics().elidedText(text, Qt.TextElideMode.ElideMiddle, width))
-
-
-def _duration(seconds: float) -> str:
-    if not isfinite(seconds):
-        return "some time"
-    whole = round(seconds)
-    return (
-        f"{whole} s"
-        if whole < 90
-        else f"{round(whole / 60)} min"
-        if whole < 5400
-        else f"{whole / 3600:.1f} h"
-    )
 
 
 def _hint(control: Any, tip: str) -> Any:

@@ -39,7 +39,7 @@ class Lessons(OneJob[Job]):
     progressed : callable
         Told from time to time which part is done, from 0 to 1, and how many seconds are left.
     ended : callable
-        Called at the end with what was learnt, or with the error; with None if it was stopped.
+        Called at the end, with the job and what was learnt or the error; `job.cancelled` says whether it was stopped.
     """
 
     def __init__(
@@ -47,10 +47,9 @@ class Lessons(OneJob[Job]):
         worker: WorkerThread,
         *,
         progressed: Callable[[float, float], None],
-        ended: Callable[[Learnt | Exception | None], None],
+        ended: Callable[[Job, Learnt | Exception], None],
     ) -> None:
-        super().__init__()
-        self._worker = worker
+        super().__init__(worker)
         self._tell_progressed, self._tell_ended = progressed, ended
 
     def begin(self, model: InterFormer, session: Session, name: str, base: str) -> None:
@@ -67,8 +66,7 @@ class Lessons(OneJob[Job]):
         base : str
             That of `model`.
         """
-        job = self.job = Job()
-        stopped = partial(job.unwanted, self._worker)
+        job = Job(self._worker, "InterFormer adapts")
         began: float | None = None
 
         def told(now: Progress) -> None:
@@ -76,24 +74,20 @@ class Lessons(OneJob[Job]):
             began = time.monotonic() if began is None else began
             seconds, left = time.monotonic() - began, now.seconds_left
             done = seconds / (seconds + left) if left else 1
-            self._worker.tell(partial(self._progressed, job, done, left))
+            self.tell(job, partial(self._progressed, job, done, left))
 
         def work() -> Learnt:
             from napari_interformer.adapting import adapt_and_save
             from napari_interformer.checkpoint import models
 
             kept, adapted = adapt_and_save(
-                model, session.features, session.finished, name, base, progress=told, cancelled=stopped
+                model, session.features, session.finished, name, base, progress=told, cancelled=job.unwanted
             )
             return Learnt(kept, adapted, list(models()))
 
-        self._worker.run(work, partial(self._ended, job), partial(self._ended, job))
+        self._run(job, work, self._tell_ended)
 
     def _progressed(self, job: Job, done: float, seconds_left: float) -> None:
-        if job is self.job and not job.cancelled.is_set():
-            job.show(round(100 * done), 100, "InterFormer adapts")
+        if not job.cancelled.is_set():
+            job.show(round(100 * done), 100)
             self._tell_progressed(done, seconds_left)
-
-    def _ended(self, job: Job, result: Learnt | Exception) -> None:
-        if self.over(job):
-            self._tell_ended(None if isinstance(result, Exception) and job.cancelled.is_set() else result)

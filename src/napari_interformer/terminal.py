@@ -22,15 +22,6 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def duration(seconds: float) -> str:
-    """Return a waiting time in words."""
-    if not seconds < 1e7:
-        return "unknown time"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
-
-
 def first_process() -> bool:
     """Whether this process prints: under torchrun, only one does."""
     return of_process()[0] == 0

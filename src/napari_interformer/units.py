@@ -1,4 +1,4 @@
-"""Units of length and time by the names that files have for them."""
+"""Units of length and time by the names that files have for them, and times in words."""
 
 from __future__ import annotations
 
@@ -60,3 +60,14 @@ def ratio(unit: str | None, other: str | None) -> float | None:
 def is_length(number: float) -> bool:
     """Whether this can be the size of a pixel: above 0, and finite."""
     return 0 < number < math.inf
+
+
+def duration(seconds: float) -> str:
+    """Return a waiting time in words."""
+    if not seconds < 1e7:
+        return "unknown time"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"

@@ -58,7 +58,6 @@ if TYPE_CHECKING:
     from napari_interformer.layers import Source
     from napari_interformer.model import InterFormer
     from napari_interformer.prompts import Click
-    from napari_interformer.replay import Replay
 
 
 class Loaded(NamedTuple):
@@ -116,9 +115,8 @@ class Panel(QScrollArea):
         self._loaded: Loaded | None = None  # one at a time: they are large
         self._cache = FeatureCache()
         self._encodes = Encodes(self.encoder, progressed=self._progressed, ended=self._ended)
-        self._step: Progress | None = None  # how far the encode on its way is, once it is anywhere
         self._lessons = Lessons(self.encoder, progressed=self.form.show_learnt, ended=self._learnt)
-        self._carrying: OneJob[Job] = OneJob()
+        self._carrying: OneJob[Job] = OneJob(self.decoder)
         self._docked = self._chosen_by_hand = False
         self._image: Image | None = None  # that was chosen last
         self._connect()
@@ -172,8 +170,8 @@ class Panel(QScrollArea):
             (form.browse, self.browse_store),
         ):
             button.clicked.connect(partial(self._safely, action))
-        form.overwrite.toggled.connect(self._overwrite)
-        form.size.valueChanged.connect(self._size)
+        form.overwrite.toggled.connect(partial(self._set, "overwrite"))
+        form.size.valueChanged.connect(lambda pixels: self._set("object_size", pixels or None))
         form.size.lineEdit().returnPressed.connect(self._focus)
         form.image.activated.connect(self._image_picked)
         for choice in (form.image, form.green, form.blue, form.channel_axis, form.labels):
@@ -326,7 +324,7 @@ class Panel(QScrollArea):
     def _wanted(self, _: Any = None) -> None:
         """Have the part that is looked at encoded next."""
         if self.job is not None and (part := self._looked_for(self.job.source)) is not None:
-            self._encodes.want(part)
+            self.job.wanted = part
 
     def cancel(self) -> None:
         """Stop encoding at once, or within a tile; what is done is kept."""
@@ -335,23 +333,21 @@ class Panel(QScrollArea):
             self.form.bar.setFormat("Stopping")
 
     def _progressed(self, step: Progress) -> None:
-        self._step = step
         self._show_ready()
         if self.annotator is not None:
             self.annotator.encoded(step.plane)
         self._wanted()
 
     def _ended(self, job: EncodeJob, error: Exception | None) -> None:
-        self._step = None
         if error is not None:
             self.form.show_setup()
         self._show_ready()
-        clicks = self.clicks
-        if self.annotator is not None:
-            self.annotator.encoded()
-        own = clicks is not None and clicks.source.image is job.source.image
-        if self.annotator is not None and own and (error is not None or job.cancelled.is_set()):
-            self.annotator.give_up(failed=error is not None)
+        annotator, clicks = self.annotator, self.clicks
+        if annotator is not None and clicks is not None:
+            annotator.encoded()
+            stopped = error is not None or job.cancelled.is_set()
+            if stopped and clicks.source.image is job.source.image:
+                annotator.give_up(failed=error is not None)
         if error is not None:
             self._failed(error)
         self._refresh()
@@ -362,7 +358,7 @@ class Panel(QScrollArea):
         of = (
             "" if job is None or self.form.image.layer() is job.source.image else f"{job.source.image.name}: "
         )
-        self.form.show_ready(None if nothing else self.features, self._step, of)
+        self.form.show_ready(None if nothing else self.features, None if job is None else job.step, of)
         self._show_planes()
 
     # ----------------------------------------------------------------------------------- session
@@ -400,23 +396,26 @@ class Panel(QScrollArea):
         if not (known and clicks is not None and clicks.fits(source)):
             if annotator is not None and clicks is not None:
                 self._check_committed(annotator, clicks, source)
-            if self.form.image.layer() is source.image:
-                chosen = self.form.labels.layer()
-            else:  # another one was looked at meanwhile
-                chosen = labels_of(source.image, self.viewer.layers)
-            shape = source.whole(features.shape)
-            if chosen is not None and belongs(chosen, source.image) and tuple(finest(chosen).shape) != shape:
-                # Made before the image got data of another shape, or other channels.
-                before, chosen = chosen, labels_of(source.image, self.viewer.layers, shape)
-                into = "new labels" if chosen is None else chosen.name
-                show_info(
-                    f"{source.image.name} has another shape now: what is in {before.name} stays there, and new objects go to "
-                    f"{into}."
-                )
-            layer = new_labels(source, features.shape) if chosen is None else chosen
-            self._annotate(source, model, features, layer)
+            self._annotate(source, model, features, self._labels_for(source, features))
             self.features = features
         self.workspace.go_on()
+
+    def _labels_for(self, source: Source, features: Features) -> Labels:
+        """Return the Labels layer chosen for an image, or another one where the objects of these features do not fit in."""
+        if self.form.image.layer() is source.image:
+            chosen = self.form.labels.layer()
+        else:  # another one was looked at meanwhile
+            chosen = labels_of(source.image, self.viewer.layers)
+        shape = source.whole(features.shape)
+        if chosen is not None and belongs(chosen, source.image) and tuple(finest(chosen).shape) != shape:
+            # Made before the image got data of another shape, or other channels.
+            before, chosen = chosen, labels_of(source.image, self.viewer.layers, shape)
+            into = "new labels" if chosen is None else chosen.name
+            show_info(
+                f"{source.image.name} has another shape now: what is in {before.name} stays there, and new objects go to "
+                f"{into}."
+            )
+        return new_labels(source, features.shape) if chosen is None else chosen
 
     def _check_committed(self, annotator: Annotator, clicks: ClickLayer, source: Source) -> None:
         """Refuse to begin with an image or with other features while there is an object that would be lost."""
@@ -444,9 +443,8 @@ class Panel(QScrollArea):
 
     def _begun(self) -> None:
         """Show which layer a new session writes to."""
-        clicks, labels = self.clicks, self.labels
-        if clicks is not None and labels is not None and self.form.image.layer() is clicks.source.image:
-            self.form.labels.choose(labels.layer)
+        if self.labels is not None and not self._elsewhere:
+            self.form.labels.choose(self.labels.layer)
         self._refresh()
 
     def _outdated(self) -> None:
@@ -461,15 +459,11 @@ class Panel(QScrollArea):
         if annotator is None or clicks is None or labels is None:
             return
         layer = self.form.labels.layer()
-        if (
-            layer is labels.layer
-            or self.form.image.layer() is not clicks.source.image
-            or self.workspace.outdated
-        ):
+        if layer is labels.layer or self._elsewhere or self.workspace.outdated:
             return  # what is chosen counts at the next Encode
         if annotator.busy:
             # Only once everything is done is it known if there is an object that would be lost.
-            annotator.act(lambda _: self.decoder.later(self._labels_chosen_before))
+            annotator.act(lambda _: self.decoder.tell(partial(self._safely, self._labels_chosen)))
             return
         try:
             if annotator.has_object:
@@ -479,15 +473,12 @@ class Panel(QScrollArea):
                 )
             features = annotator.session.features
             layer = new_labels(clicks.source, features.shape) if layer is None else layer
-            self._annotate(clicks.source, self._model(), features, layer)
+            assert self._loaded is not None
+            self._annotate(clicks.source, self._loaded.model, features, layer)
             self.activate()
         except Exception:
             self.form.labels.choose(labels.layer)
             raise
-
-    def _labels_chosen_before(self) -> None:
-        if self.annotator is not None:
-            self._safely(self._labels_chosen)
 
     # --------------------------------------------------------------------------------------- model
 
@@ -497,10 +488,6 @@ class Panel(QScrollArea):
 
         self.decoder.share(lambda cores: cores // 4)
         return list(models())
-
-    def _model(self) -> InterFormer:
-        assert self._loaded is not None
-        return self._loaded.model
 
     def _model_chosen(self, _: Any = None) -> None:
         if self.form.model.currentData() is None:
@@ -544,14 +531,13 @@ class Panel(QScrollArea):
         """Ask for a name, and teach a copy of the model from the finished objects."""
         from napari_interformer.checkpoint import new_name
 
-        annotator = self._now()
-        assert self.clicks is not None and self.labels is not None
+        annotator, clicks, labels = self._now()
         wanted, agreed = QInputDialog.getText(
             self,
             "Adapt to my images",
-            f"The model will learn from the finished objects in {self.labels.layer.name} for a few minutes.\n"
+            f"The model will learn from the finished objects in {labels.layer.name} for a few minutes.\n"
             "Name of the new model:",
-            text=new_name(self.clicks.source.image.name),
+            text=new_name(clicks.source.image.name),
         )
         if agreed:
 
@@ -564,7 +550,7 @@ class Panel(QScrollArea):
 
     def adapt_as(self, wanted: str) -> None:
         """Teach a copy of the model in the encoding thread; keep it under a name, and use it."""
-        annotator = self._now()
+        annotator, _, _ = self._now()
         if self._occupied:
             raise ValueError(
                 "Adapting was not begun, because an image is being encoded: wait until that is done, or cancel it."
@@ -581,8 +567,8 @@ class Panel(QScrollArea):
             self._lessons.cancel()
             self.form.adapt_bar.setFormat("Stopping")
 
-    def _learnt(self, result: Learnt | Exception | None) -> None:
-        if isinstance(result, Exception):
+    def _learnt(self, job: Job, result: Learnt | Exception) -> None:
+        if isinstance(result, Exception) and not job.cancelled.is_set():
             self._failed(result)
         self._refresh()
         if isinstance(result, Learnt):
@@ -632,15 +618,18 @@ class Panel(QScrollArea):
 
     # ------------------------------------------------------------------------------------- objects
 
-    def _now(self) -> Annotator:
-        if self.annotator is None:
+    def _now(self) -> tuple[Annotator, ClickLayer, LayerLabels]:
+        """Return the session and its layers; a ValueError if there is none."""
+        annotator, clicks, labels = self.annotator, self.clicks, self.labels
+        if annotator is None or clicks is None or labels is None:
             raise ValueError("Clicks need an encoded image: choose an image and press Encode.")
-        return self.annotator
+        return annotator, clicks, labels
 
     def _ready(self) -> Annotator:
         """Return what acts on the current object; the next click is no longer to choose another one."""
         self.canvas.give_up_picking()
-        return self._now()
+        annotator, _, _ = self._now()
+        return annotator
 
     def activate(self) -> None:
         """Make the click layer the one that the mouse and the keys go to, ready to add points."""
@@ -654,9 +643,9 @@ class Panel(QScrollArea):
 
     def flip(self) -> None:
         """Flip the selected points."""
-        self._ready()
-        assert self.clicks is not None
-        self.clicks.flip_selected()
+        self.canvas.give_up_picking()
+        _, clicks, _ = self._now()
+        clicks.flip_selected()
 
     def draw_box(self) -> None:
         """Let the next drag draw a box around the object, with napari's own tool; called again, return to clicks."""
@@ -698,12 +687,6 @@ class Panel(QScrollArea):
         """Drop the current object's clicks."""
         self._ready().clear()
 
-    def _overwrite(self, on: bool) -> None:
-        self._set("overwrite", on)
-
-    def _size(self, pixels: int) -> None:
-        self._set("object_size", pixels or None)
-
     def _set(self, name: str, value: Any) -> None:
         """Set something of the session, which may paint, after the clicks that are being answered as it was before."""
         if self.annotator is not None:
@@ -716,15 +699,13 @@ class Panel(QScrollArea):
 
     def pick(self) -> None:
         """Let the next click on the canvas choose the object to continue; called again, choose none."""
-        annotator = self._now()
-        assert self.labels is not None
-        self.canvas.pick(self.labels.layer, annotator.edit, EDIT, "E")
+        annotator, _, labels = self._now()
+        self.canvas.pick(labels.layer, annotator.edit, EDIT, "E")
 
     def pick_to_delete(self) -> None:
         """Let the next click on the canvas choose an object to remove from the labels; called again, choose none."""
-        annotator = self._now()
-        assert self.labels is not None
-        self.canvas.pick(self.labels.layer, annotator.delete, DELETE, "X")
+        annotator, _, labels = self._now()
+        self.canvas.pick(labels.layer, annotator.delete, DELETE, "X")
 
     # --------------------------------------------------------------------------------- many at once
 
@@ -732,9 +713,8 @@ class Panel(QScrollArea):
         """Find what looks like the finished objects in the part of the image on screen, in the decoding thread."""
         if self._carrying.job is not None:
             return  # the key is there though the button is not
-        annotator, plane = self._now(), self.workspace.plane
-        assert self.labels is not None and self.clicks is not None
-        source = self.clicks.source
+        annotator, clicks, labels = self._now()
+        source, plane = clicks.source, self.workspace.plane
         if not self.screen.upright(source):
             turned = (
                 "roll its axes, or turn its layer, back" if self.screen.flat else "switch to the 2-D view"
@@ -746,7 +726,7 @@ class Panel(QScrollArea):
             raise ValueError(
                 f"Find similar searches the plane on screen, which is none of {source.image.name}: move the slider to one."
             )
-        box = self.screen.seen(source, self.labels.layer)
+        box = self.screen.seen(source, labels.layer)
         progress, unwanted = self._begin_carrying("InterFormer finds", "Finding: {} of {} places")
         annotator.find_similar(
             plane, box, lambda count: show_info(found(count, stopped=unwanted())), progress, unwanted
@@ -757,29 +737,28 @@ class Panel(QScrollArea):
         """Carry the current object through the stack, in the decoding thread."""
         if self._carrying.job is not None:
             return
-        annotator = self._now()
+        annotator, _, _ = self._now()
         told = self._begin_carrying("InterFormer propagates", "Propagating: {} planes")
         annotator.propagate(lambda ends: show_info(where_it_ends(ends)) if ends else None, *told)
         self._refresh()
 
-    def _begin_carrying(self, name: str, text: str) -> tuple[Callable[[int, int], None], Callable[[], bool]]:
+    def _begin_carrying(self, what: str, text: str) -> tuple[Callable[[int, int], None], Callable[[], bool]]:
         """Return two functions for long work in the decoding thread: one takes its progress, one says whether to stop."""
-        job = self._carrying.job = Job()
+        job = self._carrying.job = Job(self.decoder, what)
 
         def told(done: int, most: int) -> None:
-            self.decoder.tell(partial(self._carried, job, name, text, done, most))
+            self._carrying.tell(job, partial(self._carried, job, text, done, most))
 
-        return told, partial(job.unwanted, self.decoder)
+        return told, job.unwanted
 
     def stop(self) -> None:
         """Stop finding or propagating; what is done so far is kept."""
         self._carrying.cancel()
 
-    def _carried(self, job: Job, name: str, text: str, done: int, most: int) -> None:
-        if job is self._carrying.job:
-            self.form.object.setText(text.format(done, most))
-            # Last: Qt handles events meanwhile, after which there may be something else to say.
-            job.show(done, most, name)
+    def _carried(self, job: Job, text: str, done: int, most: int) -> None:
+        self.form.object.setText(text.format(done, most))
+        # Last: Qt handles events meanwhile, after which there may be something else to say.
+        job.show(done, most)
 
     # --------------------------------------------------------------------------------------- files
 
@@ -798,20 +777,16 @@ class Panel(QScrollArea):
 
     def save_labels(self) -> None:
         """Write the label image as OME-TIFF or OME-Zarr with its pixel size."""
-        annotator = self._now()
-        assert self.clicks is not None and self.labels is not None
-        # Another image may be begun while the dialog is open.
-        labels, source = self.labels, self.clicks.source
-        path = labels_to_save(self, source.image)
+        annotator, clicks, labels = self._now()  # another image may be begun while the dialog is open
+        path = labels_to_save(self, clicks.source.image)
         if path is not None:
-            write = labels.writer(path, source, self.viewer.layers)
+            write = labels.writer(path, clicks.source, self.viewer.layers)
             annotator.make_sure(lambda saved: show_info(f"The labels were saved as {_where(saved)}."), write)
 
     def save_prompts(self) -> None:
         """Write every object's clicks, so that the work can be repeated."""
-        annotator = self._now()
-        assert self.clicks is not None
-        path = clicks_to_save(self, self.clicks.source.image)
+        annotator, clicks, _ = self._now()
+        path = clicks_to_save(self, clicks.source.image)
         if path is not None:
             annotator.make_sure(
                 lambda saved: show_info(f"The clicks were saved as {_where(saved)}."),
@@ -820,38 +795,22 @@ class Panel(QScrollArea):
 
     def load_prompts(self) -> None:
         """Replay saved clicks."""
-        annotator = self._now()
-        _check_none_open(annotator)
-        assert self.clicks is not None
-        path = clicks_to_load(self, self.clicks.source.image)
+        annotator, clicks, labels = self._now()
+        annotator.check_finished("Load clicks")
+        path = clicks_to_load(self, clicks.source.image)
         if path is not None:
             self._check_still(annotator, "Clicks were not loaded")
-            session, labels = annotator.session, self.labels
 
-            def work() -> Replay:
-                _check_none_open(annotator)  # a click may have been in line
-                return session.compute_saved(path)
+            def loaded(numbers: set[int]) -> None:
+                annotator.act(partial(_tell_hidden, numbers), lambda: labels.those_of(numbers))
 
-            def then(loaded: Replay) -> None:
-                session.adopt_saved(loaded)
-                numbers = {record.label for record, _ in loaded.finished} & session.objects.keys()
-
-                def told(there: set[int]) -> None:
-                    if absent := numbers - there:
-                        show_info(hidden(len(absent), len(numbers)))
-
-                if labels is not None:
-                    annotator.act(told, lambda: labels.those_of(numbers))
-
-            annotator.act(then, work)
+            annotator.load(path, loaded)
 
     def restore(self) -> None:
         """Replay what another session recorded of this image."""
-        annotator = self._now()
-        if annotator.has_object:  # to commit it would take a number of those that are restored
-            raise ValueError(
-                f"Restore needs every object to be finished; object {annotator.session.label} is not: clear it first [Shift+C]."
-            )
+        annotator, _, _ = self._now()
+        # To commit it would take a number of those that are restored.
+        annotator.check_finished("Restore", "clear it first [Shift+C]")
         self.notes.restore()
 
     # -------------------------------------------------------------------------- layers come and go
@@ -923,11 +882,10 @@ class Panel(QScrollArea):
         self.form.show_rows()
         self._image_shown()
         image = self._image = self.form.image.layer()
-        labels = self.labels
         if image is None:
             self.form.labels.choose(None)
-        elif self.clicks is not None and image is self.clicks.source.image and labels is not None:
-            self.form.labels.choose(labels.layer)
+        elif self.labels is not None and not self._elsewhere:
+            self.form.labels.choose(self.labels.layer)
         else:  # what was begun before the panel was closed, or another image was chosen, is continued
             self.form.labels.choose(labels_of(image, self.viewer.layers))
 
@@ -940,7 +898,7 @@ class Panel(QScrollArea):
 
     def _image_shown(self) -> None:
         """Show the state of the chosen image."""
-        if self.job is None or self._step is not None:
+        if self.job is None or self.job.step is not None:
             self._show_ready()
         self._refresh()
 
@@ -1052,9 +1010,7 @@ def _version(name: str) -> tuple[int, int] | None:
     return status.st_mtime_ns, status.st_size
 
 
-def _check_none_open(annotator: Annotator) -> None:
-    """Refuse saved clicks while there is an unfinished object that they would be mixed up with."""
-    if annotator.has_object:
-        raise ValueError(
-            f"Load clicks needs every object to be finished; object {annotator.session.label} is not: commit or clear it first."
-        )
+def _tell_hidden(loaded: set[int], there: set[int]) -> None:
+    """Say if some of the objects that were loaded are not there."""
+    if absent := loaded - there:
+        show_info(hidden(len(absent), len(loaded)))

@@ -160,29 +160,33 @@ def _work(worker: WorkerThread, jobs: queue.SimpleQueue[Any], patient: bool) -> 
 
 
 class Job:
-    """Long work on its way: the window shows how far it is, and says when to stop."""
+    """Long work on its way: the window shows how far it is, and says when to stop.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    worker : WorkerThread
+        Works at it.
+    what : str
+        Its name among napari's activities.
+    """
+
+    def __init__(self, worker: WorkerThread, what: str) -> None:
         self.cancelled = threading.Event()
+        self._worker, self._what = worker, what
         self._bar: Any = None
         self._shown = 0.0
 
-    def show(self, done: int, total: int, what: str) -> None:
+    def show(self, done: int, total: int) -> None:
         """Show how far it is among napari's activities."""
         if self._bar is None:
-            self._bar = progress(total=total, desc=what)
+            self._bar = progress(total=total, desc=self._what)
         if done == total or time.monotonic() > self._shown + 0.2:  # drawing costs more than a small tile
             self._shown = time.monotonic()
             self._bar.update(done - self._bar.n)
 
-    def unwanted(self, worker: WorkerThread) -> bool:
-        """Whether whoever works at it in this worker should stop."""
-        return self.cancelled.is_set() or worker.closed
-
-    def drop(self) -> None:
-        """Stop it, though nobody waits for its end."""
-        self.cancelled.set()
-        self.close()
+    def unwanted(self) -> bool:
+        """Whether whoever works at it should stop."""
+        return self.cancelled.is_set() or self._worker.closed
 
     def close(self) -> None:
         """Take it from the activities."""
@@ -194,7 +198,12 @@ J = TypeVar("J", bound=Job)
 
 
 class OneJob(Generic[J]):
-    """At most one job on its way; all methods are the main thread's.
+    """At most one job on its way; all methods but `tell` are the main thread's.
+
+    Parameters
+    ----------
+    worker : WorkerThread
+        Works at it.
 
     Attributes
     ----------
@@ -202,8 +211,25 @@ class OneJob(Generic[J]):
         The one in progress.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, worker: WorkerThread) -> None:
         self.job: J | None = None
+        self._worker = worker
+
+    def _run(self, job: J, work: Callable[[], Any], ended: Callable[[J, Any], None]) -> None:
+        """Have a job done; unless it is dropped, `ended` is called with it and with what the work returned or raised."""
+
+        def end(result: Any) -> None:
+            job.close()
+            if job is self.job:
+                self.job = None
+                ended(job, result)
+
+        self.job = job
+        self._worker.run(work, end, end)
+
+    def tell(self, job: J, call: Callable[[], None]) -> None:
+        """From any thread: have `call` called in the main thread, unless the job is over or dropped by then."""
+        self._worker.tell(lambda: call() if job is self.job else None)
 
     def cancel(self) -> None:
         """Stop at once, or within a step; what is done is kept, if a part of it is of use."""
@@ -213,13 +239,6 @@ class OneJob(Generic[J]):
     def drop(self) -> None:
         """Stop, and report no more."""
         if self.job is not None:
-            self.job.drop()
+            self.job.cancelled.set()
+            self.job.close()
         self.job = None
-
-    def over(self, job: J) -> bool:
-        """Note that a job has ended; return whether it was the one in progress."""
-        job.close()
-        current = job is self.job
-        if current:
-            self.job = None
-        return current

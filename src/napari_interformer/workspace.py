@@ -149,8 +149,8 @@ class Workspace:
         features: Features,
         layer: Labels,
         *,
-        overwrite: bool = False,
-        object_size: float | None = None,
+        overwrite: bool,
+        object_size: float | None,
         finished: tuple[Record, ...] = (),
     ) -> Annotator:
         """Start a session that writes to a Labels layer, or to a copy if need be; if it fails, nothing has changed.
@@ -192,15 +192,9 @@ class Workspace:
         clicks = clicks or self._canvas.add_clicks(source)
         use_for(layer, source.image)
         self.labels = labels
-        self._follow(layer.events.paint, self._painted)
-        self._follow(layer.events.set_data, self._drawn)
-        self._follow(layer.events.data, self._replaced)
-        self._follow(layer.events.visible, lambda _: self._tell_changed())
-        self._follow_place(layer, self._moved)
-        self._follow_place(source.image, self._place)
+        self._follow_labels(layer)
+        self._follow_image(source)
         self._follow_clicks(clicks)
-        for one in source.layers:
-            self._follow(one.events.data, self.pixels_replaced)
         self._place()
         annotator = Annotator(session, clicks, self._worker, tell=show_warning, changed=self._changed)
         self.annotator, self._model, self._brush, self._brush_edits = annotator, model, 0, False
@@ -222,6 +216,18 @@ class Workspace:
     def _follow_place(self, layer: Any, told: Callable[[Any], None]) -> None:
         for name in PLACE:
             self._follow(getattr(layer.events, name), told)
+
+    def _follow_labels(self, layer: Labels) -> None:
+        self._follow(layer.events.paint, self._painted)
+        self._follow(layer.events.set_data, self._drawn)
+        self._follow(layer.events.data, self._replaced)
+        self._follow(layer.events.visible, lambda _: self._tell_changed())
+        self._follow_place(layer, self._moved)
+
+    def _follow_image(self, source: Source) -> None:
+        self._follow_place(source.image, self._place)
+        for layer in source.layers:
+            self._follow(layer.events.data, self.pixels_replaced)
 
     def _follow_clicks(self, clicks: ClickLayer) -> None:
         self._follow_place(clicks.layer, self._moved)
@@ -319,8 +325,17 @@ class Workspace:
         layer, left = found
         self._viewer.layers.remove(layer)
         clicks.layer.name = layer.name
+
+        def failed(error: Exception) -> None:
+            if not isinstance(error, ValueError):
+                raise error
+            raise ValueError(
+                f"Object {left.label} was left unfinished when the panel was closed, and {labels.layer.name} has no pixel of "
+                "it any more: clicks that are left of it begin a new object; to drop them, press Clear [Shift+C]."
+            ) from error
+
         if left.label:
-            annotator.edit(left.label, new=left.new)
+            annotator.edit(left.label, new=left.new, failed=failed)
         clicks.write(left.given)
         annotator.edited()
 
