@@ -159,11 +159,18 @@ class Stroke:
     """Pixels of a plane that somebody painted over."""
 
     def __init__(self, labels, plane, box, number):
-        self._part = plane, box, np.ones(box.shape, bool)
-        labels[(*plane, *box.slices)] = number
+        self._part, self._pixels = (plane, box, np.ones(box.shape, bool)), labels[(*plane, *box.slices)]
+        self._before, self._number = self._pixels.copy(), number
+        self.make()
 
     def parts(self):
         return [self._part]
+
+    def make(self):
+        self._pixels[...] = self._number
+
+    def take_back(self):
+        self._pixels[...] = self._before
 
 
 def test_what_was_painted_on_an_edited_object_s_planes_is_not_carried_over():
@@ -178,6 +185,23 @@ def test_what_was_painted_on_an_edited_object_s_planes_is_not_carried_over():
     s.propagate()
     s.commit()
     assert [int((plane == 1).sum()) for plane in s.labels] == areas
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_stroke_that_was_taken_back_holds_nothing_and_one_made_again_does(again):
+    labels = of_a_file()
+    labels[5][16:40] = 0  # a plane of the file is not good
+    s = on_all_planes(labels=labels)
+    s.painted(Stroke(s.labels, (5,), Box(40, 40, 44, 44), 0))
+    s.undo()
+    if again:
+        s.redo()
+    before = int((s.labels[5] == 1).sum())
+    s.edit(1)
+    s.click((0, 32, 32))
+    s.propagate()
+    s.commit()
+    assert (int((s.labels[5] == 1).sum()) == before) == again
 
 
 def test_strokes_beside_an_edited_object_hold_nothing():

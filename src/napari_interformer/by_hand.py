@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from napari_interformer.image import Plane
     from napari_interformer.painting import LabelArray, LabelImage
 
+    Tiles = dict[tuple[Plane, int, int], BoolMask]
+
 TILE = 256  # pixels; strokes are small and far apart
 # Pixels: what is painted beyond that, such as the background of a large image at one go, is not noted. It would be read and
 # written again after each click.
@@ -83,27 +85,37 @@ class ByHand:
     """Which pixels of a label image somebody painted."""
 
     def __init__(self) -> None:
-        self._tiles: dict[tuple[Plane, int, int], BoolMask] = {}
+        self._tiles: Tiles = {}
         self._room = MOST
         self._read: tuple[Piece, ...] = ()
 
-    def add(self, plane: Plane, box: Box, mask: BoolMask) -> None:
-        """Note the pixels of a mask (h, w) in a box, unless they are too many."""
+    def add(self, plane: Plane, box: Box, mask: BoolMask) -> Tiles:
+        """Note the pixels of a mask (h, w) in a box, unless they are too many; return those that are new, for `forget`."""
         if np.count_nonzero(mask) > MOST:
-            return
-        new, tiles = 0, {}
+            return {}
+        new: Tiles = {}
         for row in range(box.top // TILE, -(-box.bottom // TILE)):
             for column in range(box.left // TILE, -(-box.right // TILE)):
-                part = cut(mask, box, _tile(row, column), False)
+                key, part = (plane, row, column), cut(mask, box, _tile(row, column), False)
+                # One may go over the same pixels again and again.
+                part = part & ~self._tiles.get(key, np.zeros_like(part))
                 if part.any():
-                    key = plane, row, column
-                    known = self._tiles.get(key, np.zeros_like(part))
-                    tiles[key] = part | known
-                    # One may go over the same pixels again and again.
-                    new += int(np.count_nonzero(part & ~known))
-        if new <= self._room:
-            self._room -= new
-            self._tiles |= tiles
+                    new[key] = part
+        count = _count(new)
+        if count > self._room:
+            return {}
+        self._room -= count
+        for key, part in new.items():
+            self._tiles[key] = part | self._tiles.get(key, np.zeros_like(part))
+        return new
+
+    def forget(self, new: Tiles) -> None:
+        """Note no more what `add` found to be new: it was taken back."""
+        self._room += _count(new)
+        for key, part in new.items():
+            self._tiles[key] = self._tiles[key] & ~part
+            if not self._tiles[key].any():
+                del self._tiles[key]
 
     def read(self, labels: LabelImage) -> tuple[Piece, ...]:
         """Return what these pixels are now in a label image, or were when it could be read last."""
@@ -145,3 +157,7 @@ def paint_again(labels: LabelArray, pieces: Iterable[Piece], own: Iterable[int])
 
 def _tile(row: int, column: int) -> Box:
     return Box(column * TILE, row * TILE, (column + 1) * TILE, (row + 1) * TILE)
+
+
+def _count(tiles: Tiles) -> int:
+    return sum(int(np.count_nonzero(part)) for part in tiles.values())

@@ -16,6 +16,7 @@ from napari_interformer.objects import extent
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from napari_interformer.by_hand import Tiles
     from napari_interformer.current import Shown
     from napari_interformer.decoding import Step
     from napari_interformer.objects import Objects
@@ -54,22 +55,26 @@ class Painted:
     """A stroke was painted into the labels.
 
     `painting` is what was known of the object then; `late` tells that what comes before the stroke was still being answered,
-    and thus came to lie over it.
+    and thus came to lie over it; `noted` is what of it `Objects.by_hand` did not know.
     """
 
     stroke: Stroke
     painting: Painting
     late: bool
+    noted: list[Tiles]
 
     def make(self, objects: Objects) -> None:
         """See `Change`."""
         objects.backlog.add(self.stroke.make)
         objects.backlog.add(partial(objects.current.painting.restore, self.painting))
+        self.noted.extend(objects.by_hand.add(*part) for part in self.stroke.parts())
 
     def take_back(self, objects: Objects) -> None:
         """See `Change`."""
         objects.backlog.work_off()
         self.stroke.take_back()
+        while self.noted:
+            objects.by_hand.forget(self.noted.pop())
         # Or what it gave back to the object would count as painted by somebody.
         objects.current.painting.restore(self.painting)
         if self.late and objects.current.live:

@@ -6,7 +6,6 @@ It is imported by that command alone, so that no other one waits for what it nee
 from __future__ import annotations
 
 import math
-import tempfile
 import warnings
 from collections import Counter
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ import zarr
 
 from napari_interformer.encoding import encode_tiles, room_for
 from napari_interformer.features import Features
-from napari_interformer.files import planes_of
+from napari_interformer.files import planes_of, temporary_folder
 from napari_interformer.gaps import where_it_ends
 from napari_interformer.geometry import Box
 from napari_interformer.options import BOX_MARK, typed
@@ -50,9 +49,9 @@ def labels_for(shape: tuple[int, ...], output: Path) -> Iterator[Any]:
     if math.prod(shape) * np.dtype(np.int32).itemsize <= _IN_MEMORY:
         yield None
         return
-    with tempfile.TemporaryDirectory(prefix=".labels-", dir=output.resolve().parent) as folder:
+    with temporary_folder(output.resolve().parent, ".labels-") as folder:
         chunks = (*(1 for _ in shape[:-2]), *(min(n, 512) for n in shape[-2:]))
-        yield zarr.create_array(Path(folder) / "labels.zarr", shape=shape, chunks=chunks, dtype=np.int32)
+        yield zarr.create_array(folder / "labels.zarr", shape=shape, chunks=chunks, dtype=np.int32)
 
 
 def clicked_on(session: Session) -> list[Plane]:

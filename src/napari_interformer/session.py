@@ -625,9 +625,8 @@ class Session:
         `late` says that what came before it was not in the labels yet.
         """
         self.backlog.work_off()
-        for part in stroke.parts():
-            self.by_hand.add(*part)
-        self._history.add(Painted(stroke, self._current.painting.copy(), late))
+        noted = [self.by_hand.add(*part) for part in stroke.parts()]
+        self._history.add(Painted(stroke, self._current.painting.copy(), late, noted))
 
     def undo(self) -> bool:
         """Take back the last change exactly: of prompts or `overwrite`, a stroke, `delete` or `find_similar`; False if none."""
