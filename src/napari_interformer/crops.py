@@ -101,7 +101,11 @@ def training_pictures(folder: str | Path, config: TrainConfig) -> tuple[list[Pic
     """Return the images of the training split, and how many are kept out of it."""
     everything = list(datasets.load(config.dataset, folder))
     chosen, kept = datasets.split(everything, fraction=config.validation)
-    check_some(chosen, kept, config.validation)
+    if not chosen:
+        raise ValueError(
+            f"train needs images to learn from; validation {config.validation} keeps all {len(kept)} from it: give a smaller "
+            "share."
+        )
     left_out = excluded(config)
     known = {sample.kind for sample in everything} | samples.FAMILIES.keys() | samples.VOLUMES.keys()
     if unknown := left_out - known:
@@ -123,14 +127,6 @@ def training_pictures(folder: str | Path, config: TrainConfig) -> tuple[list[Pic
             "pixels: check the labels, in which 0 is background and every other number an object."
         )
     return useful, len(kept)
-
-
-def check_some(chosen: Sequence[datasets.Sample], kept: Sequence[datasets.Sample], validation: float) -> None:
-    """Refuse a split that leaves nothing to learn from."""
-    if not chosen:
-        raise ValueError(
-            f"train needs images to learn from; validation {validation} keeps all {len(kept)} from it: give a smaller share."
-        )
 
 
 def excluded(config: TrainConfig) -> set[str]:
