@@ -10,6 +10,7 @@ import click
 import numpy as np
 
 import napari_interformer as ni
+from napari_interformer.options import model_option
 from napari_interformer.samples import cells
 from napari_interformer.simulate import iou, next_click
 
@@ -21,7 +22,7 @@ MARGIN = 3  # pixels that a cell reaches beyond a seam
 @click.command()
 @click.option("--seeds", default=8, show_default=True, help="Images, each slid across the seams five times.")
 @click.option("--halo", type=int, help="Overlap of tiles in pixels; as `encode` has it if left out.")
-@click.option("--model", default=None, help="A model file; the one in the package if left out.")
+@model_option
 def main(seeds: int, halo: int | None, model: str | None) -> None:
     """Measure, and print a table."""
     network = ni.load_model(model)
