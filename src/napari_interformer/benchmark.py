@@ -405,10 +405,8 @@ def measure(
 
 def objects_of(sample: Sample, config: BenchmarkConfig) -> list[int]:
     """Return the labels of a sample to click on."""
-    there = sample.labels > 0
-    if sample.ignore is not None:
-        there &= ~sample.ignore
-    labels, areas = np.unique(sample.labels[there], return_counts=True)
+    marked = sample.marked
+    labels, areas = np.unique(marked[marked > 0], return_counts=True)
     labels = labels[areas >= config.least_pixels]
     if config.objects and config.objects < len(labels):
         # Seeded by the image as well: a subset of the images has the same objects.
@@ -455,10 +453,7 @@ def drawn_box(sample: Sample, label: int, config: BenchmarkConfig) -> Box | None
     """
     if config.box is None:
         return None
-    seen = sample.labels == label
-    if sample.ignore is not None:
-        seen &= ~sample.ignore
-    box, whole = Box.around(seen), Box.of(sample.labels.shape)
+    box, whole = Box.around(sample.marked == label), Box.of(sample.labels.shape)
     rng = np.random.default_rng([config.seed, *sample.name.encode(), label])
     off = config.box * np.clip(rng.standard_normal(4), -FARTHEST, FARTHEST)
     sides = np.rint(box + off * ([box.width, box.height] * 2)).astype(int)

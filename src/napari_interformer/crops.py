@@ -86,11 +86,6 @@ class Picture:
         return bool(self.quantiles[0] >= 0 and self.quantiles[-1] <= 1)
 
     @property
-    def largest(self) -> int:
-        """Pixels of the largest object; 0 if there is none."""
-        return int(self.areas.max(initial=0))
-
-    @property
     def diameter(self) -> float:
         """Median diameter of the objects in pixels, each taken as a disk; specks, which teach nothing, do not count."""
         areas = self.areas[self.areas >= LEAST_PIXELS]
@@ -120,7 +115,7 @@ def training_pictures(folder: str | Path, config: TrainConfig) -> tuple[list[Pic
         raise ValueError(
             f"train needs images to learn from; exclude names the kinds of all {len(chosen)}: take a kind out of exclude."
         )
-    useful = [picture for picture in pictures if picture.largest >= LEAST_PIXELS]
+    useful = [picture for picture in pictures if picture.areas.max(initial=0) >= LEAST_PIXELS]
     if not useful:
         raise ValueError(
             f"train needs labelled images; none to train on ({len(pictures)}) has an object of {LEAST_PIXELS} "
