@@ -7,7 +7,6 @@ except for the size of the window in which it decodes.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 import multiprocessing
 import signal
@@ -255,9 +254,10 @@ class Batches(Dataset[Batch]):
         pixels: list[Tensor] = []
         labels: list[NDArray[np.integer]] = []
         objects: list[tuple[int, int, int, int]] = []
-        tries, empty = itertools.count(), 0
+        tries = empty = 0
         while len(pixels) < count or len(objects) < 2:  # batch norm cannot learn from one
-            if next(tries) > TRIES * count:
+            tries += 1
+            if tries > TRIES * count:
                 raise ValueError(
                     f"Hardly any of {TRIES * count} crops has an object of {LEAST_PIXELS} pixels: give larger diameters, a "
                     "greater zoom, or larger crop_sizes."
@@ -269,18 +269,12 @@ class Batches(Dataset[Batch]):
             # A large image may have next to nothing in it: after some tries with nothing, one looks where something is.
             place = draw_place(picture, size, config, rng, on_object=empty >= MISSES)
             numbers = cut_labels(picture, place)
-            around, seen = find_objects(numbers), []
-            for number in choose_objects(numbers, per_image, rng):
-                box = place_window(Box.at(*around[number - 1]), window, size, rng)
-                # Of a ring, or of an object in pieces, a window may see nothing.
-                if np.count_nonzero(numbers[box.slices] == number) >= LEAST_PIXELS:
-                    seen.append((len(pixels), int(number), box.top, box.left))
+            seen = draw_windows(numbers, per_image, window, rng)
             empty = 0 if seen else empty + 1
-            if not seen:
-                continue
-            objects += seen
-            pixels.append(cut_pixels(picture, place, rng))
-            labels.append(numbers)
+            if seen:
+                objects += [(len(pixels), *one) for one in seen]
+                pixels.append(cut_pixels(picture, place, rng))
+                labels.append(numbers)
         # The first objects get the most clicks, so these must not all be of one crop.
         order = rng.permutation(len(objects))
         return Batch(
@@ -446,6 +440,19 @@ def recolour(colours: NDArray[np.float32], scale: float, rng: np.random.Generato
         sigma = scale * rng.uniform(0.3, 1.2)
         out = gaussian_filter(out, (0, sigma, sigma))
     return np.clip(out, 0, 1)
+
+
+def draw_windows(
+    labels: NDArray[np.integer], count: int, window: int, rng: np.random.Generator
+) -> list[tuple[int, int, int]]:
+    """Return up to `count` objects of a crop, and the top and left edge of a window over each."""
+    boxes, drawn = find_objects(labels), []
+    for number in choose_objects(labels, count, rng):
+        box = place_window(Box.at(*boxes[number - 1]), window, len(labels), rng)
+        # Of a ring, or of an object in pieces, a window may see nothing.
+        if np.count_nonzero(labels[box.slices] == number) >= LEAST_PIXELS:
+            drawn.append((int(number), box.top, box.left))
+    return drawn
 
 
 def choose_objects(labels: NDArray[np.integer], count: int, rng: np.random.Generator) -> NDArray[np.integer]:
