@@ -16,14 +16,14 @@ from scipy.ndimage import uniform_filter1d
 
 import napari_interformer as ni
 from napari_interformer.benchmark import BenchmarkConfig, measure, methods
-from napari_interformer.datasets import load, split
+from napari_interformer.datasets import VALIDATION, load, split
+from napari_interformer.options import model_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from napari_interformer.benchmark import Report
     from napari_interformer.datasets import Sample
 
 ALIKE = 0.9
@@ -60,12 +60,12 @@ def neighbours(
 @click.command()
 @click.argument("folder")
 @click.option("--objects", default=10, show_default=True, help="Objects of each image, at most.")
-@click.option("--model", default=None, help="A model file; the one in the package if left out.")
+@model_option
 @click.option("--baselines", is_flag=True, help="Also seeded watershed and random walker.")
 def main(folder: str, objects: int, model: str | None, baselines: bool) -> None:
     """Print how many images are linked, and the figures of both parts."""
     everything = list(load("dsb2018", folder))
-    training, validation = split(everything, fraction=0.2)
+    training, validation = split(everything, fraction=VALIDATION)
     trained = {sample.name for sample in training}
     edged = [(sample, edges(sample)) for sample in everything]
     links = {chance: neighbours(edged, reverse=chance) for chance in (False, True)}
@@ -73,7 +73,9 @@ def main(folder: str, objects: int, model: str | None, baselines: bool) -> None:
     for kind in sorted({sample.kind for sample in validation}):
         names = {sample.name for sample in validation if sample.kind == kind}
         seen, chance = (len(names & linked[reverse]) for reverse in (False, True))
-        print(f"{kind:22} {len(names):3} images, {seen:3} beside one that is trained on (by chance {chance})")
+        click.echo(
+            f"{kind:22} {len(names):3} images, {seen:3} beside one that is trained on (by chance {chance})"
+        )
     config = BenchmarkConfig(dataset="dsb2018", objects=objects, baselines=baselines)
     parts = {
         "beside one that is trained on": [one for one in validation if one.name in linked[False]],
@@ -81,8 +83,8 @@ def main(folder: str, objects: int, model: str | None, baselines: bool) -> None:
     }
     network = ni.load_model(model)
     for name, samples in parts.items():
-        report: Report = measure(samples, methods(config, network), config)
-        print(f"\n{name}, {len(samples)} images\n{report.table()}", flush=True)
+        report = measure(samples, methods(config, network), config)
+        click.echo(f"\n{name}, {len(samples)} images\n{report.table()}")
 
 
 if __name__ == "__main__":

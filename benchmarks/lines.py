@@ -10,9 +10,9 @@ its skeleton, but for a share that is left out at both ends.
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING
 
+import click
 import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt, label
@@ -21,12 +21,13 @@ from skimage.morphology import skeletonize
 
 import napari_interformer as ni
 from napari_interformer import datasets, samples
+from napari_interformer.benchmark import BenchmarkConfig, choose
 from napari_interformer.geometry import iou
 from napari_interformer.prompts import Click, Scribble
 from napari_interformer.simulate import next_click
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -45,10 +46,10 @@ WAYS = {  # the first prompt, and all others
 
 def next_line(mask: NDArray[np.bool_], target: NDArray[np.bool_]) -> Scribble | None:
     """Return a line through the deeper of the two error regions; None if there is none."""
-    click = next_click(mask, target)
-    if click is None:
+    found = next_click(mask, target)
+    if found is None:
         return None
-    y, x, positive = click
+    y, x, positive = found
     parts, _ = label(target & ~mask if positive else mask & ~target, np.ones((3, 3)))
     region = parts == parts[y, x]
     ends = np.argwhere(skeletonize(region))
@@ -67,8 +68,8 @@ def next_mark(mask: NDArray[np.bool_], target: NDArray[np.bool_], line: bool) ->
     """Return what the user says next."""
     if line:
         return next_line(mask, target)
-    click = next_click(mask, target)
-    return None if click is None else Click.at(click[:2], click[2])
+    found = next_click(mask, target)
+    return None if found is None else Click.at(found[:2], found[2])
 
 
 def overlaps(session: ni.Session, target: NDArray[np.bool_], way: tuple[bool, bool]) -> list[float]:
@@ -83,43 +84,43 @@ def overlaps(session: ni.Session, target: NDArray[np.bool_], way: tuple[bool, bo
     return found
 
 
-def pictures(asked: argparse.Namespace) -> Iterator[tuple[str, NDArray[np.generic], NDArray[np.integer]]]:
+def pictures(
+    families: Sequence[str], dsb2018: str | None, split: str, images: int
+) -> Iterator[tuple[str, NDArray[np.generic], NDArray[np.integer]]]:
     """Yield what an image shows, the image and its labels."""
-    for family in asked.families:
-        for seed in range(asked.images):
+    for family in families:
+        for seed in range(images):
             yield family, *samples.synthetic(np.random.default_rng(1000 + seed), (320, 320), family)
-    if asked.dsb2018:
-        known, unseen = datasets.split(list(datasets.load("dsb2018", asked.dsb2018)), fraction=0.2)
-        chosen = known if asked.split == "training" else unseen
-        for number in np.random.default_rng(0).permutation(len(chosen))[: asked.images]:
-            yield f"dsb2018, {asked.split}", chosen[number].image, chosen[number].labels
+    if dsb2018 is not None:
+        chosen = choose(list(datasets.load("dsb2018", dsb2018)), BenchmarkConfig(split=split))
+        for number in np.random.default_rng(0).permutation(len(chosen))[:images]:
+            yield f"dsb2018, {split}", chosen[number].image, chosen[number].labels
 
 
-def main() -> None:
-    """Print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("families", nargs="*", help="of synthetic images")
-    parser.add_argument("--dsb2018", help="folder of the data set")
-    parser.add_argument("--split", choices=("training", "validation"), default="training")
-    parser.add_argument("--images", type=int, default=12, help="of each kind")
-    parser.add_argument("--objects", type=int, default=5, help="of each image, at most")
-    asked = parser.parse_args()
+@click.command()
+@click.argument("families", nargs=-1, type=click.Choice(list(samples.FAMILIES)))
+@click.option("--dsb2018", metavar="FOLDER", help="Where the data set is.")
+@click.option("--split", type=click.Choice(["training", "validation"]), default="training", show_default=True)
+@click.option("--images", default=12, show_default=True, help="Images of each kind, at most.")
+@click.option("--objects", default=5, show_default=True, help="Objects of each image, at most.")
+def main(families: tuple[str, ...], dsb2018: str | None, split: str, images: int, objects: int) -> None:
+    """Print a row for each of FAMILIES, of synthetic images, and for the data set."""
     torch.set_num_threads(1)
     model = ni.load_model()
     found: dict[tuple[str, str], list[list[float]]] = {}
-    for kind, image, labels in pictures(asked):
+    for kind, image, labels in pictures(families, dsb2018, split, images):
         session = ni.Session(ni.encode(image, model, device="cpu"), model)
         areas = np.bincount(labels.ravel())
         areas[0] = 0
-        for number in np.random.default_rng(0).permutation(np.flatnonzero(areas > 60))[: asked.objects]:
+        for number in np.random.default_rng(0).permutation(np.flatnonzero(areas > 60))[:objects]:
             for way, lines in WAYS.items():
                 found.setdefault((kind, way), []).append(overlaps(session, labels == number, lines))
-    print(f"| images | way | objects | {' | '.join(f'IoU@{n + 1}' for n in range(PROMPTS))} |")
-    print("| --- " * (3 + PROMPTS) + "|")
+    click.echo(f"| images | way | objects | {' | '.join(f'IoU@{n + 1}' for n in range(PROMPTS))} |")
+    click.echo("| --- " * (3 + PROMPTS) + "|")
     for (kind, way), rows in found.items():
-        print(f"| {kind} | {way} | {len(rows)} | {' | '.join(f'{mean:.3f}' for mean in np.mean(rows, 0))} |")
+        click.echo(
+            f"| {kind} | {way} | {len(rows)} | {' | '.join(f'{mean:.3f}' for mean in np.mean(rows, 0))} |"
+        )
 
 
 if __name__ == "__main__":

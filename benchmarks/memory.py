@@ -27,6 +27,7 @@ import napari_interformer as ni
 from napari_interformer.encoding import encode_tiles, room_for
 from napari_interformer.geometry import Box, iou
 from napari_interformer.image import Planes
+from napari_interformer.options import model_option
 from napari_interformer.prompts import NotEncodedError
 from napari_interformer.samples import cells
 from napari_interformer.simulate import next_click
@@ -130,7 +131,7 @@ def huge(tiles: int, model: str | None) -> None:
 @click.option("--planes", default=PLANES, show_default=True, help="How many of the 500 to encode.")
 @click.option("--huge", "is_huge", is_flag=True, help="One plane of 20,000 x 20,000 instead of a stack.")
 @click.option("--tiles", default=400, show_default=True, help="How many tiles of the huge plane to encode.")
-@click.option("--model", default=None, help="A model file; the one in the package if left out.")
+@model_option
 def main(planes: int, is_huge: bool, tiles: int, model: str | None) -> None:
     """Measure, and print a table."""
     if is_huge:

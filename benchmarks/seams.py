@@ -11,6 +11,7 @@ import numpy as np
 
 import napari_interformer as ni
 from napari_interformer.geometry import iou
+from napari_interformer.options import model_option
 from napari_interformer.samples import cells
 from napari_interformer.simulate import next_click
 
@@ -22,7 +23,7 @@ MARGIN = 3  # pixels that a cell reaches beyond a seam
 @click.command()
 @click.option("--seeds", default=8, show_default=True, help="Images, each slid across the seams five times.")
 @click.option("--halo", type=int, help="Overlap of tiles in pixels; as `encode` has it if left out.")
-@click.option("--model", default=None, help="A model file; the one in the package if left out.")
+@model_option
 def main(seeds: int, halo: int | None, model: str | None) -> None:
     """Measure, and print a table."""
     network = ni.load_model(model)

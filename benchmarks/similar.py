@@ -10,17 +10,18 @@ an IoU of 0.5 (or 0.7), precision the share of what is found that is one of them
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
+import click
 import numpy as np
 import torch
 
 import napari_interformer as ni
 from napari_interformer import datasets
+from napari_interformer.benchmark import BenchmarkConfig, choose
 from napari_interformer.geometry import iou
 from napari_interformer.simulate import next_click
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 LEAST = 6  # objects in an image, or there is little to find
 SMALLEST = 20  # pixels of an object that is clicked on
 GOOD, MOST_CLICKS = 0.8, 4
+GIVEN = (1, 3)  # objects that are clicked on
 
 
 @dataclass
@@ -85,7 +87,7 @@ class Count:
         )
 
 
-def click(session: ni.Session, target: NDArray[np.bool_]) -> None:
+def finish(session: ni.Session, target: NDArray[np.bool_]) -> None:
     """Click on an object until it is good, and commit it."""
     for _ in range(MOST_CLICKS):
         found = next_click(session.mask, target)
@@ -95,44 +97,38 @@ def click(session: ni.Session, target: NDArray[np.bool_]) -> None:
     session.commit()
 
 
-def main() -> None:
+@click.command()
+@click.option("--dsb2018", metavar="FOLDER", required=True, help="Where the data set is.")
+@click.option("--split", type=click.Choice(["training", "validation"]), default="training", show_default=True)
+@click.option("--images", default=5, show_default=True, help="Images of each kind, at most.")
+def main(dsb2018: str, split: str, images: int) -> None:
     """Print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--dsb2018", required=True, help="folder of the data set")
-    parser.add_argument("--split", choices=("training", "validation"), default="training")
-    parser.add_argument("--images", type=int, default=5, help="of each kind, at most")
-    parser.add_argument("--given", type=int, nargs="+", default=(1, 3), help="objects that are clicked on")
-    parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
     torch.set_num_threads(1)
     model = ni.load_model()
-    known, unseen = datasets.split(list(datasets.load("dsb2018", asked.dsb2018)), fraction=0.2)
     kinds = defaultdict(list)
-    for sample in known if asked.split == "training" else unseen:
+    for sample in choose(list(datasets.load("dsb2018", dsb2018)), BenchmarkConfig(split=split)):
         if np.unique(sample.labels).size > LEAST:
             kinds[sample.kind].append(sample)
     counts: dict[tuple[str, int], Count] = defaultdict(Count)
     for kind in sorted(kinds):
-        rng = np.random.default_rng(asked.seed)
-        for number in rng.permutation(len(kinds[kind]))[: asked.images]:
+        rng = np.random.default_rng(0)
+        for number in rng.permutation(len(kinds[kind]))[:images]:
             image, truth = kinds[kind][number].image, kinds[kind][number].labels
             features = ni.encode(image, model, device="cpu")
             order = rng.permutation(np.flatnonzero(np.bincount(truth.ravel())[1:] > SMALLEST) + 1)
-            for few in asked.given:
+            for few in GIVEN:
                 session = ni.Session(features, model)
                 for label in order[:few]:
-                    click(session, truth == label)
+                    finish(session, truth == label)
                 counts[kind, few].add(session, truth, order[:few])
-    print(
+    click.echo(
         "| images | clicked on | images | others | recall at 0.5 | at 0.7 | precision | IoU of those found | s |"
     )
-    print("| --- " * 9 + "|")
-    for few in asked.given:
+    click.echo("| --- " * 9 + "|")
+    for few in GIVEN:
         counts["all", few] = Count.of([count for (_, n), count in counts.items() if n == few])
     for (kind, few), count in sorted(counts.items()):
-        print(f"| {kind} | {few} | {count.row()} |")
+        click.echo(f"| {kind} | {few} | {count.row()} |")
 
 
 if __name__ == "__main__":

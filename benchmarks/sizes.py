@@ -18,6 +18,7 @@ import napari_interformer as ni
 from napari_interformer.encoding import encode_tiles, room_for
 from napari_interformer.geometry import Box, iou
 from napari_interformer.image import Planes
+from napari_interformer.options import model_option
 from napari_interformer.simulate import next_click
 
 if TYPE_CHECKING:
@@ -69,11 +70,11 @@ def attempt(model: InterFormer, diameter: int, seed: int) -> tuple[list[float], 
 
 
 @click.command()
-@click.option("--model", default=None, help="A model file; the one in the package if left out.")
+@model_option
 @click.option("--objects", default=6, show_default=True, help="Objects of each size.")
 def main(model: str | None, objects: int) -> None:
     """Measure, and print a table."""
-    network = ni.load_model(model) if model else ni.load_model()
+    network = ni.load_model(model)
     click.echo("| pixels across | IoU, 1 click | 2 | 3 | least with 3 | level | first click | later ones |")
     click.echo("| --- | --- | --- | --- | --- | --- | --- | --- |")
     third = []

@@ -10,7 +10,6 @@ beside it, as PyTorch's is slow on some processors: so ratios can be compared be
 
 from __future__ import annotations
 
-import argparse
 import functools
 import itertools
 import json
@@ -23,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import numpy as np
 import torch
 
@@ -103,7 +103,7 @@ def encode_bundled() -> Callable[[], object]:
     return lambda: ni.encode(image, model, device="cpu")
 
 
-def click(image: np.ndarray, folder: str, name: str) -> Callable[[], object]:
+def first_click(image: np.ndarray, folder: str, name: str) -> Callable[[], object]:
     """Return the first click on another object each time, in a session that paints; features and labels are on disk."""
     model, planes = ni.load_model(), Planes.of(image, contrast=(0, 40_000))
     features = room_for(planes, model, store=Path(folder) / name)
@@ -183,7 +183,7 @@ def check(path: Path, rows: dict[str, dict[str, float]]) -> None:
     ]
     if slower:
         sys.exit("Slower by more than a quarter:\n" + "\n".join(slower))
-    print(f"No ratio is more than a quarter over {path.name}'s.")
+    click.echo(f"No ratio is more than a quarter over {path.name}'s.")
 
 
 @contextmanager
@@ -197,20 +197,17 @@ def others(count: int) -> Iterator[None]:
             program.kill()
 
 
-def main() -> None:
+@click.command()
+@click.option("--json", "kept", type=click.Path(path_type=Path), help="File to keep the figures in.")
+@click.option("--check", "usual", type=click.Path(path_type=Path), help="File to compare with.")
+@click.option("--only", default="", help="Measure what has this in its name.")
+@click.option("--beside", default=0, help="So many other programs compute meanwhile.")
+def main(kept: Path | None, usual: Path | None, only: str, beside: int) -> None:
     """Measure everything and print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, help="file to keep the figures in")
-    parser.add_argument("--check", type=Path, help="file to compare with")
-    parser.add_argument("--only", default="", help="measure what has this in its name")
-    parser.add_argument("--beside", type=int, default=0, help="so many other programs compute meanwhile")
-    asked = parser.parse_args()
-    if asked.beside and (asked.json or asked.check):
-        parser.error("--beside slows the calibration down, too: leave out --json and --check.")
+    if beside and (kept or usual):
+        raise click.UsageError("--beside slows the calibration down, too: leave out --json and --check.")
     image = cells()[0]
-    with tempfile.TemporaryDirectory() as folder, others(asked.beside):
+    with tempfile.TemporaryDirectory() as folder, others(beside):
         sizes = {
             "512x512": image,
             "4096x4096": np.tile(image, (8, 8)),
@@ -225,7 +222,7 @@ def main() -> None:
             (
                 40,
                 {
-                    f"click, bundled, {name}": functools.partial(click, pixels, folder, name)
+                    f"click, bundled, {name}": functools.partial(first_click, pixels, folder, name)
                     for name, pixels in sizes.items()
                 },
             ),
@@ -234,23 +231,24 @@ def main() -> None:
             (2, {"encode, Light, 1024x1024": lambda: encode("light", 1024)}),
         ]
         rows: dict[str, dict[str, float]] = {}
-        print(f"{processor()}, PyTorch {torch.__version__}")
-        print("| what | p50 | p95 | ratio | ratio p95 | calibration |\n| --- | --- | --- | --- | --- | --- |")
+        click.echo(f"{processor()}, PyTorch {torch.__version__}")
+        click.echo(
+            "| what | p50 | p95 | ratio | ratio p95 | calibration |\n| --- | --- | --- | --- | --- | --- |"
+        )
         for repeats, group in plan:
-            made = {name: make() for name, make in group.items() if asked.only in name}
+            made = {name: make() for name, make in group.items() if only in name}
             for name, row in measure(made, repeats).items() if made else ():
                 rows[name] = row
-                print(
+                click.echo(
                     f"| {name} | {row['p50']:.1f} ms | {row['p95']:.1f} ms | {row['ratio']:.2f} | {row['ratio_p95']:.2f} | "
                     f"{row['calibration']:.1f} ms |",
-                    flush=True,
                 )
         for name, row in starts().items():
-            print(f"| {name} | {row['p50']:.1f} ms | {row['p95']:.1f} ms | | | |")
-    if asked.json:
-        keep(asked.json, rows)
-    if asked.check:
-        check(asked.check, rows)
+            click.echo(f"| {name} | {row['p50']:.1f} ms | {row['p95']:.1f} ms | | | |")
+    if kept:
+        keep(kept, rows)
+    if usual:
+        check(usual, rows)
 
 
 if __name__ == "__main__":

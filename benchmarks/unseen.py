@@ -12,8 +12,8 @@ import numpy as np
 
 import napari_interformer as ni
 from napari_interformer import samples
-from napari_interformer.benchmark import BenchmarkConfig, measure, methods
-from napari_interformer.datasets import Sample, load, split
+from napari_interformer.benchmark import BenchmarkConfig, choose, measure, methods
+from napari_interformer.datasets import Sample, load
 
 SEED = 8000  # far from those of training and of other benchmarks
 SIDE = 256  # pixels of a synthetic image
@@ -29,7 +29,7 @@ def of_family(family: str, images: int) -> list[Sample]:
 @click.command()
 @click.argument("model")
 @click.argument("kinds")
-@click.option("--dsb2018", default=None, help="The folder of dsb2018, for its kinds.")
+@click.option("--dsb2018", metavar="FOLDER", help="Where the data set is, for its kinds.")
 @click.option(
     "--images",
     type=click.IntRange(min=1),
@@ -40,11 +40,12 @@ def of_family(family: str, images: int) -> list[Sample]:
 def main(model: str, kinds: str, dsb2018: str | None, images: int) -> None:
     """Print a row for each of KINDS, separated by commas."""
     without, packaged = ni.load_model(model), ni.load_model()
-    _, validation = ([], []) if dsb2018 is None else split(list(load("dsb2018", dsb2018)), fraction=0.2)
-    print(
+    kept = BenchmarkConfig(split="validation")
+    validation = [] if dsb2018 is None else choose(list(load("dsb2018", dsb2018)), kept)
+    click.echo(
         "| kind | objects | IoU@1, without it | NoC@85, without it | model in the package | watershed | walker |"
     )
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    click.echo("| --- | --- | --- | --- | --- | --- | --- |")
     for kind in map(str.strip, kinds.split(",")):
         if kind in samples.FAMILIES:
             chosen = of_family(kind, images)
@@ -59,7 +60,7 @@ def main(model: str, kinds: str, dsb2018: str | None, images: int) -> None:
         report = measure(chosen, {"without": clicker, **methods(config, packaged)}, config)
         figures = [result.summary(config) for result in report.results]
         clicks = " | ".join(f"{one['NoC@85']:.2f}" for one in figures)
-        print(f"| {kind} | {figures[0]['objects']:.0f} | {figures[0]['IoU@1']:.3f} | {clicks} |", flush=True)
+        click.echo(f"| {kind} | {figures[0]['objects']:.0f} | {figures[0]['IoU@1']:.3f} | {clicks} |")
 
 
 if __name__ == "__main__":

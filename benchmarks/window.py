@@ -6,15 +6,20 @@ table, and JSON with `--json`. The matrix product at its end tells how fast the 
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 import dask.array as da
+import napari
 import numpy as np
+from qtpy.QtCore import QEventLoop, QPoint, Qt, QTimer
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QApplication
 
 from napari_interformer.screen import Screen
 
@@ -22,19 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 ARRIVED, RESTED = 0.03, 0.3  # seconds from the last move to the press: people aim, and then press
-PARTS = ("open", "plane", "encode", "stack", "huge", "large")
 
 
 class Bench:
     """A viewer with the panel, a hand on the mouse, and a watch on the screen."""
 
     def __init__(self) -> None:
-        import napari
-        from qtpy.QtCore import QEventLoop, QPoint, Qt, QTimer
-        from qtpy.QtTest import QTest
-        from qtpy.QtWidgets import QApplication
-
-        self.Qt, self.QTest, self.QPoint, self.QTimer, self.QEventLoop = Qt, QTest, QPoint, QTimer, QEventLoop
         self.viewer = napari.Viewer()
         self.app = QApplication.instance()
         self.viewer.window.resize(1300, 950)
@@ -58,8 +56,8 @@ class Bench:
 
     def until(self, done: Callable[[], Any], seconds: float = 300) -> None:
         """Let the event loop run as napari does, until something is so."""
-        loop, end = self.QEventLoop(), time.monotonic() + seconds
-        timer = self.QTimer()
+        loop, end = QEventLoop(), time.monotonic() + seconds
+        timer = QTimer()
         timer.setInterval(1)
         timer.timeout.connect(lambda: loop.quit() if done() or time.monotonic() > end else None)
         timer.start()
@@ -115,26 +113,24 @@ class Bench:
         """Click on a pixel with the mouse, which rests there for some seconds before."""
         camera = Screen(self.viewer).camera
         away = (np.asarray(place, float) - np.asarray(camera.center)[-2:]) * camera.zoom
-        point = self.QPoint(
-            round(self.canvas.width() / 2 + away[1]), round(self.canvas.height() / 2 + away[0])
-        )
-        self.QTest.mouseMove(self.canvas, point)
+        point = QPoint(round(self.canvas.width() / 2 + away[1]), round(self.canvas.height() / 2 + away[0]))
+        QTest.mouseMove(self.canvas, point)
         self.rest(rest)
 
         def act() -> None:
             # Two events, as from a real mouse, so that the time between them is nobody's pause.
-            self.QTest.mousePress(self.canvas, self.Qt.MouseButton.LeftButton, pos=point)
+            QTest.mousePress(self.canvas, Qt.MouseButton.LeftButton, pos=point)
             self.app.processEvents()
-            self.QTest.mouseRelease(self.canvas, self.Qt.MouseButton.LeftButton, pos=point)
+            QTest.mouseRelease(self.canvas, Qt.MouseButton.LeftButton, pos=point)
 
         return self.timed(act)
 
     def press(self, letter: str, *modifiers: str) -> None:
         """Press a key."""
-        held = self.Qt.KeyboardModifier.NoModifier
+        held = Qt.KeyboardModifier.NoModifier
         for modifier in modifiers:
-            held |= getattr(self.Qt.KeyboardModifier, f"{modifier}Modifier")
-        self.QTest.keyClick(self.canvas, getattr(self.Qt.Key, f"Key_{letter}"), held)
+            held |= getattr(Qt.KeyboardModifier, f"{modifier}Modifier")
+        QTest.keyClick(self.canvas, getattr(Qt.Key, f"Key_{letter}"), held)
 
     def objects(self, places: Sequence[tuple[float, float]]) -> dict[str, list[float]]:
         """Click each object twice, undo and redo the second click, commit; return the times."""
@@ -321,8 +317,8 @@ def written(bench: Bench, name: str, shape: tuple[int, ...], across: int) -> dic
 def pauses(bench: Bench, work: Callable[[], None]) -> float:
     """Return the event loop's longest pause while something is done, in milliseconds."""
     ticks: list[float] = []
-    timer = bench.QTimer()
-    timer.setTimerType(bench.Qt.TimerType.PreciseTimer)
+    timer = QTimer()
+    timer.setTimerType(Qt.TimerType.PreciseTimer)
     timer.setInterval(1)
     timer.timeout.connect(lambda: ticks.append(time.perf_counter()))
     timer.start()
@@ -372,31 +368,32 @@ def while_encoding(bench: Bench, count: int) -> dict[str, Any]:
     return {**found, **{name: told(times) for name, times in clicked.items()}}
 
 
-def main() -> None:
-    """Measure the parts asked for."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=PARTS, choices=PARTS)
-    parser.add_argument("--objects", type=int, default=12)
-    parser.add_argument("--json")
-    options = parser.parse_args()
+PARTS = {
+    "plane": on_a_plane,
+    "encode": while_encoding,
+    "stack": in_a_stack,
+    "huge": on_a_huge_plane,
+    "large": large_objects,
+}
+
+
+@click.command()
+@click.argument("parts", nargs=-1, type=click.Choice(["open", *PARTS]))
+@click.option("--objects", default=12, show_default=True, help="That are clicked on, at most.")
+@click.option("--json", "kept", type=click.Path(path_type=Path), help="File to keep the figures in.")
+def main(parts: tuple[str, ...], objects: int, kept: Path | None) -> None:
+    """Measure PARTS, or all, and print a table."""
     bench = Bench()
     found: dict[str, Any] = {"open ms": round(bench.opened, 1)}
-    for name, part in {
-        "plane": on_a_plane,
-        "encode": while_encoding,
-        "stack": in_a_stack,
-        "huge": on_a_huge_plane,
-        "large": large_objects,
-    }.items():
-        if name in options.parts:
-            found[name] = part(bench, options.objects)
+    for name, part in PARTS.items():
+        if name in (parts or PARTS):
+            found[name] = part(bench, objects)
             for key, value in found[name].items():
-                print(f"{name:8} {key:36} {value}", flush=True)
+                click.echo(f"{name:8} {key:36} {value}")
     found["matrix product ms"] = round(product(), 1)
-    print(f"open {found['open ms']} ms, matrix product {found['matrix product ms']} ms")
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump(found, file, indent=1)
+    click.echo(f"open {found['open ms']} ms, matrix product {found['matrix product ms']} ms")
+    if kept:
+        kept.write_text(json.dumps(found, indent=1))
     bench.panel.release()
     bench.viewer.close()
 

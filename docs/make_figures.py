@@ -332,14 +332,14 @@ def overlay(path: Path) -> None:
 def benchmark(data: Path) -> None:
     """Run the benchmark on dsb2018's validation images; keep the plot and the worst cases."""
     import napari_interformer as ni
-    from napari_interformer.benchmark import BenchmarkConfig, methods, run
+    from napari_interformer.benchmark import BenchmarkConfig, run
 
     model = ni.load_model()
     config = BenchmarkConfig(dataset="dsb2018", split="validation", objects=10, baselines=True)
     report = run(data, model, config)
     print(report.table())
     with tempfile.TemporaryDirectory() as folder:
-        report.save(folder, methods(config, model)["InterFormer"])
+        report.save(folder)
         for name in ("iou-by-clicks.png", "worst.png"):
             save(np.asarray(Image.open(Path(folder) / name).convert("RGB")), IMAGES / name)
 

@@ -280,7 +280,7 @@ def test_the_report_is_a_table_json_a_plot_and_the_worst_cases(tmp_path):
     samples = [SAMPLE, replace(SAMPLE, name="more", kind="others")]
     config = replace(CONFIG, objects=2, box=0.04)
     report = measure(samples, {"boxed": Boxed, "hopeless": Hopeless}, config)
-    written = report.save(tmp_path, Boxed)
+    written = report.save(tmp_path)
     assert {p.name for p in written} == {"benchmark.json", "benchmark.md", "iou-by-clicks.png", "worst.png"}
     assert all(p.stat().st_size > 200 for p in written)
     content = json.loads((tmp_path / "benchmark.json").read_text())

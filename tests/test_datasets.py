@@ -13,7 +13,9 @@ from PIL import Image
 from scipy.io import savemat
 from skimage.io import imsave
 
+from napari_interformer.crops import Picture
 from napari_interformer.datasets import DATASETS, Sample, load, read, read_labels, split
+from napari_interformer.label_files import write_labels
 
 PICTURE = np.arange(20 * 24 * 3, dtype=np.uint8).reshape(20, 24, 3)
 MASK = np.zeros((20, 24), np.uint8)
@@ -342,17 +344,26 @@ def test_labels_as_jpeg_are_refused(tmp_path):
         list(load("folder", tmp_path))
 
 
-@pytest.mark.parametrize("wrong", [-1, 0.5, np.nan, np.inf, 2**31])
+@pytest.mark.parametrize("wrong", [-1, 0.5, np.nan, np.inf, 2**63])
 def test_labels_take_whole_numbers_from_0(wrong, tmp_path):
     (tmp_path / "labels").mkdir()
     save(tmp_path / "images" / "a.png", PICTURE)
-    labels = MASK.astype(np.uint32 if wrong == 2**31 else np.float32)
+    labels = MASK.astype(np.uint64 if wrong == 2**63 else np.float32)
     tifffile.imwrite(tmp_path / "labels" / "a.tif", labels)
     assert next(load("folder", tmp_path)).labels.max() == 1
     labels[0, 0] = wrong
     tifffile.imwrite(tmp_path / "labels" / "a.tif", labels)
     with pytest.raises(ValueError, match=rf"whole numbers from 0.*a\.tif has {wrong}"):
         list(load("folder", tmp_path))
+
+
+def test_labels_are_as_large_as_a_label_image_can_hold_them(tmp_path):
+    save(tmp_path / "images" / "a.png", PICTURE)
+    (tmp_path / "labels").mkdir()
+    write_labels(tmp_path / "labels" / "a.tif", np.where(MASK > 0, 2**32 - 1, 0))
+    (sample,) = load("folder", tmp_path)
+    assert sample.labels.max() == 2**32 - 1
+    np.testing.assert_array_equal(Picture(sample.image, sample.marked).labels, MASK)
 
 
 def test_a_number_for_each_class_is_told(tmp_path, caplog):

@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     from napari_interformer.model import InterFormer
 
 
-SPLITS = ("all", "training", "validation")
 REPORT = ("benchmark.json", "benchmark.md", "iou-by-clicks.png", "worst.png")  # its files
 TOLD_AFTER = (1, 3, 5, 10)  # clicks, for the mean IoU in the report; the command's help names them, too
 WORST = 24  # objects on the contact sheet
 SPECK = 16  # pixels; in labels of microscopy, what is smaller is often none
+FARTHEST = 2.5  # sigma; nobody's box is off by more
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class BenchmarkConfig:
     seed: int = 0
 
     allowed: ClassVar = {
-        "split": one_of(SPLITS),
+        "split": one_of(("all", "training", "validation")),
         "images": at_least(0),
         "objects": at_least(0),
         "smallest": at_least(0),
@@ -267,7 +267,7 @@ class _Seeded:
         self.size = (grey.shape[0], grey.shape[1])
         self.grey = gaussian_filter(grey, self.sigma)
         self.edges = gaussian_gradient_magnitude(grey, self.sigma)
-        self.clicks: list[tuple[int, int, bool]] = []
+        self.clicks: list[Clicked] = []
 
     def begin(self) -> None:
         """Start a new object."""
@@ -363,8 +363,10 @@ def run(
 
 def choose(everything: Sequence[Sample], config: BenchmarkConfig) -> list[Sample]:
     """Return the samples of a split, or some of them."""
-    training, validation = split(everything, fraction=config.validation)
-    chosen = {"all": list(everything), "training": training, "validation": validation}[config.split]
+    chosen = list(everything)
+    if config.split != "all":
+        training, validation = split(everything, fraction=config.validation)
+        chosen = training if config.split == "training" else validation
     if config.images and config.images < len(chosen):
         rng = np.random.default_rng(config.seed)
         chosen = [chosen[i] for i in sorted(rng.choice(len(chosen), config.images, replace=False))]
@@ -398,15 +400,13 @@ def measure(
         raise ValueError(
             f"The benchmark needs images with objects of at least {config.least_pixels} pixels; got none."
         )
-    return Report(config, list(results.values()), samples)
+    return Report(config, list(results.values()), samples, methods)
 
 
 def objects_of(sample: Sample, config: BenchmarkConfig) -> list[int]:
     """Return the labels of a sample to click on."""
-    there = sample.labels > 0
-    if sample.ignore is not None:
-        there &= ~sample.ignore
-    labels, areas = np.unique(sample.labels[there], return_counts=True)
+    marked = sample.marked
+    labels, areas = np.unique(marked[marked > 0], return_counts=True)
     labels = labels[areas >= config.least_pixels]
     if config.objects and config.objects < len(labels):
         # Seeded by the image as well: a subset of the images has the same objects.
@@ -446,9 +446,6 @@ def answer(clicker: Clicker, given: Box | Clicked) -> NDArray[np.bool_]:
     return clicker.box(given)
 
 
-FARTHEST = 2.5  # sigma; nobody is off by more
-
-
 def drawn_box(sample: Sample, label: int, config: BenchmarkConfig) -> Box | None:
     """Return a box as a person draws it around an object, the same in each run; None if the object starts with a click.
 
@@ -456,10 +453,7 @@ def drawn_box(sample: Sample, label: int, config: BenchmarkConfig) -> Box | None
     """
     if config.box is None:
         return None
-    seen = sample.labels == label
-    if sample.ignore is not None:
-        seen &= ~sample.ignore
-    box, whole = Box.around(seen), Box.of(sample.labels.shape)
+    box, whole = Box.around(sample.marked == label), Box.of(sample.labels.shape)
     rng = np.random.default_rng([config.seed, *sample.name.encode(), label])
     off = config.box * np.clip(rng.standard_normal(4), -FARTHEST, FARTHEST)
     sides = np.rint(box + off * ([box.width, box.height] * 2)).astype(int)
@@ -476,11 +470,12 @@ def drawn_box(sample: Sample, label: int, config: BenchmarkConfig) -> Box | None
 
 @dataclass(frozen=True)
 class Report:
-    """All results, and the samples on which they were made."""
+    """All results, and the samples and methods by which they were made."""
 
     config: BenchmarkConfig
     results: list[Result]
     samples: list[Sample]
+    methods: dict[str, Method]
 
     @property
     def kinds(self) -> list[str]:
@@ -509,8 +504,8 @@ class Report:
         lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
         return "\n".join(lines)
 
-    def save(self, folder: str | Path, annotate: Method | None = None) -> list[Path]:
-        """Write `benchmark.json`, `benchmark.md`, `iou-by-clicks.png` and, with a method, `worst.png`."""
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write `benchmark.json`, `benchmark.md`, `iou-by-clicks.png` and `worst.png`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         content = {
@@ -531,9 +526,7 @@ class Report:
         write_whole(figures, json.dumps(content, indent=1).encode())
         write_whole(table, f"{self.table()}\n".encode())
         self.plot(plot)
-        if annotate is None:
-            return [figures, table, plot]
-        self.contact_sheet(sheet, annotate)
+        self.contact_sheet(sheet)
         return [figures, table, plot, sheet]
 
     def plot(self, path: str | Path) -> None:
@@ -562,53 +555,58 @@ class Report:
         axes.legend(frameon=False)
         figure.savefig(path, dpi=120)
 
-    def contact_sheet(self, path: str | Path, annotate: Method) -> None:
-        """Show the first method's worst objects: truth green, mask magenta, clicks as dots, a box as a frame."""
+    def contact_sheet(self, path: str | Path) -> None:
+        """Show the first method's worst objects."""
         from matplotlib.figure import Figure
-        from matplotlib.patches import Rectangle
 
-        threshold = max(self.config.thresholds)
+        first, threshold = self.results[0], max(self.config.thresholds)
         worst = sorted(
-            self.results[0].trials,
+            first.trials,
             key=lambda t: (
                 -(t.clicks_to(threshold, self.config.max_clicks) or math.inf),
                 t.iou_after(len(t.ious)),
             ),
         )[:WORST]
         by_name = {sample.name: sample for sample in self.samples}
-        clickers = {name: annotate(by_name[name].image) for name in {trial.image for trial in worst}}
+        names = {trial.image for trial in worst}
+        clickers = {name: self.methods[first.method](by_name[name].image) for name in names}
         columns = 6
-        figure = Figure(figsize=(2 * columns, 2.2 * math.ceil(len(worst) / columns)), layout="constrained")
-        grid = figure.subplots(math.ceil(len(worst) / columns), columns, squeeze=False)
+        rows = math.ceil(len(worst) / columns)
+        figure = Figure(figsize=(2 * columns, 2.2 * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
         for axes in grid.flat:
             axes.set_axis_off()
         for axes, trial in zip(grid.flat, worst, strict=False):
-            sample = by_name[trial.image]
-            target = sample.labels == trial.label
             clicker = clickers[trial.image]
             clicker.begin()
             for given in trial.given:
                 mask = answer(clicker, given)
-            box = Box.around(target | mask)
-            box = box.grown(12, 12).intersect(Box.of(target.shape))
-            picture = Planes.of(sample.image).read((), box).astype(np.uint8)
-            picture[find_boundaries(target[box.slices])] = (0, 220, 0)
-            picture[find_boundaries(mask[box.slices])] = (230, 0, 230)
-            axes.imshow(picture)
-            if trial.box is not None:
-                left, top, right, bottom = trial.box.shift(-box.top, -box.left)
-                corners = (left - 0.5, top - 0.5), right - left, bottom - top
-                axes.add_patch(Rectangle(*corners, fill=False, edgecolor="lime", linewidth=0.8))
-            for y, x, positive in trial.clicks:
-                if box.has(y, x):
-                    axes.plot(
-                        x - box.left, y - box.top, ".", color="lime" if positive else "red", markersize=4
-                    )
-            axes.set_title(
-                f"{trial.image[:8]} #{trial.label}\nIoU {trial.ious[-1]:.2f}, {len(trial.ious)} clicks",
-                fontsize=7,
-            )
+            _draw(axes, trial, by_name[trial.image], mask)
         figure.savefig(path, dpi=110)
+
+
+def _draw(axes: Any, trial: Trial, sample: Sample, mask: NDArray[np.bool_]) -> None:
+    """Show an object: truth green, mask magenta, clicks as dots, a box as a frame."""
+    from matplotlib.patches import Rectangle
+
+    target = sample.labels == trial.label
+    box = Box.around(target | mask).grown(12, 12).intersect(Box.of(target.shape))
+    picture = Planes.of(sample.image).read((), box).astype(np.uint8)
+    picture[find_boundaries(target[box.slices])] = (0, 220, 0)
+    picture[find_boundaries(mask[box.slices])] = (230, 0, 230)
+    axes.imshow(picture)
+    if trial.box is not None:
+        left, top, right, bottom = trial.box.shift(-box.top, -box.left)
+        corner = left - 0.5, top - 0.5
+        axes.add_patch(
+            Rectangle(corner, right - left, bottom - top, fill=False, edgecolor="lime", linewidth=0.8)
+        )
+    for y, x, positive in trial.clicks:
+        if box.has(y, x):
+            axes.plot(x - box.left, y - box.top, ".", color="lime" if positive else "red", markersize=4)
+    axes.set_title(
+        f"{trial.image[:8]} #{trial.label}\nIoU {trial.ious[-1]:.2f}, {len(trial.ious)} clicks", fontsize=7
+    )
 
 
 def _shown(name: str, value: float) -> str:

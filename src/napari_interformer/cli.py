@@ -474,7 +474,7 @@ def benchmark(folder: Path, output: Path, model: str | None, device: str, **sett
 
     check_folder(folder)
     check_output_folder(output)
-    from napari_interformer.benchmark import REPORT, BenchmarkConfig, methods, run
+    from napari_interformer.benchmark import REPORT, BenchmarkConfig, run
 
     if taken := [name for name in REPORT if (output / name).exists()]:
         raise FileExistsError(
@@ -489,7 +489,7 @@ def benchmark(folder: Path, output: Path, model: str | None, device: str, **sett
     with bar("clicking", "image") as show:
         told = run(folder, network, config, device=device, progress=show)
     try:
-        written = told.save(output, methods(config, network, device)["InterFormer"])
+        written = told.save(output)
     finally:  # what was measured, perhaps for hours, is shown at least
         click.echo(told.table())
     for path in written:

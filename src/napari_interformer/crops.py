@@ -7,7 +7,6 @@ except for the size of the window in which it decodes.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 import multiprocessing
 import signal
@@ -86,11 +85,6 @@ class Picture:
         return bool(self.quantiles[0] >= 0 and self.quantiles[-1] <= 1)
 
     @property
-    def largest(self) -> int:
-        """Pixels of the largest object; 0 if there is none."""
-        return int(self.areas.max(initial=0))
-
-    @property
     def diameter(self) -> float:
         """Median diameter of the objects in pixels, each taken as a disk; specks, which teach nothing, do not count."""
         areas = self.areas[self.areas >= LEAST_PIXELS]
@@ -101,7 +95,11 @@ def training_pictures(folder: str | Path, config: TrainConfig) -> tuple[list[Pic
     """Return the images of the training split, and how many are kept out of it."""
     everything = list(datasets.load(config.dataset, folder))
     chosen, kept = datasets.split(everything, fraction=config.validation)
-    check_some(chosen, kept, config.validation)
+    if not chosen:
+        raise ValueError(
+            f"train needs images to learn from; validation {config.validation} keeps all {len(kept)} from it: give a smaller "
+            "share."
+        )
     left_out = excluded(config)
     known = {sample.kind for sample in everything} | samples.FAMILIES.keys() | samples.VOLUMES.keys()
     if unknown := left_out - known:
@@ -116,21 +114,13 @@ def training_pictures(folder: str | Path, config: TrainConfig) -> tuple[list[Pic
         raise ValueError(
             f"train needs images to learn from; exclude names the kinds of all {len(chosen)}: take a kind out of exclude."
         )
-    useful = [picture for picture in pictures if picture.largest >= LEAST_PIXELS]
+    useful = [picture for picture in pictures if picture.areas.max(initial=0) >= LEAST_PIXELS]
     if not useful:
         raise ValueError(
             f"train needs labelled images; none to train on ({len(pictures)}) has an object of {LEAST_PIXELS} "
             "pixels: check the labels, in which 0 is background and every other number an object."
         )
     return useful, len(kept)
-
-
-def check_some(chosen: Sequence[datasets.Sample], kept: Sequence[datasets.Sample], validation: float) -> None:
-    """Refuse a split that leaves nothing to learn from."""
-    if not chosen:
-        raise ValueError(
-            f"train needs images to learn from; validation {validation} keeps all {len(kept)} from it: give a smaller share."
-        )
 
 
 def excluded(config: TrainConfig) -> set[str]:
@@ -264,9 +254,10 @@ class Batches(Dataset[Batch]):
         pixels: list[Tensor] = []
         labels: list[NDArray[np.integer]] = []
         objects: list[tuple[int, int, int, int]] = []
-        tries, empty = itertools.count(), 0
+        tries = empty = 0
         while len(pixels) < count or len(objects) < 2:  # batch norm cannot learn from one
-            if next(tries) > TRIES * count:
+            tries += 1
+            if tries > TRIES * count:
                 raise ValueError(
                     f"Hardly any of {TRIES * count} crops has an object of {LEAST_PIXELS} pixels: give larger diameters, a "
                     "greater zoom, or larger crop_sizes."
@@ -278,18 +269,12 @@ class Batches(Dataset[Batch]):
             # A large image may have next to nothing in it: after some tries with nothing, one looks where something is.
             place = draw_place(picture, size, config, rng, on_object=empty >= MISSES)
             numbers = cut_labels(picture, place)
-            around, seen = find_objects(numbers), []
-            for number in choose_objects(numbers, per_image, rng):
-                box = place_window(Box.at(*around[number - 1]), window, size, rng)
-                # Of a ring, or of an object in pieces, a window may see nothing.
-                if np.count_nonzero(numbers[box.slices] == number) >= LEAST_PIXELS:
-                    seen.append((len(pixels), int(number), box.top, box.left))
+            seen = draw_windows(numbers, per_image, window, rng)
             empty = 0 if seen else empty + 1
-            if not seen:
-                continue
-            objects += seen
-            pixels.append(cut_pixels(picture, place, rng))
-            labels.append(numbers)
+            if seen:
+                objects += [(len(pixels), *one) for one in seen]
+                pixels.append(cut_pixels(picture, place, rng))
+                labels.append(numbers)
         # The first objects get the most clicks, so these must not all be of one crop.
         order = rng.permutation(len(objects))
         return Batch(
@@ -455,6 +440,19 @@ def recolour(colours: NDArray[np.float32], scale: float, rng: np.random.Generato
         sigma = scale * rng.uniform(0.3, 1.2)
         out = gaussian_filter(out, (0, sigma, sigma))
     return np.clip(out, 0, 1)
+
+
+def draw_windows(
+    labels: NDArray[np.integer], count: int, window: int, rng: np.random.Generator
+) -> list[tuple[int, int, int]]:
+    """Return up to `count` objects of a crop, and the top and left edge of a window over each."""
+    boxes, drawn = find_objects(labels), []
+    for number in choose_objects(labels, count, rng):
+        box = place_window(Box.at(*boxes[number - 1]), window, len(labels), rng)
+        # Of a ring, or of an object in pieces, a window may see nothing.
+        if np.count_nonzero(labels[box.slices] == number) >= LEAST_PIXELS:
+            drawn.append((int(number), box.top, box.left))
+    return drawn
 
 
 def choose_objects(labels: NDArray[np.integer], count: int, rng: np.random.Generator) -> NDArray[np.integer]:

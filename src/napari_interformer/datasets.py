@@ -261,7 +261,7 @@ def read(path: Path) -> NDArray[Any]:
     return _plane(path, *_pixels(path))
 
 
-def read_labels(path: Path) -> NDArray[np.int32]:
+def read_labels(path: Path) -> NDArray[np.integer]:
     """Read a label image: (Y, X); with a palette, its indices and not its colours.
 
     Raises
@@ -284,11 +284,10 @@ def read_labels(path: Path) -> NDArray[np.int32]:
             f"A label image needs one number per pixel; {path} has colours: save it as grayscale, TIFF or PNG."
         )
     labels = _labels(pixels)
-    if (different := labels != _grey(pixels)).any() or labels.min() < 0:  # NaN is different, too
-        wrong = _grey(pixels)[different if different.any() else labels < 0][0]
+    if (wrong := (labels != _grey(pixels)) | (labels < 0)).any():  # NaN is different, too
         raise ValueError(
-            f"A label image holds whole numbers from 0, the background, to {np.iinfo(np.int32).max}; {path} has {wrong}: "
-            "number the objects, for example with skimage.measure.label."
+            f"A label image holds whole numbers from 0, the background; {path} has {_grey(pixels)[wrong][0]}: number the "
+            "objects, for example with skimage.measure.label."
         )
     return labels
 
@@ -386,9 +385,11 @@ def _is_mask(labels: NDArray[np.integer]) -> bool:
     return pieces > (1 if numbers == 1 else CLASSES * numbers)
 
 
-def _labels(pixels: NDArray[Any]) -> NDArray[np.int32]:
+def _labels(pixels: NDArray[Any]) -> NDArray[np.integer]:
+    numbers = _grey(pixels)
+    dtype = np.int64 if numbers.max() > np.iinfo(np.int32).max else np.int32
     with np.errstate(invalid="ignore"):  # NaN, which its caller refuses
-        return np.asarray(_grey(pixels)).astype(np.int32)
+        return np.asarray(numbers).astype(dtype)
 
 
 def _grey(pixels: NDArray[Any]) -> NDArray[Any]:

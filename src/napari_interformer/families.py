@@ -97,6 +97,11 @@ def speckles(
     return np.asarray((scatter(rng, size, radius, cover, above=True) > 0) & where, np.float32)
 
 
+def fluorescence(rng: np.random.Generator, signal: Signal, reach: float) -> Image:
+    """Record what glows, in the haze of other planes, which is spread over `reach` pixels."""
+    return camera(rng, exposed(hazy(rng, exposed(signal), reach)))
+
+
 # -------------------------------------------------------------------------------------------- families
 
 
@@ -127,8 +132,7 @@ def nuclei(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
         signal += rng.uniform(0.3, 1.5) * gaussian_filter(
             speckles(rng, labels == 0, (0.6, max(1.2, mean * 0.12)), 0.003), 0.7
         )
-    signal = hazy(rng, exposed(signal), mean * rng.uniform(1, 2))
-    return camera(rng, exposed(signal)), whole(labels)
+    return fluorescence(rng, signal, mean * rng.uniform(1, 2)), whole(labels)
 
 
 def whole_cells(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
@@ -164,7 +168,7 @@ def whole_cells(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
     signal = gaussian_filter(signal, fuzz(rng, across) * 0.6)
     if nucleus != 1 and rng.random() < 0.4:  # nuclei are objects within objects
         labels = np.where(inner > 0, inner + int(labels.max()), labels)
-    return camera(rng, exposed(hazy(rng, exposed(signal), mean))), whole(labels)
+    return fluorescence(rng, signal, mean), whole(labels)
 
 
 def phase(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
@@ -331,7 +335,7 @@ def filaments(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
     profile = gaussian_filter(profile, min(fuzz(rng, width), 0.3 * width))
     look = rng.random()
     if look < 0.5:
-        return camera(rng, exposed(hazy(rng, exposed(profile), 2 * width))), labels
+        return fluorescence(rng, profile, 2 * width), labels
     ground = 0.6 + rng.uniform(0, 0.05) * clouds(rng, size, rng.uniform(4, 30))
     if look < 0.75:
         signal = ground - rng.uniform(0.15, 0.5) * profile
@@ -358,7 +362,7 @@ def membranes(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
     tones = per_object(rng, labels, 0.4) * rng.uniform(0, 0.3)
     signal = np.where(wall, np.clip(1 + 0.25 * clouds(rng, size, mean), 0.3, 2), paint(labels, tones))
     signal = gaussian_filter(signal * grain + 0.2 * specks, rng.uniform(0.6, 1.5))
-    return camera(rng, exposed(hazy(rng, exposed(signal), mean))), whole(labels)
+    return fluorescence(rng, signal, mean), whole(labels)
 
 
 def organelles(rng: np.random.Generator, size: Size) -> tuple[Image, Labels]:
@@ -518,7 +522,7 @@ def nuclei_volume(rng: np.random.Generator, size: tuple[int, int, int]) -> tuple
     blur = fuzz(rng, mean)
     signal = gaussian_filter(signal, (rng.uniform(1, 3) * blur / apart, blur, blur))
     signal *= np.linspace(1, rng.uniform(0.5, 1), size[0], dtype=np.float32)[:, None, None]
-    return camera(rng, exposed(hazy(rng, exposed(signal), mean / 2))), labels
+    return fluorescence(rng, signal, mean / 2), labels
 
 
 def organelles_volume(rng: np.random.Generator, size: tuple[int, int, int]) -> tuple[Image, Labels]:

@@ -101,10 +101,14 @@ def click_loss(
     # and I-MSA and the head learn nothing (pytorch issue 65766).
     torch.clear_autocast_cache()
     logits, levels = model.decode_levels(maps, references)
-    loss = normalised_focal_loss(logits, targets, ignored) + config.dice * dice_loss(logits, targets, ignored)
+    size = targets.shape[1:]
+    # Pixels that count for nothing are surely background, as in the targets: no loss is left, and no gradient.
+    answer = foreground(logits, size).masked_fill(ignored, -torch.inf)
+    loss = normalised_focal_loss(answer, targets) + config.dice * dice_loss(answer, targets)
     if config.auxiliary:
-        loss = loss + config.auxiliary * normalised_focal_loss(model.auxiliary_head(levels), targets, ignored)
-    last = mean_iou(foreground(logits.detach(), targets.shape[1:], ignored) > 0, targets)
+        auxiliary = foreground(model.auxiliary_head(levels), size).masked_fill(ignored, -torch.inf)
+        loss = loss + config.auxiliary * normalised_focal_loss(auxiliary, targets)
+    last = mean_iou(answer.detach() > 0, targets)
     return loss, last if first is None else first, last
 
 
@@ -159,8 +163,8 @@ def simulate(
         going = int((further > n).sum())
         prepared, history = prepared.first(going), [clicks.first(going) for clicks in history]
         reference, truth = states[:going], targets[:going]
-        logits = foreground(model.decode_levels(prepared, reference)[0], truth.shape[1:])
-        masks = obey_all(logits, history) > 0
+        logits, _ = model.decode_levels(prepared, reference)
+        masks = obey_all(foreground(logits, truth.shape[1:]), history) > 0
         counted = masks & ~ignored[:going]
         first = mean_iou(counted, truth) if first is None else first
         history.append(next_clicks(counted, truth, generator))
@@ -168,35 +172,30 @@ def simulate(
     return states, first
 
 
-def normalised_focal_loss(logits: Tensor, targets: Tensor, ignored: Tensor | None = None) -> Tensor:
+def normalised_focal_loss(answer: Tensor, targets: Tensor) -> Tensor:
     """Return the focal loss whose weights are rescaled, image by image, to sum to the pixel count.
 
-    `logits` are (N, 2, h, w) at any stride, `targets` (N, H, W) bool, `ignored` as well. Alpha is 0.5, so object and
-    background count alike, and gamma 2.
+    `answer` (N, Y, X) is as `foreground` returns it, `targets` (N, Y, X) bool. Alpha is 0.5, so object and background count
+    alike, and gamma 2.
     """
-    difference = foreground(logits, targets.shape[1:], ignored)
-    log_chance = F.logsigmoid(torch.where(targets, difference, -difference))
+    log_chance = F.logsigmoid(torch.where(targets, answer, -answer))
     weight = (1 - log_chance.exp()) ** 2
     with torch.no_grad():
         scale = weight[0].numel() / weight.sum((1, 2), keepdim=True).clamp_min(1e-6)
     return -(0.5 * scale * weight * log_chance).mean()
 
 
-def dice_loss(logits: Tensor, targets: Tensor, ignored: Tensor | None = None) -> Tensor:
+def dice_loss(answer: Tensor, targets: Tensor) -> Tensor:
     """Return one minus the soft Dice overlap, averaged over objects; shapes as above."""
-    chance = foreground(logits, targets.shape[1:], ignored).sigmoid()
+    chance = answer.sigmoid()
     overlap, total = (chance * targets).sum((1, 2)), chance.sum((1, 2)) + targets.sum((1, 2))
     return (1 - (2 * overlap + 1) / (total + 1)).mean()
 
 
-def foreground(logits: Tensor, size: Sequence[int], ignored: Tensor | None = None) -> Tensor:
-    """Return foreground minus background at full size: (N, 2, h, w) to (N, H, W) float32.
-
-    Pixels that count for nothing are surely background, as in the targets: no loss is left, and no gradient.
-    """
+def foreground(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Return foreground minus background at full size: (N, 2, h, w) to (N, Y, X) float32."""
     full = resize(logits.float(), (size[0], size[1])).float()
-    difference = full[:, 1] - full[:, 0]
-    return difference if ignored is None else difference.masked_fill(ignored, -torch.inf)
+    return full[:, 1] - full[:, 0]
 
 
 def mean_iou(masks: Tensor, targets: Tensor) -> Tensor:

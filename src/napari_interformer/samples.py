@@ -100,28 +100,21 @@ def _drawn(
     family: str | None,
     exclude: Collection[str],
 ) -> tuple[Image, Labels]:
-    """Draw a family, and an image of it."""
+    """Make an image of the family asked for, or of one that is drawn."""
     if len(size) != axes or not all(length >= 1 for length in size):
         raise ValueError(f"size takes {axes} lengths in pixels, from 1; got {size!r}.")
     rng = np.random.default_rng(rng)
     exclude = [exclude] if isinstance(exclude, str) else exclude
-    made: tuple[Image, Labels] = families[choose(rng, families, family, exclude)](rng, tuple(size))
-    return made
-
-
-def choose(
-    rng: np.random.Generator, families: dict[str, Any], family: str | None, exclude: Collection[str]
-) -> str:
-    """Return the family asked for, or draw one."""
     unknown = [name for name in (*exclude, *([family] if family else [])) if name not in families]
     if unknown:
         raise ValueError(f"family takes one of {', '.join(families)}; got {unknown[0]!r}.")
-    if family is not None:
-        return family
-    left = [name for name in families if name not in exclude]
-    if not left:
-        raise ValueError(f"exclude leaves none of {', '.join(families)}; leave at least one.")
-    return str(rng.choice(left))
+    if family is None:
+        left = [name for name in families if name not in exclude]
+        if not left:
+            raise ValueError(f"exclude leaves none of {', '.join(families)}; leave at least one.")
+        family = str(rng.choice(left))
+    made: tuple[Image, Labels] = families[family](rng, tuple(size))
+    return made
 
 
 def cells(shape: tuple[int, int] = (512, 512), seed: int = 0) -> tuple[NDArray[np.uint16], Labels]:

@@ -206,6 +206,18 @@ class TrainConfig(ClickConfig):
         "save_minutes": at_least(0),
     }
 
+    def __post_init__(self) -> None:
+        """Refuse settings that make no sense alone or together, before anything is read."""
+        super().__post_init__()
+        if self.kept and not self.initial:
+            raise ValueError(
+                f"kept is a share of the weights of initial; got {self.kept} without initial: name a model."
+            )
+        if self.kept and self.layers:
+            raise ValueError(
+                "kept needs a network with as many layers as initial; got layers, too: leave one of them out."
+            )
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -314,19 +326,9 @@ def train(
         config.preset not in PRESETS
     ):  # not earlier: whoever has a preset of their own adds it before they train
         raise ValueError(f"preset takes one of {', '.join(PRESETS)}; got {config.preset!r}.")
-    if config.kept and not config.initial:
-        raise ValueError(
-            f"kept is a share of the weights of initial; got {config.kept} without initial: name a model."
-        )
-    if config.kept and config.layers:
-        raise ValueError(
-            "kept needs a network with as many layers as initial; got layers, too: leave one of them out."
-        )
     folder, output = at_home(folder), at_home(output)
     check_name(output)
     state_path = output.with_name(f"{output.name.removesuffix('.safetensors')}.state.pt")
-    # Of one name, so that a kill leaves one at most.
-    part_path = state_path.with_name(f"{state_path.name}.part")
     check_new(output, state_path)
     rank, world = of_process()
     device = decoding_device(config.device)
@@ -340,7 +342,7 @@ def train(
     torch.manual_seed(config.seed)
     model = at_the_start(config)  # what is wrong with it is told before images are read for minutes
     # Its file may be another one by the time the run is resumed, or ends.
-    began_from = f"{model.fingerprint} {model.decoder_fingerprint}" if config.initial else ""
+    first_model = f"{model.fingerprint} {model.decoder_fingerprint}" if config.initial else ""
     first_weights = copy.deepcopy(model.state_dict()) if config.kept else {}
     if max(config.crop_sizes) < model.config.window:
         log.warning(
@@ -352,7 +354,7 @@ def train(
     synthetic = synthetic_pictures(config, cancelled) if config.synthetic else []
     log.info("%d images, %d synthetic ones", len(pictures), len(synthetic))
     settings = json.dumps(dataclasses.asdict(config), default=lambda number: number.item())  # NumPy's
-    images = digest(pictures)
+    run = {"settings": settings, "images": digest(pictures), "initial": first_model}
 
     if model.config.diameters:  # a session shows it objects as large as those that it learns from
         low, high = model.config.diameters[0], config.diameters[1]
@@ -363,55 +365,22 @@ def train(
     optimizer = torch.optim.AdamW(
         parameter_groups(step_module, model.config.layers, config),
         lr=config.lr,
-        betas=(0.9, 0.999),
         fused=device.type == "cuda",
     )
-    start, spent = 0, 0.0
-    if state_path.exists():
-        # Not to the device, which has no room for it twice; what is loaded goes where its parameter is.
-        state = _read_state(state_path)
-        _check_state(state_path.name, state, settings, images, began_from)
-        try:
-            step_module.load_state_dict(state["step_module"])
-            average.load_state_dict(state["average"])
-            optimizer.load_state_dict(state["optimizer"])
-            start, spent = state["step"], state["seconds"]
-        except torch.OutOfMemoryError:  # of which the state is not to blame
-            raise
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise ValueError(_unusable(state_path, error)) from error
-        log.info("continuing from step %d of %s", start, state_path.name)
+    parts = {"step_module": step_module, "average": average, "optimizer": optimizer}
+    step, spent = load_state(state_path, run, parts) if state_path.exists() else (0, 0.0)
 
     batches = Batches(pictures, synthetic, config, model.config.click_window, rank)
-    batches[start]  # what is wrong with the settings is told better from here than from another process
+    batches[step]  # what is wrong with the settings is told better from here than from another process
     shared = nn.parallel.DistributedDataParallel(step_module) if world > 1 else step_module
 
-    def save_state(step: int, seconds: float) -> None:
-        if rank == 0:
-            state = {
-                "step_module": step_module.state_dict(),
-                "average": average.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "settings": settings,
-                "images": images,
-                "initial": began_from,
-                "step": step,
-                "seconds": seconds,
-            }
-            try:
-                torch.save(state, part_path)
-                os.replace(part_path, state_path)
-            except (OSError, RuntimeError) as error:  # PyTorch has an error of its own for a full disk
-                part_path.unlink(missing_ok=True)  # or it takes the space of what is still to be written
-                raise unwritable(state_path, error) from error
-
     output.parent.mkdir(parents=True, exist_ok=True)
-    began = saved = time.monotonic()
+    saved = time.monotonic()
+    began = saved - spent
     recent: list[Tensor] = []  # left on the device until it is told
-    step, vote = start, 0
-    for batch in loader(batches, start):
-        seconds = spent + time.monotonic() - began
-        done = share_done(step, config.steps, seconds, config.minutes)
+    vote = 0
+    for batch in loader(batches, step):
+        done = share_done(step, config.steps, time.monotonic() - began, config.minutes)
         asked = cancelled is not None and cancelled()
         vote, done = agreed(CANCELLED if asked else int(done >= 1), done, device, world)
         if vote:
@@ -429,40 +398,38 @@ def train(
         optimizer.step()
         average.update_parameters(model)
         step += 1
+        recent.append(torch.stack([loss.detach(), first, last]))
         if step % TOLD_EVERY == 0:  # not at each step, because whoever asks for a number waits for it
             check_sound(model.parameters(), step, config.lr)
-        if progress is not None and rank == 0:
-            recent.append(torch.stack([loss.detach(), first, last]))
-            if step % TOLD_EVERY == 0:
-                seconds = spent + time.monotonic() - began
-                loss, first, last = torch.stack(recent).mean(0).tolist()
+            if progress is not None and rank == 0:
+                seconds = time.monotonic() - began
                 done = share_done(step, config.steps, seconds, config.minutes)
+                loss, first, last = torch.stack(recent).mean(0).tolist()
                 progress(Progress(step, config.steps, loss, first, last, seconds / done * (1 - done)))
-                recent.clear()
+            recent.clear()
         if time.monotonic() - saved > 60 * config.save_minutes:
             saved = time.monotonic()
             check_sound(model.parameters(), step, config.lr)
-            try:
-                save_state(step, spent + saved - began)
-            except OSError as error:  # hours of work go on; there may be room the next time
-                log.warning("%s", error)
-    seconds = spent + time.monotonic() - began
+            if rank == 0:
+                try:
+                    save_state(state_path, run, parts, step, saved - began)
+                except OSError as error:  # hours of work go on; there may be room the next time
+                    log.warning("%s", error)
+    seconds = time.monotonic() - began
     check_sound(model.parameters(), step, config.lr)
-    if vote == CANCELLED:
-        save_state(step, seconds)
+    if rank == 0 and vote == CANCELLED:
+        save_state(state_path, run, parts, step, seconds)
     elif rank == 0:
         trained = cast("InterFormer", average.module).eval()
         if config.kept:
-            mix(
-                trained.state_dict().values(), (one.to(device) for one in first_weights.values()), config.kept
-            )
+            mix(trained.state_dict().values(), first_weights.values(), config.kept)
         told = dataclasses.replace(config, initial=Path(config.initial).name)  # a machine's paths stay on it
         notes = {
             "trained": f"{step} steps, {seconds / 3600:.2f} h on {device.type}",
             "kept": str(kept_out),  # images that were not trained on
             "config": repr(told),
         }
-        part_path.unlink(missing_ok=True)
+        part_of(state_path).unlink(missing_ok=True)
         save_model(trained, output, notes, half=True)
         state_path.unlink(missing_ok=True)
     if world > 1:
@@ -475,7 +442,7 @@ def mix(new: Iterable[Tensor], old: Iterable[Tensor], share: float) -> None:
     """Move weights a share of the way back to those of another model of the same sizes (Wortsman et al., CVPR 2022)."""
     for one, other in zip(new, old, strict=True):
         if one.is_floating_point():
-            one.lerp_(other, share)
+            one.lerp_(other.to(one.device), share)
 
 
 def check_new(output: Path, state: Path | None = None) -> None:
@@ -496,25 +463,58 @@ def digest(pictures: Sequence[Picture]) -> str:
     return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
-def _read_state(path: Path) -> dict[str, Any]:
+def part_of(state: Path) -> Path:
+    """Return where a state is written first; always the same, so that a kill leaves one at most."""
+    return state.with_name(f"{state.name}.part")
+
+
+def save_state(path: Path, run: dict[str, str], parts: dict[str, Any], step: int, seconds: float) -> None:
+    """Save what a run needs to go on, whole or not at all.
+
+    `run` tells it from other runs: its settings, images and first model. `parts` are what has a state of its own.
+    """
+    states = {name: part.state_dict() for name, part in parts.items()}
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        torch.save({**run, **states, "step": step, "seconds": seconds}, part_of(path))
+        os.replace(part_of(path), path)
+    except (OSError, RuntimeError) as error:  # PyTorch has an error of its own for a full disk
+        part_of(path).unlink(missing_ok=True)  # or it takes the space of what is still to be written
+        raise unwritable(path, error) from error
+
+
+def load_state(path: Path, run: dict[str, str], parts: dict[str, Any]) -> tuple[int, float]:
+    """Give all parts the state that they were saved with; return the steps and seconds that were made."""
+    try:
+        # Not to the device, which has no room for it twice; what is loaded goes where its parameter is.
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that was cut short breaks the reader in many places
-        raise ValueError(_unusable(path, error)) from error
-    return state
+        raise _unusable(path, error) from error
+    check_run(path.name, state, run)
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        step, seconds = state["step"], state["seconds"]
+    except torch.OutOfMemoryError:  # of which the state is not to blame
+        raise
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise _unusable(path, error) from error
+    log.info("continuing from step %d of %s", step, path.name)
+    return step, seconds
 
 
-def _unusable(path: Path, error: Exception) -> str:
-    return f"{path.name} cannot be read ({brief(error)}): copy it again, or delete it to start again."
+def _unusable(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path.name} cannot be read ({brief(error)}): copy it again, or delete it to start again."
+    )
 
 
-def _check_state(name: str, state: dict[str, Any], settings: str, images: str, began_from: str) -> None:
-    """Refuse the state of a run that this one does not continue."""
+def check_run(name: str, state: dict[str, Any], run: dict[str, str]) -> None:
+    """Refuse the state of another run than this one."""
     if "settings" not in state:
         raise ValueError(
             f"{name} was written by another version of the package: finish the run there, or delete it to start again."
         )
-    now = json.loads(settings)
+    now = json.loads(run["settings"])
     # A setting that came later was as it is by default.
     then = json.loads(json.dumps(dataclasses.asdict(TrainConfig()))) | json.loads(state["settings"])
     changed = [key for key in now if key not in HARMLESS and then.get(key) != now[key]]
@@ -523,12 +523,12 @@ def _check_state(name: str, state: dict[str, Any], settings: str, images: str, b
         raise ValueError(
             f"{name} is the state of a run with other settings: {told}. Give those again, or delete it to start again."
         )
-    if state.get("images") != images:
+    if state.get("images") != run["images"]:
         raise ValueError(
             f"{name} is the state of a run on other images. Give the folder of that run, name another output, or delete "
             "it to start again."
         )
-    if state.get("initial", began_from) != began_from:  # which states from before do not tell
+    if state.get("initial", run["initial"]) != run["initial"]:  # which states from before do not tell
         raise ValueError(
             f"{name} is the state of a run from another model, which the file of that name no longer is. Give the model of "
             "that run, or delete the state to start again."
