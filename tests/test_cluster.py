@@ -239,10 +239,8 @@ def test_who_waits_for_workers_is_told_so(few_files, here, monkeypatch):
     monkeypatch.setattr(clusters.log, "warning", warning)
     assert encode_on(here, image, store, model=model, device="cpu").ready_planes().all()
     address = here.scheduler.address
-    assert (
-        len(told) == 1
-        and f"none is connected to {address}; start some with `dask worker {address}`" in told[0]
-    )
+    # Again, should the worker be lost for a moment on a busy machine.
+    assert told and f"none is connected to {address}; start some with `dask worker {address}`" in told[0]
 
 
 def test_no_scheduler_no_such_queue(monkeypatch):
