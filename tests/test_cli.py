@@ -226,7 +226,6 @@ def test_segment_finds_similar_objects_and_carries_them_if_asked_to(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-
     image, truth = blobs()
     stack = np.stack([image] * 4)
     tifffile.imwrite(tmp_path / "stack.tif", stack, photometric="minisblack", metadata={"axes": "ZYX"})
@@ -243,7 +242,6 @@ def test_segment_finds_similar_objects_and_carries_them_if_asked_to(
 def test_segment_writes_what_was_clicked_on_though_nothing_similar_can_be_looked_for(
     blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-
     tifffile.imwrite(tmp_path / "dark.tif", np.zeros((64, 64), np.uint8))  # one like the other
     command = ("segment", tmp_path / "dark.tif", "--click", "20,20", "--similar")
     assert run(*command, "-o", tmp_path / "labels.tif") == 1
@@ -254,7 +252,6 @@ def test_segment_writes_what_was_clicked_on_though_nothing_similar_can_be_looked
 def test_planes_too_large_to_search_are_refused_before_they_are_encoded(
     blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-
     monkeypatch.setattr("napari_interformer.segmenting.MOST_PIXELS", 2_000_000)
     tifffile.imwrite(tmp_path / "wide.tif", np.zeros((1500, 2000), np.uint8))
     command = ("segment", tmp_path / "wide.tif", "--click", "20,20", "--similar")
@@ -943,7 +940,6 @@ def test_who_interrupts_is_told_what_is_kept(
 def test_a_batch_system_that_ends_it_is_told_what_is_kept_and_nothing_half_done_stays(
     blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-
     def ended(path: Path, *_: object, **__: object) -> None:
         path.write_bytes(b"half of it")
         signal.raise_signal(signal.SIGTERM)
@@ -961,7 +957,6 @@ def test_a_batch_system_that_ends_it_is_told_what_is_kept_and_nothing_half_done_
 def test_what_ends_a_command_is_told_even_if_torch_makes_another_error_of_it(
     blob_model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-
     def swallowed(_: object) -> None:
         try:
             signal.raise_signal(signal.SIGTERM)
@@ -1007,7 +1002,6 @@ def test_a_terminal_that_is_closed_ends_it_as_tidily_unless_that_is_ignored() ->
 
 
 def test_a_second_sigterm_does_not_end_the_cleaning_up() -> None:
-
     with terminal.as_interrupt() as ended:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
