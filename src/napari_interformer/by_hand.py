@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from napari_interformer.geometry import BoolMask
     from napari_interformer.image import Plane
-    from napari_interformer.painting import LabelArray, LabelImage
+    from napari_interformer.painting import LabelArray, LabelImage, Stroke
 
     Tiles = dict[tuple[Plane, int, int], BoolMask]
 
@@ -90,7 +90,7 @@ class ByHand:
         self._read: tuple[Piece, ...] = ()
 
     def add(self, plane: Plane, box: Box, mask: BoolMask) -> Tiles:
-        """Note the pixels of a mask (h, w) in a box, unless they are too many; return those that are new, for `forget`."""
+        """Note the pixels of a mask (h, w) in a box, unless they are too many; return those that are new."""
         if np.count_nonzero(mask) > MOST:
             return {}
         new: Tiles = {}
@@ -109,13 +109,18 @@ class ByHand:
             self._tiles[key] = part | self._tiles.get(key, np.zeros_like(part))
         return new
 
-    def forget(self, new: Tiles) -> None:
-        """Note no more what `add` found to be new: it was taken back."""
-        self._room += _count(new)
-        for key, part in new.items():
-            self._tiles[key] = self._tiles[key] & ~part
-            if not self._tiles[key].any():
-                del self._tiles[key]
+    def add_stroke(self, stroke: Stroke) -> tuple[Tiles, ...]:
+        """Note the pixels of a stroke; return those that are new, for `forget`."""
+        return tuple(self.add(*part) for part in stroke.parts())
+
+    def forget(self, noted: Iterable[Tiles]) -> None:
+        """Note no more what was new of a stroke that was taken back."""
+        for new in noted:
+            self._room += _count(new)
+            for key, part in new.items():
+                self._tiles[key] = self._tiles[key] & ~part
+                if not self._tiles[key].any():
+                    del self._tiles[key]
 
     def read(self, labels: LabelImage) -> tuple[Piece, ...]:
         """Return what these pixels are now in a label image, or were when it could be read last."""

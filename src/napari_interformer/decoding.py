@@ -274,11 +274,9 @@ class Decoding:
         )
         if isinstance(prompt, Mask):
             return self._checked_mask(prompt, inside)
-        return (
-            self._checked_box(prompt, inside)
-            if isinstance(prompt, BoxPrompt)
-            else self._checked_mark(prompt, inside)
-        )
+        if isinstance(prompt, BoxPrompt):
+            return self._checked_box(prompt, inside)
+        return self._checked_mark(prompt, inside)
 
     def _checked_mask(self, prompt: Mask, inside: bool) -> Mask:
         if not inside or not Box.of(self.features.size).holds(prompt.box):

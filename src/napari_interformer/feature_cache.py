@@ -58,9 +58,11 @@ def features_for(
     path = None if store is None else located(store)
     before = [features for features in made if features is not None and features.path == path]
     if path is None:
-        wanted = Origin.of(planes, model, core=0, halo=0)
-        same = (one for one in before if set(one.origin.differences(wanted)) <= {"tiling"})
-        return planes, next(same, None) or room_for(planes, model)
+        for found in before:
+            wanted = Origin.of(planes, model, core=found.origin.core, halo=found.origin.halo)
+            if not found.origin.differences(wanted):
+                return planes, found
+        return planes, room_for(planes, model)
     if is_there(path):
         opened = next((one for one in before if not one.replaced), None)
         found = opened or Features.open(path, mode="r+")

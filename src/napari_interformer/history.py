@@ -50,7 +50,7 @@ class Said:
         objects.current.show(self.before)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Painted:
     """A stroke was painted into the labels.
 
@@ -61,20 +61,19 @@ class Painted:
     stroke: Stroke
     painting: Painting
     late: bool
-    noted: list[Tiles]
+    noted: tuple[Tiles, ...]
 
     def make(self, objects: Objects) -> None:
         """See `Change`."""
         objects.backlog.add(self.stroke.make)
         objects.backlog.add(partial(objects.current.painting.restore, self.painting))
-        self.noted.extend(objects.by_hand.add(*part) for part in self.stroke.parts())
+        self.noted = objects.by_hand.add_stroke(self.stroke)
 
     def take_back(self, objects: Objects) -> None:
         """See `Change`."""
         objects.backlog.work_off()
         self.stroke.take_back()
-        while self.noted:
-            objects.by_hand.forget(self.noted.pop())
+        objects.by_hand.forget(self.noted)
         # Or what it gave back to the object would count as painted by somebody.
         objects.current.painting.restore(self.painting)
         if self.late and objects.current.live:

@@ -129,7 +129,7 @@ def _check_free(labels: LabelArray, records: Sequence[Record]) -> None:
     edited = {record.label for record in records if record.edited}
     present: set[int] = set()
     same: set[int] = set()
-    for index, plane in planes_of(labels):
+    for index, plane in planes_of(labels) if new or edited else ():
         # As Python's numbers: NumPy makes unsigned and signed ones of 64 bits into rounded ones.
         there = set(np.unique(plane).tolist())
         if taken := new & there:
@@ -138,8 +138,9 @@ def _check_free(labels: LabelArray, records: Sequence[Record]) -> None:
                 "empty labels."
             )
         present |= there
+        unsure = edited & there - same
         same |= {
-            record.label for record in records if record.label in there and _lies_on(record, index, plane)
+            record.label for record in records if record.label in unsure and _lies_on(record, index, plane)
         }
     if others := edited & present - same:
         raise ValueError(
@@ -151,12 +152,14 @@ def _check_free(labels: LabelArray, records: Sequence[Record]) -> None:
 def _lies_on(record: Record, plane: Plane, labels: NDArray[Any]) -> bool:
     """Whether an object, of all that is said of it on a plane, has a pixel of its number in the labels there."""
     for prompt in (*record.begun, *record.prompts):
+        if prompt.plane != plane:
+            continue
         if isinstance(prompt, Mask):
             box, mask = prompt.box, prompt.mask
         else:
             click = prompt.middle
             box, mask = Box.pixel(click.y, click.x), np.array([[click.positive]])
         there = cut(labels, Box.of(labels.shape), box, 0)
-        if prompt.plane == plane and (there[mask] == record.label).any():
+        if (there[mask] == record.label).any():
             return True
     return False

@@ -625,7 +625,7 @@ class Session:
         `late` says that what came before it was not in the labels yet.
         """
         self.backlog.work_off()
-        noted = [self.by_hand.add(*part) for part in stroke.parts()]
+        noted = self.by_hand.add_stroke(stroke)
         self._history.add(Painted(stroke, self._current.painting.copy(), late, noted))
 
     def undo(self) -> bool:

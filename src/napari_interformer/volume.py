@@ -143,8 +143,8 @@ def carry(
         raise ValueError(
             "propagate needs an object with at least one click or box; got none: click on the object first."
         )
-    stacks = {prompt.plane[:axis] for prompt in kept}
     sources = sorted(_sources(session, kept, axis))
+    stacks = {plane[:axis] for plane in sources}
     carried = [
         _kept(session, mask)
         for mask in session.masks

@@ -484,8 +484,7 @@ class Workspace:
     def _note(self, stroke: Stroke) -> None:
         """Note that napari changed these pixels, as if somebody had painted them: the clicks alone would bring back others."""
         if self.annotator is not None:
-            for part in stroke.parts():
-                self.annotator.session.by_hand.add(*part)
+            self.annotator.session.by_hand.add_stroke(stroke)
         if planes := stroke.planes:
             self._survey(planes)
 
